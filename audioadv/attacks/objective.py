@@ -1,0 +1,90 @@
+"""The objective: model and goal as one function of the inputs. An attack knows nothing else of either."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from audioadv.errors import AccessDenied
+from audioadv.models.recogniser import Access, Recogniser
+from audioadv.threat.goals import Goal
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """Passes through the model, counted per example. Shapes: forwards [examples], backwards [examples], on the CPU."""
+
+    forwards: Tensor
+    backwards: Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """`objective.judge(inputs)` runs the model once; loss, margin and reached are read off its outputs.
+
+    `who` numbers the examples of the original batch, so that cost stays with its example when others have left.
+    """
+
+    model: Callable[..., Any]
+    goal: Goal
+    lengths: Tensor | None
+    who: Tensor
+    cost: Cost
+
+    def judge(self, inputs: Tensor) -> Any:
+        """The model's outputs for these inputs. Shapes: inputs [batch, *]."""
+        self.cost.forwards[self.who] += 1
+        return self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
+
+    def slope(self, loss: Tensor, delta: Tensor) -> Tensor:
+        """Gradient of each example's loss with respect to its own delta. Shapes: loss [batch], delta [batch, *] -> as delta.
+
+        Raises AccessDenied where the model grants no gradients.
+        """
+        if isinstance(self.model, Recogniser) and self.model.access != Access.GRADIENTS:
+            raise AccessDenied(
+                f"{self.model.name}: access is {self.model.access!r}, but this attack needs gradients. "
+                "Grant them with model.granting(Access.GRADIENTS), or use an attack on scores or decisions"
+            )
+        self.cost.backwards[self.who] += 1
+        (slope,) = torch.autograd.grad(loss.sum(), delta)
+        return slope
+
+    def rows(self, index: Tensor) -> "Objective":
+        """The objective of some of the examples. Shapes: index [fewer], on the CPU."""
+        lengths = None if self.lengths is None else self.lengths[index.to(self.lengths.device)]
+        return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index])
+
+
+def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None, count: int | None = None) -> Objective:
+    """An objective over a batch. `lengths` [batch] in samples for ragged audio; else `count` examples."""
+    examples = count if lengths is None else len(lengths)
+    assert examples is not None, "an objective over how many examples? Pass lengths or count"
+    cost = Cost(torch.zeros(examples, dtype=torch.int64), torch.zeros(examples, dtype=torch.int64))
+    return Objective(model, goal, lengths, torch.arange(examples), cost)
+
+
+@contextmanager
+def at_rest(model: Callable[..., Any]) -> Iterator[None]:
+    """The model in evaluation mode with its parameters frozen, and afterwards as it was before."""
+    net = model.net if isinstance(model, Recogniser) else model
+    if not isinstance(net, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in net.modules() if module.training]
+    wanting = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        net.eval()
+        for parameter in wanting:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter in wanting:
+            parameter.requires_grad_(True)

@@ -1,0 +1,54 @@
+"""How an attack ended, example by example."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import final
+
+from torch import Tensor
+
+
+@final
+class Outcome(StrEnum):
+    """How it ended for one example; `sentence` says it in words."""
+
+    REACHED = "reached"
+    MISSED = "missed"
+    NEEDLESS = "needless"
+    INFEASIBLE = "infeasible"
+    NOT_FINITE = "not_finite"
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in words."""
+        return SENTENCES[self]
+
+
+SENTENCES = {
+    Outcome.REACHED: "The goal is reached within the bound.",
+    Outcome.MISSED: "No input within the bound was found that reaches the goal. More steps or a wider bound may find one.",
+    Outcome.NEEDLESS: "The clean input already reaches the goal; it is returned as it was.",
+    Outcome.INFEASIBLE: "The goal cannot be reached by any input of this length.",
+    Outcome.NOT_FINITE: "The model gave a loss or slope that is not a finite number; the clean input is returned.",
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """The best adversarial input of each example, and what it took.
+
+    Shapes: adversarial [batch, *], the clean input where nothing was found; gauge [batch], the smallest radius that holds
+    it, in the norm's unit; steps, forwards, backwards [batch]. `outcome` has one entry an example.
+    """
+
+    adversarial: Tensor
+    outcome: tuple[Outcome, ...]
+    gauge: Tensor
+    steps: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+    @property
+    def reached(self) -> list[bool]:
+        """Whether each example is where the goal wanted it: by the attack, or from the start."""
+        return [outcome in (Outcome.REACHED, Outcome.NEEDLESS) for outcome in self.outcome]

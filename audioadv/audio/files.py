@@ -1,0 +1,197 @@
+"""Sound in and sound out, on the 16-bit grid: what is attacked is what a 16-bit file can hold.
+
+file --decode--> [time, channels] --mean--> [time] --resample--> [time] --round16--> Clip
+"""
+
+import io
+import os
+import re
+import uuid
+import wave
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, final
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from audioadv.errors import UnreadableAudio, UnusableBatch, UnwritableOutput
+
+Samples = npt.NDArray[np.float32]
+
+LONGEST_SECONDS = 60.0
+FULL_SCALE = 32768  # steps of the 16-bit grid between 0 and 1
+UNSTATED = 2**63 - 1  # libsndfile's frame count when the header gives none
+STREAMED = 0x7FFF0000  # programs that write to a pipe put 0x7FFFF000, 0xFFFFFFFF or the like where the size belongs
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One mono sound. `samples` [time], float32 on the 16-bit grid, full scale +-1; `notices` say what reading it changed."""
+
+    name: str
+    samples: Tensor
+    sample_rate: int
+    notices: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate
+
+    def at(self, sample_rate: int) -> "Clip":
+        """The same sound at another rate (soxr, high quality), with a notice. Units: Hz."""
+        return _settled(self.name, self.samples.cpu().numpy(), self.sample_rate, sample_rate, self.notices)
+
+
+def round16(samples: Tensor) -> Tensor:
+    """The nearest samples that a 16-bit file can hold: k / 32768, k = -32768..32767. Shapes: [*] -> [*].
+
+    >>> (round16(torch.tensor([0.5, 0.3, 2.0, -2.0])) * 32768).tolist()
+    [16384.0, 9830.0, 32767.0, -32768.0]
+    """
+    return (samples * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1) / FULL_SCALE
+
+
+def read_audio(paths: Iterable[str | Path], sample_rate: int | None = None, *, longest_seconds: float = LONGEST_SECONDS) -> list[Clip]:
+    """`read_clip` for each path, in order."""
+    return [read_clip(path, sample_rate, longest_seconds=longest_seconds) for path in paths]
+
+
+def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_seconds: float = LONGEST_SECONDS) -> Clip:
+    """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile reads, at `sample_rate` (Hz; None: the file's own).
+
+    Channels are averaged, and the result is rounded to 16 bits; a 16-bit mono file at its own rate comes back bit for bit.
+    Raises UnreadableAudio for a file that is not there, not audio, cut short, without samples, not finite or too long.
+    """
+    samples, found, notices = _decode(Path(path), longest_seconds)
+    if (channels := samples.shape[1]) > 1:
+        notices += (f"{channels} channels mixed down to one",)
+    return _settled(str(path), samples.mean(axis=1), found, sample_rate or found, notices)
+
+
+def write_wav(path: str | Path, samples: Tensor, sample_rate: int) -> None:
+    """Write 16-bit mono PCM, or nothing at all: `read_clip` gives `round16(samples)` back exactly.
+
+    Shapes: samples [time]. Units: full scale +-1, Hz. An older file stays whole until the new one is complete.
+    Raises UnwritableOutput where the disk says no, UnusableBatch for samples that are no sound.
+    """
+    path = Path(path)
+    if samples.ndim != 1 or not len(samples) or not samples.isfinite().all():
+        odd = "some of them NaN or infinite" if samples.ndim == 1 and len(samples) else "which is no [time]"
+        raise UnusableBatch(f"{path}: samples of shape {list(samples.shape)}, {odd}. Pass one finite sample or more, as [time].")
+    content = io.BytesIO()
+    with wave.open(content, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(sample_rate)
+        # soundfile would scale floats by 32767 here, so the grid is written as the integers that it is
+        sound.writeframes((round16(samples.detach().cpu()) * FULL_SCALE).numpy().astype("<i2").tobytes())
+
+    part = path.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        if path.exists() and not path.is_file():  # as root, os.replace would even put a file in the place of /dev/null
+            raise UnwritableOutput(f"{path}: a folder or a device, not a file. Name a file: {path / 'clip.wav'}")
+        part.write_bytes(content.getvalue())
+        os.replace(part, path)
+    except OSError as error:
+        cure = "Write to an existing folder that has room and permission"
+        raise UnwritableOutput(f"{path}: cannot be written ({error.strerror}). {cure}.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _settled(name: str, samples: Samples, found: int, wanted: int, notices: tuple[str, ...]) -> Clip:
+    """The clip at the wanted rate, on the 16-bit grid."""
+    if wanted != found:
+        # soxr gives no sample at all for one or two; a sound keeps at least one
+        resampled = soxr.resample(samples, found, wanted, quality="HQ")
+        samples, notices = resampled if len(resampled) else samples[:1], (*notices, f"resampled from {found} Hz to {wanted} Hz")
+    if beyond := int((np.abs(samples) > 1).sum()):
+        notices = (*notices, f"clipped: {beyond} of {len(samples)} samples were beyond full scale")
+    return Clip(name, round16(torch.from_numpy(np.array(samples, dtype=np.float32))), wanted, notices)
+
+
+def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str, ...]]:
+    """All samples [time, channels], the sample rate and notices, or the reason why not."""
+    with _opened(path) as file:
+        start, end = file.read(1 << 20), _last_bytes(file, 1 << 16)
+        file.seek(0)
+        try:
+            sound = soundfile.SoundFile(file)
+        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes *.raw for headerless samples
+            reason = getattr(error, "error_string", str(error)).rstrip(".")
+            cure = f"Convert it to WAV, FLAC, OGG or MP3 first: ffmpeg -i {path} OUT.wav"
+            raise UnreadableAudio(f"{path}: not audio that can be read here ({reason}). {cure}") from error
+        with sound:
+            rate, frames = int(sound.samplerate), int(sound.frames)
+            if frames == UNSTATED:
+                cure = f"Write it again: ffmpeg -i {path} OUT.wav"
+                raise UnreadableAudio(f"{path}: a stream whose header does not say how long it is. {cure}")
+            if frames > longest_seconds * rate:
+                cure = f"Cut it first: sox {path} OUT.wav trim 0 {longest_seconds:g}"
+                raise UnreadableAudio(f"{path}: {frames / rate:.1f} s long, but at most {longest_seconds:g} s are read. {cure}")
+            try:
+                samples = sound.read(dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise _cut_short(path, f"decoding stopped with: {error}") from error
+            guessed = sound.format == "MP3" and not re.search(rb"Xing|Info|VBRI", start)
+            if missing := _missing(sound, end):
+                raise _cut_short(path, missing)
+            if len(samples) < frames and not guessed:
+                raise _cut_short(path, f"{len(samples)} of {frames} samples are there")
+    if not len(samples):
+        raise UnreadableAudio(f"{path}: a sound of zero samples. Record or convert it again.")
+    if bad := int((~np.isfinite(samples)).any(axis=1).sum()):
+        raise UnreadableAudio(f"{path}: {bad} of {len(samples)} samples are NaN or infinite. Write it again with finite samples in -1..1.")
+    return samples, rate, ("its MP3 header states no length: the end may be missing",) if guessed else ()
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise UnreadableAudio(f"{path}: a folder, not a sound file. Name the files in it: {path / '*.wav'}")
+        if path.exists() and not path.is_file():
+            raise UnreadableAudio(f"{path}: a device or a pipe, not a file. Save the sound to a file first.")
+        if path.exists() and not path.stat().st_size:
+            raise UnreadableAudio(f"{path}: an empty file (0 bytes). Record or copy it again.")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise UnreadableAudio(f"{path}: no such file. Check the name; it is looked for from {Path.cwd()}.") from error
+    except OSError as error:
+        raise UnreadableAudio(f"{path}: cannot be opened ({error.strerror}). Check its name and permissions.") from error
+
+
+def _last_bytes(file: BinaryIO, count: int) -> bytes:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+    return file.read()
+
+
+def _missing(sound: soundfile.SoundFile, end: bytes) -> str:
+    """What a file that was cut short lacks, as far as libsndfile, which repairs such files in silence, shows; else "".
+
+    WAV, AIFF, AU, W64: libsndfile's log notes `data : 32000 (should be 28794)`. Ogg: the last page is cut, or carries no
+    end-of-stream flag.
+    """
+    for stated, there in re.findall(r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", sound.extra_info):
+        if int(there) < int(stated) < STREAMED:
+            return f"{there} of {stated} bytes are there"
+    page = end[end.rfind(b"OggS") :] if sound.format == "OGG" else b""
+    if page and (len(page) < 28 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])):  # 27 bytes, a table of sizes, the data
+        return "its last Ogg page is not whole"
+    if page and not page[5] & 4:
+        return "its last Ogg page is not marked as the last"
+    return ""
+
+
+def _cut_short(path: Path, evidence: str) -> UnreadableAudio:
+    cure = f"Copy or download it again, or keep what is there: ffmpeg -i {path} OUT.wav"
+    return UnreadableAudio(f"{path}: truncated or damaged ({evidence.rstrip('.')}). {cure}")

@@ -1,0 +1,58 @@
+"""Every error that a user can meet. Each message names the thing, the value, the wish and the cure.
+
+    AudioadvError
+    |-- InputError                 a file or tensor that cannot be used
+    |   |-- UnreadableAudio        missing, empty, truncated, not audio, no samples, not finite
+    |   |-- UnusableTarget         letters that the model does not write, or nothing at all
+    |   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
+    |   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
+    |-- OptionError                a choice that does not exist or makes no sense
+    |   |-- UnknownModel
+    |   `-- MalformedSpec          a bound, channel or attack that cannot be read
+    |-- AccessDenied               an attack asked the model for more than was granted
+    `-- BrokenInstallation         packages that do not fit together
+"""
+
+
+class AudioadvError(Exception):
+    """The root: catch it to catch everything that audioadv raises on purpose."""
+
+
+class InputError(AudioadvError):
+    """A file or tensor that cannot be used."""
+
+
+class UnreadableAudio(InputError):
+    """A file that gives no usable sound."""
+
+
+class UnusableTarget(InputError):
+    """A text that the recogniser could never write."""
+
+
+class UnusableBatch(InputError):
+    """Tensors whose shapes, lengths, dtypes or devices do not fit together."""
+
+
+class UnwritableOutput(InputError):
+    """A place that cannot be written."""
+
+
+class OptionError(AudioadvError):
+    """A choice that does not exist or makes no sense."""
+
+
+class UnknownModel(OptionError):
+    """A model name that nothing answers to."""
+
+
+class MalformedSpec(OptionError):
+    """A bound, channel or attack whose text or numbers cannot be read."""
+
+
+class AccessDenied(AudioadvError):
+    """An attack that asked the model for more than it was granted."""
+
+
+class BrokenInstallation(AudioadvError):
+    """Packages that do not fit together."""

@@ -1,0 +1,42 @@
+"""Greedy CTC decoding: the likeliest letter of each frame, repeats merged, blanks dropped.
+
+Source: Graves et al. 2006, "Connectionist temporal classification", section 3.2 (best path decoding).
+"""
+
+import torch
+from torch import Tensor
+
+
+def kept(best: Tensor, frames: Tensor, blank: int) -> Tensor:
+    """Which frames write a letter: not blank, not a repeat, not padding. Shapes: best [batch, frames], frames [batch] -> bool, as best."""
+    before = torch.cat([torch.full_like(best[:, :1], blank), best[:, :-1]], dim=1)
+    inside = torch.arange(best.shape[1], device=best.device) < frames[:, None]
+    return (best != blank) & (best != before) & inside
+
+
+def transcripts(log_probs: Tensor, frames: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
+    """Texts, with single spaces between words and none at the ends.
+
+    Shapes: log_probs [batch, frames, letters], frames [batch].
+
+    >>> frames = torch.tensor([[1, 1, 0, 1, 2]])
+    >>> transcripts(torch.nn.functional.one_hot(frames).float(), torch.tensor([5]), ("", "a", "b"))
+    ['aab']
+    """
+    blank = vocabulary.index("")
+    best = log_probs.argmax(-1)
+    writes = kept(best, frames, blank).cpu()
+    columns = best.cpu()
+    return [" ".join("".join(vocabulary[c] for c in row[keep].tolist()).split()) for row, keep in zip(columns, writes, strict=True)]
+
+
+def writes_exactly(log_probs: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
+    """Whether each clip's greedy letters are exactly its target's, found without leaving the device.
+
+    Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> bool [batch].
+    """
+    best = log_probs.argmax(-1)
+    writes = kept(best, frames, blank)
+    place = (writes.cumsum(1) - 1).clamp(0, max(targets.shape[1] - 1, 0))
+    wanted = targets.gather(1, place) if targets.shape[1] else torch.full_like(best, -1)
+    return ((best == wanted) | ~writes).all(1) & (writes.sum(1) == target_lengths)

@@ -1,0 +1,82 @@
+"""A speech recogniser as attacks meet it: waveforms in, letters' log-probabilities out, with what it takes to read them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from audioadv.models.alphabet import ALPHABET
+from audioadv.models.decoding import transcripts
+
+
+class Access(StrEnum):
+    """How much of the model an attacker may see. Each includes the ones after it."""
+
+    GRADIENTS = "gradients"
+    SCORES = "scores"
+    DECISIONS = "decisions"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Emissions:
+    """What a CTC recogniser says of a batch: at each frame, how likely each letter is.
+
+    Shapes: log_probs [batch, frames, letters], frames [batch] (a clip's own; what lies after them means nothing).
+    """
+
+    log_probs: Tensor
+    frames: Tensor
+    vocabulary: tuple[str, ...]
+
+    def transcripts(self) -> list[str]:
+        """The greedy transcripts, one a clip."""
+        return transcripts(self.log_probs, self.frames, self.vocabulary)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Recogniser:
+    """A CTC recogniser: any callable `(waveforms, lengths) -> (log_probs, frames)`, with its rate and letters.
+
+    `vocabulary` names each output column; the empty string is the CTC blank and " " the gap between words. Lengths are
+    in samples, and the waveforms are zero past them.
+
+    >>> def deaf(waveforms, lengths):
+    ...     scores = torch.zeros(len(waveforms), 4, 29)
+    ...     scores[..., 0] = 9.0
+    ...     return scores.log_softmax(-1), torch.full_like(lengths, 4)
+    >>> Recogniser(deaf, sample_rate=16000).transcribe(torch.zeros(2, 800), torch.tensor([800, 500]))
+    ['', '']
+    """
+
+    net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    sample_rate: int
+    vocabulary: tuple[str, ...] = ALPHABET
+    name: str = "recogniser"
+    access: Access = Access.GRADIENTS
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
+        """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions."""
+        log_probs, frames = self.net(waveforms, lengths)
+        return Emissions(log_probs, frames, self.vocabulary)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net's parameters lie; the CPU for a net without any."""
+        if isinstance(self.net, nn.Module):
+            for parameter in self.net.parameters():
+                return parameter.device
+        return torch.device("cpu")
+
+    @torch.no_grad()
+    def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
+        """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples."""
+        return self(waveforms, lengths).transcripts()
+
+    def granting(self, access: Access) -> "Recogniser":
+        """The same recogniser, seen by an attacker with this much access."""
+        return replace(self, access=access)

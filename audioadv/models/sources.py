@@ -1,0 +1,149 @@
+"""Where models come from: `load_model(name)` for every kind of name that the command line takes.
+
+    tiny-mel, tiny-wave                      bundled with the package
+    torchaudio:WAV2VEC2_ASR_BASE_960H        torchaudio's pipelines (weights are fetched by torchaudio)
+    hf:facebook/wav2vec2-base-960h           transformers' CTC models, by name or local folder (extra `hf`)
+    module:package.file:function             your own: a function that returns a Recogniser
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from audioadv.errors import BrokenInstallation, UnknownModel
+from audioadv.models.alphabet import ALPHABET
+from audioadv.models.recogniser import Recogniser
+
+WEIGHTS = Path(__file__).parent / "weights"
+BUNDLED = {
+    "tiny-mel": "convolutions on a log-mel spectrum; bundled",
+    "tiny-wave": "self-attention on the raw waveform; bundled",
+}
+PIPELINES = ("WAV2VEC2_ASR_BASE_10M", "WAV2VEC2_ASR_BASE_100H", "WAV2VEC2_ASR_BASE_960H", "WAV2VEC2_ASR_LARGE_960H", "HUBERT_ASR_LARGE", "HUBERT_ASR_XLARGE")  # fmt: skip
+
+
+def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
+    """The recogniser of that name, in evaluation mode, its parameters frozen.
+
+    Raises UnknownModel for a name that nothing answers to, BrokenInstallation where a package is missing or does not fit.
+    """
+    source, _, rest = name.partition(":")
+    if name in BUNDLED:
+        recogniser = load_bundled(name)
+    elif source == "torchaudio" and rest:
+        recogniser = load_pipeline(rest)
+    elif source == "hf" and rest:
+        recogniser = load_transformers(rest)
+    elif source == "module" and rest:
+        recogniser = load_function(rest)
+    else:
+        raise UnknownModel(
+            f"model {name!r}: unknown. Use {', '.join(BUNDLED)}, torchaudio:PIPELINE, hf:NAME_OR_FOLDER or module:package.file:function "
+            "(audioadv models lists them)"
+        )
+    if isinstance(recogniser.net, nn.Module):
+        recogniser.net.eval().requires_grad_(False).to(device)
+    return recogniser
+
+
+def load_bundled(name: str) -> Recogniser:
+    """One of the recognisers that come with the package, from its half-precision weights."""
+    try:
+        from audioadv.models.tiny_mel import TinyMel
+        from audioadv.models.tiny_wave import TinyWave
+    except (ImportError, OSError) as error:  # torchaudio's library does not load beside another torch
+        raise BrokenInstallation(
+            f"torchaudio does not load beside torch {torch.__version__} ({error}). "
+            "Install the pair that fits: pip install torch==2.11.0 torchaudio==2.11.0"
+        ) from error
+    net: nn.Module = TinyMel() if name == "tiny-mel" else TinyWave()
+    weights = {key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()}
+    missing, surplus = net.load_state_dict(weights, strict=False)
+    if surplus or any(not key.startswith("mel.") for key in missing):
+        raise BrokenInstallation(f"{name}.safetensors does not hold the weights of {name}: reinstall audioadv")
+    return Recogniser(net, sample_rate=16000, vocabulary=ALPHABET, name=name)
+
+
+def lower_case(labels: list[str], blank: str, gap: str = "|") -> tuple[str, ...]:
+    """A model's labels as a vocabulary: blank empty, word gap a space, letters small; other marks keep to themselves.
+
+    >>> lower_case(["-", "|", "E", "'"], blank="-")
+    ('', ' ', 'e', "'")
+    """
+    return tuple("" if label == blank else " " if label == gap else label.lower() for label in labels)
+
+
+def load_pipeline(name: str) -> Recogniser:
+    """A CTC pipeline of torchaudio, by name."""
+    import torchaudio
+
+    bundle = getattr(torchaudio.pipelines, name, None)
+    if not isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle):
+        raise UnknownModel(f"model 'torchaudio:{name}': torchaudio has no such CTC pipeline. It has {', '.join(PIPELINES)} and others")
+    net = bundle.get_model()
+
+    class Pipeline(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            scores, frames = self.net(waveforms, lengths)
+            return scores.log_softmax(-1), frames
+
+    labels = list(bundle.get_labels())
+    return Recogniser(Pipeline(), int(bundle.sample_rate), lower_case(labels, blank=labels[0]), name=f"torchaudio:{name}")
+
+
+def load_transformers(name: str) -> Recogniser:
+    """A CTC model of the transformers library, by hub name or local folder."""
+    try:
+        from transformers import AutoModelForCTC, AutoProcessor
+    except ImportError as error:
+        raise BrokenInstallation(f"model 'hf:{name}' needs the transformers library: pip install 'audioadv[hf]'") from error
+    try:
+        net, processor = AutoModelForCTC.from_pretrained(name), AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UnknownModel(f"model 'hf:{name}': transformers cannot load it ({str(error).splitlines()[0]}). Give a folder or a hub name") from error
+    tokens = processor.tokenizer.get_vocab()
+    labels = sorted(tokens, key=tokens.__getitem__)
+    normalise = bool(processor.feature_extractor.do_normalize)
+
+    class Transformers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+            if normalise:  # zero mean and unit spread over each clip, as the feature extractor does it
+                mean = (waveforms * inside).sum(1, keepdim=True) / lengths[:, None]
+                spread = ((waveforms - mean).square() * inside).sum(1, keepdim=True) / lengths[:, None]
+                waveforms = (waveforms - mean) / (spread + 1e-7).sqrt() * inside
+            log_probs = self.net(waveforms, attention_mask=inside.long()).logits.log_softmax(-1)
+            return log_probs, self.net._get_feat_extract_output_lengths(lengths)
+
+    rate = int(processor.feature_extractor.sampling_rate)
+    return Recogniser(Transformers(), rate, lower_case(labels, processor.tokenizer.pad_token, processor.tokenizer.word_delimiter_token), name=f"hf:{name}")
+
+
+def load_function(path: str) -> Recogniser:
+    """What `package.file:function` returns, looked for in the current folder too."""
+    module_name, colon, function_name = path.partition(":")
+    if not colon:
+        raise UnknownModel(f"model 'module:{path}': write module:package.file:function")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        function: Callable[[], object] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise UnknownModel(f"model 'module:{path}': {error}. Is the file in this folder or installed, and the name right?") from error
+    recogniser = function()
+    if not isinstance(recogniser, Recogniser):
+        raise UnknownModel(f"model 'module:{path}': the function returned a {type(recogniser).__name__}. Return audioadv.Recogniser(net, sample_rate, vocabulary)")
+    return recogniser

@@ -1,0 +1,106 @@
+"""tiny-wave: a self-attention CTC recogniser on the raw waveform, built like wav2vec 2.0 in small.
+
+    waveform --> strided convolutions, 25 Hz --> convolutional positions --> self-attention blocks --> 2 x 29 scores, 50 Hz
+
+Source: Baevski et al. 2020, "wav2vec 2.0", section 2 (here trained with CTC from the start, and narrower).
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioadv.models.alphabet import ALPHABET
+from audioadv.models.tiny_mel import HIDDEN_HOP, frame_mask
+
+
+class Attention(nn.Module):
+    """Pre-norm self-attention and feed-forward block."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Shapes: x [batch, frames, width], bias [batch, 1, 1, frames] (minus infinity in the padding) -> as x."""
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return x + F.dropout(self.feed(x), self.dropout, self.training)
+
+
+class Stride(nn.Module):
+    """Strided convolution, then norm and GELU at each frame; no frame sees past its clip."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, outputs, kernel, stride, padding=(kernel - stride + 1) // 2)
+        self.norm = nn.LayerNorm(outputs)
+        self.stride = stride
+
+    def forward(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes: x [batch, inputs, time], frames [batch] -> [batch, outputs, time / stride], frames / stride."""
+        frames = frames // self.stride
+        y = F.gelu(self.norm(self.conv(x)[..., : x.shape[-1] // self.stride].transpose(1, 2)))
+        return (y * frame_mask(frames, y.shape[1])).transpose(1, 2), frames
+
+
+@final
+class TinyWave(nn.Module):
+    """Raw-waveform recogniser. `net(waveforms, lengths) -> (log_probs, frames)`.
+
+    Shapes: waveforms [batch, time] at 16 kHz, full scale 1, zero past each length; lengths [batch] in samples
+    -> log_probs [batch, frames, 29], frames [batch]. A clip of n samples gives 2 * ceil(n / 640) frames of 20 ms.
+    A clip's frames are the same alone and padded in a batch (to rounding): convolutions see zeros past its end,
+    attention sees nothing there.
+    """
+
+    def __init__(self, width: int = 256, blocks: int = 4, heads: int = 4, dropout: float = 0.05) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList([
+            Stride(1, 128, 32, 16),  # 1000 Hz
+            Stride(128, 160, 4, 2),
+            Stride(160, 192, 4, 2),  # 250 Hz
+            Stride(192, 256, 9, 5),  # 50 Hz
+            Stride(256, width, 4, 2),  # 25 Hz
+        ])  # fmt: skip
+        self.positions = nn.Conv1d(width, width, 31, padding=15, groups=16)
+        self.blocks = nn.ModuleList(Attention(width, heads, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 2 * len(ALPHABET))
+
+    @staticmethod
+    def frames(lengths: Tensor) -> Tensor:
+        """Output frames of clips of so many samples."""
+        return 2 * ((lengths + HIDDEN_HOP - 1) // HIDDEN_HOP)
+
+    def encode(self, waveforms: Tensor, own: Tensor) -> list[Tensor]:
+        """What each strided convolution hears. Shapes: [batch, time], [batch] -> five of [batch, channels, frames]."""
+        x = F.pad(waveforms, (0, -waveforms.shape[1] % HIDDEN_HOP))[:, None] * 4.0  # speech peaks near 0.3
+        frames = own * HIDDEN_HOP
+        heard = []
+        for stage in self.encoder:
+            x, frames = stage(x, frames)
+            heard.append(x)
+        return heard
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the letters, frame by frame (shapes and units: the class)."""
+        own = (lengths + HIDDEN_HOP - 1) // HIDDEN_HOP
+        return self.listen(self.encode(waveforms, own)[-1], own)
+
+    def listen(self, heard: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention over the encoder's frames. Shapes: heard [batch, width, hidden], own [batch] -> as forward."""
+        mask = frame_mask(own, heard.shape[-1])
+        x = (heard + F.gelu(self.positions(heard))).transpose(1, 2)
+        bias = torch.zeros_like(mask).masked_fill(mask == 0, -torch.inf).transpose(1, 2)[:, None]
+        for block in self.blocks:
+            x = block(x, bias)
+        scores = self.head(self.norm(x)).float()
+        return scores.unflatten(-1, (2, len(ALPHABET))).flatten(1, 2).log_softmax(-1), 2 * own

@@ -1,0 +1,196 @@
+"""Bounds: what may be changed. A bound is a value; `around` makes it concrete for a batch of clean inputs.
+
+    spec        bound            the set of allowed deltas                          excess in
+    linf:0.01   Linf(0.01)       max |delta| <= 0.01                                full scale
+    l2:0.5      L2(0.5)          |delta|_2 <= 0.5                                   full scale
+    snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
+    linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.region import Norm, Region
+
+MIN: Final = "min"
+"""In place of a radius: search for the smallest."""
+
+Radius = float | Literal["min"]
+Box = tuple[float, float] | None
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """What may be changed."""
+
+    @property
+    def minimal(self) -> bool:
+        """Whether the smallest radius is searched for."""
+        ...
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        """The region around clean inputs, each with this bound's radius (infinite for `min`)."""
+        ...
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        """How far outside the region each input lies, in this bound's unit; at most 0 means inside."""
+        ...
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        """The spec of the smallest bound of this kind that holds each input."""
+        ...
+
+
+def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box: Box, grid: float | None) -> Region:
+    """The region of a norm ball, after the checks that all share.
+
+    Raises UnusableBatch for integer inputs, inputs outside the box, or lengths that do not fit.
+    """
+    if not clean.is_floating_point():
+        raise UnusableBatch(f"clean inputs are {clean.dtype}, but changes need floating point. Convert them first: clean.float()")
+    if box is not None and clean.numel() and not bool(((clean >= box[0] - 1e-6) & (clean <= box[1] + 1e-6)).all()):
+        raise UnusableBatch(
+            f"clean inputs reach from {clean.min():.4g} to {clean.max():.4g}, outside the box {box[0]:g}..{box[1]:g}. "
+            "Scale them into it (images: 0..1; audio: -1..1), or pass box=None"
+        )
+    inside = None
+    if lengths is not None:
+        if lengths.shape != clean.shape[:1] or (len(lengths) and int(lengths.max()) > clean.shape[-1]):
+            raise UnusableBatch(f"lengths {lengths.tolist()} do not fit inputs of shape {tuple(clean.shape)}: one length a row, none longer")
+        inside = torch.arange(clean.shape[-1], device=clean.device) < lengths.reshape(-1, *[1] * (clean.ndim - 1))
+    low = None if box is None else (box[0] - clean).clamp_max(0)
+    high = None if box is None else (box[1] - clean).clamp_min(0)
+    return Region(clean, radius, norm, inside, low, high, grid)
+
+
+def check_radius(name: str, radius: Radius) -> None:
+    """A radius is `min` or a finite number, not negative."""
+    if radius == MIN:
+        return
+    if isinstance(radius, str) or not math.isfinite(radius) or radius < 0:
+        raise MalformedSpec(f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {name}:0.01")
+
+
+@final
+@dataclass(frozen=True)
+class Linf:
+    """Changes of at most `radius` to any sample or pixel (full scale = 1)."""
+
+    radius: Radius
+
+    def __post_init__(self) -> None:
+        check_radius("linf", self.radius)
+
+    def __str__(self) -> str:
+        return f"linf:{self.radius}"
+
+    @property
+    def minimal(self) -> bool:
+        return self.radius == MIN
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        radius = math.inf if isinstance(self.radius, str) else self.radius
+        return ball(clean, clean.new_full(clean.shape[:1], radius), LinfNorm(), lengths, box, grid)
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [f"linf:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+
+
+@final
+@dataclass(frozen=True)
+class L2:
+    """Changes whose Euclidean length is at most `radius` (full scale = 1)."""
+
+    radius: Radius
+
+    def __post_init__(self) -> None:
+        check_radius("l2", self.radius)
+
+    def __str__(self) -> str:
+        return f"l2:{self.radius}"
+
+    @property
+    def minimal(self) -> bool:
+        return self.radius == MIN
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        radius = math.inf if isinstance(self.radius, str) else self.radius
+        return ball(clean, clean.new_full(clean.shape[:1], radius), L2Norm(), lengths, box, grid)
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [f"l2:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+
+
+@final
+@dataclass(frozen=True)
+class SNR:
+    """Changes at least `decibels` below the clean signal's energy, clip by clip."""
+
+    decibels: Radius
+
+    def __post_init__(self) -> None:
+        if self.decibels != MIN and (isinstance(self.decibels, str) or not math.isfinite(self.decibels)):
+            raise MalformedSpec(f"snr:{self.decibels}: the ratio must be a number of decibels, or 'min', for example snr:30")
+
+    def __str__(self) -> str:
+        return f"snr:{self.decibels}"
+
+    @property
+    def minimal(self) -> bool:
+        return self.decibels == MIN
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
+        length = clean.flatten(1).norm(dim=1)
+        radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)
+        return ball(clean, radius, L2Norm(), lengths, box, grid)
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return 20 * (region.gauge(adversarial) / region.radius).log10()
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        decibels = 20 * (region.clean.flatten(1).norm(dim=1) / region.gauge(adversarial)).log10()
+        return [f"snr:{value:.4g}" for value in decibels.tolist()]
+
+
+KINDS: dict[str, type[Linf] | type[L2] | type[SNR]] = {"linf": Linf, "l2": L2, "snr": SNR}
+
+
+def parse_number(text: str) -> float:
+    """A decimal number or a fraction such as 8/255."""
+    above, slash, below = text.partition("/")
+    return float(above) / float(below) if slash else float(above)
+
+
+def parse_bound(spec: str) -> Bound:
+    """The bound that a spec names (the table at the top of this file).
+
+    >>> parse_bound("linf:8/255"), parse_bound("snr:min")
+    (Linf(radius=0.03137254901960784), SNR(decibels='min'))
+
+    Raises MalformedSpec.
+    """
+    name, colon, value = spec.partition(":")
+    if name not in KINDS or not colon:
+        raise MalformedSpec(f"bound {spec!r}: not a bound. Known: {', '.join(f'{kind}:NUMBER' for kind in KINDS)}, or min for the number")
+    try:
+        return KINDS[name](MIN if value == MIN else parse_number(value))
+    except (ValueError, ZeroDivisionError):
+        raise MalformedSpec(f"bound {spec!r}: {value!r} is not a number. Write for example {name}:0.01, {name}:8/255 or {name}:min") from None
+
+
+def per_example(values: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """A number, or one for each example, as a tensor. Shapes: -> [batch]."""
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device).expand(len(like))

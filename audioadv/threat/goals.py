@@ -1,0 +1,171 @@
+"""Goals: what the model should be brought to say. A goal judges outputs; it never sees inputs.
+
+    loss      falls as the outputs near the goal; smooth from afar
+    margin    at most 0 just where the goal is reached; exact near by
+    reached   whether it is
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, Self, final
+
+import torch
+from torch import Tensor
+
+from audioadv.errors import UnusableTarget
+from audioadv.models.decoding import writes_exactly
+from audioadv.models.recogniser import Emissions
+from audioadv.threat.ctc import alignment, likelihood_loss, margins
+
+
+class Goal(Protocol):
+    """What the model should be brought to say, for each example."""
+
+    def loss(self, outputs: Any) -> Tensor:
+        """Shapes: -> [batch]."""
+        ...
+
+    def margin(self, outputs: Any, slack: float = 0.0) -> Tensor:
+        """Shapes: -> [batch]. With `slack`, zero only where the goal is reached by that much."""
+        ...
+
+    def reached(self, outputs: Any) -> Tensor:
+        """Shapes: -> bool [batch]."""
+        ...
+
+    def rows(self, index: Tensor) -> Self:
+        """The goal of some of the examples."""
+        ...
+
+
+class Spelling(NamedTuple):
+    """Texts as output columns. Shapes: columns [texts, longest], lengths [texts]."""
+
+    columns: Tensor
+    lengths: Tensor
+    blank: int
+
+
+@lru_cache(maxsize=256)
+def spell(texts: tuple[str, ...], vocabulary: tuple[str, ...], device: torch.device) -> Spelling:
+    """The columns that spell each text. Raises UnusableTarget for a letter that the model does not write."""
+    column = {letter: place for place, letter in enumerate(vocabulary)}
+    for text in texts:
+        if strange := sorted(set(text) - set(vocabulary)):
+            letters = "".join(sorted(letter for letter in vocabulary if letter.strip()))
+            raise UnusableTarget(
+                f"target {text!r}: the model does not write {', '.join(map(repr, strange))}. "
+                f"Use its letters only ({letters} and space), with numbers spelt out"
+            )
+    rows = [torch.tensor([column[letter] for letter in text], dtype=torch.int64) for text in texts]
+    columns = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+    return Spelling(columns, torch.tensor([len(text) for text in texts], device=device), vocabulary.index(""))
+
+
+def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
+    """Lower case, single spaces."""
+    return tuple(" ".join(text.lower().split()) for text in ([texts] if isinstance(texts, str) else texts))
+
+
+def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
+    """The margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
+    costs = (margins(outputs.log_probs) + slack).clamp_min(0)
+    share = alignment(costs, outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
+    return (costs * share).sum((1, 2))
+
+
+@final
+@dataclass(frozen=True)
+class Transcribe:
+    """To be heard as these texts: one for all clips, or one for each.
+
+    >>> Transcribe("Open the  door").texts
+    ('open the door',)
+    """
+
+    texts: tuple[str, ...]
+
+    def __init__(self, texts: str | Sequence[str]) -> None:
+        object.__setattr__(self, "texts", as_texts(texts))
+        if not self.texts or not all(self.texts):
+            raise UnusableTarget("target '': there is nothing to be heard as. Give a phrase, or use Silence() to be heard as nothing")
+
+    def loss(self, outputs: Emissions) -> Tensor:
+        columns, lengths, blank = self.spelt(outputs)
+        return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank)
+
+    def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
+        return ctc_margin(outputs, self.spelt(outputs), slack)
+
+    def reached(self, outputs: Emissions) -> Tensor:
+        return writes_exactly(outputs.log_probs, outputs.frames, *self.spelt(outputs))
+
+    def spelt(self, outputs: Emissions) -> Spelling:
+        """The texts as columns, one row a clip."""
+        count = len(outputs.log_probs)
+        texts = self.texts * count if len(self.texts) == 1 else self.texts
+        return spell(texts, outputs.vocabulary, outputs.log_probs.device)
+
+    def rows(self, index: Tensor) -> "Transcribe":
+        return self if len(self.texts) == 1 else Transcribe([self.texts[i] for i in index.tolist()])
+
+
+@final
+@dataclass(frozen=True)
+class Silence:
+    """To be heard as nothing at all."""
+
+    def loss(self, outputs: Emissions) -> Tensor:
+        return likelihood_loss(outputs.log_probs, outputs.frames, *self.nothing(outputs))
+
+    def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
+        return ctc_margin(outputs, self.nothing(outputs), slack)
+
+    def reached(self, outputs: Emissions) -> Tensor:
+        return writes_exactly(outputs.log_probs, outputs.frames, *self.nothing(outputs))
+
+    @staticmethod
+    def nothing(outputs: Emissions) -> Spelling:
+        """The empty text for every clip."""
+        return spell(("",) * len(outputs.log_probs), outputs.vocabulary, outputs.log_probs.device)
+
+    def rows(self, index: Tensor) -> "Silence":
+        return self
+
+
+@final
+@dataclass(frozen=True)
+class Mistranscribe:
+    """To be heard as anything but the reference: at least `errors` words wrong for each word that was said.
+
+    The word error rate counts substitutions, insertions and deletions, so that it can pass 1.
+    """
+
+    references: tuple[str, ...]
+    errors: float = 0.5
+
+    def __init__(self, references: str | Sequence[str], errors: float = 0.5) -> None:
+        object.__setattr__(self, "references", as_texts(references))
+        object.__setattr__(self, "errors", errors)
+        if not self.references or not all(self.references):
+            raise UnusableTarget("reference '': there is nothing to mishear. Give what was said in the clip")
+
+    def loss(self, outputs: Emissions) -> Tensor:
+        texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
+        columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
+        return -likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
+
+    def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
+        return self.loss(outputs)  # word errors have no exact margin: the loss goes on rising
+
+    def reached(self, outputs: Emissions) -> Tensor:
+        import jiwer
+
+        heard = outputs.transcripts()
+        references = self.references * len(heard) if len(self.references) == 1 else self.references
+        wrong = [jiwer.wer(said, text) >= self.errors for said, text in zip(references, heard, strict=True)]
+        return torch.tensor(wrong, device=outputs.log_probs.device)
+
+    def rows(self, index: Tensor) -> "Mistranscribe":
+        return self if len(self.references) == 1 else Mistranscribe([self.references[i] for i in index.tolist()], self.errors)

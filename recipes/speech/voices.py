@@ -1,0 +1,59 @@
+"""Voices of espeak-ng and flite (Debian packages), split into those heard in training and those kept for the test."""
+
+import random
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16000
+ACCENTS = ("en-us", "en-us", "en-us", "en-gb", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # fmt: skip
+SEEN = ("", "", "Alex", "Alicia", "Andy", "Annie", "Denis", "Diogo", "Gene", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "adam", "anika", "announcer", "antonio", "aunty", "benjamin", "boris", "caleb", "david", "ed", "f1", "f2", "f3", "f5", "gustave", "iven", "iven3", "john", "klatt", "klatt2", "klatt4", "klatt6", "m1", "m3", "m4", "m5", "m7", "m8", "max", "miguel", "norbert", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph", "steph3", "victor", "zac")  # fmt: skip
+UNSEEN = ("Andrea", "belinda", "edward", "f4", "klatt3", "linda", "m2", "m6", "marcelo", "michel", "pablo", "travis")
+FLITE_SEEN = ("kal", "kal16", "awb", "rms")
+FLITE_UNSEEN = ("slt",)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One way to say a sentence. `stretch` over 1 is slower; `pitch` is espeak's 0..99 or flite's mean in Hz."""
+
+    program: str
+    name: str
+    pitch: int
+    stretch: float
+
+    def __str__(self) -> str:
+        return f"{self.program}:{self.name}"
+
+
+def draw_voice(rng: random.Random, kind: str) -> Voice:
+    """A voice of a kind: `seen` (a fifth of them flite's), `unseen` (espeak-ng), `flite-unseen`."""
+    if kind == "flite-unseen" or (kind == "seen" and rng.random() < 0.25):
+        name = rng.choice(FLITE_UNSEEN if kind == "flite-unseen" else FLITE_SEEN)
+        return Voice("flite", name, round(rng.uniform(85, 135) * (1.6 if name == "slt" else 1)), rng.uniform(0.85, 1.2))
+    variant = rng.choice(SEEN if kind == "seen" else UNSEEN)
+    name = rng.choice(ACCENTS) + (f"+{variant}" if variant else "")
+    return Voice("espeak", name, rng.randint(20, 80), rng.uniform(0.8, 1.25))
+
+
+def speak(text: str, voice: Voice, tempo: float = 1.0) -> np.ndarray:
+    """The sentence as 16 kHz speech, silence trimmed, peak at 0.5. Shapes: -> [time].
+
+    `tempo` plays the recording faster (over 1), which raises the voice and shortens the vocal tract by as much.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".wav", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
+        if voice.program == "espeak":
+            command = ["espeak-ng", "-v", voice.name, "-p", str(voice.pitch), "-s", str(round(165 / voice.stretch)), "-w", file.name, text]  # fmt: skip
+        else:
+            command = ["flite", "-voice", voice.name, "--setf", f"duration_stretch={voice.stretch:.3f}", "--seti", f"int_f0_target_mean={voice.pitch}", "-t", text, "-o", file.name]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        samples, rate = soundfile.read(file.name, dtype="float32")
+    speech = soxr.resample(samples, rate * tempo, SAMPLE_RATE, quality="MQ")
+    loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
+    speech = speech[max(0, loud[0] - 800) : loud[-1] + 1600]
+    return (0.5 * speech / np.abs(speech).max()).astype(np.float32)

@@ -1,0 +1,181 @@
+"""Train a bundled recogniser from nothing but text: write sentences, speak them, spoil them, learn them.
+
+    python recipes/train_recogniser.py speak  CORPUS --hours 40        # once; more shards may be added at any time
+    python recipes/train_recogniser.py train  CORPUS --model tiny-mel --steps 15000 --out RUN
+    python recipes/train_recogniser.py export RUN/checkpoint.pt tiny-mel.safetensors
+
+Training checkpoints every 500 steps and goes on from there; `--steps` may be changed on the way, since the rate is
+constant until the last quarter, in which it falls to zero.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from speech.augment import augment, room_bank
+from speech.everyday import read_grammar, sentence, sentences
+from speech.voices import SAMPLE_RATE, draw_voice, speak
+from torch import Tensor
+
+from audioadv.models.alphabet import ALPHABET
+from audioadv.models.tiny_mel import TinyMel
+from audioadv.models.tiny_wave import TinyWave
+
+NETS = {"tiny-mel": TinyMel, "tiny-wave": TinyWave}
+SHARD = 2000  # sentences
+
+
+def write_shard(job: tuple[Path, int]) -> None:
+    """Speak one shard: all samples end to end (int16) and one line a clip: start, end, text, voice."""
+    folder, number = job
+    if (folder / f"{number:03}.jsonl").exists():
+        return
+    rng = random.Random(f"shard {number}")
+    start, waves, lines = 0, [], []
+    for text in sentences(SHARD, seed=1000 + number, loose=0.25):
+        voice = draw_voice(rng, "seen")
+        wave = speak(text, voice, tempo=rng.choice([1.0, rng.uniform(0.85, 1.18)]))
+        waves.append((wave * 32767).astype(np.int16))
+        lines.append({"start": start, "end": start + len(wave), "text": text, "voice": str(voice)})
+        start += len(wave)
+    np.save(folder / f"{number:03}.npy", np.concatenate(waves))
+    (folder / f"{number:03}.part").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.replace(folder / f"{number:03}.part", folder / f"{number:03}.jsonl")
+
+
+def batches(corpus: Path, seconds: float, rng: random.Random) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """One pass over the corpus as it stands: clips of like length together, padded, about `seconds` of speech a batch."""
+    clips = []
+    for index in sorted(corpus.glob("*.jsonl")):
+        samples = np.load(index.with_suffix(".npy"), mmap_mode="r")
+        clips += [(samples, json.loads(line)) for line in index.read_text().splitlines()]
+    clips = [clip for clip in clips if clip[1]["end"] - clip[1]["start"] < 9 * SAMPLE_RATE]
+    clips.sort(key=lambda clip: (clip[1]["end"] - clip[1]["start"]) * rng.uniform(0.9, 1.1))
+    groups, group, longest = [], [], 0
+    for clip in clips:
+        longest = max(longest, clip[1]["end"] - clip[1]["start"] + SAMPLE_RATE // 2)
+        if group and longest * (len(group) + 1) > seconds * SAMPLE_RATE:
+            groups.append(group)
+            group, longest = [], 0
+        group.append(clip)
+    rng.shuffle(groups)
+    for group in groups:
+        leads = [rng.randrange(SAMPLE_RATE // 4) for _ in group]
+        lengths = [lead + line["end"] - line["start"] + rng.randrange(SAMPLE_RATE // 4) for lead, (_, line) in zip(leads, group, strict=True)]  # fmt: skip
+        waveforms = torch.zeros(len(group), max(lengths))
+        for row, lead, (samples, line) in zip(waveforms, leads, group, strict=True):
+            wave = torch.from_numpy(samples[line["start"] : line["end"]].astype(np.float32) / 32768)
+            row[lead : lead + len(wave)] = wave
+        yield waveforms, torch.tensor(lengths), [line["text"] for _, line in group]
+
+
+def spectral_lesson(net: TinyWave, teacher: TinyMel, ear: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tiny-wave's log-probabilities, and how badly its 50 Hz frames tell the log-mel spectrum: that task teaches the ear."""
+    own = (lengths + 639) // 640
+    heard = net.encode(waveforms, own)
+    with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+        spectrum = teacher.spectrum(waveforms, heard[-1].shape[-1]).unflatten(1, (-1, 2)).flatten(2)
+    guess = ear(heard[3].transpose(1, 2)).float()
+    log_probs, frames = net.listen(heard[-1], own)
+    return log_probs, frames, (guess - spectrum).pow(2).mean()
+
+
+@click.group()
+def cli() -> None:
+    """Train a bundled recogniser."""
+
+
+@cli.command("speak")
+@click.argument("corpus", type=Path)
+@click.option("--hours", default=40.0)
+def speak_command(corpus: Path, hours: float) -> None:
+    """Write sentences and speak them into CORPUS."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    count = round(hours * 3600 / 2.4 / SHARD)
+    with multiprocessing.Pool() as pool:
+        for done, _ in enumerate(pool.imap_unordered(write_shard, [(corpus, n) for n in range(count)]), 1):
+            click.echo(f"shard {done} of {count}")
+
+
+@cli.command()
+@click.argument("corpus", type=Path)
+@click.option("--model", type=click.Choice(list(NETS)), required=True)
+@click.option("--steps", default=15000)
+@click.option("--seconds", default=60.0, help="speech a batch")
+@click.option("--rate", default=1e-3)
+@click.option("--device", default="cpu")
+@click.option("--threads", default=1)
+@click.option("--out", type=Path, required=True)
+def train(corpus: Path, model: str, steps: int, seconds: float, rate: float, device: str, threads: int, out: Path) -> None:
+    """Learn the corpus; RUN/checkpoint.pt is the whole state."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    out.mkdir(parents=True, exist_ok=True)
+    net = NETS[model]().to(device)
+    ear, teacher = torch.nn.Linear(256, 160).to(device), TinyMel().to(device)
+    optimiser = torch.optim.AdamW([*net.parameters(), *ear.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    step = passes = 0
+    if (out / "checkpoint.pt").exists():
+        state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
+        net.load_state_dict(state["net"]), ear.load_state_dict(state["ear"]), optimiser.load_state_dict(state["optimiser"])
+        step, passes = state["step"], state["passes"]
+    if not (corpus / "rooms.pt").exists():
+        torch.save(room_bank(400, seed=1), corpus / "rooms.pt")
+    rooms = torch.load(corpus / "rooms.pt", weights_only=True)
+    letters = {letter: column for column, letter in enumerate(ALPHABET)}
+    began, losses = time.time(), []
+    net.train()
+    while step < steps:
+        for waveforms, lengths, texts in batches(corpus, seconds, random.Random(f"{model} {passes}")):
+            generator = torch.Generator().manual_seed(step)
+            waveforms = augment(waveforms, lengths, rooms, generator).to(device)
+            lengths = lengths.to(device)
+            targets = torch.tensor([letters[letter] for letter in "".join(texts)])
+            progress = step / steps
+            for group in optimiser.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 500, max(0.0, 1 - progress) / 0.25)
+            with torch.autocast(device, torch.bfloat16):
+                if isinstance(net, TinyWave):
+                    log_probs, frames, lesson = spectral_lesson(net, teacher, ear, waveforms, lengths)
+                else:
+                    log_probs, frames = net(waveforms, lengths)
+                    lesson = torch.zeros((), device=device)
+            spelt = torch.tensor([len(text) for text in texts])
+            ctc = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), targets.to(device), frames, spelt.to(device), zero_infinity=True)  # fmt: skip
+            optimiser.zero_grad()
+            (ctc + lesson * max(0.1, 3 - step / 300)).backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            losses.append(ctc.item())
+            step += 1
+            if step % 100 == 0:
+                click.echo(f"step {step} pass {passes} loss {np.mean(losses[-100:]):.4f} lesson {lesson.item():.3f} {(time.time() - began) / 60:.1f} min")
+            if step % 500 == 0 or step == steps:
+                torch.save({"net": net.state_dict(), "ear": ear.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "passes": passes, "model": model}, out / "checkpoint.part")  # fmt: skip
+                os.replace(out / "checkpoint.part", out / "checkpoint.pt")
+            if step == steps:
+                break
+        passes += 1
+
+
+@cli.command()
+@click.argument("checkpoint", type=Path)
+@click.argument("weights", type=Path)
+def export(checkpoint: Path, weights: Path) -> None:
+    """Write the weights in half precision."""
+    from safetensors.torch import save_file
+
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    halves = {name: value.half().contiguous() for name, value in state["net"].items() if not name.startswith("mel.")}
+    save_file(halves, weights, metadata={"model": state["model"], "step": str(state["step"])})
+
+
+if __name__ == "__main__":
+    cli()
