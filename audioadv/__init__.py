@@ -1,0 +1,49 @@
+"""audioadv: adversarial robustness of speech recognisers, and of any audio or image classifier.
+
+>>> import audioadv as aa
+>>> str(aa.parse_bound("snr:min"))
+'snr:min'
+"""
+
+from audioadv import attacks, errors
+from audioadv.attacks.craft import Crafted, CraftResult, craft, craft_each
+from audioadv.attacks.objective import Objective, objective
+from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
+from audioadv.errors import AudioadvError
+from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.sources import load_model
+from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "L2",
+    "MIN",
+    "SNR",
+    "Access",
+    "AttackResult",
+    "AudioadvError",
+    "Clip",
+    "CraftResult",
+    "Crafted",
+    "Emissions",
+    "Linf",
+    "Mistranscribe",
+    "Objective",
+    "Outcome",
+    "Recogniser",
+    "Silence",
+    "Transcribe",
+    "attacks",
+    "craft",
+    "craft_each",
+    "errors",
+    "load_model",
+    "objective",
+    "parse_bound",
+    "read_audio",
+    "read_clip",
+    "write_wav",
+]

@@ -1,0 +1,40 @@
+"""The commands. Each file holds one; none holds any maths."""
+
+from typing import Any
+
+import click
+
+from audioadv.cli.compare import compare
+from audioadv.cli.craft import craft
+from audioadv.cli.models import models
+from audioadv.cli.options import STOPPED, WRONG_INPUT
+from audioadv.cli.transcribe import transcribe
+from audioadv.errors import AudioadvError
+
+
+class Commands(click.Group):
+    """A group whose commands end with one message, not a traceback, when the input or the options are wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AudioadvError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(WRONG_INPUT)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(STOPPED)
+
+
+@click.group("audioadv", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="audioadv")
+def main() -> None:
+    """Adversarial robustness of speech recognisers.
+
+    Exit status: 0 done and every goal reached; 1 done, but some goal was not reached; 2 the input or the options are wrong;
+    130 stopped by Ctrl-C, with everything finished kept.
+    """
+
+
+for command in (craft, transcribe, compare, models):
+    main.add_command(command)

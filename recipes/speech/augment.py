@@ -58,13 +58,13 @@ def level(sound: Tensor, lengths: Tensor) -> Tensor:
 
 
 def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Generator) -> Tensor:
-    """The same sentences, heard worse: half in a room, most in noise, some through a narrow band or a telephone's mu-law.
+    """The same sentences, heard worse: a third in a room, most in noise, some through a narrow band or a telephone's mu-law.
 
     Shapes: speech [batch, time] at 16 kHz, lengths [batch], rooms [count, taps] -> [batch, time], zero past each length.
     """
     batch, time = speech.shape
     inside = (torch.arange(time) < lengths[:, None]).float()
-    roomy = some(batch, 0.45, generator)
+    roomy = some(batch, 0.35, generator)
     chosen = rooms[torch.randint(len(rooms), (batch,), generator=generator)]
     size = 1 << (time + rooms.shape[1] - 1).bit_length()
     far = torch.fft.irfft(torch.fft.rfft(speech, size) * torch.fft.rfft(chosen, size), n=size)[:, :time]
@@ -75,13 +75,13 @@ def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Gen
     noise = coloured_noise(batch, time, generator)
     babble = sum(speech.roll(shift, 0).roll(shift * 5000, 1) for shift in (1, 2, 3, 4))
     noise = torch.where(kind == 2, babble, torch.where(kind == 3, tones(batch, time, generator), noise)) * inside
-    ratio = 10 ** (-uniform(batch, 5, 35, generator) / 20) * some(batch, 0.75, generator)
+    ratio = 10 ** (-uniform(batch, 8, 40, generator) / 20) * some(batch, 0.6, generator)
     speech = speech + noise * ratio * loud / level(noise, lengths)
 
     spectrum = torch.fft.rfft(speech)
     hz = torch.linspace(0, 8000, spectrum.shape[1])[None]
-    low = some(batch, 0.25, generator) * uniform(batch, 50, 350, generator)
-    high = 8000 - some(batch, 0.25, generator) * uniform(batch, 500, 5000, generator)
+    low = some(batch, 0.2, generator) * uniform(batch, 50, 350, generator)
+    high = 8000 - some(batch, 0.2, generator) * uniform(batch, 500, 5000, generator)
     tilt = uniform(batch, -4, 4, generator) * torch.log2(hz.clamp_min(60) / 1000)
     band = torch.sigmoid((hz - low) / 30) * torch.sigmoid((high - hz) / 60) * 10 ** (tilt / 20)
     speech = torch.fft.irfft(spectrum * torch.where(low > 0, band, band / torch.sigmoid(hz / 30)), n=time)
@@ -91,4 +91,4 @@ def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Gen
     speech = speech.clamp(-1, 1)
     companded = torch.sign(speech) * torch.log1p(255 * speech.abs()) / 5.5452
     telephone = torch.sign(companded) * torch.expm1((companded * 128).round() / 128 * companded.sign() * 5.5452) / 255
-    return torch.where(some(batch, 0.08, generator) > 0, telephone, speech) * inside
+    return torch.where(some(batch, 0.05, generator) > 0, telephone, speech) * inside

@@ -1,0 +1,159 @@
+"""audioadv craft: from clips and a phrase to sound files that a recogniser hears as the phrase."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+
+from audioadv.attacks.craft import ATTACKS, craft_each
+from audioadv.audio.files import Clip, read_clip
+from audioadv.cli.manifests import Entry, read_entries
+from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Problems, clip_arguments, common_options, model_option
+from audioadv.cli.outputs import check_writable, make_folder, output_names, save
+from audioadv.cli.progress import bars_on_terminal
+from audioadv.errors import UnusableTarget
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import load_model
+from audioadv.report.tables import craft_table, show
+from audioadv.threat.bounds import parse_bound
+from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
+
+
+class Job(NamedTuple):
+    """One clip to attack: where it comes from, the NAME of its files, its sound and the text of its goal."""
+
+    entry: Entry
+    name: str
+    clip: Clip
+    text: str
+
+
+@click.command()
+@clip_arguments
+@click.option("--target", "targets", multiple=True, metavar="TEXT", help="What to be heard as: once for all clips, or once for each.")
+@click.option("--silence", is_flag=True, help="Be heard as nothing at all.")
+@click.option(
+    "--not-as", "references", multiple=True, metavar="TEXT", help="What is said, to be misheard: once for all clips, or once for each."
+)
+@model_option
+@click.option(
+    "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
+)
+@click.option("--attack", type=click.Choice(list(ATTACKS)), default="shrink", show_default=True, help="How to search.")
+@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="adversarial", show_default=True, metavar="DIR", help="Where the results go."
+)
+@click.option("--no-picture", is_flag=True, help="Draw nothing.")
+@common_options
+@click.pass_context
+def craft(
+    context: click.Context,
+    clips: tuple[Path, ...],
+    targets: tuple[str, ...],
+    silence: bool,
+    references: tuple[str, ...],
+    model_name: str,
+    spec: str,
+    attack: str,
+    steps: int,
+    batch: int,
+    out: Path,
+    no_picture: bool,
+    as_json: bool,
+    device: str,
+    seed: int,
+) -> None:
+    """Change clips until a recogniser hears something else.
+
+    Each is changed as little as can be found (a bound of :min), or as the bound allows. A CLIP is a sound file, or a JSON
+    Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.wav (only where the goal is reached),
+    NAME.clean.wav, NAME.png, NAME.json and a line in results.jsonl for each.
+
+    \b
+    audioadv craft samples/kitchen.wav --target "open the door"
+    audioadv craft a.wav b.wav --target "call me back" --target "stop" --bound snr:30
+    """
+    bound = parse_bound(spec)
+    entries = read_entries(clips)
+    texts = wanted_texts(entries, targets, silence, references)
+    kind = Mistranscribe if references else Transcribe
+    check_writable(out)
+    model = load_model(model_name, device)
+    own_texts = not (targets or silence or references)
+    if targets or references:
+        check_text(kind, [text for text in texts if text is not None], model)
+
+    problems = Problems()
+    jobs: list[Job] = []
+    for entry, name, text in zip(entries, output_names(out, [entry.path for entry in entries]), texts, strict=True):
+        with problems.told():
+            if own_texts:
+                check_own_text(entry, text, model)
+            jobs.append(Job(entry, name, read_clip(entry.path, model.sample_rate), text or ""))
+    if not jobs:
+        context.exit(WRONG_INPUT)
+    goal = Silence() if silence else kind([job.text for job in jobs])
+    make_folder(out)
+
+    lines: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "seed": seed, "batch": batch}
+    stopped = False
+    try:
+        with bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
+            crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, **options)
+            for place, (job, result) in enumerate(zip(jobs, crafted, strict=True)):
+                with problems.told():
+                    lines.append(save(out, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
+                    if as_json:
+                        click.echo(json.dumps(lines[-1]))
+    except KeyboardInterrupt:
+        stopped = True
+        click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips are done and kept in {out}", err=True)
+    if not as_json and lines:
+        tell(lines, out)
+    context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if all(line["reached"] for line in lines) else NOT_REACHED)
+
+
+def wanted_texts(entries: list[Entry], targets: tuple[str, ...], silence: bool, references: tuple[str, ...]) -> list[str | None]:
+    """The text of each entry's goal; None where there is none. Raises UsageError for goals that do not fit together."""
+    if sum(map(bool, (targets, silence, references))) > 1:
+        raise click.UsageError("--target, --silence and --not-as are three different goals. Give one of them")
+    if given := targets or references:
+        if len(given) not in (1, len(entries)):
+            raise click.UsageError(f"{len(given)} texts for {len(entries)} clips: give one for all, or one for each")
+        return [*given] if len(given) == len(entries) else [*given] * len(entries)
+    if not silence and all(entry.target is None for entry in entries):
+        raise click.UsageError("nothing to be heard as. Give --target TEXT, --silence or --not-as TEXT, or a manifest with targets")
+    return [entry.target for entry in entries]
+
+
+def check_text(kind: type[Transcribe] | type[Mistranscribe], texts: list[str], model: Recogniser) -> None:
+    """Raise UnusableTarget for texts that are empty or that the model could never write."""
+    goal = kind(texts)
+    spell(goal.texts if isinstance(goal, Transcribe) else goal.references, model.vocabulary, torch.device("cpu"))
+
+
+def check_own_text(entry: Entry, text: str | None, model: Recogniser) -> None:
+    """As `check_text`, for the text of one entry."""
+    if text is None:
+        raise UnusableTarget(f"{entry.path}: no target. Give one with --target, or in the manifest")
+    try:
+        check_text(Transcribe, [text], model)
+    except UnusableTarget as error:
+        raise UnusableTarget(f"{entry.path}: {error}") from error
+
+
+def tell(lines: list[dict[str, Any]], out: Path) -> None:
+    """The table, what there is to say about single clips, and where everything is."""
+    show(craft_table(lines))
+    for line in lines:
+        for remark in (*line["notices"], *([] if line["outcome"] == "reached" else [line["note"]])):
+            click.echo(f"{click.format_filename(line['clip'])}: {remark}")
+    click.echo(
+        f"In {click.format_filename(out)}: NAME.wav, NAME.clean.wav and NAME.png where the goal is reached, NAME.json, results.jsonl"
+    )

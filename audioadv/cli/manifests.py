@@ -1,0 +1,60 @@
+"""The sounds that a command line names: files, and JSON Lines manifests of files.
+
+    {"audio_filepath": "kitchen.wav", "duration": 1.967, "text": "what is said", "target": "what should be heard"}
+
+`audio_filepath` is relative to the manifest. Lines may hold more keys, so that results are manifests too.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from audioadv.errors import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One sound to work on: its file, and from a manifest what is said in it and what it should be heard as."""
+
+    path: Path
+    text: str | None = None
+    target: str | None = None
+
+
+def read_entries(paths: Iterable[Path]) -> list[Entry]:
+    """Each file as it stands, each *.jsonl as the entries in it. Raises InputError for a manifest that cannot be read."""
+    return [entry for path in paths for entry in (read_manifest(path) if path.suffix == ".jsonl" else [Entry(path)])]
+
+
+def read_manifest(path: Path) -> list[Entry]:
+    """The entries of one manifest; blank lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: the manifest cannot be read ({error.strerror}). Check its name and permissions") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the manifest is not UTF-8 text. A manifest is JSON Lines; name sound files themselves") from error
+    entries = [as_entry(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not entries:
+        raise InputError(f"{path}: a manifest without a line. Write one object a line: {EXAMPLE}")
+    return entries
+
+
+def as_entry(manifest: Path, number: int, line: str) -> Entry:
+    """One line of a manifest."""
+    try:
+        keys: Any = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{manifest}, line {number}: not JSON ({error}). Write one object a line: {EXAMPLE}") from error
+    texts = [keys.get(key) for key in ("audio_filepath", "text", "target")] if isinstance(keys, dict) else [None]
+    if not isinstance(texts[0], str) or not all(text is None or isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{manifest}, line {number}: no text under audio_filepath, or something else than text. Write for example {EXAMPLE}"
+        )
+    return Entry(manifest.parent / texts[0], texts[1], texts[2])
+
+
+EXAMPLE = '{"audio_filepath": "kitchen.wav", "target": "open the door"}'

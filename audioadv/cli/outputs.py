@@ -1,0 +1,131 @@
+"""Where craft puts what it made: the files of one clip appear together, its result line last.
+
+    OUT/NAME.wav          the adversarial clip, 16 bits; only where the goal is reached
+    OUT/NAME.clean.wav    the clean clip as it was attacked: mixed down, at the model's rate
+    OUT/NAME.png          both and their difference
+    OUT/NAME.json         the result
+    OUT/results.jsonl     the result of each NAME, a line each: a manifest too
+
+A file that could not be made is not there: files of an earlier call under the same NAME go when the new ones come.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from audioadv.attacks.craft import Crafted, heard_alone
+from audioadv.attacks.result import Outcome
+from audioadv.audio.files import read_clip, write_wav
+from audioadv.cli.manifests import Entry
+from audioadv.errors import UnwritableOutput
+from audioadv.models.recogniser import Recogniser
+from audioadv.report.pictures import draw_pair
+from audioadv.report.tables import printable
+from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+
+SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UnwritableOutput where a folder is not there and cannot be made, or takes no files. Makes nothing."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UnwritableOutput(f"--out {folder}: {there} is a file, not a folder. Name a folder; it is made if need be")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UnwritableOutput(f"--out {folder}: {there} cannot be written to. Name a folder that you may write to")
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it, if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutput(f"--out {folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
+
+
+def output_names(folder: Path, clips: Sequence[Path]) -> list[str]:
+    """A NAME for each clip, its stem if it can be: no two share a file, on no file system, and none replaces a clip.
+
+    >>> output_names(Path("out"), [Path("kitchen.wav"), Path("kitchen.flac"), Path("kitchen.clean.wav")])
+    ['kitchen', 'kitchen-2', 'kitchen.clean-2']
+    """
+    taken = {os.path.realpath(clip).casefold() for clip in clips}
+
+    def files(name: str) -> set[str]:
+        return {os.path.realpath(folder / (name + suffix)).casefold() for suffix in SUFFIXES}
+
+    names = []
+    for clip in clips:
+        name, count = clip.stem, 1
+        while files(name) & taken:
+            count += 1
+            name = f"{clip.stem}-{count}"
+        taken |= files(name)
+        names.append(name)
+    return names
+
+
+def save(
+    folder: Path, name: str, entry: Entry, crafted: Crafted, goal: Transcribe | Silence | Mistranscribe, model: Recogniser, picture: bool
+) -> dict[str, Any]:
+    """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
+
+    Raises UnwritableOutput, and then nothing of the clip was written.
+    """
+    line = crafted.line() | {"adversarial_transcript": None, "reached": False, "out": None, "notices": crafted.clip.notices}
+    with staged(folder, name) as stage:
+        if crafted.reached:
+            write_wav(stage / f"{name}.wav", crafted.adversarial, model.sample_rate)
+            outputs = heard_alone(model, read_clip(stage / f"{name}.wav", model.sample_rate).samples)
+            line |= {
+                "adversarial_transcript": outputs.transcripts()[0],
+                "reached": bool(goal.reached(outputs)),
+                "out": str(folder / f"{name}.wav"),
+            }
+        if line["reached"]:
+            write_wav(stage / f"{name}.clean.wav", crafted.clip.samples, model.sample_rate)
+            if picture:
+                heard = crafted.clean_transcript, line["adversarial_transcript"]
+                title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"
+                draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
+        elif crafted.reached:
+            (stage / f"{name}.wav").unlink()
+            line |= {
+                "outcome": str(Outcome.MISSED),
+                "note": "Reached, but not in the file read back. Run it again with more steps.",
+                **dict.fromkeys(("adversarial_transcript", "snr_db", "relative_db", "out")),
+            }
+        source = {"audio_filepath": os.path.relpath(entry.path, folder), "duration": round(crafted.clip.seconds, 3)}
+        record = {"name": name, **source, **({} if entry.text is None else {"text": entry.text}), **line}
+        (stage / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (stage / "results.jsonl").write_bytes(with_line(folder / "results.jsonl", name, json.dumps(record)))
+    return line
+
+
+@contextmanager
+def staged(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden folder whose files take their places in `folder` when all of them are written; else none does."""
+    try:
+        with TemporaryDirectory(prefix=".", dir=folder) as stage:
+            yield Path(stage)
+            for suffix in SUFFIXES:
+                if (made := Path(stage, name + suffix)).exists():
+                    os.replace(made, folder / made.name)
+                else:
+                    (folder / made.name).unlink(missing_ok=True)
+            os.replace(Path(stage, "results.jsonl"), folder / "results.jsonl")
+    except OSError as error:
+        raise UnwritableOutput(
+            f"{folder / name}: its files cannot be written ({error.strerror}). Make room, or name another folder"
+        ) from error
+
+
+def with_line(results: Path, name: str, line: str) -> bytes:
+    """The results with this line in, in place of an earlier one for the same name."""
+    earlier = results.read_bytes().split(b"\n") if results.exists() else []
+    start = f'{{"name": {json.dumps(name)}, '.encode()
+    return b"\n".join([*(kept for kept in earlier if kept and not kept.startswith(start)), line.encode(), b""])

@@ -1,0 +1,74 @@
+"""Results as tables for people; --json is for programs."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLOURS = {"reached": "green", "needless": "yellow", "missed": "red", "infeasible": "red", "not_finite": "red"}
+WIDTH = 120  # characters, where no terminal says how wide it is
+
+
+def show(table: Table) -> None:
+    """Print on standard output. Nothing in the cells is read as markup."""
+    Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
+
+
+def craft_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a clip: how it ended, what is heard now and was before, and how loud the change is. Fits into 80 characters."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("clip", overflow="fold", min_width=10)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("heard", overflow="fold", ratio=1)
+    for heading in ("bound", "SNR dB", "dB_x"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in lines:
+        now = [] if line["adversarial_transcript"] is None else [line["adversarial_transcript"] or "(nothing)", "\n"]
+        table.add_row(
+            printable(line["clip"]),
+            Text(line["outcome"], style=COLOURS[line["outcome"]]),
+            Text.assemble(*now, (f"before: {line['clean_transcript'] or '(nothing)'}", "dim")),
+            line["bound"],
+            decibels(line["snr_db"]),
+            decibels(line["relative_db"]),
+        )
+    return table
+
+
+def comparison_table(line: Mapping[str, Any]) -> Table:
+    """A row a distance, then what was heard."""
+    table = Table(box=None, show_header=False)
+    table.add_row("SNR, dB", decibels(line["snr_db"]))
+    table.add_row("dB_x(delta), dB", decibels(line["relative_db"]))
+    table.add_row("largest change", f"{line['linf']:.6g} of full scale")
+    table.add_row("Euclidean length", f"{line['l2']:.6g}")
+    for label, key in (("clean heard as", "clean_transcript"), ("adversarial heard as", "adversarial_transcript"), ("picture", "png")):
+        if line[key] is not None:
+            table.add_row(label, printable(line[key]))
+    for notice in line["notices"]:
+        table.add_row("notice", printable(notice))
+    return table
+
+
+def models_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a model or kind of model."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("--model", "from", "installed", "about"):
+        table.add_column(heading, overflow="fold")
+    for line in lines:
+        table.add_row(line["model"], line["source"], "yes" if line["installed"] else "no", line["about"])
+    return table
+
+
+def decibels(value: float | None) -> str:
+    """One decimal; a dash where nothing changed."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def printable(name: str) -> str:
+    """A file name with what no terminal can show replaced."""
+    return name.encode("utf-8", "replace").decode("utf-8")

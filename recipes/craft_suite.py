@@ -1,0 +1,113 @@
+"""Crafts the 40 pairs of the suite and judges each on its WAV file, read back from disk and heard alone.
+
+    python recipes/craft_suite.py                                        # linf:min, both bundled recognisers
+    python recipes/craft_suite.py --bound snr:min --steps 300 --limit 8 --model tiny-mel
+    python recipes/craft_suite.py --quick                                # 4 pairs, 100 steps
+
+Exit status: 0 where every pair is reached, else 1.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from suite import DATA, Pair, judge, pairs, wilson
+
+from audioadv.attacks.craft import BATCH, craft_each
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import load_model
+from audioadv.threat.bounds import Bound, parse_bound
+from audioadv.threat.goals import Transcribe
+
+Line = dict[str, Any]
+
+
+def craft_pairs(model: Recogniser, suite: list[Pair], bound: Bound, steps: int, seed: int, folder: Path) -> list[Line]:
+    """One result line a pair, in order, batch by batch. `seconds` is the pair's share of its batch's wall time."""
+    lines: list[Line] = []
+    for first in range(0, len(suite), BATCH):
+        some, began = suite[first : first + BATCH], time.perf_counter()
+        goal = Transcribe([pair.target for pair in some])
+        crafted = list(craft_each(model, [pair.clip for pair in some], goal, bound=bound, steps=steps, seed=seed))
+        seconds = (time.perf_counter() - began) / len(some)
+        for pair, result in zip(some, crafted, strict=True):
+            verdict = judge(model, pair, result.adversarial, folder)
+            where = {"model": model.name, "bound": str(bound), "steps": steps, "seed": seed, "pair": pair.name, "kind": pair.kind}
+            cost = {"forwards": result.forwards, "backwards": result.backwards, "seconds": round(seconds, 3)}
+            lines.append(where | {"target": pair.target, "outcome": str(result.outcome)} | verdict.line() | cost)
+            if not verdict.reached:
+                click.echo(f"  not reached: {pair.name}: heard as {verdict.heard!r}, wanted {pair.target!r} ({result.outcome})")
+    return lines
+
+
+def quartiles(values: list[float | None]) -> str:
+    """Median and the quartiles around it, finite values only."""
+    finite = [value for value in values if value is not None]
+    if len(finite) < 2:
+        return f"{finite[0]:6.1f} (      ..      )" if finite else "     -                 "
+    low, middle, high = statistics.quantiles(finite, n=4, method="inclusive")
+    return f"{middle:6.1f} ({low:6.1f} ..{high:6.1f})"
+
+
+def table(lines: list[Line]) -> str:
+    """Reached, loudness and cost for each kind of carrier. Loudness is that of the pairs reached."""
+    rows = ["carriers      reached          95 %         snr_db (quartiles)       relative_db (quartiles)  forwards  seconds"]
+    for kind in [*sorted({line["kind"] for line in lines}), "all"]:
+        some = [line for line in lines if kind in (line["kind"], "all")]
+        hits = [line for line in some if line["reached"]]
+        low, high = wilson(len(hits), len(some))
+        snr, relative = (quartiles([line[name] for line in hits]) for name in ("snr_db", "relative_db"))
+        forwards, seconds = sum(line["forwards"] for line in some), sum(line["seconds"] for line in some)
+        rows.append(f"{kind:12} {len(hits):3}/{len(some):<3} {low:7.1%} ..{high:7.1%}  {snr}  {relative}  {forwards:8}  {seconds:7.1f}")
+    return "\n".join(rows)
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
+@click.option("--bound", "spec", default="linf:min", show_default=True)
+@click.option("--steps", default=500, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--limit", default=40, show_default=True, help="only so many pairs")
+@click.option("--quick", is_flag=True, help="4 pairs, 100 steps")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
+@click.option("--out", type=Path, help="result lines, JSON Lines")
+@click.option("--keep", type=Path, help="keep the WAV files in this folder")
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    models: tuple[str, ...],
+    spec: str,
+    steps: int,
+    seed: int,
+    limit: int,
+    quick: bool,
+    data: Path,
+    out: Path | None,
+    keep: Path | None,
+    device: str,
+) -> None:
+    """Craft the suite on each model and print a table of each."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    limit, steps = (min(limit, 4), min(steps, 100)) if quick else (limit, steps)
+    suite, bound, results = pairs(data)[:limit], parse_bound(spec), []
+    for name in models:
+        model = load_model(name, device)
+        click.echo(f"\n{name}, {bound}, {steps} steps, seed {seed}, {len(suite)} pairs")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = (keep or Path(scratch)) / name.replace(":", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = craft_pairs(model, suite, bound, steps, seed, folder)
+        click.echo(table(lines))
+        results += lines
+    if out:
+        out.write_text("".join(json.dumps(line) + "\n" for line in results))
+    sys.exit(0 if all(line["reached"] for line in results) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What one step of the craft attack costs, over the floor: forward, CTC loss and input gradient, parameters frozen.
+
+    python recipes/step_cost.py                                  # both recognisers, linf:min and snr:min
+    python recipes/step_cost.py --quick                          # 4 clips, 8 steps, once
+
+A ragged batch of 16. The attack runs once, and after each of its steps, outside its clock, one floor iteration runs on the
+same padded batch: step, floor, step, floor ... so that both meet the same machine. Two kinds of targets:
+
+    never    gibberish, which is not reached in so few steps: every clip is still searching
+    soon     the suite's own: most steps are spent shrinking
+
+Only steps that the whole batch took with one forward each are compared; `steps` says how many of all that were.
+"""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from suite import DATA, Pair, pairs
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioadv.attacks.craft import BATCH, BOX
+from audioadv.attacks.objective import objective
+from audioadv.attacks.shrink import find_then_shrink
+from audioadv.audio.files import FULL_SCALE
+from audioadv.audio.ragged import pad
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import load_model
+from audioadv.threat.bounds import parse_bound
+from audioadv.threat.goals import Transcribe, spell
+
+
+def seconds() -> float:
+    """The time, once a GPU has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def gibberish(pair: Pair) -> str:
+    """A text as long as the pair's target that no step of an attack comes near."""
+    return ("zqxjvkwpgb" * len(pair.target))[: len(pair.target)]
+
+
+def floor(model: Recogniser, waveforms: Tensor, lengths: Tensor, goal: Transcribe) -> float:
+    """Seconds of a forward pass, the CTC loss and the gradient for the waveforms. Shapes: [batch, time], [batch]."""
+    columns, sizes, blank = spell(goal.texts, model.vocabulary, waveforms.device)
+    began = seconds()
+    inputs = waveforms.clone().requires_grad_()
+    log_probs, frames = model.net(inputs, lengths)
+    loss = F.ctc_loss(log_probs.transpose(0, 1), columns, frames, sizes, blank=blank, reduction="sum")
+    torch.autograd.grad(loss, inputs)
+    return seconds() - began
+
+
+def measure(model: Recogniser, batch: list[Pair], goal: Transcribe, spec: str, steps: int, warm: int) -> list[tuple[float, float, int]]:
+    """(seconds of a step, seconds of the floor after it, clips found by then) for each step that the whole batch took."""
+    waveforms, lengths = pad([pair.clip.samples.to(model.device) for pair in batch])
+    bound, timed = parse_bound(spec), objective(model, goal, lengths)
+    region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    for _ in range(warm):
+        floor(model, waveforms, lengths, goal)
+    rows: list[tuple[float, float, int]] = []
+    since, counted = seconds(), 0
+
+    def after(step: int, best: Tensor, inputs: Tensor) -> None:
+        nonlocal since, counted
+        spent, forwards = seconds() - since, int(timed.cost.forwards.sum())
+        if forwards - counted == len(batch) and step > warm:
+            rows.append((spent, floor(model, waveforms, lengths, goal), int(best.isfinite().sum())))
+        since, counted = seconds(), forwards
+
+    find_then_shrink(timed, region, steps=warm + steps, minimal=bound.minimal, progress=after)
+    return rows
+
+
+def quartiles(values: list[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.3f} ({low:.3f} .. {high:.3f})"
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
+@click.option("--bound", "specs", multiple=True, default=("linf:min", "snr:min"), show_default=True)
+@click.option("--steps", default=60, show_default=True, help="steps a repetition")
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--warm", default=3, show_default=True, help="first steps that are not timed")
+@click.option("--batch", default=BATCH, show_default=True)
+@click.option("--quick", is_flag=True, help="4 clips, 8 steps, once")
+@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--out", type=Path, help="result lines, JSON Lines")
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    models: tuple[str, ...],
+    specs: tuple[str, ...],
+    steps: int,
+    repeats: int,
+    warm: int,
+    batch: int,
+    quick: bool,
+    data: Path,
+    out: Path | None,
+    device: str,
+) -> None:
+    """Print the ratio of step to floor: the median of the repetitions' medians, their range, and the quartiles of all steps."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    batch, steps, repeats = (min(batch, 4), min(steps, 8), 1) if quick else (batch, steps, repeats)
+    some, lines = pairs(data)[: 2 * batch : 2], list[dict[str, Any]]()
+    goals = {"never": Transcribe([gibberish(pair) for pair in some]), "soon": Transcribe([pair.target for pair in some])}
+    click.echo(f"ragged batch of {len(some)}, {min(p.clip.seconds for p in some):.1f} to {max(p.clip.seconds for p in some):.1f} s")
+    click.echo("model        bound     target  ratio (repetitions from .. to)  single steps (quartiles)   floor, s  steps    found")
+    for name in models:
+        model = load_model(name, device)
+        for spec in specs:
+            for kind, goal in goals.items():
+                runs = [measure(model, some, goal, spec, steps, warm) for _ in range(repeats)]
+                rows = [row for run in runs for row in run]
+                ratios = [statistics.median(step / base for step, base, _ in run) for run in runs if run]
+                if len(rows) < 2:
+                    click.echo(f"{model.name:12} {spec:9} {kind:7} no step was taken by the whole batch")
+                    continue
+                base = statistics.median(base for _, base, _ in rows)
+                ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} .. {max(ratios):.3f})"
+                spread, found = quartiles([step / base for step, base, _ in rows]), [count for _, _, count in rows]
+                row = f"{ratio:30}  {spread:26} {base:8.4f}  {len(rows):4}/{repeats * steps:<4}  {min(found)} to {max(found)}"
+                click.echo(f"{model.name:12} {spec:9} {kind:7} {row}")
+                lines += [
+                    {"model": model.name, "bound": spec, "target": kind, "repeat": i, "step_seconds": s, "floor_seconds": f, "found": n}
+                    for i, run in enumerate(runs)
+                    for s, f, n in run
+                ]
+    if out:
+        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()

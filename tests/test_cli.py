@@ -1,0 +1,477 @@
+"""The commands from outside: what they print, write and return. A linear stand-in is recogniser enough for that."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner, Result
+
+from audioadv.audio.files import Clip, read_clip
+from audioadv.cli import main
+
+ROOT = Path(__file__).parent.parent
+LINEAR = ["--model", "module:recognisers:linear"]
+QUICK = [*LINEAR, "--steps", "40", "--no-picture", "--device", "cpu", "--json"]
+KEYS = {
+    "clip", "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "bound", "excess", "snr_db", "relative_db",
+    "steps", "forwards", "backwards", "seconds", "out", "note", "notices",
+}  # fmt: skip
+
+
+def noise(seconds: float, sample_rate: int = 16000, channels: int = 1) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).normal(0, 0.1, (int(seconds * sample_rate), channels)).clip(-1, 1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current folder with a half-second clip in it, and one thread, which is all that the stand-in needs."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("hiss.wav", noise(0.5), 16000)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+# What a call prints and writes
+
+
+def test_craft_writes_what_it_says(folder: Path) -> None:
+    result = run("craft", "hiss.wav", "--target", "Open the door", *QUICK)
+    (line,) = lines(result)
+    assert result.exit_code == 0
+    assert set(line) == KEYS
+    assert line["outcome"] == "reached"
+    assert line["reached"]
+    assert line["target"] == line["adversarial_transcript"] == "open the door"
+    assert line["bound"].startswith("linf:")
+    assert line["excess"] <= 0
+    assert line["out"] == "adversarial/hiss.wav"
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl"}
+
+    heard = lines(run("transcribe", line["out"], *LINEAR, "--json"))
+    assert heard == [{"clip": line["out"], "transcript": "open the door", "seconds": 0.5, "notices": []}]
+    measured = json.loads(run("compare", "adversarial/hiss.clean.wav", line["out"], *LINEAR, "--json").stdout)
+    assert measured["snr_db"] == pytest.approx(line["snr_db"])
+    assert measured["relative_db"] == pytest.approx(line["relative_db"])
+    assert measured["linf"] == pytest.approx(float(line["bound"].removeprefix("linf:")), rel=1e-4)
+    assert (measured["clean_transcript"], measured["adversarial_transcript"]) == (line["clean_transcript"], "open the door")
+    record = json.loads(Path("adversarial/hiss.json").read_text())
+    assert record.items() >= line.items()
+
+
+def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
+    for out in ("one", "two"):
+        arguments = [argument for argument in QUICK if argument != "--no-picture"]
+        assert run("craft", "hiss.wav", "--target", "go", *arguments, "--out", out).exit_code == 0
+    assert files(folder / "one") == {"hiss.wav", "hiss.clean.wav", "hiss.png", "hiss.json", "results.jsonl"}
+    for name in ("hiss.wav", "hiss.clean.wav", "hiss.png"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_people_get_a_table(folder: Path) -> None:
+    arguments = [argument for argument in QUICK if argument != "--json"]
+    soundfile.write("stereo[red].wav", noise(0.5, 44100, 2), 44100)
+    result = run("craft", "hiss.wav", "stereo[red].wav", "--target", "go", *arguments)
+    assert result.exit_code == 0
+    for text in ("outcome", "reached", "go", "stereo[red].wav", "2 channels mixed down to one", "resampled from 44100 Hz to 16000 Hz"):
+        assert text in result.stdout
+    assert "hiss.wav: " in run("transcribe", "hiss.wav", *LINEAR).stdout
+    assert "SNR" in run("compare", "hiss.wav", "hiss.wav").stdout
+
+
+def test_one_target_for_each_clip_and_no_two_share_a_file(folder: Path) -> None:
+    soundfile.write("hiss.flac", noise(0.6), 16000)
+    Path("other").mkdir()
+    soundfile.write("other/HISS.wav", noise(0.7), 16000)
+    result = run(
+        "craft",
+        "hiss.wav",
+        "hiss.flac",
+        "other/HISS.wav",
+        "--target",
+        "one",
+        "--target",
+        "two",
+        "--target",
+        "three",
+        *QUICK,
+        "--batch",
+        "2",
+    )
+    assert result.exit_code == 0
+    assert [(line["target"], line["out"]) for line in lines(result)] == [
+        ("one", "adversarial/hiss.wav"),
+        ("two", "adversarial/hiss-2.wav"),
+        ("three", "adversarial/HISS-3.wav"),
+    ]
+    assert [line["transcript"] for line in lines(run("transcribe", *(line["out"] for line in lines(result)), *LINEAR, "--json"))] == [
+        "one",
+        "two",
+        "three",
+    ]
+
+
+def test_outputs_never_replace_a_clip(folder: Path) -> None:
+    soundfile.write("hiss.clean.wav", noise(0.4), 16000)
+    before = {name: Path(name).read_bytes() for name in ("hiss.wav", "hiss.clean.wav")}
+    result = run("craft", "hiss.wav", "hiss.clean.wav", "--target", "go", *QUICK, "--out", ".")
+    assert [line["out"] for line in lines(result)] == ["hiss-2.wav", "hiss.clean-2.wav"]
+    assert {name: Path(name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [
+        (["--target", "open the door", "--bound", "linf:0"], "missed"),
+        (["--target", "the longest part that fits into half a second"], "infeasible"),
+        (["--target", "go", "--model", "module:recognisers:nowhere"], "not_finite"),
+    ],
+)
+def test_no_audio_without_success(folder: Path, options: list[str], outcome: str) -> None:
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK).exit_code == 0
+    result = run("craft", "hiss.wav", *QUICK, *options)
+    (line,) = lines(result)
+    assert result.exit_code == 1
+    assert (line["outcome"], line["reached"], line["out"], line["adversarial_transcript"]) == (outcome, False, None, None)
+    assert line["note"]
+    assert files(folder / "adversarial") == {"hiss.json", "results.jsonl"}, "the files of the earlier success went"
+
+
+def test_the_file_read_back_is_the_judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audioadv.cli.outputs.read_clip", lambda path, rate: Clip(str(path), torch.zeros(8000), rate))
+    result = run("craft", "hiss.wav", "--target", "go", *QUICK)
+    (line,) = lines(result)
+    assert result.exit_code == 1
+    assert (line["outcome"], line["reached"], line["out"], line["adversarial_transcript"]) == ("missed", False, None, None)
+    assert files(folder / "adversarial") == {"hiss.json", "results.jsonl"}
+
+
+def test_silence_and_mishearing(folder: Path) -> None:
+    soundfile.write("nothing.wav", np.zeros(8000), 16000)
+    hushed, needless = lines(run("craft", "hiss.wav", "nothing.wav", "--silence", *QUICK))
+    assert (hushed["adversarial_transcript"], hushed["outcome"]) == ("", "reached")
+    assert (needless["outcome"], needless["snr_db"], needless["reached"]) == ("needless", None, True)
+    heard = hushed["clean_transcript"]
+    (misheard,) = lines(run("craft", "hiss.wav", "--not-as", heard, *QUICK))
+    assert misheard["reached"]
+    assert misheard["adversarial_transcript"] != heard
+
+
+def test_results_are_a_manifest_and_add_up(folder: Path) -> None:
+    Path("sounds").mkdir()
+    for name in ("a", "b", "c"):
+        soundfile.write(f"sounds/{name}.wav", noise(0.5), 16000)
+    manifest = Path("sounds/list.jsonl")
+    entries = [
+        {"audio_filepath": "a.wav", "duration": 0.5, "text": "hiss", "target": "open"},
+        {"audio_filepath": "b.wav", "target": "route 66"},
+        {"audio_filepath": "c.wav", "target": ""},
+    ]
+    manifest.write_text("\n".join(map(json.dumps, entries)) + "\n\n")
+    result = run("craft", str(manifest), *QUICK)
+    assert result.exit_code == 2
+    assert [line["target"] for line in lines(result)] == ["open"]
+    assert "sounds/b.wav: target 'route 66'" in result.stderr
+    assert "sounds/c.wav: target ''" in result.stderr
+    results = Path("adversarial/results.jsonl")
+    assert (
+        json.loads(results.read_text()).items()
+        >= {"audio_filepath": "../sounds/a.wav", "duration": 0.5, "text": "hiss", "target": "open"}.items()
+    )
+
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK).exit_code == 0
+    assert run("craft", str(results), *QUICK).exit_code == 0
+    assert {(line["name"], line["target"]) for line in map(json.loads, results.read_text().splitlines())} == {("a", "open"), ("hiss", "go")}
+    assert len(lines(run("transcribe", str(manifest), *LINEAR, "--json"))) == 3
+
+
+def test_compare_knows_the_distances(folder: Path) -> None:
+    clean = np.full(4000, 0.5)
+    adversarial = clean + np.where(np.arange(4000) % 2, 0.0625, -0.0625)
+    soundfile.write("clean.wav", clean, 16000, subtype="FLOAT")
+    soundfile.write("adversarial.wav", adversarial, 16000, subtype="FLOAT")
+    line = json.loads(run("compare", "clean.wav", "adversarial.wav", "--json", "--png", "pair.png").stdout)
+    assert line["linf"] == pytest.approx(1 / 16)
+    assert line["l2"] == pytest.approx((4000 / 256) ** 0.5)
+    assert line["snr_db"] == pytest.approx(18.0618, abs=1e-3)
+    assert line["relative_db"] == pytest.approx(-18.0618, abs=1e-3)
+    assert line["clean_transcript"] is None
+    assert Path("pair.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(run("compare", "clean.wav", "clean.wav", "--json").stdout)["snr_db"] is None
+    soundfile.write("click.wav", np.array([0.5]), 16000)
+    assert run("compare", "click.wav", "click.wav", "--png", "click.png").exit_code == 0
+
+
+def test_models_are_listed(folder: Path) -> None:
+    listed = {line["model"]: line for line in lines(run("models", "--json"))}
+    assert {"tiny-mel", "tiny-wave", "torchaudio:WAV2VEC2_ASR_BASE_960H", "hf:NAME_OR_FOLDER", "module:package.file:function"} <= set(
+        listed
+    )
+    assert all(set(line) == {"model", "source", "installed", "about"} for line in listed.values())
+    assert "tiny-mel" in run("models").stdout
+
+
+# What is wrong, told once, with status 2
+
+
+def bad_sounds() -> dict[str, str]:
+    """Write every kind of bad sound into the current folder: name and what its message says."""
+    soundfile.write("whole.wav", noise(1), 16000)
+    whole = Path("whole.wav").read_bytes()
+    Path("empty.wav").write_bytes(b"")
+    Path("cut.wav").write_bytes(whole[: len(whole) // 2])
+    Path("prose.wav").write_text("not a sound at all, but a sentence" * 10)
+    soundfile.write("none.wav", np.zeros(0), 16000)
+    soundfile.write("nan.wav", np.full(1600, np.nan), 16000, subtype="FLOAT")
+    soundfile.write("long.flac", np.zeros(600 * 8000), 8000)
+    return {
+        "missing.wav": "no such file",
+        "empty.wav": "an empty file",
+        "cut.wav": "truncated",
+        "prose.wav": "not audio",
+        "none.wav": "zero samples",
+        "nan.wav": "NaN",
+        "long.flac": "600.0 s long",
+        ".": "a folder",
+    }
+
+
+@pytest.mark.parametrize("command", [["craft", "--target", "go", *QUICK], ["transcribe", *LINEAR, "--json"]], ids=["craft", "transcribe"])
+def test_bad_sounds_are_told_and_the_others_done(folder: Path, command: list[str]) -> None:
+    bad = bad_sounds()
+    names = [*bad, "hiss.wav"]
+    result = run(*command, *names)
+    assert result.exit_code == 2
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+    told = result.stderr.splitlines()
+    assert len(told) == len(bad)
+    for message, (name, reason) in zip(told, bad.items(), strict=True):
+        assert message.startswith(f"Error: {name}: ")
+        assert reason in message
+
+
+def test_only_bad_sounds_leave_nothing(folder: Path) -> None:
+    assert run("craft", "missing.wav", "--target", "go", *QUICK).exit_code == 2
+    assert files(folder) == {"hiss.wav"}
+
+
+def test_odd_sounds_are_done(folder: Path) -> None:
+    """Telephone, studio, surround: resampled and mixed down. One sample: too short for a word, and said so."""
+    soundfile.write("phone.wav", noise(0.5, 8000), 8000)
+    soundfile.write("studio.wav", noise(0.5, 96000), 96000, subtype="PCM_24")
+    soundfile.write("surround.wav", noise(0.5, 16000, 6), 16000)
+    soundfile.write("click.wav", np.array([0.5]), 16000)
+    result = run("craft", "phone.wav", "studio.wav", "surround.wav", "click.wav", "--target", "go", *QUICK, "--bound", "linf:0.3")
+    assert [line["outcome"] for line in lines(result)] == ["reached", "reached", "reached", "infeasible"]
+    assert [len(line["notices"]) for line in lines(result)] == [1, 1, 1, 0]
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", ""], "nothing to be heard as"),
+        (["--target", "   "], "nothing to be heard as"),
+        (["--target", "route 66"], "does not write '6'"),
+        (["--target", "naïve"], "does not write 'ï'"),
+        ([], "Give --target TEXT"),
+        (["--target", "go", "--silence"], "three different goals"),
+        (["--target", "go", "--target", "stop", "--target", "wait"], "3 texts for 1 clips"),
+        (["--not-as", ""], "nothing to mishear"),
+        (["--target", "go", "--model", "huge-mel"], "huge-mel"),
+        (["--target", "go", "--model", "module:nothing:here"], "module:nothing:here"),
+        (["--target", "go", "--model", "module:recognisers:no_recogniser"], "returned a int"),
+        (["--target", "go", "--bound", "linf"], "bound 'linf'"),
+        (["--target", "go", "--bound", "linf:loud"], "'loud' is not a number"),
+        (["--target", "go", "--bound", "linf:-0.1"], "at least 0"),
+        (["--target", "go", "--bound", "linf:nan"], "must be a number"),
+        (["--target", "go", "--attack", "magic"], "magic"),
+        (["--target", "go", "--steps", "0"], "--steps"),
+        (["--target", "go", "--batch", "0"], "--batch"),
+        (["--target", "go", "--seed", "x"], "--seed"),
+        (["--target", "go", "--device", "tpu"], "--device"),
+        (["--target", "go", "--out", "hiss.wav"], "is a file"),
+        (["--target", "go", "--out", "hiss.wav/inside"], "is a file"),
+        (["--targte", "go"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_options_do_nothing(folder: Path, options: list[str], message: str) -> None:
+    result = run("craft", "hiss.wav", *QUICK, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert files(folder) == {"hiss.wav"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_takes_no_files(folder: Path) -> None:
+    Path("locked").mkdir(mode=0o500)
+    for out in ("locked", "locked/deeper"):
+        result = run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", out)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "locked cannot be written to" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+@pytest.mark.parametrize(
+    "command", [["craft", "hiss.wav", "--target", "go"], ["transcribe", "hiss.wav"], ["compare", "hiss.wav", "hiss.wav"], ["models"]]
+)
+def test_cuda_that_is_not_there(folder: Path, command: list[str]) -> None:
+    result = run(*command, "--device", "cuda")
+    assert result.exit_code == 2
+    assert "finds no CUDA device" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "without a line"),
+        ('{"audio_filepath": "hiss.wav"}\n{"audio_', "line 2: not JSON"),
+        ('{"text": "hiss"}', "no text under audio_filepath"),
+        ("[1]", "no text under audio_filepath"),
+        ('{"audio_filepath": "hiss.wav", "target": 7}', "something else than text"),
+        ("\udcff\udcfe", "not UTF-8"),
+    ],
+)
+def test_wrong_manifests(folder: Path, content: str, message: str) -> None:
+    Path("list.jsonl").write_bytes(content.encode("utf-8", "surrogateescape"))
+    result = run("craft", "list.jsonl", "--target", "go", *QUICK)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert "missing.jsonl: the manifest cannot be read" in run("transcribe", "missing.jsonl", *LINEAR).stderr
+
+
+def test_manifest_entries_without_a_target(folder: Path) -> None:
+    Path("list.jsonl").write_text('{"audio_filepath": "hiss.wav", "target": "go"}')
+    result = run("craft", "list.jsonl", "hiss.wav", *QUICK)
+    assert result.exit_code == 2
+    assert [line["out"] for line in lines(result)] == ["adversarial/hiss.wav"]
+    assert "Error: hiss.wav: no target" in result.stderr
+
+
+def test_clips_that_cannot_be_compared(folder: Path) -> None:
+    soundfile.write("longer.wav", noise(0.6), 16000)
+    soundfile.write("phone.wav", noise(1.0, 8000), 8000)
+    for other in ("longer.wav", "phone.wav"):
+        result = run("compare", "hiss.wav", other, "--png", "pair.png")
+        assert result.exit_code == 2
+        assert "craft writes as NAME.clean.wav" in result.stderr
+    assert run("compare", "hiss.wav", "missing.wav").exit_code == 2
+    assert "cannot be written" in run("compare", "hiss.wav", "hiss.wav", "--png", "no/such/pair.png").stderr
+    assert files(folder) == {"hiss.wav", "longer.wav", "phone.wav"}
+
+
+# Full disks, Ctrl-C and kills: real processes
+
+
+def start(folder: Path, *arguments: str, limit: str = "") -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from audioadv.cli import main; main()", *arguments]
+    if limit:
+        command = ["bash", "-c", f'{limit}; exec "$@"', "bash", *command]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def long_call(folder: Path) -> "subprocess.Popen[str]":
+    """A craft of forty clips, one a batch, as soon as its first results are there."""
+    process = start(folder, "craft", *["hiss.wav"] * 40, "--target", "go", "--batch", "1", *QUICK, "--model", "module:recognisers:slow")
+    results = folder / "adversarial" / "results.jsonl"
+    until = time.monotonic() + 120
+    while not (results.exists() and len(results.read_text().splitlines()) >= 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return process
+
+
+def whole_results(folder: Path) -> int:
+    """How many results there are, each whole and with its files."""
+    records = [json.loads(line) for line in (folder / "adversarial" / "results.jsonl").read_text().splitlines()]
+    for record in records:
+        assert read_clip(folder / record["out"]).seconds == 0.5
+        assert json.loads((folder / "adversarial" / f"{record['name']}.json").read_text()) == record
+    return len(records)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_finished(folder: Path) -> None:
+    process = long_call(folder)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    done = whole_results(folder)
+    assert process.returncode == 130
+    assert f"Stopped: {done} of 40 clips are done and kept in adversarial" in stderr
+    assert "Traceback" not in stderr
+    assert len(stdout.splitlines()) == done
+    assert len(files(folder / "adversarial")) == 3 * done + 1, "three files a clip and nothing half written"
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_whole_lines(folder: Path) -> None:
+    process = long_call(folder)
+    process.kill()
+    process.communicate(timeout=60)
+    assert whole_results(folder) >= 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing_half_written(folder: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the long clip does not fit, the short one does."""
+    soundfile.write("longer.flac", noise(4.0), 16000)
+    process = start(folder, "craft", "longer.flac", "hiss.wav", "--target", "go", *QUICK, limit="ulimit -f 64")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "cannot be written" in stderr
+    assert "Traceback" not in stderr
+    assert [json.loads(line)["clip"] for line in stdout.splitlines()] == ["hiss.wav"]
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl"}
+
+
+# Help
+
+
+def test_every_command_has_help_and_the_common_options() -> None:
+    assert set(main.commands) == {"craft", "transcribe", "compare", "models"}
+    for name, command in main.commands.items():
+        helped = run(name, "--help")
+        assert helped.exit_code == 0
+        for option in ("--json", "--device", "--seed"):
+            assert option in helped.stdout
+        assert command.get_short_help_str(70) in run("--help").stdout
+        for option in command.params:
+            assert isinstance(option, click.Argument) or option.help, f"{name} {option.name} has no help"
+
+
+def test_the_readme_shows_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in main.commands:
+        assert f"audioadv {name}" in readme

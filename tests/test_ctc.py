@@ -1,0 +1,73 @@
+"""CTC losses and alignments against enumeration of every path."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from audioadv.models.decoding import transcripts, writes_exactly
+from audioadv.threat.ctc import SHARPNESS, alignment, likelihood_loss, margins
+
+LETTERS, FRAMES = 4, 6
+TARGETS = [(1, 2), (1, 1), (3, 2, 3), (2, 2, 2), ()]
+
+
+def paths(target: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Every way to write the target in the frames: repeats merge, blanks (0) drop."""
+    every = itertools.product(range(LETTERS), repeat=FRAMES)
+    return [path for path in every if tuple(k for k, _ in itertools.groupby(path) if k) == target]
+
+
+def scores(seed: int) -> Tensor:
+    return (3 * torch.randn(1, FRAMES, LETTERS, generator=torch.Generator().manual_seed(seed))).log_softmax(-1)
+
+
+def as_batch(target: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.tensor([FRAMES]), torch.tensor([target], dtype=torch.int64), torch.tensor([len(target)])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_likelihood_sums_over_paths(target: tuple[int, ...]) -> None:
+    log_probs = scores(0)
+    total = sum(torch.exp(sum(log_probs[0, t, k] for t, k in enumerate(path))) for path in paths(target))
+    torch.testing.assert_close(likelihood_loss(log_probs, *as_batch(target), 0)[0], -torch.log(torch.as_tensor(total)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(3))
+def test_alignment_is_the_gibbs_mean_over_paths(target: tuple[int, ...], seed: int) -> None:
+    costs = margins(scores(seed)).clamp_min(0)
+    ways = torch.tensor(paths(target))
+    weights = (-SHARPNESS * costs[0].double()[torch.arange(FRAMES), ways].sum(1)).softmax(0)
+    share = (torch.nn.functional.one_hot(ways, LETTERS) * weights[:, None, None]).sum(0).float()
+    torch.testing.assert_close(alignment(costs, *as_batch(target), 0)[0], share, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_decoding_agrees_with_the_text(target: tuple[int, ...], seed: int) -> None:
+    """Random scores seldom write the target, so every other draw is bent to do so."""
+    log_probs = scores(seed)
+    if seed % 2:
+        for t, k in enumerate(paths(target)[seed % len(paths(target))]):
+            log_probs[0, t, k] += 20
+    frames, columns, lengths = as_batch(target)
+    text = transcripts(log_probs, frames, ("", "a", "b", "c"))[0]
+    exact = bool(writes_exactly(log_probs, frames, columns, lengths, 0)[0])
+    assert exact == (text == "".join("_abc"[k] for k in target))
+    assert exact or not seed % 2
+
+
+def test_margins_are_the_same_on_logits_and_log_softmax() -> None:
+    logits = 5 * torch.randn(2, 7, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(margins(logits), margins(logits.log_softmax(-1)), rtol=1e-4, atol=1e-4)
+    assert ((margins(logits) <= 0).sum(-1) == 1).all()
+
+
+def test_padding_frames_carry_nothing() -> None:
+    log_probs = torch.cat([scores(1), scores(2)], dim=1)
+    frames, columns, lengths = as_batch((1, 2))
+    share = alignment(margins(log_probs).clamp_min(0), frames, columns, lengths, 0)
+    assert (share[:, FRAMES:] == 0).all()
+    assert writes_exactly(log_probs, frames, columns, lengths, 0) == writes_exactly(log_probs[:, :FRAMES], frames, columns, lengths, 0)

@@ -1,0 +1,55 @@
+"""The bundled nets: frames, padding, slopes. Random weights do: none of this is about what they have learnt."""
+
+import pytest
+import torch
+from torch import nn
+
+from audioadv.models.tiny_mel import TinyMel
+from audioadv.models.tiny_wave import TinyWave
+
+NETS = [TinyMel, TinyWave]
+LENGTHS = torch.tensor([20000, 13001, 650, 1])
+
+
+def speechlike(lengths: torch.Tensor) -> torch.Tensor:
+    waveforms = 0.1 * torch.randn(len(lengths), int(lengths.max()), generator=torch.Generator().manual_seed(0))
+    for row, length in zip(waveforms, lengths.tolist(), strict=True):
+        row[length:] = 0
+    return waveforms
+
+
+def made(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_clip_is_heard_the_same_alone_and_padded(kind: type[nn.Module]) -> None:
+    net, waveforms = made(kind), speechlike(LENGTHS)
+    with torch.no_grad():
+        together, frames = net(waveforms, LENGTHS)
+        wide, _ = net(torch.nn.functional.pad(waveforms, (0, 5000)), LENGTHS)
+        for row, length in enumerate(LENGTHS.tolist()):
+            alone, own = net(waveforms[row : row + 1, :length], LENGTHS[row : row + 1])
+            assert own[0] == frames[row] == alone.shape[1] == 2 * -(-length // 640)
+            torch.testing.assert_close(alone[0], together[row, : own[0]], rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(alone[0], wide[row, : own[0]], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_slopes_are_finite_in_silence_and_at_full_scale(kind: type[nn.Module]) -> None:
+    net = made(kind)
+    waveforms = speechlike(LENGTHS)
+    waveforms[1] = 0  # digital silence
+    waveforms[0] = waveforms[0].sign()  # full scale
+    waveforms.requires_grad_()
+    log_probs, frames = net(waveforms, LENGTHS)
+    inside = torch.arange(log_probs.shape[1]) < frames[:, None]
+    (slope,) = torch.autograd.grad((log_probs[..., 1] * inside).sum(), waveforms)
+    assert slope.isfinite().all()
+    assert slope[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_fits_ten_megabytes_in_half_precision(kind: type[nn.Module]) -> None:
+    assert 2 * sum(parameter.numel() for parameter in kind().parameters()) < 10_000_000

@@ -1,0 +1,130 @@
+"""The attack against a model whose nearest adversarial example is known in closed form."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audioadv.attacks.objective import objective
+from audioadv.attacks.result import Outcome
+from audioadv.attacks.shrink import find_then_shrink
+from audioadv.threat.bounds import L2, MIN, Linf
+
+SIZE, COUNT = 50, 6
+BOUNDS = {"linf": (Linf, 1), "l2": (L2, 2)}  # the bound, and the norm of w that divides the distance
+
+
+@dataclass(frozen=True)
+class Below:
+    """To bring a score below zero."""
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+        return (outputs + 0.01 * slack).clamp_min(0)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        return outputs < 0
+
+    def rows(self, index: Tensor) -> "Below":
+        return self
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(SIZE, 1), nn.Flatten(0))
+    with torch.no_grad():
+        net[0].bias.fill_(0.0)
+    return net
+
+
+def clean_inputs(net: nn.Module) -> Tensor:
+    """Inputs that the model scores above zero."""
+    x = torch.randn(COUNT, SIZE, generator=torch.Generator().manual_seed(1))
+    score = net(x).detach()
+    return x * score.sign()[:, None]
+
+
+def distance(net: nn.Module, x: Tensor, order: int) -> Tensor:
+    return net(x).detach() / net[0].weight.detach().norm(order if order != 1 else 1)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize(("factor", "reached"), [(0.9, False), (1.1, True)])
+def test_fails_just_inside_and_succeeds_just_outside(name: str, factor: float, reached: bool) -> None:
+    kind, order = BOUNDS[name]
+    net = linear()
+    x = clean_inputs(net)
+    for row in x:
+        radius = float(factor * distance(net, row[None], order))
+        region = kind(radius).around(row[None], box=None)
+        result = find_then_shrink(objective(net, Below(), count=1), region, steps=100, minimal=False)
+        assert result.reached == [reached]
+        assert result.gauge.isfinite().item() == reached
+        assert (result.adversarial == row).all() or result.gauge <= radius
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_finds_the_nearest(name: str) -> None:
+    kind, order = BOUNDS[name]
+    net = linear()
+    x = clean_inputs(net)
+    result = find_then_shrink(objective(net, Below(), count=COUNT), kind(MIN).around(x, box=None), steps=200)
+    assert all(result.reached)
+    ratio = result.gauge / distance(net, x, order)
+    assert (ratio >= 1 - 1e-4).all()
+    assert (ratio <= 1.05).all()
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_neighbours_and_order_change_nothing(name: str) -> None:
+    kind, _ = BOUNDS[name]
+    net = linear()
+    x = clean_inputs(net)
+    together = find_then_shrink(objective(net, Below(), count=COUNT), kind(MIN).around(x, box=None), steps=60)
+    backwards = find_then_shrink(objective(net, Below(), count=COUNT), kind(MIN).around(x.flip(0), box=None), steps=60)
+    torch.testing.assert_close(backwards.adversarial.flip(0), together.adversarial, rtol=1e-4, atol=1e-5)
+    for i in range(COUNT):
+        alone = find_then_shrink(objective(net, Below(), count=1), kind(MIN).around(x[i : i + 1], box=None), steps=60)
+        torch.testing.assert_close(alone.adversarial[0], together.adversarial[i], rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
+    net = nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1), nn.Flatten(0)).train()
+    x = torch.randn(COUNT, SIZE, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random_before = torch.get_rng_state()
+    find_then_shrink(objective(net, Below(), count=COUNT), L2(MIN).around(x, box=None), steps=5)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(torch.get_rng_state(), random_before)
+
+
+def test_clips_that_are_done_leave_and_cost_is_counted_from_outside() -> None:
+    net = linear()
+    x = clean_inputs(net)
+    seen: list[int] = []
+    net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    x[0] *= 0.01  # nearly there
+    result = find_then_shrink(objective(net, Below(), count=COUNT), L2(100.0).around(x, box=None), steps=50, minimal=False, step_size=0.002)
+    assert result.forwards.sum() == sum(seen)
+    assert (result.forwards == result.steps).all()
+    assert result.forwards[0] < result.forwards[1:].min()
+
+
+def test_a_model_that_breaks_gives_the_clean_input_and_says_so() -> None:
+    net = linear()
+    x = clean_inputs(net)
+    x[2] = 1e30
+
+    class Overflow(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return net(inputs * 1e20)
+
+    result = find_then_shrink(objective(Overflow(), Below(), count=COUNT), L2(1.0).around(x, box=None), steps=20, minimal=False)
+    assert result.outcome[2] is Outcome.NOT_FINITE
+    assert torch.equal(result.adversarial[2], x[2])
+    assert Outcome.NOT_FINITE not in (*result.outcome[:2], *result.outcome[3:])
