@@ -18,6 +18,7 @@ HOLE = re.compile(r"\{([^}]+)\}")
 WEIGHT = re.compile(r"\{(\d+)\} *")
 # "a" before a vowel sound: spelling tells, but for a silent h and for vowels said "you" or "won".
 ARTICLE = re.compile(r"\ba (?=[aeiou]|hour|honest)(?!uni[^mn]|use|usu|eu|uk|one\b|once\b)")
+COMMON = 0.45  # of the words of a category, the first of which are the commonest, this share is used, but 12 at least
 LENGTHS = range(2, 13)  # words in a sentence of the grammar
 LOOSE_LENGTHS = range(3, 8)  # words in a row of random words
 
@@ -46,7 +47,12 @@ def read_grammar(path: Path = GRAMMAR) -> Grammar:
     holes = {hole for phrases in found.values() for phrase in phrases for hole in HOLE.findall(phrase)}
     if missing := holes - found.keys():
         raise ValueError(f"{path.name}: no such category: {sorted(missing)}")
-    return Grammar({key: tuple(phrases) for key, phrases in found.items()})
+    return Grammar({key: tuple(phrases if any("{" in phrase for phrase in phrases) else common(phrases)) for key, phrases in found.items()})
+
+
+def common(phrases: list[str]) -> list[str]:
+    """The commoner part of a category without holes."""
+    return phrases[: max(12, round(COMMON * len(phrases)))]
 
 
 def vocabulary(grammar: Grammar) -> list[str]:
