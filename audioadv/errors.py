@@ -1,16 +1,16 @@
 """Every error that a user can meet. Each message names the thing, the value, the wish and the cure.
 
-    AudioadvError
-    |-- InputError                 a file or tensor that cannot be used
-    |   |-- UnreadableAudio        missing, empty, truncated, not audio, no samples, not finite
-    |   |-- UnusableTarget         letters that the model does not write, or nothing at all
-    |   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
-    |   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
-    |-- OptionError                a choice that does not exist or makes no sense
-    |   |-- UnknownModel
-    |   `-- MalformedSpec          a bound, channel or attack that cannot be read
-    |-- AccessDenied               an attack asked the model for more than was granted
-    `-- BrokenInstallation         packages that do not fit together
+AudioadvError
+|-- InputError                 a file or tensor that cannot be used
+|   |-- UnreadableAudio        missing, empty, truncated, not audio, no samples, not finite
+|   |-- UnusableTarget         letters that the model does not write, or nothing at all
+|   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
+|   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
+|-- OptionError                a choice that does not exist or makes no sense
+|   |-- UnknownModel
+|   `-- MalformedSpec          a bound, channel or attack that cannot be read
+|-- AccessDenied               an attack asked the model for more than was granted
+`-- BrokenInstallation         packages that do not fit together
 """
 
 

@@ -8,12 +8,11 @@ import click
 import numpy as np
 import soundfile
 import soxr
-
 import torch
 from scipy.signal import butter, sosfilt
 from speech import instruments
-from speech.voices import Voice, speak
 from speech.instruments import RATE, Sound
+from speech.voices import Voice, speak
 
 from audioadv.audio.files import read_clip, write_wav
 

@@ -20,7 +20,7 @@ import click
 import numpy as np
 import torch
 from speech.augment import augment, room_bank
-from speech.everyday import read_grammar, sentence, sentences
+from speech.everyday import sentences
 from speech.voices import SAMPLE_RATE, draw_voice, speak
 from torch import Tensor
 
@@ -76,15 +76,10 @@ def batches(corpus: Path, seconds: float, rng: random.Random) -> Iterator[tuple[
         yield waveforms, torch.tensor(lengths), [line["text"] for _, line in group]
 
 
-def spectral_lesson(net: TinyWave, teacher: TinyMel, ear: torch.nn.Module, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """tiny-wave's log-probabilities, and how badly its 50 Hz frames tell the log-mel spectrum: that task teaches the ear."""
-    own = (lengths + 639) // 640
-    heard = net.encode(waveforms, own)
-    with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
-        spectrum = teacher.spectrum(waveforms, heard[-1].shape[-1]).unflatten(1, (-1, 2)).flatten(2)
-    guess = ear(heard[3].transpose(1, 2)).float()
-    log_probs, frames = net.listen(heard[-1], own)
-    return log_probs, frames, (guess - spectrum).pow(2).mean()
+def lesson(log_probs: Tensor, frames: Tensor, taught: Tensor) -> Tensor:
+    """How far the frames are from the teacher's, in nats a frame: both nets write two frames for each 640 samples."""
+    inside = torch.arange(log_probs.shape[1], device=frames.device) < frames[:, None]
+    return ((taught.exp() * (taught - log_probs)).sum(-1) * inside).sum() / inside.sum()
 
 
 @click.group()
@@ -112,19 +107,22 @@ def speak_command(corpus: Path, hours: float) -> None:
 @click.option("--rate", default=1e-3)
 @click.option("--device", default="cpu")
 @click.option("--threads", default=1)
+@click.option("--teacher", type=Path, help="checkpoint of a trained tiny-mel, whose frames (on clean speech) are learnt too")
 @click.option("--out", type=Path, required=True)
-def train(corpus: Path, model: str, steps: int, seconds: float, rate: float, device: str, threads: int, out: Path) -> None:
+def train(
+    corpus: Path, model: str, steps: int, seconds: float, rate: float, device: str, threads: int, teacher: Path | None, out: Path
+) -> None:
     """Learn the corpus; RUN/checkpoint.pt is the whole state."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     net = NETS[model]().to(device)
-    ear, teacher = torch.nn.Linear(256, 160).to(device), TinyMel().to(device)
-    optimiser = torch.optim.AdamW([*net.parameters(), *ear.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    master = TinyMel().to(device).eval()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     step = passes = 0
     if (out / "checkpoint.pt").exists():
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
-        net.load_state_dict(state["net"]), ear.load_state_dict(state["ear"]), optimiser.load_state_dict(state["optimiser"])
+        net.load_state_dict(state["net"]), optimiser.load_state_dict(state["optimiser"])
         step, passes = state["step"], state["passes"]
     if not (corpus / "rooms.pt").exists():
         torch.save(room_bank(400, seed=1), corpus / "rooms.pt")
@@ -135,30 +133,33 @@ def train(corpus: Path, model: str, steps: int, seconds: float, rate: float, dev
     while step < steps:
         for waveforms, lengths, texts in batches(corpus, seconds, random.Random(f"{model} {passes}")):
             generator = torch.Generator().manual_seed(step)
-            waveforms = augment(waveforms, lengths, rooms, generator).to(device)
+            spoilt, clean = augment(waveforms, lengths, rooms, generator).to(device), waveforms.to(device)
             lengths = lengths.to(device)
+            if teacher is not None and (losses == [] or step % 500 == 0):
+                master.load_state_dict(torch.load(teacher, map_location=device, weights_only=True)["net"])
             targets = torch.tensor([letters[letter] for letter in "".join(texts)])
             progress = step / steps
             for group in optimiser.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / 500, max(0.0, 1 - progress) / 0.25)
             with torch.autocast(device, torch.bfloat16):
-                if isinstance(net, TinyWave):
-                    log_probs, frames, lesson = spectral_lesson(net, teacher, ear, waveforms, lengths)
-                else:
-                    log_probs, frames = net(waveforms, lengths)
-                    lesson = torch.zeros((), device=device)
+                log_probs, frames = net(spoilt, lengths)
+                with torch.no_grad():
+                    taught = log_probs if teacher is None else master(clean, lengths)[0]
             spelt = torch.tensor([len(text) for text in texts])
             ctc = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), targets.to(device), frames, spelt.to(device), zero_infinity=True)  # fmt: skip
             optimiser.zero_grad()
-            (ctc + lesson * max(0.1, 3 - step / 300)).backward()
+            distance = lesson(log_probs, frames, taught)
+            (ctc + 2 * distance if teacher else ctc).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimiser.step()
             losses.append(ctc.item())
             step += 1
             if step % 100 == 0:
-                click.echo(f"step {step} pass {passes} loss {np.mean(losses[-100:]):.4f} lesson {lesson.item():.3f} {(time.time() - began) / 60:.1f} min")
+                click.echo(
+                    f"step {step} pass {passes} loss {np.mean(losses[-100:]):.4f} lesson {distance.item():.3f} {(time.time() - began) / 60:.1f} min"
+                )
             if step % 500 == 0 or step == steps:
-                torch.save({"net": net.state_dict(), "ear": ear.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "passes": passes, "model": model}, out / "checkpoint.part")  # fmt: skip
+                torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "passes": passes, "model": model}, out / "checkpoint.part")  # fmt: skip
                 os.replace(out / "checkpoint.part", out / "checkpoint.pt")
             if step == steps:
                 break

@@ -14,7 +14,6 @@ import jiwer
 import numpy as np
 import soundfile
 import torch
-from speech.augment import level
 from speech.everyday import sentences
 from speech.voices import SAMPLE_RATE, draw_voice, speak
 from torch import Tensor
@@ -96,7 +95,9 @@ def main(models: tuple[str, ...], count: int, data: Path, show: int) -> None:
             got = heard(model, list(spoken))
             said = list(texts)
             words = sum(len(text.split()) for text in said)
-            click.echo(f"{name:10} {kind:15} {len(said):4} clips {words:5} words  WER {jiwer.wer(said, got):6.1%}  CER {jiwer.cer(said, got):6.1%}")
+            click.echo(
+                f"{name:10} {kind:15} {len(said):4} clips {words:5} words  WER {jiwer.wer(said, got):6.1%}  CER {jiwer.cer(said, got):6.1%}"
+            )
             for text, transcript in list(zip(said, got, strict=True))[:show]:
                 click.echo(f"    {text}\n    {transcript}")
 

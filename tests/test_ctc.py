@@ -31,7 +31,9 @@ def as_batch(target: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 def test_likelihood_sums_over_paths(target: tuple[int, ...]) -> None:
     log_probs = scores(0)
     total = sum(torch.exp(sum(log_probs[0, t, k] for t, k in enumerate(path))) for path in paths(target))
-    torch.testing.assert_close(likelihood_loss(log_probs, *as_batch(target), 0)[0], -torch.log(torch.as_tensor(total)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        likelihood_loss(log_probs, *as_batch(target), 0)[0], -torch.log(torch.as_tensor(total)), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -60,10 +60,10 @@ def test_fails_just_inside_and_succeeds_just_outside(name: str, factor: float, r
     for row in x:
         radius = float(factor * distance(net, row[None], order))
         region = kind(radius).around(row[None], box=None)
-        result = find_then_shrink(objective(net, Below(), count=1), region, steps=100, minimal=False)
+        result = find_then_shrink(objective(net, Below()), region, steps=100, minimal=False)
         assert result.reached == [reached]
         assert result.gauge.isfinite().item() == reached
-        assert (result.adversarial == row).all() or result.gauge <= radius
+        assert (result.adversarial == row).all() or result.gauge <= radius * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -71,7 +71,7 @@ def test_finds_the_nearest(name: str) -> None:
     kind, order = BOUNDS[name]
     net = linear()
     x = clean_inputs(net)
-    result = find_then_shrink(objective(net, Below(), count=COUNT), kind(MIN).around(x, box=None), steps=200)
+    result = find_then_shrink(objective(net, Below()), kind(MIN).around(x, box=None), steps=200)
     assert all(result.reached)
     ratio = result.gauge / distance(net, x, order)
     assert (ratio >= 1 - 1e-4).all()
@@ -83,11 +83,11 @@ def test_neighbours_and_order_change_nothing(name: str) -> None:
     kind, _ = BOUNDS[name]
     net = linear()
     x = clean_inputs(net)
-    together = find_then_shrink(objective(net, Below(), count=COUNT), kind(MIN).around(x, box=None), steps=60)
-    backwards = find_then_shrink(objective(net, Below(), count=COUNT), kind(MIN).around(x.flip(0), box=None), steps=60)
+    together = find_then_shrink(objective(net, Below()), kind(MIN).around(x, box=None), steps=60)
+    backwards = find_then_shrink(objective(net, Below()), kind(MIN).around(x.flip(0), box=None), steps=60)
     torch.testing.assert_close(backwards.adversarial.flip(0), together.adversarial, rtol=1e-4, atol=1e-5)
     for i in range(COUNT):
-        alone = find_then_shrink(objective(net, Below(), count=1), kind(MIN).around(x[i : i + 1], box=None), steps=60)
+        alone = find_then_shrink(objective(net, Below()), kind(MIN).around(x[i : i + 1], box=None), steps=60)
         torch.testing.assert_close(alone.adversarial[0], together.adversarial[i], rtol=1e-4, atol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
     x = torch.randn(COUNT, SIZE, generator=torch.Generator().manual_seed(1))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     random_before = torch.get_rng_state()
-    find_then_shrink(objective(net, Below(), count=COUNT), L2(MIN).around(x, box=None), steps=5)
+    find_then_shrink(objective(net, Below()), L2(MIN).around(x, box=None), steps=5)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
@@ -106,13 +106,15 @@ def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
 def test_clips_that_are_done_leave_and_cost_is_counted_from_outside() -> None:
     net = linear()
     x = clean_inputs(net)
+    x[0] *= 0.01  # nearly there
+    radius = float(1.1 * distance(net, x, 2).max())
     seen: list[int] = []
     net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    x[0] *= 0.01  # nearly there
-    result = find_then_shrink(objective(net, Below(), count=COUNT), L2(100.0).around(x, box=None), steps=50, minimal=False, step_size=0.002)
+    result = find_then_shrink(objective(net, Below()), L2(radius).around(x, box=None), steps=50, minimal=False)
     assert result.forwards.sum() == sum(seen)
     assert (result.forwards == result.steps).all()
-    assert result.forwards[0] < result.forwards[1:].min()
+    assert result.forwards[0] < result.forwards.max()
+    assert all(result.reached)
 
 
 def test_a_model_that_breaks_gives_the_clean_input_and_says_so() -> None:
@@ -124,7 +126,7 @@ def test_a_model_that_breaks_gives_the_clean_input_and_says_so() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return net(inputs * 1e20)
 
-    result = find_then_shrink(objective(Overflow(), Below(), count=COUNT), L2(1.0).around(x, box=None), steps=20, minimal=False)
+    result = find_then_shrink(objective(Overflow(), Below()), L2(1.0).around(x, box=None), steps=20, minimal=False)
     assert result.outcome[2] is Outcome.NOT_FINITE
     assert torch.equal(result.adversarial[2], x[2])
     assert Outcome.NOT_FINITE not in (*result.outcome[:2], *result.outcome[3:])

@@ -1,5 +1,6 @@
 """Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file."""
 
+from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
 
-__all__ = ["find_then_shrink"]
+__all__ = ["find_then_shrink", "pgd"]

@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import objective
+from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.files import FULL_SCALE, Clip
@@ -24,10 +26,12 @@ from audioadv.audio.ragged import pad
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import MIN, Bound, Linf
-from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
+from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 BATCH = 16
+SMALLEST = Linf(MIN)
+TextGoal = Transcribe | Silence | Mistranscribe
 
 
 @final
@@ -93,13 +97,13 @@ class Progress(NamedTuple):
 def craft_each(
     model: Recogniser,
     clips: Sequence[Clip],
-    goal: Transcribe | Silence | Mistranscribe,
+    goal: TextGoal,
     *,
-    bound: Bound = Linf(MIN),
+    bound: Bound = SMALLEST,
     attack: str = "shrink",
     steps: int = 500,
     seed: int = 0,
-    batch: int = 16,
+    batch: int = BATCH,
     progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[Crafted]:
     """Craft clip by clip: each is yielded when its batch ends, in the order given.
@@ -109,25 +113,27 @@ def craft_each(
     """
     if attack not in ATTACKS:
         raise OptionError(f"attack {attack!r}: unknown. Use {' or '.join(ATTACKS)}")
+    if attack == "pgd" and bound.minimal:
+        raise OptionError(f"attack 'pgd' works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
     if steps < 1:
         raise OptionError(f"steps {steps}: an attack takes at least one")
     for clip in clips:
         if clip.sample_rate != model.sample_rate:
-            raise UnusableBatch(
-                f"{clip.name}: {clip.sample_rate} Hz, but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
-            )
+            wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
+            raise UnusableBatch(f"{clip.name}: {clip.sample_rate} Hz, {wish}")
     wants = goal.references if isinstance(goal, Mistranscribe) else goal.texts if isinstance(goal, Transcribe) else ("",)
     if len(wants) not in (1, len(clips)):
         raise UnusableBatch(f"{len(wants)} texts for {len(clips)} clips: give one for all, or one for each")
+    way = partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack]
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
-        yield from craft_batch(model, [clips[i] for i in index], goal.rows(index), bound, ATTACKS[attack], steps, seed, progress)
+        yield from craft_batch(model, [clips[i] for i in index], goal.rows(index), bound, way, steps, seed, progress)
 
 
 def craft_batch(
     model: Recogniser,
     clips: list[Clip],
-    goal: Transcribe | Silence | Mistranscribe,
+    goal: TextGoal,
     bound: Bound,
     attack: Callable[..., AttackResult],
     steps: int,
@@ -141,39 +147,40 @@ def craft_batch(
     lengths = lengths.to(device)
     region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
     alone = [heard_alone(model, clip.samples) for clip in clips]
-    fits = [fitting(goal.rows(torch.tensor([i])), outputs) for i, outputs in enumerate(alone)]
-    able = torch.tensor([i for i, problem in enumerate(fits) if problem is None], dtype=torch.int64)
+    early = [settled(goal.rows(torch.tensor([i])), outputs) for i, outputs in enumerate(alone)]
+    able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
 
-    adversarial, outcomes = [clip.samples for clip in clips], [Outcome.INFEASIBLE] * len(clips)
+    adversarial, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
     counts = torch.zeros(3, len(clips), dtype=torch.int64)
     if len(able):
         names = [clips[i].name for i in able]
 
         def tell(step: int, best: Tensor, inputs: Tensor) -> None:
             if progress is not None:
-                specs = bound.found(region.rows(able.to(device)), inputs)
-                progress(Progress(step, steps, names, [spec if hit else None for spec, hit in zip(specs, best.isfinite().tolist(), strict=True)]))
+                specs = zip(bound.found(region.rows(able.to(device)), inputs), best.isfinite().tolist(), strict=True)
+                progress(Progress(step, steps, names, [spec if hit else None for spec, hit in specs]))
 
-        goal_of_able = objective(model, goal, lengths).rows(able)
-        result = attack(goal_of_able, region.rows(able.to(device)), steps=steps, minimal=bound.minimal, seed=seed, progress=tell if progress else None)
+        wanted = objective(model, goal.rows(able), lengths[able.to(device)])
+        result = attack(wanted, region.rows(able.to(device)), steps=steps, seed=seed, progress=tell if progress else None)
         for row, i in enumerate(able.tolist()):
-            adversarial[i], outcomes[i] = result.adversarial[row, : len(clips[i].samples)].cpu(), result.outcome[row]
+            adversarial[i] = result.adversarial[row, : len(clips[i].samples)].cpu()
+            ends[i] = result.outcome[row], result.outcome[row].sentence
         counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
 
     share = (counts[1] + 1) / (counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):
         own_goal, own = goal.rows(torch.tensor([i])), region.rows(torch.tensor([i], device=device), len(clip.samples))
         outputs = heard_alone(model, adversarial[i])
-        note, outcome = fits[i] or outcomes[i].sentence, outcomes[i]
+        outcome, note = ends[i]
         excess = float(bound.excess(own, adversarial[i][None].to(device))) if not bound.minimal else 0.0
         if outcome is Outcome.REACHED and (excess > 0 or not bool(own_goal.reached(outputs))):
             # Sums in floating point differ with the batch's shape: an example on the very edge can fall on its other side alone.
-            outcome, note = Outcome.MISSED, "Reached in its batch, but not alone: the example stood on the very edge. Run it again with more steps."
+            outcome, note = Outcome.MISSED, "Reached in its batch, but not alone. Run it again with more steps."
             adversarial[i], excess, outputs = clip.samples, min(excess, 0.0), alone[i]
         clean, changed = clip.samples, adversarial[i]
         yield Crafted(
             clip=clip,
-            target=target_text(own_goal),
+            target=str(own_goal),
             clean_transcript=alone[i].transcripts()[0],
             adversarial=changed,
             adversarial_transcript=outputs.transcripts()[0],
@@ -196,34 +203,15 @@ def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
     return model(samples[None].to(model.device), torch.tensor([len(samples)], device=model.device))
 
 
-def target_text(goal: Transcribe | Silence | Mistranscribe) -> str:
-    """What one clip should be heard as; for Mistranscribe, what it should not."""
-    return goal.texts[0] if isinstance(goal, Transcribe) else f"not: {goal.references[0]}" if isinstance(goal, Mistranscribe) else ""
+def settled(goal: TextGoal, outputs: Emissions) -> tuple[Outcome, str] | None:
+    """How a clip ends before any attack, and why: needless, infeasible, or not yet (None)."""
+    if bool(goal.reached(outputs)):
+        return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
+    (why,) = goal.impossible(outputs)
+    return None if why is None else (Outcome.INFEASIBLE, why)
 
 
-def fitting(goal: Transcribe | Silence | Mistranscribe, outputs: Emissions) -> str | None:
-    """Why a text cannot be written in a clip's frames, or None. CTC needs a frame a letter, and a blank between equal ones."""
-    if not isinstance(goal, Transcribe):
-        return None
-    text, frames = goal.texts[0], int(outputs.frames[0])
-    spell(goal.texts, outputs.vocabulary, outputs.log_probs.device)
-    needed = frames_needed(text)
-    if needed <= frames:
-        return None
-    prefix = max((text[:n].rstrip() for n in range(len(text)) if frames_needed(text[:n].rstrip()) <= frames), key=len)
-    return f"The target needs {needed} frames, but the clip has {frames}. The longest part that fits is {prefix!r}: shorten the target or take a longer clip."
-
-
-def frames_needed(text: str) -> int:
-    """The fewest CTC frames that write a text: one a letter, and one more between equal neighbours.
-
-    >>> frames_needed("hello")
-    6
-    """
-    return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
-
-
-ATTACKS: dict[str, Callable[..., AttackResult]] = {"shrink": find_then_shrink}
+ATTACKS: dict[str, Callable[..., AttackResult]] = {"shrink": find_then_shrink, "pgd": pgd}
 
 
 @final
@@ -249,6 +237,6 @@ class CraftResult:
         return [crafted.outcome for crafted in self.clips]
 
 
-def craft(model: Recogniser, clips: Sequence[Clip], goal: Transcribe | Silence | Mistranscribe, **options: Any) -> CraftResult:
+def craft(model: Recogniser, clips: Sequence[Clip], goal: TextGoal, **options: Any) -> CraftResult:
     """`craft_each`, gathered; the options are the same."""
     return CraftResult(tuple(craft_each(model, clips, goal, **options)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -21,20 +21,30 @@ class Cost:
     forwards: Tensor
     backwards: Tensor
 
+    @staticmethod
+    def nothing(count: int) -> "Cost":
+        """No pass yet, for so many examples."""
+        return Cost(torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64))
+
 
 @final
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """`objective.judge(inputs)` runs the model once; loss, margin and reached are read off its outputs.
+    """`objective.judge(inputs)` runs the model once; loss, margin and reached are read off its outputs by `goal`.
 
-    `who` numbers the examples of the original batch, so that cost stays with its example when others have left.
+    `lengths` [batch] are the clips' own, in samples, for ragged audio. `who` numbers the examples of the batch that the
+    attack began with, so that cost stays with its example when others have left.
     """
 
     model: Callable[..., Any]
     goal: Goal
-    lengths: Tensor | None
-    who: Tensor
-    cost: Cost
+    lengths: Tensor | None = None
+    who: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    cost: Cost = field(default_factory=lambda: Cost.nothing(0))
+
+    def begun(self, count: int) -> "Objective":
+        """The same objective over `count` examples, nothing spent yet: what an attack starts from."""
+        return replace(self, who=torch.arange(count), cost=Cost.nothing(count))
 
     def judge(self, inputs: Tensor) -> Any:
         """The model's outputs for these inputs. Shapes: inputs [batch, *]."""
@@ -61,12 +71,9 @@ class Objective:
         return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index])
 
 
-def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None, count: int | None = None) -> Objective:
-    """An objective over a batch. `lengths` [batch] in samples for ragged audio; else `count` examples."""
-    examples = count if lengths is None else len(lengths)
-    assert examples is not None, "an objective over how many examples? Pass lengths or count"
-    cost = Cost(torch.zeros(examples, dtype=torch.int64), torch.zeros(examples, dtype=torch.int64))
-    return Objective(model, goal, lengths, torch.arange(examples), cost)
+def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None) -> Objective:
+    """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples."""
+    return Objective(model, goal, lengths)
 
 
 @contextmanager

@@ -43,4 +43,5 @@ def simulate_room(generator: torch.Generator, sample_rate: int, rt60_seconds: fl
     last = slice(max(0, exact - sample_rate // 50), exact)  # the tail goes on at the level of the last 20 ms
     tail *= (response[last].pow(2).mean() / tail[last].pow(2).mean()).sqrt()
     tail[:exact] = response[:exact]
-    return (tail / tail.norm()).float()
+    impulse: Tensor = (tail / tail.norm()).float()
+    return impulse

@@ -30,13 +30,18 @@ def transcripts(log_probs: Tensor, frames: Tensor, vocabulary: tuple[str, ...]) 
     return [" ".join("".join(vocabulary[c] for c in row[keep].tolist()).split()) for row, keep in zip(columns, writes, strict=True)]
 
 
+CLEARANCE = 1e-3
+"""Nats by which a frame's letter must lead. Sums in floating point differ with a batch's shape, by some 1e-5 here."""
+
+
 def writes_exactly(log_probs: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """Whether each clip's greedy letters are exactly its target's, found without leaving the device.
+    """Whether each clip's greedy letters are exactly its target's, in any batch; found without leaving the device.
 
     Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> bool [batch].
     """
-    best = log_probs.argmax(-1)
+    (lead, next_best), (best, _) = (pair.unbind(-1) for pair in log_probs.topk(2, dim=-1))
+    clear = (lead - next_best > CLEARANCE) | (torch.arange(best.shape[1], device=best.device) >= frames[:, None])
     writes = kept(best, frames, blank)
     place = (writes.cumsum(1) - 1).clamp(0, max(targets.shape[1] - 1, 0))
     wanted = targets.gather(1, place) if targets.shape[1] else torch.full_like(best, -1)
-    return ((best == wanted) | ~writes).all(1) & (writes.sum(1) == target_lengths)
+    return (clear & ((best == wanted) | ~writes)).all(1) & (writes.sum(1) == target_lengths)

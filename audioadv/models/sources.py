@@ -1,9 +1,9 @@
 """Where models come from: `load_model(name)` for every kind of name that the command line takes.
 
-    tiny-mel, tiny-wave                      bundled with the package
-    torchaudio:WAV2VEC2_ASR_BASE_960H        torchaudio's pipelines (weights are fetched by torchaudio)
-    hf:facebook/wav2vec2-base-960h           transformers' CTC models, by name or local folder (extra `hf`)
-    module:package.file:function             your own: a function that returns a Recogniser
+tiny-mel, tiny-wave                      bundled with the package
+torchaudio:WAV2VEC2_ASR_BASE_960H        torchaudio's pipelines (weights are fetched by torchaudio)
+hf:facebook/wav2vec2-base-960h           transformers' CTC models, by name or local folder (extra `hf`)
+module:package.file:function             your own: a function that returns a Recogniser
 """
 
 import importlib
@@ -24,7 +24,14 @@ BUNDLED = {
     "tiny-mel": "convolutions on a log-mel spectrum; bundled",
     "tiny-wave": "self-attention on the raw waveform; bundled",
 }
-PIPELINES = ("WAV2VEC2_ASR_BASE_10M", "WAV2VEC2_ASR_BASE_100H", "WAV2VEC2_ASR_BASE_960H", "WAV2VEC2_ASR_LARGE_960H", "HUBERT_ASR_LARGE", "HUBERT_ASR_XLARGE")  # fmt: skip
+PIPELINES = (
+    "WAV2VEC2_ASR_BASE_10M",
+    "WAV2VEC2_ASR_BASE_100H",
+    "WAV2VEC2_ASR_BASE_960H",
+    "WAV2VEC2_ASR_LARGE_960H",
+    "HUBERT_ASR_LARGE",
+    "HUBERT_ASR_XLARGE",
+)
 
 
 def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
@@ -62,7 +69,12 @@ def load_bundled(name: str) -> Recogniser:
             "Install the pair that fits: pip install torch==2.11.0 torchaudio==2.11.0"
         ) from error
     net: nn.Module = TinyMel() if name == "tiny-mel" else TinyWave()
-    weights = {key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()}
+    file = WEIGHTS / f"{name}.safetensors"
+    if not file.exists():
+        raise BrokenInstallation(
+            f"{file}: the weights of {name} are missing. Reinstall audioadv, or train them: recipes/train_recogniser.py"
+        )
+    weights = {key: value.float() for key, value in load_file(file).items()}
     missing, surplus = net.load_state_dict(weights, strict=False)
     if surplus or any(not key.startswith("mel.") for key in missing):
         raise BrokenInstallation(f"{name}.safetensors does not hold the weights of {name}: reinstall audioadv")
@@ -109,7 +121,9 @@ def load_transformers(name: str) -> Recogniser:
     try:
         net, processor = AutoModelForCTC.from_pretrained(name), AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise UnknownModel(f"model 'hf:{name}': transformers cannot load it ({str(error).splitlines()[0]}). Give a folder or a hub name") from error
+        raise UnknownModel(
+            f"model 'hf:{name}': transformers cannot load it ({str(error).splitlines()[0]}). Give a folder or a hub name"
+        ) from error
     tokens = processor.tokenizer.get_vocab()
     labels = sorted(tokens, key=tokens.__getitem__)
     normalise = bool(processor.feature_extractor.do_normalize)
@@ -129,7 +143,9 @@ def load_transformers(name: str) -> Recogniser:
             return log_probs, self.net._get_feat_extract_output_lengths(lengths)
 
     rate = int(processor.feature_extractor.sampling_rate)
-    return Recogniser(Transformers(), rate, lower_case(labels, processor.tokenizer.pad_token, processor.tokenizer.word_delimiter_token), name=f"hf:{name}")
+    return Recogniser(
+        Transformers(), rate, lower_case(labels, processor.tokenizer.pad_token, processor.tokenizer.word_delimiter_token), name=f"hf:{name}"
+    )
 
 
 def load_function(path: str) -> Recogniser:
@@ -145,5 +161,7 @@ def load_function(path: str) -> Recogniser:
         raise UnknownModel(f"model 'module:{path}': {error}. Is the file in this folder or installed, and the name right?") from error
     recogniser = function()
     if not isinstance(recogniser, Recogniser):
-        raise UnknownModel(f"model 'module:{path}': the function returned a {type(recogniser).__name__}. Return audioadv.Recogniser(net, sample_rate, vocabulary)")
+        raise UnknownModel(
+            f"model 'module:{path}': the function returned a {type(recogniser).__name__}. Return audioadv.Recogniser(net, sample_rate, vocabulary)"
+        )
     return recogniser

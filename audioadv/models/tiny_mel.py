@@ -1,6 +1,6 @@
 """tiny-mel: a convolutional CTC recogniser on log-mel spectra, spectrum inside the graph.
 
-    waveform --> log-mel, 100 Hz --> 2 strided convolutions, 25 Hz --> residual blocks --> 2 x 29 scores, 50 Hz
+waveform --> log-mel, 100 Hz --> 2 strided convolutions, 25 Hz --> residual blocks --> 2 x 29 scores, 50 Hz
 """
 
 from typing import final

@@ -1,14 +1,13 @@
 """Bounds: what may be changed. A bound is a value; `around` makes it concrete for a batch of clean inputs.
 
-    spec        bound            the set of allowed deltas                          excess in
-    linf:0.01   Linf(0.01)       max |delta| <= 0.01                                full scale
-    l2:0.5      L2(0.5)          |delta|_2 <= 0.5                                   full scale
-    snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
-    linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
+spec        bound            the set of allowed deltas                          excess in
+linf:0.01   Linf(0.01)       max |delta| <= 0.01                                full scale
+l2:0.5      L2(0.5)          |delta|_2 <= 0.5                                   full scale
+snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
+linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, final, runtime_checkable
 
@@ -63,7 +62,9 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
     inside = None
     if lengths is not None:
         if lengths.shape != clean.shape[:1] or (len(lengths) and int(lengths.max()) > clean.shape[-1]):
-            raise UnusableBatch(f"lengths {lengths.tolist()} do not fit inputs of shape {tuple(clean.shape)}: one length a row, none longer")
+            raise UnusableBatch(
+                f"lengths {lengths.tolist()} do not fit inputs of shape {tuple(clean.shape)}: one length a row, none longer"
+            )
         inside = torch.arange(clean.shape[-1], device=clean.device) < lengths.reshape(-1, *[1] * (clean.ndim - 1))
     low = None if box is None else (box[0] - clean).clamp_max(0)
     high = None if box is None else (box[1] - clean).clamp_min(0)
@@ -72,9 +73,7 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
 
 def check_radius(name: str, radius: Radius) -> None:
     """A radius is `min` or a finite number, not negative."""
-    if radius == MIN:
-        return
-    if isinstance(radius, str) or not math.isfinite(radius) or radius < 0:
+    if radius != MIN and not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
         raise MalformedSpec(f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {name}:0.01")
 
 
@@ -142,7 +141,7 @@ class SNR:
     decibels: Radius
 
     def __post_init__(self) -> None:
-        if self.decibels != MIN and (isinstance(self.decibels, str) or not math.isfinite(self.decibels)):
+        if not isinstance(self.decibels, str) and not math.isfinite(self.decibels):
             raise MalformedSpec(f"snr:{self.decibels}: the ratio must be a number of decibels, or 'min', for example snr:30")
 
     def __str__(self) -> str:
@@ -188,9 +187,6 @@ def parse_bound(spec: str) -> Bound:
     try:
         return KINDS[name](MIN if value == MIN else parse_number(value))
     except (ValueError, ZeroDivisionError):
-        raise MalformedSpec(f"bound {spec!r}: {value!r} is not a number. Write for example {name}:0.01, {name}:8/255 or {name}:min") from None
-
-
-def per_example(values: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
-    """A number, or one for each example, as a tensor. Shapes: -> [batch]."""
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device).expand(len(like))
+        raise MalformedSpec(
+            f"bound {spec!r}: {value!r} is not a number. Write for example {name}:0.01, {name}:8/255 or {name}:min"
+        ) from None

@@ -11,11 +11,22 @@ temperature `SHARPNESS`, which is what the CTC recursion computes when it is han
 log-probabilities. So no alignment is a choice made once, and none is paid for that the scores have outgrown.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 SHARPNESS = 10.0
+
+
+def frames_needed(text: str) -> int:
+    """The fewest frames that write a text under CTC: one a letter, and a blank between equal neighbours.
+
+    >>> frames_needed("hello")
+    6
+    """
+    return len(text) + sum(a == b for a, b in pairwise(text))
 
 
 def likelihood_loss(log_probs: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Goals: what the model should be brought to say. A goal judges outputs; it never sees inputs.
 
-    loss      falls as the outputs near the goal; smooth from afar
-    margin    at most 0 just where the goal is reached; exact near by
-    reached   whether it is
+loss      falls as the outputs near the goal; smooth from afar
+margin    at most 0 just where the goal is reached; exact near by
+reached   whether it is
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from audioadv.errors import UnusableTarget
 from audioadv.models.decoding import writes_exactly
 from audioadv.models.recogniser import Emissions
-from audioadv.threat.ctc import alignment, likelihood_loss, margins
+from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
 
 
 class Goal(Protocol):
@@ -27,7 +27,7 @@ class Goal(Protocol):
         ...
 
     def margin(self, outputs: Any, slack: float = 0.0) -> Tensor:
-        """Shapes: -> [batch]. With `slack`, zero only where the goal is reached by that much."""
+        """Shapes: -> [batch], at least 0. With `slack`, zero only where the goal is reached by that much."""
         ...
 
     def reached(self, outputs: Any) -> Tensor:
@@ -36,6 +36,14 @@ class Goal(Protocol):
 
     def rows(self, index: Tensor) -> Self:
         """The goal of some of the examples."""
+        ...
+
+    def impossible(self, outputs: Any) -> list[str | None]:
+        """Why an example can never reach the goal, judged by the form of its outputs; None where it may."""
+        ...
+
+    def __str__(self) -> str:
+        """What is wanted, in words; one text where it is the same for all."""
         ...
 
 
@@ -68,11 +76,21 @@ def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(text.lower().split()) for text in ([texts] if isinstance(texts, str) else texts))
 
 
+def too_long(text: str, frames: int) -> str | None:
+    """Why a text does not fit so many frames, and how much of it does; None where it fits."""
+    needed = frames_needed(text)
+    if needed <= frames:
+        return None
+    prefix = max((text[:n].rstrip() for n in range(len(text)) if frames_needed(text[:n].rstrip()) <= frames), key=len)
+    fits = f"The longest part that fits is {prefix!r}" if prefix else "No part of it fits"
+    return f"The target needs {needed} frames, but the clip has {frames}. {fits}: shorten the target or take a longer clip."
+
+
 def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
-    """The margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
+    """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
     costs = (margins(outputs.log_probs) + slack).clamp_min(0)
     share = alignment(costs, outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
-    return (costs * share).sum((1, 2))
+    return (costs * share).sum(2).square().sum(1)
 
 
 @final
@@ -107,6 +125,13 @@ class Transcribe:
         texts = self.texts * count if len(self.texts) == 1 else self.texts
         return spell(texts, outputs.vocabulary, outputs.log_probs.device)
 
+    def impossible(self, outputs: Emissions) -> list[str | None]:
+        texts = self.texts * len(outputs.frames) if len(self.texts) == 1 else self.texts
+        return [too_long(text, frames) for text, frames in zip(texts, outputs.frames.tolist(), strict=True)]
+
+    def __str__(self) -> str:
+        return " | ".join(self.texts)
+
     def rows(self, index: Tensor) -> "Transcribe":
         return self if len(self.texts) == 1 else Transcribe([self.texts[i] for i in index.tolist()])
 
@@ -129,6 +154,12 @@ class Silence:
     def nothing(outputs: Emissions) -> Spelling:
         """The empty text for every clip."""
         return spell(("",) * len(outputs.log_probs), outputs.vocabulary, outputs.log_probs.device)
+
+    def impossible(self, outputs: Emissions) -> list[str | None]:
+        return [None] * len(outputs.frames)
+
+    def __str__(self) -> str:
+        return ""
 
     def rows(self, index: Tensor) -> "Silence":
         return self
@@ -166,6 +197,12 @@ class Mistranscribe:
         references = self.references * len(heard) if len(self.references) == 1 else self.references
         wrong = [jiwer.wer(said, text) >= self.errors for said, text in zip(references, heard, strict=True)]
         return torch.tensor(wrong, device=outputs.log_probs.device)
+
+    def impossible(self, outputs: Emissions) -> list[str | None]:
+        return [None] * len(outputs.frames)
+
+    def __str__(self) -> str:
+        return "not: " + " | ".join(self.references)
 
     def rows(self, index: Tensor) -> "Mistranscribe":
         return self if len(self.references) == 1 else Mistranscribe([self.references[i] for i in index.tolist()], self.errors)

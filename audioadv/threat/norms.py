@@ -23,8 +23,13 @@ class LinfNorm:
     def steepest(self, slope: Tensor) -> Tensor:
         return slope.sign()
 
+    def steady(self, slope: Tensor) -> Tensor:
+        size = slope.flatten(1).square().sum(1) / slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # of the entries that matter
+        return (3 * slope / each(size.clamp_min(1e-30), slope)).clamp(-1, 1)  # a sign for all but the smallest
+
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        return (2 * torch.rand(clean.shape, generator=generator) - 1).to(clean)
+        drawn = 2 * torch.rand(clean.shape, generator=generator) - 1
+        return drawn.to(clean)
 
     def rows(self, index: Tensor) -> Self:
         return self
@@ -44,10 +49,14 @@ class L2Norm:
     def steepest(self, slope: Tensor) -> Tensor:
         return slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), slope)
 
+    def steady(self, slope: Tensor) -> Tensor:
+        return self.steepest(slope)
+
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         direction = torch.randn(clean.shape, generator=generator)
         distance = torch.rand((), generator=generator) ** (1 / max(clean.numel(), 1))  # uniform in the ball
-        return (direction * distance / direction.norm().clamp_min(1e-30)).to(clean)
+        drawn: Tensor = direction * distance / direction.norm().clamp_min(1e-30)
+        return drawn.to(clean)
 
     def rows(self, index: Tensor) -> Self:
         return self

@@ -30,6 +30,13 @@ class Norm(Protocol):
         """argmax of <slope, step> over steps of gauge 1; zero where the slope is zero."""
         ...
 
+    def steady(self, slope: Tensor) -> Tensor:
+        """A step of gauge at most 1 that climbs almost as fast and is continuous in the slope.
+
+        Where `steepest` jumps (a sign, at zero), rounding in the slope would make trajectories part that should agree.
+        """
+        ...
+
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """A random delta of gauge at most 1 for one example. Shapes: clean [*] -> [*]."""
         ...
@@ -46,7 +53,8 @@ class Region:
 
     Shapes: clean [batch, *]; radius [batch], in the norm's own unit; inside [batch, *] or None, false in the padding;
     low and high as clean (the box, as limits on delta) or None. `grid` is the step of the inputs' quantisation, if any:
-    what reaches the model is clean plus the nearest multiple, with the slope passed straight through.
+    what reaches the model is clean plus the next multiple towards zero, with the slope passed straight through: no gauge
+    grows by it, so that what is inside stays inside.
     """
 
     clean: Tensor
@@ -57,12 +65,15 @@ class Region:
     high: Tensor | None = None
     grid: float | None = None
 
-    def inputs(self, delta: Tensor) -> Tensor:
-        """The inputs that this delta stands for: on the grid, differentiable in delta (straight through)."""
+    def inputs(self, delta: Tensor, rounded: Tensor | None = None) -> Tensor:
+        """The inputs that this delta stands for: on the grid, differentiable in delta (straight through).
+
+        With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> [batch, *].
+        """
         if self.grid is None:
             return self.clean + delta
-        quantised = (delta.detach() / self.grid).round() * self.grid
-        return self.clean + (delta + (quantised - delta).detach() if delta.requires_grad else quantised)
+        error = (delta.detach() / self.grid).trunc() * self.grid - delta.detach()
+        return self.clean + (delta + (error if rounded is None else error * each(rounded, error)))
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed delta; zero in the padding."""
@@ -72,15 +83,27 @@ class Region:
         """The step of gauge 1 along which a loss with this slope rises fastest; zero in the padding."""
         return self.norm.steepest(slope if self.inside is None else slope * self.inside)
 
+    def steady(self, slope: Tensor) -> Tensor:
+        """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
+        return self.norm.steady(slope if self.inside is None else slope * self.inside)
+
     def sample(self, generators: list[torch.Generator]) -> Tensor:
-        """A random allowed delta for each example, from that example's own generator."""
-        drawn = torch.stack([self.norm.sample(row, generator) for row, generator in zip(self.clean, generators, strict=True)])
-        drawn = drawn if self.inside is None else drawn * self.inside
+        """A random allowed delta for each example, from that example's own generator; the padding has no part in it."""
+        drawn = torch.zeros_like(self.clean)
+        for i, generator in enumerate(generators):
+            length = self.clean.shape[-1] if self.inside is None else int(self.inside[i].sum(-1).max())
+            own = self.norm.rows(torch.tensor([i], device=drawn.device))
+            drawn[i, ..., :length] = own.sample(self.clean[i, ..., :length], generator)
         return self.project(drawn * each(self.radius, drawn))
 
     def gauge(self, adversarial: Tensor) -> Tensor:
         """The smallest radius that holds each adversarial input. Shapes: [batch, *] -> [batch]."""
         return self.norm.gauge(adversarial - self.clean)
+
+    def holds(self, gauge: Tensor) -> Tensor:
+        """Whether changes of these gauges are inside; off the grid, up to the rounding of clean + delta. Shapes: [batch] -> bool [batch]."""
+        rounding = 0.0 if self.grid is not None else 2.0**-23 * (self.norm.gauge(self.clean) + self.radius)
+        return gauge <= self.radius + rounding
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
@@ -92,8 +115,6 @@ class Region:
         def cut(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index] if width is None else x[index][..., :width]
 
-        clean = cut(self.clean)
+        clean, norm = cut(self.clean), self.norm.rows(index)
         assert clean is not None
-        return replace(
-            self, clean=clean, radius=self.radius[index], norm=self.norm.rows(index), inside=cut(self.inside), low=cut(self.low), high=cut(self.high)
-        )
+        return Region(clean, self.radius[index], norm, cut(self.inside), cut(self.low), cut(self.high), self.grid)

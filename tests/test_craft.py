@@ -1,0 +1,143 @@
+"""The road from clips to judged 16-bit audio, on a bundled recogniser: contracts, not strength."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import audioadv as aa
+from audioadv.audio.files import Clip, read_clip, write_wav
+from audioadv.models.alphabet import ALPHABET
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+STEPS = 60
+TEXTS = ["go home", "no", "stop it now"]
+
+
+@pytest.fixture(scope="module")
+def model() -> aa.Recogniser:
+    return aa.load_model("tiny-mel")
+
+
+@pytest.fixture(scope="module")
+def clips(model: aa.Recogniser) -> list[Clip]:
+    return aa.read_audio([SAMPLES / "kitchen.wav", SAMPLES / "phone.wav", SAMPLES / "fan.wav"], model.sample_rate)
+
+
+@pytest.fixture(scope="module")
+def crafted(model: aa.Recogniser, clips: list[Clip]) -> aa.CraftResult:
+    return aa.craft(model, clips, aa.Transcribe(TEXTS), bound=aa.SNR("min"), steps=STEPS)
+
+
+def test_all_are_reached_and_heard_so_from_the_file(model: aa.Recogniser, crafted: aa.CraftResult, tmp_path: Path) -> None:
+    assert all(crafted.reached)
+    for result in crafted.clips:
+        write_wav(tmp_path / "a.wav", result.adversarial, 16000)
+        samples = read_clip(tmp_path / "a.wav", 16000).samples
+        assert torch.equal(samples, result.adversarial)
+        assert model.transcribe(samples[None], torch.tensor([len(samples)])) == [result.target] == [result.adversarial_transcript]
+        assert result.bound.startswith("snr:")
+        assert abs(float(result.bound[4:]) - result.snr_db) < 0.05
+
+
+def test_the_same_call_gives_the_same_bytes(model: aa.Recogniser, clips: list[Clip], crafted: aa.CraftResult) -> None:
+    again = aa.craft(model, clips, aa.Transcribe(TEXTS), bound=aa.SNR("min"), steps=STEPS)
+    assert all(torch.equal(a, b) for a, b in zip(again.adversarial, crafted.adversarial, strict=True))
+
+
+def test_neighbours_and_order_change_nothing_that_matters(model: aa.Recogniser, clips: list[Clip], crafted: aa.CraftResult) -> None:
+    texts = TEXTS
+    turned = aa.craft(model, clips[::-1], aa.Transcribe(texts[::-1]), bound=aa.SNR("min"), steps=STEPS).clips[::-1]
+    for i, result in enumerate(crafted.clips):
+        alone = aa.craft(model, [clips[i]], aa.Transcribe(texts[i]), bound=aa.SNR("min"), steps=STEPS).clips[0]
+        for other in (alone, turned[i]):
+            assert other.outcome == result.outcome
+            assert abs(other.snr_db - result.snr_db) < 3  # rounding parts the trajectories; they meet again as steps grow
+
+
+@pytest.mark.parametrize(("spec", "steps"), [("linf:min", 3), ("snr:min", 10)])
+def test_the_first_steps_are_the_same_alone_and_in_a_batch(model: aa.Recogniser, clips: list[Clip], spec: str, steps: int) -> None:
+    """The perturbation to 1e-4 of the radius. Under linf, rounding grows twofold a step: its steps are nearly signs."""
+    bound = aa.parse_bound(spec)
+
+    def after(which: list[int]) -> list[torch.Tensor]:
+        waveforms = torch.nn.utils.rnn.pad_sequence([clips[i].samples for i in which], batch_first=True)
+        lengths = torch.tensor([len(clips[i].samples) for i in which])
+        region = bound.around(waveforms, lengths, box=(-1, 1))
+        inputs: list[torch.Tensor] = []
+        net = model.net
+        spy = aa.Recogniser(lambda w, n: (inputs.append(w.detach().clone()), net(w, n))[1], 16000, ALPHABET)
+        goal = aa.Transcribe([TEXTS[i] for i in which])
+        aa.attacks.find_then_shrink(aa.objective(spy, goal, lengths), region, steps=steps)
+        radius = 0.1 * region.norm.gauge(waveforms)
+        return [(inputs[-1][row] - waveforms[row])[: lengths[row]] / radius[row] for row in range(len(which))]
+
+    together = after([0, 1, 2])
+    for i in range(3):
+        torch.testing.assert_close(after([i])[0], together[i], rtol=0, atol=1e-4)
+    torch.testing.assert_close(after([2, 0, 1])[0], together[2], rtol=0, atol=1e-4)
+
+
+def test_fixed_bounds_hold_on_the_file(model: aa.Recogniser, clips: list[Clip]) -> None:
+    for spec in ("linf:0.02", "snr:15", "l2:2"):
+        bound = aa.parse_bound(spec)
+        for result in aa.craft(model, clips, aa.Transcribe("no"), bound=bound, steps=STEPS).clips:
+            region = bound.around(result.clip.samples[None], box=(-1, 1))
+            assert result.reached
+            assert result.excess <= 0
+            assert float(bound.excess(region, result.adversarial[None])) <= 0
+
+
+def test_every_way_to_end_is_said(model: aa.Recogniser, clips: list[Clip]) -> None:
+    heard = model.transcribe(clips[0].samples[None], torch.tensor([len(clips[0].samples)]))[0]
+    texts = [heard, "so long a text that it can never fit", "no"]
+    loud = Clip("short", clips[1].samples[:1200], 16000)
+    needless, infeasible, missed = aa.craft(model, [clips[0], loud, clips[2]], aa.Transcribe(texts), bound=aa.Linf(0.0), steps=5).clips
+    assert needless.outcome is aa.Outcome.NEEDLESS
+    assert needless.reached
+    assert torch.equal(needless.adversarial, clips[0].samples)
+    assert infeasible.outcome is aa.Outcome.INFEASIBLE
+    assert "'so" in infeasible.note
+    assert infeasible.forwards == 0
+    assert missed.outcome is aa.Outcome.MISSED
+    assert torch.equal(missed.adversarial, clips[2].samples)
+
+
+def test_digital_silence_can_be_attacked(model: aa.Recogniser) -> None:
+    clip = Clip("silence", torch.zeros(12000), 16000)
+    result = aa.craft(model, [clip], aa.Transcribe("no"), steps=STEPS).clips[0]
+    assert result.reached
+    assert result.adversarial.isfinite().all()
+
+
+def test_silence_and_mishearing_are_goals_too(model: aa.Recogniser, clips: list[Clip]) -> None:
+    quiet = aa.craft(model, clips, aa.Silence(), bound=aa.SNR("min"), steps=STEPS)
+    assert all(quiet.reached)
+    assert [result.adversarial_transcript for result in quiet.clips] == [""] * 3
+    wrong = aa.craft(
+        model,
+        clips,
+        aa.Mistranscribe(model.transcribe(clips[0].samples[None], torch.tensor([len(clips[0].samples)])), errors=1.0),
+        steps=STEPS,
+    )
+    assert wrong.reached[0]
+
+
+def test_pgd_stays_in_its_region(model: aa.Recogniser, clips: list[Clip]) -> None:
+    for result in aa.craft(model, clips, aa.Transcribe("no"), bound=aa.SNR(10), attack="pgd", steps=STEPS).clips:
+        assert result.reached
+        assert result.excess <= 0
+    with pytest.raises(aa.errors.OptionError, match="fixed bound"):
+        aa.craft(model, clips, aa.Transcribe("no"), attack="pgd")
+
+
+def test_access_is_enforced(model: aa.Recogniser, clips: list[Clip]) -> None:
+    with pytest.raises(aa.errors.AccessDenied, match="needs gradients"):
+        aa.craft(model.granting(aa.Access.SCORES), clips, aa.Transcribe("no"), steps=2)
+
+
+def test_letters_that_the_model_lacks(model: aa.Recogniser, clips: list[Clip]) -> None:
+    with pytest.raises(aa.errors.UnusableTarget, match="'2', '4'"):
+        aa.craft(model, clips, aa.Transcribe("room 42"), steps=2)
+    with pytest.raises(aa.errors.UnusableTarget, match="Silence"):
+        aa.Transcribe("  ")

@@ -1,0 +1,93 @@
+"""Regions: padding, grid, box and radii, whatever the norm."""
+
+import math
+
+import pytest
+import torch
+
+from audioadv.audio.files import FULL_SCALE
+from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
+
+LENGTHS = torch.tensor([30, 17, 4])
+BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)
+
+
+def clips() -> torch.Tensor:
+    waveforms = (0.2 * torch.randn(3, 30, generator=torch.Generator().manual_seed(0)) * FULL_SCALE).round() / FULL_SCALE
+    return waveforms * (torch.arange(30) < LENGTHS[:, None])
+
+
+def generators(seeds: list[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("bound", [Linf(0.05), L2(0.3), SNR(10)], ids=str)
+def test_samples_are_inside_and_neither_neighbours_nor_padding_change_them(bound: Linf | L2 | SNR) -> None:
+    clean = clips()
+    region = bound.around(clean, LENGTHS, box=BOX)
+    together = region.sample(generators([1, 2, 3]))
+    assert (region.gauge(clean + together) <= region.radius).all()
+    assert (together.abs().sum(1) > 0).all()
+    for i, length in enumerate(LENGTHS.tolist()):
+        assert (together[i, length:] == 0).all()
+        alone = bound.around(clean[i : i + 1, :length], LENGTHS[i : i + 1], box=BOX).sample(generators([i + 1]))
+        torch.testing.assert_close(alone[0], together[i, :length])
+
+
+def test_steps_stay_out_of_the_padding() -> None:
+    region = Linf(0.1).around(clips(), LENGTHS, box=BOX)
+    step = region.steepest(torch.ones(3, 30))
+    assert torch.equal(step.sum(1), LENGTHS.float())
+
+
+def test_the_grid_holds_and_lets_the_slope_through() -> None:
+    clean = clips()
+    region = L2(0.3).around(clean, LENGTHS, box=BOX, grid=1 / FULL_SCALE)
+    delta = region.sample(generators([1, 2, 3])).requires_grad_()
+    inputs = region.inputs(delta)
+    assert torch.equal((inputs * FULL_SCALE).round(), inputs * FULL_SCALE)
+    assert (inputs - clean - delta).abs().max() < 1.0001 / FULL_SCALE
+    assert ((inputs - clean).abs() <= delta.abs()).all()
+    (slope,) = torch.autograd.grad((3 * inputs).sum(), delta)
+    assert (slope == 3).all()
+
+
+def test_snr_says_what_it_means() -> None:
+    clean = clips()
+    region = SNR(20).around(clean, LENGTHS, box=BOX)
+    delta = region.project(torch.randn(3, 30) * 10)
+    energy = clean.square().sum(1) / delta.square().sum(1)
+    torch.testing.assert_close(10 * energy.log10(), torch.full((3,), 20.0), atol=1e-3, rtol=0)
+    assert SNR(MIN).found(region, clean + delta) == ["snr:20"] * 3
+    assert (SNR(20).excess(region, clean + delta) <= 0).all()
+    torch.testing.assert_close(SNR(20).excess(region, clean + 2 * delta), torch.full((3,), 20 * math.log10(2)), atol=1e-3, rtol=0)
+
+
+def test_rows_are_the_same_region_for_fewer() -> None:
+    clean = clips()
+    region = SNR(10).around(clean, LENGTHS, box=BOX).rows(torch.tensor([1, 2]), 17)
+    assert region.clean.shape == (2, 17)
+    torch.testing.assert_close(region.radius, SNR(10).around(clean, LENGTHS, box=BOX).radius[1:])
+
+
+@pytest.mark.parametrize("spec", ["linf:0.01", "l2:0.5", "snr:30", "snr:-3.5", "linf:min", "l2:min", "snr:min"])
+def test_specs_come_back(spec: str) -> None:
+    assert parse_bound(str(parse_bound(spec))) == parse_bound(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["linf", "linf:", "linf:loud", "linf:-1", "linf:nan", "linf:inf", "linf:1/0", "l3:1", "snr:nan", "", "0.01"]
+)
+def test_malformed_specs_say_what_to_write(spec: str) -> None:
+    with pytest.raises(MalformedSpec, match=r"linf:|snr:|l2:"):
+        parse_bound(spec)
+
+
+def test_inputs_that_no_region_fits() -> None:
+    with pytest.raises(UnusableBatch, match="floating point"):
+        Linf(0.1).around(torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(UnusableBatch, match="outside the box"):
+        Linf(0.1).around(torch.full((2, 3), 255.0))
+    with pytest.raises(UnusableBatch, match="lengths"):
+        Linf(0.1).around(torch.zeros(2, 3), torch.tensor([3, 4]))
