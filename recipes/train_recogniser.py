@@ -14,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from speech.augment import augment, room_bank
 from speech.everyday import sentences
 from speech.voices import SAMPLE_RATE, draw_voice, speak
 from torch import Tensor
+from torch.nn import functional as F
 
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.tiny_mel import TinyMel
@@ -68,7 +70,8 @@ def batches(corpus: Path, seconds: float, rng: random.Random) -> Iterator[tuple[
     rng.shuffle(groups)
     for group in groups:
         leads = [rng.randrange(SAMPLE_RATE // 4) for _ in group]
-        lengths = [lead + line["end"] - line["start"] + rng.randrange(SAMPLE_RATE // 4) for lead, (_, line) in zip(leads, group, strict=True)]  # fmt: skip
+        tails = [line["end"] - line["start"] + rng.randrange(SAMPLE_RATE // 4) for _, line in group]
+        lengths = [lead + tail for lead, tail in zip(leads, tails, strict=True)]
         waveforms = torch.zeros(len(group), max(lengths))
         for row, lead, (samples, line) in zip(waveforms, leads, group, strict=True):
             wave = torch.from_numpy(samples[line["start"] : line["end"]].astype(np.float32) / 32768)
@@ -119,11 +122,12 @@ def train(
     net = NETS[model]().to(device)
     master = TinyMel().to(device).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    step = passes = 0
+    step = passes = resumed = 0
     if (out / "checkpoint.pt").exists():
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
-        net.load_state_dict(state["net"]), optimiser.load_state_dict(state["optimiser"])
-        step, passes = state["step"], state["passes"]
+        net.load_state_dict(state["net"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, passes, resumed = state["step"], state["passes"], state["batch"]
     if not (corpus / "rooms.pt").exists():
         torch.save(room_bank(400, seed=1), corpus / "rooms.pt")
     rooms = torch.load(corpus / "rooms.pt", weights_only=True)
@@ -131,7 +135,8 @@ def train(
     began, losses = time.time(), []
     net.train()
     while step < steps:
-        for waveforms, lengths, texts in batches(corpus, seconds, random.Random(f"{model} {passes}")):
+        one_pass = enumerate(batches(corpus, seconds, random.Random(f"{model} {passes}")))
+        for batch, (waveforms, lengths, texts) in islice(one_pass, resumed, None):
             generator = torch.Generator().manual_seed(step)
             spoilt, clean = augment(waveforms, lengths, rooms, generator).to(device), waveforms.to(device)
             lengths = lengths.to(device)
@@ -146,7 +151,7 @@ def train(
                 with torch.no_grad():
                     taught = log_probs if teacher is None else master(clean, lengths)[0]
             spelt = torch.tensor([len(text) for text in texts])
-            ctc = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), targets.to(device), frames, spelt.to(device), zero_infinity=True)  # fmt: skip
+            ctc = F.ctc_loss(log_probs.transpose(0, 1), targets.to(device), frames, spelt.to(device), zero_infinity=True)
             optimiser.zero_grad()
             distance = lesson(log_probs, frames, taught)
             (ctc + 2 * distance if teacher else ctc).backward()
@@ -155,15 +160,15 @@ def train(
             losses.append(ctc.item())
             step += 1
             if step % 100 == 0:
-                click.echo(
-                    f"step {step} pass {passes} loss {np.mean(losses[-100:]):.4f} lesson {distance.item():.3f} {(time.time() - began) / 60:.1f} min"
-                )
+                minutes = (time.time() - began) / 60
+                click.echo(f"step {step} pass {passes} loss {np.mean(losses[-100:]):.4f} lesson {distance.item():.3f} {minutes:.1f} min")
             if step % 500 == 0 or step == steps:
-                torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "passes": passes, "model": model}, out / "checkpoint.part")  # fmt: skip
+                state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "model": model}
+                torch.save(state | {"step": step, "passes": passes, "batch": batch + 1}, out / "checkpoint.part")
                 os.replace(out / "checkpoint.part", out / "checkpoint.pt")
             if step == steps:
                 break
-        passes += 1
+        passes, resumed = passes + 1, 0
 
 
 @cli.command()

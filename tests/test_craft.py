@@ -141,3 +141,11 @@ def test_letters_that_the_model_lacks(model: aa.Recogniser, clips: list[Clip]) -
         aa.craft(model, clips, aa.Transcribe("room 42"), steps=2)
     with pytest.raises(aa.errors.UnusableTarget, match="Silence"):
         aa.Transcribe("  ")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_crafts_on_cuda_and_is_heard_so_on_the_cpu(model: aa.Recogniser, clips: list[Clip]) -> None:
+    for result in aa.craft(aa.load_model("tiny-mel", "cuda"), clips, aa.Transcribe(TEXTS), bound=aa.SNR("min"), steps=STEPS).clips:
+        assert result.reached
+        assert model.transcribe(result.adversarial[None], torch.tensor([len(result.adversarial)])) == [result.target]

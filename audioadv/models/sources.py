@@ -162,6 +162,7 @@ def load_function(path: str) -> Recogniser:
     recogniser = function()
     if not isinstance(recogniser, Recogniser):
         raise UnknownModel(
-            f"model 'module:{path}': the function returned a {type(recogniser).__name__}. Return audioadv.Recogniser(net, sample_rate, vocabulary)"
+            f"model 'module:{path}': the function returned a {type(recogniser).__name__}. "
+            "Return audioadv.Recogniser(net, sample_rate, vocabulary)"
         )
     return recogniser

@@ -101,7 +101,7 @@ class Region:
         return self.norm.gauge(adversarial - self.clean)
 
     def holds(self, gauge: Tensor) -> Tensor:
-        """Whether changes of these gauges are inside; off the grid, up to the rounding of clean + delta. Shapes: [batch] -> bool [batch]."""
+        """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
         rounding = 0.0 if self.grid is not None else 2.0**-23 * (self.norm.gauge(self.clean) + self.radius)
         return gauge <= self.radius + rounding
 

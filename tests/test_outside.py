@@ -1,0 +1,58 @@
+"""What other people's scripts rely on: names, options, JSON keys, and the README."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import audioadv as aa
+from audioadv.attacks.craft import Crafted
+from audioadv.cli import main
+from audioadv.errors import AudioadvError
+
+ROOT = Path(__file__).parent.parent
+PROMISED = ["craft", "evaluate", "load_model", "objective", "read_audio"]  # DESIGN's library section, less what is still to come
+KEYS = (
+    "clip clean_transcript target adversarial_transcript reached outcome bound excess snr_db relative_db steps forwards backwards seconds"
+)
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for name in aa.__all__:
+        assert getattr(aa, name).__doc__ or name == "MIN", name
+    assert set(PROMISED) - {"evaluate"} <= set(aa.__all__)
+
+
+def test_every_error_is_in_the_tree_that_its_module_draws() -> None:
+    def family(kind: type[AudioadvError]) -> set[str]:
+        return {kind.__name__}.union(*(family(child) for child in kind.__subclasses__()))
+
+    for name in family(AudioadvError):
+        assert name in (aa.errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help_the_common_options_and_a_place_in_the_readme(name: str) -> None:
+    command = main.commands[name]
+    assert command.help
+    assert {"json", "device", "seed"} <= {parameter.name.removeprefix("as_") for parameter in command.params if parameter.name}
+    assert f"audioadv {name}" in (ROOT / "README.md").read_text()
+
+
+def test_result_lines_carry_the_promised_keys() -> None:
+    assert set(KEYS.split()) <= set(Crafted.__dataclass_fields__) | {"clip", "reached"}
+
+
+def test_the_versions_agree_and_the_pair_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == aa.__version__
+    assert {"torch==2.11.0", "torchaudio==2.11.0"} <= set(project["dependencies"])
+
+
+def test_samples_are_there_and_accounted_for() -> None:
+    sources = (ROOT / "samples/SOURCES.md").read_text()
+    sounds = [path for path in (ROOT / "samples").iterdir() if path.suffix in {".wav", ".flac", ".ogg"}]
+    assert len(sounds) >= 12
+    for path in sounds:
+        assert path.name in sources
+        assert aa.read_clip(path, 16000).seconds <= 5
