@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from audioadv.models.decoding import transcripts, writes_exactly
@@ -73,3 +74,8 @@ def test_padding_frames_carry_nothing() -> None:
     share = alignment(margins(log_probs).clamp_min(0), frames, columns, lengths, 0)
     assert (share[:, FRAMES:] == 0).all()
     assert writes_exactly(log_probs, frames, columns, lengths, 0) == writes_exactly(log_probs[:, :FRAMES], frames, columns, lengths, 0)
+
+
+def test_shapes_are_checked_under_test() -> None:
+    with pytest.raises(TypeCheckError):
+        margins(torch.zeros(3, 4))

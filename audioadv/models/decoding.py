@@ -4,17 +4,18 @@ Source: Graves et al. 2006, "Connectionist temporal classification", section 3.2
 """
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def kept(best: Tensor, frames: Tensor, blank: int) -> Tensor:
+def kept(best: Int[Tensor, "batch frames"], frames: Int[Tensor, " batch"], blank: int) -> Bool[Tensor, "batch frames"]:
     """Which frames write a letter: not blank, not a repeat, not padding. Shapes: best [batch, frames], frames [batch] -> bool, as best."""
     before = torch.cat([torch.full_like(best[:, :1], blank), best[:, :-1]], dim=1)
     inside = torch.arange(best.shape[1], device=best.device) < frames[:, None]
     return (best != blank) & (best != before) & inside
 
 
-def transcripts(log_probs: Tensor, frames: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
+def transcripts(log_probs: Float[Tensor, "batch frames letters"], frames: Int[Tensor, " batch"], vocabulary: tuple[str, ...]) -> list[str]:
     """Texts, with single spaces between words and none at the ends.
 
     Shapes: log_probs [batch, frames, letters], frames [batch].
@@ -34,7 +35,13 @@ CLEARANCE = 1e-3
 """Nats by which a frame's letter must lead. Sums in floating point differ with a batch's shape, by some 1e-5 here."""
 
 
-def writes_exactly(log_probs: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
+def writes_exactly(
+    log_probs: Float[Tensor, "batch frames letters"],
+    frames: Int[Tensor, " batch"],
+    targets: Int[Tensor, "batch longest"],
+    target_lengths: Int[Tensor, " batch"],
+    blank: int,
+) -> Bool[Tensor, " batch"]:
     """Whether each clip's greedy letters are exactly its target's, in any batch; found without leaving the device.
 
     Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> bool [batch].

@@ -14,6 +14,7 @@ log-probabilities. So no alignment is a choice made once, and none is paid for t
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,13 @@ def frames_needed(text: str) -> int:
     return len(text) + sum(a == b for a, b in pairwise(text))
 
 
-def likelihood_loss(log_probs: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
+def likelihood_loss(
+    log_probs: Float[Tensor, "batch frames letters"],
+    frames: Int[Tensor, " batch"],
+    targets: Int[Tensor, "batch longest"],
+    target_lengths: Int[Tensor, " batch"],
+    blank: int,
+) -> Float[Tensor, " batch"]:
     """CTC loss: minus the log-probability of the text over all alignments (nats).
 
     Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> [batch].
@@ -38,14 +45,20 @@ def likelihood_loss(log_probs: Tensor, frames: Tensor, targets: Tensor, target_l
     return F.ctc_loss(log_probs.transpose(0, 1), targets, frames, target_lengths, blank=blank, reduction="none")
 
 
-def margins(log_probs: Tensor) -> Tensor:
+def margins(log_probs: Float[Tensor, "batch frames letters"]) -> Float[Tensor, "batch frames letters"]:
     """h[t, k]: how far the best other letter stands above each one (nats). Shapes: [batch, frames, letters] -> as given."""
     first, second = log_probs.topk(2, dim=-1).values.unbind(-1)
     best_other = torch.where(log_probs == first[..., None], second[..., None], first[..., None])
     return best_other - log_probs
 
 
-def alignment(costs: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
+def alignment(
+    costs: Float[Tensor, "batch frames letters"],
+    frames: Int[Tensor, " batch"],
+    targets: Int[Tensor, "batch longest"],
+    target_lengths: Int[Tensor, " batch"],
+    blank: int,
+) -> Float[Tensor, "batch frames letters"]:
     """How much of each alignment passes through each letter at each frame: the Gibbs mean at `SHARPNESS`; rows sum to 1.
 
     Shapes: costs [batch, frames, letters], at least 0; frames [batch]; targets [batch, longest]; target_lengths [batch]

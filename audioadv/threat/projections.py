@@ -1,18 +1,24 @@
 """Nearest points of norm balls within a box, for each example of a batch. Each docstring is the problem that is solved."""
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 INWARD = 1 - 2.0**-20
 """Radii are taken this much smaller, so that rounding in float32 never leaves a point outside its ball."""
 
 
-def each(values: Tensor, like: Tensor) -> Tensor:
+def each(values: Shaped[Tensor, " batch"], like: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
     """One number an example, shaped to meet a batch. Shapes: values [batch], like [batch, *] -> [batch, 1, ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def project_linf(delta: Tensor, radius: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def project_linf(
+    delta: Float[Tensor, "batch ..."],
+    radius: Float[Tensor, " batch"],
+    low: Float[Tensor, "batch ..."] | None = None,
+    high: Float[Tensor, "batch ..."] | None = None,
+) -> Float[Tensor, "batch ..."]:
     """argmin |y - delta|_2 over |y|_inf <= radius, low <= y <= high.
 
     Shapes: delta [batch, *], radius [batch], low and high as delta (low <= 0 <= high) -> as delta.
@@ -25,7 +31,12 @@ def project_linf(delta: Tensor, radius: Tensor, low: Tensor | None = None, high:
     return y if low is None or high is None else torch.minimum(torch.maximum(y, low), high)
 
 
-def project_l2(delta: Tensor, radius: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def project_l2(
+    delta: Float[Tensor, "batch ..."],
+    radius: Float[Tensor, " batch"],
+    low: Float[Tensor, "batch ..."] | None = None,
+    high: Float[Tensor, "batch ..."] | None = None,
+) -> Float[Tensor, "batch ..."]:
     """argmin |y - delta|_2 over |y|_2 <= radius, low <= y <= high.
 
     The solution is clip(s * delta, low, high) with one scale s in [0, 1] for each example (stationarity in y, one
