@@ -6,7 +6,6 @@ BIN := .venv/bin
 
 demo: .venv/ready
 	$(BIN)/audioadv craft samples/kitchen.wav samples/music.wav --target "open the front door" --bound snr:min --out demo
-	@echo "Listen to demo/*.wav and look at demo/*.png: each was heard as the target."
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from audioadv.audio.files import Clip, read_clip
 from audioadv.cli import main
+from audioadv.report.page import write_page
 
 ROOT = Path(__file__).parent.parent
 LINEAR = ["--model", "module:recognisers:linear"]
@@ -475,3 +476,29 @@ def test_the_readme_shows_every_command() -> None:
     readme = (ROOT / "README.md").read_text()
     for name in main.commands:
         assert f"audioadv {name}" in readme
+
+
+def test_the_listening_page_names_every_clip_and_leads_to_its_files(tmp_path: Path) -> None:
+    """Texts are escaped, links are to files that are there."""
+    line = {
+        "clean_transcript": "a <b>",
+        "target": "x",
+        "outcome": "reached",
+        "note": "Done.",
+        "bound": "snr:30",
+        "snr_db": 30.0,
+        "forwards": 9,
+    }
+    lines = [
+        line | {"name": "a b#1", "adversarial_transcript": "it's", "reached": True, "out": "a"},
+        line | {"name": "gone", "adversarial_transcript": None, "reached": False, "out": None, "outcome": "missed", "snr_db": None},
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "a b#1.png").write_bytes(b"")
+    page = write_page(tmp_path).read_text()
+    assert "1 of 2 heard as wanted" in page
+    assert "a &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert page.count("<audio") == 2
+    assert page.count("<img") == 1
+    assert 'src="a%20b%231.wav"' in page

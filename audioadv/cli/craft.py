@@ -17,6 +17,7 @@ from audioadv.cli.progress import bars_on_terminal
 from audioadv.errors import UnusableTarget
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
+from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import parse_bound
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
@@ -72,7 +73,7 @@ def craft(
 
     Each is changed as little as can be found (a bound of :min), or as the bound allows. A CLIP is a sound file, or a JSON
     Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.wav (only where the goal is reached),
-    NAME.clean.wav, NAME.png, NAME.json and a line in results.jsonl for each.
+    NAME.clean.wav, NAME.png, NAME.json and a line in results.jsonl for each, and a page to listen to, index.html.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"
@@ -114,6 +115,9 @@ def craft(
     except KeyboardInterrupt:
         stopped = True
         click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips are done and kept in {out}", err=True)
+    if lines:
+        with problems.told():
+            write_page(out)
     if not as_json and lines:
         tell(lines, out)
     context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if all(line["reached"] for line in lines) else NOT_REACHED)
@@ -154,6 +158,4 @@ def tell(lines: list[dict[str, Any]], out: Path) -> None:
     for line in lines:
         for remark in (*line["notices"], *([] if line["outcome"] == "reached" else [line["note"]])):
             click.echo(f"{click.format_filename(line['clip'])}: {remark}")
-    click.echo(
-        f"In {click.format_filename(out)}: NAME.wav, NAME.clean.wav and NAME.png where the goal is reached, NAME.json, results.jsonl"
-    )
+    click.echo(f"Listen and look: {click.format_filename(out / 'index.html')}")

@@ -5,6 +5,7 @@
     OUT/NAME.png          both and their difference
     OUT/NAME.json         the result
     OUT/results.jsonl     the result of each NAME, a line each: a manifest too
+    OUT/index.html        all of it, to hear and to see
 
 A file that could not be made is not there: files of an earlier call under the same NAME go when the new ones come.
 """
