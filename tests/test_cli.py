@@ -74,7 +74,7 @@ def test_craft_writes_what_it_says(folder: Path) -> None:
     assert line["bound"].startswith("linf:")
     assert line["excess"] <= 0
     assert line["out"] == "adversarial/hiss.wav"
-    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl"}
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
 
     heard = lines(run("transcribe", line["out"], *LINEAR, "--json"))
     assert heard == [{"clip": line["out"], "transcript": "open the door", "seconds": 0.5, "notices": []}]
@@ -91,7 +91,7 @@ def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
     for out in ("one", "two"):
         arguments = [argument for argument in QUICK if argument != "--no-picture"]
         assert run("craft", "hiss.wav", "--target", "go", *arguments, "--out", out).exit_code == 0
-    assert files(folder / "one") == {"hiss.wav", "hiss.clean.wav", "hiss.png", "hiss.json", "results.jsonl"}
+    assert files(folder / "one") == {"hiss.wav", "hiss.clean.wav", "hiss.png", "hiss.json", "results.jsonl", "index.html"}
     for name in ("hiss.wav", "hiss.clean.wav", "hiss.png"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
@@ -162,7 +162,7 @@ def test_no_audio_without_success(folder: Path, options: list[str], outcome: str
     assert result.exit_code == 1
     assert (line["outcome"], line["reached"], line["out"], line["adversarial_transcript"]) == (outcome, False, None, None)
     assert line["note"]
-    assert files(folder / "adversarial") == {"hiss.json", "results.jsonl"}, "the files of the earlier success went"
+    assert files(folder / "adversarial") == {"hiss.json", "results.jsonl", "index.html"}, "the files of the earlier success went"
 
 
 def test_the_file_read_back_is_the_judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_the_file_read_back_is_the_judge(folder: Path, monkeypatch: pytest.Monke
     (line,) = lines(result)
     assert result.exit_code == 1
     assert (line["outcome"], line["reached"], line["out"], line["adversarial_transcript"]) == ("missed", False, None, None)
-    assert files(folder / "adversarial") == {"hiss.json", "results.jsonl"}
+    assert files(folder / "adversarial") == {"hiss.json", "results.jsonl", "index.html"}
 
 
 def test_silence_and_mishearing(folder: Path) -> None:
@@ -433,7 +433,7 @@ def test_ctrl_c_keeps_what_is_finished(folder: Path) -> None:
     assert f"Stopped: {done} of 40 clips are done and kept in adversarial" in stderr
     assert "Traceback" not in stderr
     assert len(stdout.splitlines()) == done
-    assert len(files(folder / "adversarial")) == 3 * done + 1, "three files a clip and nothing half written"
+    assert len(files(folder / "adversarial")) == 3 * done + 2, "three files a clip, the results, the page, nothing half written"
 
 
 @pytest.mark.slow
@@ -454,7 +454,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path) -> None:
     assert "cannot be written" in stderr
     assert "Traceback" not in stderr
     assert [json.loads(line)["clip"] for line in stdout.splitlines()] == ["hiss.wav"]
-    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl"}
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
 
 
 # Help
