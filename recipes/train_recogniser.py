@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from speech.augment import augment, room_bank
 from speech.everyday import sentences
 from speech.voices import SAMPLE_RATE, draw_voice, speak
@@ -111,9 +112,19 @@ def speak_command(corpus: Path, hours: float) -> None:
 @click.option("--device", default="cpu")
 @click.option("--threads", default=1)
 @click.option("--teacher", type=Path, help="checkpoint of a trained tiny-mel, whose frames (on clean speech) are learnt too")
+@click.option("--start", type=Path, help="exported weights to begin from, where RUN holds no checkpoint")
 @click.option("--out", type=Path, required=True)
 def train(
-    corpus: Path, model: str, steps: int, seconds: float, rate: float, device: str, threads: int, teacher: Path | None, out: Path
+    corpus: Path,
+    model: str,
+    steps: int,
+    seconds: float,
+    rate: float,
+    device: str,
+    threads: int,
+    teacher: Path | None,
+    start: Path | None,
+    out: Path,
 ) -> None:
     """Learn the corpus; RUN/checkpoint.pt is the whole state."""
     torch.set_num_threads(threads)
@@ -123,6 +134,8 @@ def train(
     master = TinyMel().to(device).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     step = passes = resumed = 0
+    if start is not None:
+        net.load_state_dict(load_file(start, device=device), strict=False)
     if (out / "checkpoint.pt").exists():
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
         net.load_state_dict(state["net"])
@@ -176,8 +189,6 @@ def train(
 @click.argument("weights", type=Path)
 def export(checkpoint: Path, weights: Path) -> None:
     """Write the weights in half precision."""
-    from safetensors.torch import save_file
-
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     halves = {name: value.half().contiguous() for name, value in state["net"].items() if not name.startswith("mel.")}
     save_file(halves, weights, metadata={"model": state["model"], "step": str(state["step"])})
