@@ -5,6 +5,7 @@ import re
 import resource
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -292,18 +293,20 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
-@pytest.fixture
+@contextmanager
 def room_for_1000_bytes() -> Iterator[None]:
-    """The system stops every file at 1000 bytes, part-way through a write, as a full disk does."""
+    """The system stops every file at 1000 bytes, part-way through a write, as a full disk does: this process's output too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_stops_part_way_leaves_the_old_file_and_nothing_else(tmp_path: Path, room_for_1000_bytes: None) -> None:
+def test_a_write_that_stops_part_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", torch.full((10,), 0.25), RATE)
-    with pytest.raises(UnwritableOutput, match="too large"):
+    with pytest.raises(UnwritableOutput, match="too large"), room_for_1000_bytes():
         write_wav(tmp_path / "a.wav", torch.zeros(RATE), RATE)
     assert os.listdir(tmp_path) == ["a.wav"]
     assert (read_clip(tmp_path / "a.wav").samples == 0.25).all()
