@@ -18,7 +18,7 @@ parameters, {size:.1f} MB in half precision.
 **Made by** `recipes/train_recogniser.py` from synthetic speech alone: {steps} steps, the last quarter with a falling rate. The
 sentences come from `recipes/speech/everyday.txt`, the voices from espeak-ng and flite (`recipes/speech/voices.py` lists those
 kept for the test), the rooms, noise, bands and gains from `recipes/speech/augment.py`.{teacher}
-
+{note}
 **How well it hears**, held-out sentences (real recordings are for the record: it never heard a human voice):
 
 ```
@@ -34,7 +34,8 @@ TAUGHT = "\nIts frames were also taught by tiny-mel's, heard on clean speech (`-
 
 @click.command()
 @click.argument("name", type=click.Choice(list(BUNDLED)))
-def main(name: str) -> None:
+@click.option("--note", default="", help="what else there is to know of these weights")
+def main(name: str, note: str) -> None:
     """Print the card."""
     file = WEIGHTS / f"{name}.safetensors"
     with safe_open(file, "pt") as weights:
@@ -42,10 +43,8 @@ def main(name: str) -> None:
         parameters = sum(weights.get_tensor(key).numel() for key in weights.keys()) / 1e6  # noqa: SIM118
     what = BUNDLED[name].split(";")[0].capitalize()
     size, teacher = file.stat().st_size / 1e6, TAUGHT if name == "tiny-wave" else ""
-    click.echo(
-        CARD.format(name=name, what=what, parameters=parameters, size=size, steps=steps, teacher=teacher, figures=sys.stdin.read()),
-        nl=False,
-    )
+    about = {"name": name, "what": what, "parameters": parameters, "size": size, "steps": steps, "teacher": teacher}
+    click.echo(CARD.format(**about, note=f"\n{note}\n" if note else "", figures=sys.stdin.read()), nl=False)
 
 
 if __name__ == "__main__":
