@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from audioadv.audio.files import Clip, read_clip
 from audioadv.cli import main
+from audioadv.cli.interrupts import unbroken
 from audioadv.report.page import write_page
 
 ROOT = Path(__file__).parent.parent
@@ -502,3 +503,13 @@ def test_the_listening_page_names_every_clip_and_leads_to_its_files(tmp_path: Pa
     assert page.count("<audio") == 2
     assert page.count("<img") == 1
     assert 'src="a%20b%231.wav"' in page
+
+
+def test_ctrl_c_waits_for_what_must_not_be_broken() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), unbroken():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("all of it")
+    assert done == ["all of it"]
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)

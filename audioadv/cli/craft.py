@@ -10,6 +10,7 @@ import torch
 
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.audio.files import Clip, read_clip
+from audioadv.cli.interrupts import unbroken
 from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Problems, clip_arguments, common_options, model_option
 from audioadv.cli.outputs import check_writable, make_folder, output_names, save
@@ -108,7 +109,7 @@ def craft(
         with bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, **options)
             for place, (job, result) in enumerate(zip(jobs, crafted, strict=True)):
-                with problems.told():
+                with unbroken(), problems.told():
                     lines.append(save(out, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
                     if as_json:
                         click.echo(json.dumps(lines[-1]))
