@@ -56,7 +56,7 @@ def test_neighbours_and_order_leave_the_outcome_as_it_is(model: aa.Recogniser, c
 
 @pytest.mark.parametrize(("spec", "steps"), [("linf:min", 2), ("snr:min", 6)])
 def test_the_first_steps_are_the_same_alone_and_in_a_batch(model: aa.Recogniser, clips: list[Clip], spec: str, steps: int) -> None:
-    """The perturbation to 1e-4 of the radius. Rounding grows about twofold a step, and under linf, whose steps are nearly signs, from more."""
+    """The perturbation to 1e-4 of the radius. Rounding grows about twofold a step; under linf, whose steps are nearly signs, from more."""
     bound = aa.parse_bound(spec)
 
     def after(which: list[int]) -> list[torch.Tensor]:
