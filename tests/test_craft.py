@@ -107,6 +107,10 @@ def test_digital_silence_can_be_attacked(model: aa.Recogniser) -> None:
     result = aa.craft(model, [clip], aa.Transcribe("no"), steps=STEPS).clips[0]
     assert result.reached
     assert result.adversarial.isfinite().all()
+    for bound in (aa.SNR("min"), aa.SNR(30)):
+        result = aa.craft(model, [clip], aa.Transcribe("no"), bound=bound, steps=STEPS).clips[0]
+        assert result.outcome is aa.Outcome.INFEASIBLE
+        assert "linf:min" in result.note
 
 
 def test_silence_and_mishearing_are_goals_too(model: aa.Recogniser, clips: list[Clip]) -> None:

@@ -147,7 +147,7 @@ def craft_batch(
     lengths = lengths.to(device)
     region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
     alone = [heard_alone(model, clip.samples) for clip in clips]
-    early = [settled(goal.rows(torch.tensor([i])), outputs) for i, outputs in enumerate(alone)]
+    early = [settled(goal.rows(torch.tensor([i])), outputs, bound, clips[i].samples) for i, outputs in enumerate(alone)]
     able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
 
     adversarial, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
@@ -203,11 +203,12 @@ def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
     return model(samples[None].to(model.device), torch.tensor([len(samples)], device=model.device))
 
 
-def settled(goal: TextGoal, outputs: Emissions) -> tuple[Outcome, str] | None:
+def settled(goal: TextGoal, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:
     """How a clip ends before any attack, and why: needless, infeasible, or not yet (None)."""
     if bool(goal.reached(outputs)):
         return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
     (why,) = goal.impossible(outputs)
+    why = why or bound.senseless(clean)
     return None if why is None else (Outcome.INFEASIBLE, why)
 
 

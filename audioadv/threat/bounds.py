@@ -38,6 +38,10 @@ class Bound(Protocol):
         """The region around clean inputs, each with this bound's radius (infinite for `min`)."""
         ...
 
+    def senseless(self, clean: Tensor) -> str | None:
+        """Why this bound says nothing about one clean input, or None. Shapes: clean [*]."""
+        ...
+
     def excess(self, region: Region, adversarial: Tensor) -> Tensor:
         """How far outside the region each input lies, in this bound's unit; at most 0 means inside."""
         ...
@@ -98,6 +102,9 @@ class Linf:
         radius = math.inf if isinstance(self.radius, str) else self.radius
         return ball(clean, clean.new_full(clean.shape[:1], radius), LinfNorm(), lengths, box, grid)
 
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
+
     def excess(self, region: Region, adversarial: Tensor) -> Tensor:
         return region.gauge(adversarial) - region.radius
 
@@ -125,6 +132,9 @@ class L2:
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         radius = math.inf if isinstance(self.radius, str) else self.radius
         return ball(clean, clean.new_full(clean.shape[:1], radius), L2Norm(), lengths, box, grid)
+
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
 
     def excess(self, region: Region, adversarial: Tensor) -> Tensor:
         return region.gauge(adversarial) - region.radius
@@ -155,6 +165,11 @@ class SNR:
         length = clean.flatten(1).norm(dim=1)
         radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)
         return ball(clean, radius, L2Norm(), lengths, box, grid)
+
+    def senseless(self, clean: Tensor) -> str | None:
+        if bool(clean.any()):
+            return None
+        return "The clip is digital silence: a change has no ratio to it. Bound the change itself, for example linf:min."
 
     def excess(self, region: Region, adversarial: Tensor) -> Tensor:
         return 20 * (region.gauge(adversarial) / region.radius).log10()
