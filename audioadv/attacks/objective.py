@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,18 @@ class Cost:
         return Cost(torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64))
 
 
+class Look(NamedTuple):
+    """What one look at a batch of inputs tells. Shapes: loss [batch], reached bool [batch], slope as the inputs."""
+
+    loss: Tensor
+    reached: Tensor
+    slope: Tensor
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """`objective.judge(inputs)` runs the model once; loss, margin and reached are read off its outputs by `goal`.
+    """`objective.look(inputs)` gives loss, reached and slope from one forward and one backward through the model.
 
     `lengths` [batch] are the clips' own, in samples, for ragged audio. `who` numbers the examples of the batch that the
     attack began with, so that cost stays with its example when others have left.
@@ -46,14 +54,16 @@ class Objective:
         """The same objective over `count` examples, nothing spent yet: what an attack starts from."""
         return replace(self, who=torch.arange(count), cost=Cost.nothing(count))
 
-    def judge(self, inputs: Tensor) -> Any:
-        """The model's outputs for these inputs. Shapes: inputs [batch, *]."""
+    def outputs(self, inputs: Tensor) -> Any:
+        """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *]."""
         self.cost.forwards[self.who] += 1
         return self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
 
-    def slope(self, loss: Tensor, delta: Tensor) -> Tensor:
-        """Gradient of each example's loss with respect to its own delta. Shapes: loss [batch], delta [batch, *] -> as delta.
+    def look(self, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
+        """One forward and one backward: how far each input is from the goal, whether it is there, and which way it lies.
 
+        `near` bool [batch] marks examples that have been at the goal before: they, and those that are there now, get the
+        goal's margin (with `slack`) for a loss. Shapes: inputs [batch, *].
         Raises AccessDenied where the model grants no gradients.
         """
         if isinstance(self.model, Recogniser) and self.model.access != Access.GRADIENTS:
@@ -61,9 +71,14 @@ class Objective:
                 f"{self.model.name}: access is {self.model.access!r}, but this attack needs gradients. "
                 "Grant them with model.granting(Access.GRADIENTS), or use an attack on scores or decisions"
             )
+        inputs = inputs.detach().requires_grad_()
+        outputs = self.outputs(inputs)
+        reached, loss = self.goal.reached(outputs), self.goal.loss(outputs)
+        if near is not None:
+            loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
         self.cost.backwards[self.who] += 1
-        (slope,) = torch.autograd.grad(loss.sum(), delta)
-        return slope
+        (slope,) = torch.autograd.grad(loss.sum(), inputs)
+        return Look(loss.detach(), reached, slope)
 
     def rows(self, index: Tensor) -> "Objective":
         """The objective of some of the examples. Shapes: index [fewer], on the CPU."""

@@ -23,14 +23,11 @@ def pgd(
     delta = region.sample([torch.Generator().manual_seed(seed) for _ in region.clean])
     with at_rest(objective.model):
         for _ in range(steps):
-            delta = delta.requires_grad_()
             inputs = run.region.inputs(delta)
-            outputs = run.objective.judge(inputs)
-            loss = run.objective.goal.loss(outputs)
-            slope = run.objective.slope(loss, delta)
-            kept = run.keep(inputs.detach(), run.objective.goal.reached(outputs))
-            delta = run.region.project(delta.detach() - each(step_size * run.region.radius, delta) * run.region.steepest(slope))
-            if left := run.leave(finite_rows(loss, slope), kept):
+            look = run.objective.look(inputs)
+            kept = run.keep(inputs, look.reached)
+            delta = run.region.project(delta - each(step_size * run.region.radius, delta) * run.region.steepest(look.slope))
+            if left := run.leave(finite_rows(look.loss, look.slope), kept):
                 stay, width = left
                 if not len(stay):
                     break

@@ -83,22 +83,18 @@ def find_then_shrink(
     search = Search(nudge(region, seed), torch.zeros_like(clean), COARSEST * ones, 0 * ones, ones < 0)
     with at_rest(objective.model):
         for _ in range(steps):
-            delta, goal = search.delta.requires_grad_(), run.objective.goal
             rounded = search.found
-            inputs = run.region.inputs(delta, rounded)
-            outputs = run.objective.judge(inputs)
-            reached = goal.reached(outputs)
-            search.found = search.found | reached
-            loss = torch.where(search.found, goal.margin(outputs, slack), goal.loss(outputs))
-            slope = run.objective.slope(loss, delta)
-            kept = run.keep(inputs.detach(), reached & rounded, anywhere=minimal)
+            inputs = run.region.inputs(search.delta, rounded)
+            look = run.objective.look(inputs, near=search.found, slack=slack)
+            search.found = search.found | look.reached
+            kept = run.keep(inputs, look.reached & rounded, anywhere=minimal)
 
             aim(run, search, kept, minimal)
-            search.velocity = momentum * search.velocity + (1 - momentum) * run.region.steady(slope)
+            search.velocity = momentum * search.velocity + (1 - momentum) * run.region.steady(look.slope)
             stride = torch.where(search.found | (not minimal), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), LONGEST_STEP)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
-            search.delta = run.region.project(delta.detach() - each(stride * run.region.radius, delta) * search.velocity)
-            if left := run.leave(finite_rows(loss, slope), kept & (not minimal)):
+            search.delta = run.region.project(search.delta - each(stride * run.region.radius, search.delta) * search.velocity)
+            if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 if not len(left[0]):
                     break
                 search = search.rows(*left)

@@ -53,7 +53,7 @@ class Region:
 
     Shapes: clean [batch, *]; radius [batch], in the norm's own unit; inside [batch, *] or None, false in the padding;
     low and high as clean (the box, as limits on delta) or None. `grid` is the step of the inputs' quantisation, if any:
-    what reaches the model is clean plus the next multiple towards zero, with the slope passed straight through: no gauge
+    what reaches the model is clean plus the next multiple towards zero, and its slope there counts as the delta's: no gauge
     grows by it, so that what is inside stays inside.
     """
 
@@ -66,14 +66,14 @@ class Region:
     grid: float | None = None
 
     def inputs(self, delta: Tensor, rounded: Tensor | None = None) -> Tensor:
-        """The inputs that this delta stands for: on the grid, differentiable in delta (straight through).
+        """The inputs that this delta stands for: on the grid.
 
         With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> [batch, *].
         """
         if self.grid is None:
             return self.clean + delta
-        error = (delta.detach() / self.grid).trunc() * self.grid - delta.detach()
-        return self.clean + (delta + (error if rounded is None else error * each(rounded, error)))
+        truncated = (delta / self.grid).trunc() * self.grid
+        return self.clean + (truncated if rounded is None else torch.where(each(rounded, delta), truncated, delta))
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed delta; zero in the padding."""
