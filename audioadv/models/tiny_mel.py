@@ -48,7 +48,7 @@ class TinyMel(nn.Module):
     A clip's frames are the same alone and padded in a batch (to rounding): every convolution sees zeros past its end.
     """
 
-    def __init__(self, width: int = 256, blocks: int = 11, kernel: int = 5, mels: int = 80, dropout: float = 0.05) -> None:
+    def __init__(self, width: int = 256, blocks: int = 11, kernel: int = 5, mels: int = 80, dropout: float = 0.0) -> None:
         super().__init__()
         self.mel = torchaudio.transforms.MelSpectrogram(
             16000, n_fft=512, win_length=WINDOW, hop_length=HOP, f_min=40, f_max=7800, n_mels=mels, center=False

@@ -61,7 +61,7 @@ class TinyWave(nn.Module):
     attention sees nothing there.
     """
 
-    def __init__(self, width: int = 256, blocks: int = 4, heads: int = 4, dropout: float = 0.05) -> None:
+    def __init__(self, width: int = 256, blocks: int = 4, heads: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = nn.ModuleList([
             Stride(1, 128, 32, 16),  # 1000 Hz

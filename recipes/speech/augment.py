@@ -28,13 +28,14 @@ def room_bank(count: int, seed: int, sample_rate: int = 16000) -> Tensor:
 
 def coloured_noise(batch: int, time: int, generator: torch.Generator) -> Tensor:
     """Noise with a spectrum of its own for each clip: a random slope, two random humps, slow random swells. Shapes: -> [batch, time]."""
-    spectrum = torch.fft.rfft(torch.randn(batch, time, generator=generator))
+    size = fast_size(time)
+    spectrum = torch.fft.rfft(torch.randn(batch, size, generator=generator))
     octaves = torch.log2(torch.linspace(20, 8000, spectrum.shape[1]) / 20)[None]
     shape = uniform(batch, -6, 1, generator) * octaves / 2
     for _ in range(2):
         centre, height = uniform(batch, 1, 8.5, generator), uniform(batch, 0, 20, generator)
         shape = shape + height * torch.exp(-(((octaves - centre) / 0.5) ** 2))
-    noise = torch.fft.irfft(spectrum * 10 ** (shape / 20), n=time)
+    noise = torch.fft.irfft(spectrum * 10 ** (shape / 20), n=size)[:, :time]
     knots = torch.rand(batch, 1, 12, generator=generator)
     swell = torch.nn.functional.interpolate(knots, size=time, mode="linear")[:, 0]
     return noise * (1 - some(batch, 0.5, generator) * (1 - swell))
@@ -52,6 +53,11 @@ def tones(batch: int, time: int, generator: torch.Generator, sample_rate: int = 
     return sound * decay
 
 
+def fast_size(time: int) -> int:
+    """The least 2^n, 3 * 2^n or 5 * 2^n that is no shorter: sizes that the FFT is quick at."""
+    return min(odd << max(0, (-(-time // odd) - 1).bit_length()) for odd in (1, 3, 5))
+
+
 def level(sound: Tensor, lengths: Tensor) -> Tensor:
     """Root mean square over each clip. Shapes: [batch, time], [batch] -> [batch, 1]."""
     return (sound.pow(2).sum(1) / lengths).sqrt()[:, None].clamp_min(1e-5)
@@ -64,31 +70,42 @@ def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Gen
     """
     batch, time = speech.shape
     inside = (torch.arange(time) < lengths[:, None]).float()
-    roomy = some(batch, 0.35, generator)
-    chosen = rooms[torch.randint(len(rooms), (batch,), generator=generator)]
-    size = 1 << (time + rooms.shape[1] - 1).bit_length()
-    far = torch.fft.irfft(torch.fft.rfft(speech, size) * torch.fft.rfft(chosen, size), n=size)[:, :time]
+    speech = speech.clone()
     loud = level(speech, lengths)
-    speech = torch.where(roomy > 0, far * loud / level(far, lengths), speech)
 
-    kind = torch.randint(4, (batch, 1), generator=generator)
-    noise = coloured_noise(batch, time, generator)
-    babble = sum(speech.roll(shift, 0).roll(shift * 5000, 1) for shift in (1, 2, 3, 4))
-    noise = torch.where(kind == 2, babble, torch.where(kind == 3, tones(batch, time, generator), noise)) * inside
-    ratio = 10 ** (-uniform(batch, 8, 40, generator) / 20) * some(batch, 0.6, generator)
+    roomy = some(batch, 0.35, generator)[:, 0].nonzero()[:, 0]
+    chosen = rooms[torch.randint(len(rooms), (len(roomy),), generator=generator)]
+    size = fast_size(time + rooms.shape[1])
+    if len(roomy):
+        far = torch.fft.irfft(torch.fft.rfft(speech[roomy], size) * torch.fft.rfft(chosen, size), n=size)[:, :time]
+        speech[roomy] = far * loud[roomy] / level(far, lengths[roomy])
+
+    kind = torch.randint(6, (batch,), generator=generator)  # coloured noise, babble, tones, and none for half of the clips
+    coloured, babble, tonal = ((kind == which).nonzero()[:, 0] for which in range(3))
+    noise = torch.zeros_like(speech)
+    if len(coloured):
+        noise[coloured] = coloured_noise(len(coloured), time, generator)
+    noise[babble] = torch.stack([speech.roll(shift, 0).roll(shift * 5000, 1) for shift in (1, 2, 3, 4)]).sum(0)[babble]
+    noise[tonal] = tones(len(tonal), time, generator)
+    noise = noise * inside
+    ratio = 10 ** (-uniform(batch, 8, 40, generator) / 20)
     speech = speech + noise * ratio * loud / level(noise, lengths)
 
-    spectrum = torch.fft.rfft(speech)
+    narrow = some(batch, 0.5, generator)[:, 0].nonzero()[:, 0]
+    size = fast_size(time)
+    spectrum = torch.fft.rfft(speech[narrow], size) if len(narrow) else torch.zeros(0, size // 2 + 1)
     hz = torch.linspace(0, 8000, spectrum.shape[1])[None]
-    low = some(batch, 0.2, generator) * uniform(batch, 50, 350, generator)
-    high = 8000 - some(batch, 0.2, generator) * uniform(batch, 500, 5000, generator)
-    tilt = uniform(batch, -4, 4, generator) * torch.log2(hz.clamp_min(60) / 1000)
-    band = torch.sigmoid((hz - low) / 30) * torch.sigmoid((high - hz) / 60) * 10 ** (tilt / 20)
-    speech = torch.fft.irfft(spectrum * torch.where(low > 0, band, band / torch.sigmoid(hz / 30)), n=time)
+    low = some(len(narrow), 0.3, generator) * uniform(len(narrow), 50, 350, generator)
+    high = 8000 - some(len(narrow), 0.3, generator) * uniform(len(narrow), 500, 5000, generator)
+    tilt = uniform(len(narrow), -4, 4, generator) * torch.log2(hz.clamp_min(60) / 1000)
+    rise = torch.where(low > 0, torch.sigmoid((hz - low) / 30), 1.0)
+    spectrum = spectrum * rise * torch.sigmoid((high - hz) / 60) * 10 ** (tilt / 20)
+    if len(narrow):
+        speech[narrow] = torch.fft.irfft(spectrum, n=size)[:, :time]
 
     peak = speech.abs().amax(1, keepdim=True).clamp_min(1e-5)
-    speech = speech / peak * 10 ** (uniform(batch, -26, 2, generator) / 20)
-    speech = speech.clamp(-1, 1)
-    companded = torch.sign(speech) * torch.log1p(255 * speech.abs()) / 5.5452
-    telephone = torch.sign(companded) * torch.expm1((companded * 128).round() / 128 * companded.sign() * 5.5452) / 255
-    return torch.where(some(batch, 0.05, generator) > 0, telephone, speech) * inside
+    speech = (speech / peak * 10 ** (uniform(batch, -26, 2, generator) / 20)).clamp(-1, 1)
+    phone = some(batch, 0.05, generator)[:, 0].nonzero()[:, 0]
+    companded = torch.sign(speech[phone]) * torch.log1p(255 * speech[phone].abs()) / 5.5452
+    speech[phone] = torch.sign(companded) * torch.expm1((companded * 128).round() / 128 * companded.sign() * 5.5452) / 255
+    return speech * inside
