@@ -1,6 +1,51 @@
-"""Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file."""
+"""Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file.
 
+Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, standard
+The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
+Others           universal (one change for all), unbounded, transfer (from a substitute)
+Slopes from      the model; from scores: nes, spsa, bandits, coordinates (objective(..., slopes=nes()))
+"""
+
+from audioadv.attacks.apgd import apgd, apgd_targeted
+from audioadv.attacks.apgd_l1 import apgd_l1
+from audioadv.attacks.boundary import boundary
+from audioadv.attacks.carlini_wagner import carlini_wagner
+from audioadv.attacks.ddn import ddn
+from audioadv.attacks.deepfool import deepfool
+from audioadv.attacks.estimates import bandits, coordinates, nes, spsa
+from audioadv.attacks.fgsm import fgsm
+from audioadv.attacks.fmn import fmn
+from audioadv.attacks.hop_skip_jump import hop_skip_jump
+from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.sigma_zero import sigma_zero
+from audioadv.attacks.square import square
+from audioadv.attacks.standard import standard
+from audioadv.attacks.unbounded import unbounded
+from audioadv.attacks.universal import universal
 
-__all__ = ["find_then_shrink", "pgd"]
+__all__ = [
+    "apgd",
+    "apgd_l1",
+    "apgd_targeted",
+    "bandits",
+    "boundary",
+    "carlini_wagner",
+    "coordinates",
+    "ddn",
+    "deepfool",
+    "fgsm",
+    "find_then_shrink",
+    "fmn",
+    "hop_skip_jump",
+    "nes",
+    "pdpgd",
+    "pgd",
+    "sigma_zero",
+    "spsa",
+    "square",
+    "standard",
+    "unbounded",
+    "universal",
+]

@@ -1,16 +1,18 @@
 """The objective: model and goal as one function of the inputs. An attack knows nothing else of either."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import AccessDenied
-from audioadv.models.recogniser import Access, Recogniser
+from audioadv.errors import AccessDenied, UnusableBatch
+from audioadv.models.recogniser import Access
 from audioadv.threat.goals import Goal
+from audioadv.threat.labels import look_like_probabilities
 
 
 @final
@@ -35,10 +37,32 @@ class Look(NamedTuple):
     slope: Tensor
 
 
+class Score(NamedTuple):
+    """What a look without a slope tells. Shapes: loss [batch], reached bool [batch]."""
+
+    loss: Tensor
+    reached: Tensor
+
+
+class SlopeSource(Protocol):
+    """Where slopes come from, if not from the model's own gradients: an estimate from scores, say (`attacks/estimates.py`)."""
+
+    def begun(self, count: int) -> Self:
+        """The same source with nothing remembered, for `count` examples."""
+        ...
+
+    def look(self, objective: "Objective", inputs: Tensor, near: Tensor | None, slack: float) -> Look:
+        """What `objective.look` gives its caller. It may use objective.score and objective.decide, which count their passes."""
+        ...
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Objective:
     """`objective.look(inputs)` gives loss, reached and slope from one forward and one backward through the model.
+
+    `score` gives no slope, `decide` only whether the goal is reached: what an attacker with less access sees. With `slopes`,
+    `look` asks that source instead of the model's gradients.
 
     `lengths` [batch] are the clips' own, in samples, for ragged audio. `who` numbers the examples of the batch that the
     attack began with, so that cost stays with its example when others have left.
@@ -49,15 +73,53 @@ class Objective:
     lengths: Tensor | None = None
     who: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     cost: Cost = field(default_factory=lambda: Cost.nothing(0))
+    slopes: SlopeSource | None = None
 
     def begun(self, count: int) -> "Objective":
         """The same objective over `count` examples, nothing spent yet: what an attack starts from."""
-        return replace(self, who=torch.arange(count), cost=Cost.nothing(count))
+        slopes = None if self.slopes is None else self.slopes.begun(count)
+        return replace(self, who=torch.arange(count), cost=Cost.nothing(count), slopes=slopes)
 
     def outputs(self, inputs: Tensor) -> Any:
-        """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *]."""
+        """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *].
+
+        Raises UnusableBatch for a model of another dtype or on another device; warns where scores are probabilities.
+        """
+        first = not self.cost.forwards.any()
+        if first:
+            check_fit(self.model, inputs)
         self.cost.forwards[self.who] += 1
-        return self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
+        outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
+        if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
+            warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
+        return outputs
+
+    def demand(self, need: Access) -> None:
+        """Raises AccessDenied where the model does not grant this much."""
+        access, kinds = granted(self.model), list(Access)
+        if kinds.index(access) > kinds.index(need):
+            raise AccessDenied(
+                f"{getattr(self.model, 'name', 'the model')}: access is '{access}', but this attack needs {need}. "
+                f"Grant them with model.granting(Access.{need.name}), or use an attack that needs less ({WITHOUT[need]})"
+            )
+
+    def score(self, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Score:
+        """One forward, no slope: loss and reached, as `look` gives them. Shapes: inputs [batch, *].
+
+        Raises AccessDenied where the model grants no scores.
+        """
+        self.demand(Access.SCORES)
+        with torch.no_grad():
+            outputs = self.outputs(inputs)
+            reached, loss = self.goal.reached(outputs), self.goal.loss(outputs)
+            if near is not None:
+                loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
+        return Score(loss, reached)
+
+    def decide(self, inputs: Tensor) -> Tensor:
+        """One forward: whether each input reaches the goal. Shapes: [batch, *] -> bool [batch]."""
+        with torch.no_grad():
+            return self.goal.reached(self.outputs(inputs))
 
     def look(self, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
         """One forward and one backward: how far each input is from the goal, whether it is there, and which way it lies.
@@ -66,18 +128,21 @@ class Objective:
         goal's margin (with `slack`) for a loss. Shapes: inputs [batch, *].
         Raises AccessDenied where the model grants no gradients.
         """
-        if isinstance(self.model, Recogniser) and self.model.access != Access.GRADIENTS:
-            raise AccessDenied(
-                f"{self.model.name}: access is {self.model.access!r}, but this attack needs gradients. "
-                "Grant them with model.granting(Access.GRADIENTS), or use an attack on scores or decisions"
-            )
+        if self.slopes is not None:
+            return self.slopes.look(self, inputs, near, slack)
+        self.demand(Access.GRADIENTS)
         inputs = inputs.detach().requires_grad_()
         outputs = self.outputs(inputs)
         reached, loss = self.goal.reached(outputs), self.goal.loss(outputs)
         if near is not None:
             loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
         self.cost.backwards[self.who] += 1
-        (slope,) = torch.autograd.grad(loss.sum(), inputs)
+        (slope,) = torch.autograd.grad(loss.sum(), inputs, allow_unused=True) if loss.requires_grad else (None,)
+        if slope is None:
+            raise AccessDenied(
+                "the model has no gradient with respect to its inputs. Give it one (bpda(module, stand_in)), "
+                f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
+            )
         return Look(loss.detach(), reached, slope)
 
     def rows(self, index: Tensor) -> "Objective":
@@ -86,15 +151,43 @@ class Objective:
         return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index])
 
 
-def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None) -> Objective:
-    """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples."""
-    return Objective(model, goal, lengths)
+WITHOUT = {
+    Access.GRADIENTS: "on scores: square, or any with slopes=nes(); on decisions: boundary, hop_skip_jump",
+    Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer",
+    Access.DECISIONS: "none",
+}
+"""The attacks that still work without."""
+
+
+def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None, *, slopes: SlopeSource | None = None) -> Objective:
+    """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples.
+
+    `slopes` says where slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ...
+    """
+    return Objective(model, goal, lengths, slopes=slopes)
+
+
+def granted(model: Callable[..., Any]) -> Access:
+    """How much of itself a model shows: what it says, else everything."""
+    access = getattr(model, "access", None)
+    return access if isinstance(access, Access) else Access.GRADIENTS
+
+
+def check_fit(model: Callable[..., Any], inputs: Tensor) -> None:
+    """Raises UnusableBatch for a model of another dtype or on another device than its inputs."""
+    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
+    weight = next((p for p in net.parameters() if p.is_floating_point()), None) if isinstance(net, nn.Module) else None
+    if weight is not None and (weight.dtype, weight.device) != (inputs.dtype, inputs.device):
+        raise UnusableBatch(
+            f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device}. "
+            "Bring them together: inputs.to(device, dtype), or model.to(inputs)"
+        )
 
 
 @contextmanager
 def at_rest(model: Callable[..., Any]) -> Iterator[None]:
     """The model in evaluation mode with its parameters frozen, and afterwards as it was before."""
-    net = model.net if isinstance(model, Recogniser) else model
+    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
     if not isinstance(net, nn.Module):
         yield
         return

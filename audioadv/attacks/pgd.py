@@ -1,35 +1,65 @@
 """Projected gradient descent within a fixed region.
 
-Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1.
+Sources: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1; for momentum, Dong et
+al. 2018, "Boosting adversarial attacks with momentum", algorithm 1.
 """
+
+from functools import partial
 
 import torch
 
+from audioadv.attacks.draws import generators
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 
 def pgd(
-    objective: Objective, region: Region, *, steps: int = 40, step_size: float = 0.1, seed: int = 0, progress: Tell | None = None
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 40,
+    step_size: float = 0.1,
+    momentum: float = 0.0,
+    random_start: bool = True,
+    restarts: int = 1,
+    early_stop: bool = True,
+    seed: int = 0,
+    progress: Tell | None = None,
 ) -> AttackResult:
     """From a random start, `steps` steps of `step_size` times the radius along the steepest descent, projected each time.
 
-    The first input that reaches the goal is kept, and its example leaves. Shapes: as in `region.clean` and `objective`.
+    With `momentum`, the direction is that of the running sum of slopes, each first divided by its mean size. Without
+    `random_start` it begins at the clean input (the basic iterative method). Each of the `restarts` takes only the examples
+    that are still standing.
+
+    The first input that reaches the goal is kept, and its example leaves; without `early_stop` all go on, and the nearest is
+    kept. One forward and one backward a step, and a forward for the last iterate. Shapes: as in `region.clean` and `objective`.
     """
+    if restarts > 1:
+        once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)
+        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
     run = Run(objective, region, progress)
-    delta = region.sample([torch.Generator().manual_seed(seed) for _ in region.clean])
+    delta = region.sample(generators(seed, region.clean)) if random_start else torch.zeros_like(region.clean)
+    velocity = torch.zeros_like(delta)
     with at_rest(objective.model):
         for _ in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
             kept = run.keep(inputs, look.reached)
-            delta = run.region.project(delta - each(step_size * run.region.radius, delta) * run.region.steepest(look.slope))
-            if left := run.leave(finite_rows(look.loss, look.slope), kept):
-                stay, width = left
-                if not len(stay):
+            slope = look.slope
+            if momentum:
+                size = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
+                slope = velocity = momentum * velocity + slope / each(size, slope)
+            delta = run.region.project(delta - each(step_size * run.region.radius, delta) * run.region.steepest(slope))
+            if left := run.leave(finite_rows(look.loss, look.slope), kept & early_stop):
+                delta, velocity = cut(left, delta, velocity)
+                if not len(delta):
                     break
-                delta = delta[stay][..., :width]
+        else:
+            inputs = run.region.inputs(delta)
+            run.keep(inputs, run.objective.decide(inputs))
     return run.result()

@@ -70,8 +70,7 @@ class Run:
 
     def result(self) -> AttackResult:
         """How it ended."""
-        ends = zip(self.gauge.isfinite().tolist(), self.broken.tolist(), strict=True)
-        outcome = tuple(Outcome.REACHED if hit else Outcome.NOT_FINITE if bad else Outcome.MISSED for hit, bad in ends)
+        outcome = tuple(ended(gauge, bad) for gauge, bad in zip(self.gauge.tolist(), self.broken.tolist(), strict=True))
         return AttackResult(self.best, outcome, self.gauge, self.steps, self.cost.forwards, self.cost.backwards)
 
 
@@ -80,3 +79,26 @@ def finite_rows(*tensors: Tensor) -> Tensor:
     return torch.stack(
         [tensor.detach().flatten(1).isfinite().all(1) if tensor.ndim > 1 else tensor.detach().isfinite() for tensor in tensors]
     ).all(0)
+
+
+def ended(gauge: float, broken: bool) -> Outcome:
+    """How it ended for one example, from the gauge of its best input, infinite for none."""
+    if math.isfinite(gauge):
+        return Outcome.REACHED if gauge > 0 else Outcome.NEEDLESS
+    return Outcome.NOT_FINITE if broken else Outcome.MISSED
+
+
+def cut(left: tuple[Tensor, int], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows that stay, to their width: what `leave` says, done to an attack's own tensors. Shapes: [batch, *] or [batch] each."""
+    stay, width = left
+    return tuple(tensor[stay][..., :width] if tensor.ndim > 1 else tensor[stay] for tensor in tensors)
+
+
+def within(region: Region, slope: Tensor) -> Tensor:
+    """A slope without the padding's part."""
+    return slope if region.inside is None else slope * region.inside
+
+
+def boxed(region: Region, delta: Tensor) -> Tensor:
+    """The nearest delta within the box, whatever its gauge."""
+    return delta if region.low is None or region.high is None else torch.minimum(torch.maximum(delta, region.low), region.high)

@@ -1,0 +1,70 @@
+"""Boundary attack: a random walk along the decision boundary, toward the clean input.
+
+Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks", algorithm 1 and section 2.2.
+"""
+
+import torch
+
+from audioadv.attacks.decisions import blend_back, find_any
+from audioadv.attacks.draws import Draws
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, boxed, cut, within
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+ADAPT = 1.1  # a walk's steps grow or shrink by this much
+TARGET = 0.5, 0.25  # the share of sideways steps, and of whole steps, that should succeed
+
+
+def boundary(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 5000,
+    sideways: float = 0.1,
+    inward: float = 0.1,
+    tries: int = 50,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """From noise that reaches the goal: a step sideways on the sphere around the clean input, then one inward, kept if both succeed.
+
+    `sideways` and `inward` are shares of the distance at first, and follow the share of successes of late, example by example.
+    Two forwards a step at most, no backward. Distances are L2, whatever the region's norm. Shapes: as in `region.clean`.
+    """
+    run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
+    side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)
+    with at_rest(objective.model):
+        delta, found = find_any(run, draws, tries)
+        if left := run.leave(torch.ones_like(found), ~found):
+            (delta, side, ahead), draws = cut(left, delta, side, ahead), draws.rows(left[0])
+        if not len(delta):
+            return run.result()
+        delta = blend_back(run, delta)
+        rates = torch.full((2, len(delta)), 0.5).to(delta)  # running shares of success: sideways, whole
+        for _ in range(steps):
+            length = delta.flatten(1).norm(dim=1)
+            way = within(run.region, draws.normal(delta))
+            way = way - each((way * delta).flatten(1).sum(1) / length.square().clamp_min(1e-30), way) * delta
+            way = way * each(side * length / way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
+            round_trip = (delta + way) / each((1 + side.square()).sqrt(), delta)
+            trial = boxed(run.region, round_trip)
+            inputs = run.region.inputs(trial)
+            beside = run.objective.decide(inputs)
+            run.keep(inputs, beside)
+            nearer = trial * each(1 - ahead, trial)
+            inputs = run.region.inputs(nearer)
+            whole = run.objective.decide(inputs) & beside
+            run.keep(inputs, whole)
+            delta = torch.where(each(whole, delta), nearer, delta)
+            rates[0] = torch.where(beside, 0.95 * rates[0] + 0.05, 0.95 * rates[0])
+            rates[1] = torch.where(beside, 0.95 * rates[1] + 0.05 * whole, rates[1])
+            side = torch.where(rates[0] > TARGET[0], side * ADAPT, side / ADAPT).clamp(1e-6, 1.0)
+            ahead = torch.where(rates[1] > TARGET[1], ahead * ADAPT, ahead / ADAPT).clamp(1e-6, 0.5)
+            inside = run.gauge[run.here.to(delta.device)].isfinite() & run.region.radius.isfinite()
+            if left := run.leave(torch.ones_like(inside), inside):
+                (delta, side, ahead), draws, rates = cut(left, delta, side, ahead), draws.rows(left[0]), rates[:, left[0]]
+                if not len(delta):
+                    break
+    return run.result()

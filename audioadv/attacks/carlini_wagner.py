@@ -1,0 +1,78 @@
+"""Carlini and Wagner's L2 attack: the smallest change by a penalty whose weight is searched for.
+
+Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", sections V and VI.A.
+"""
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.errors import OptionError
+from audioadv.threat.norms import L2Norm
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+EDGE = 1 - 1e-6  # how near tanh may come to 1: at 1 itself its slope is zero
+
+
+def carlini_wagner(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 1000,
+    searches: int = 9,
+    step_size: float = 0.01,
+    weight: float = 1e-3,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """argmin |delta|_2^2 + weight * margin, by Adam on w where input = tanh(w) scaled to the box; weights by bisection.
+
+    `steps` gradients in all, shared by the `searches`. A weight that reaches the goal is lowered, one that does not is
+    raised tenfold, or halfway once both are known, example by example. Confidence is the goal's own: Misclassify(labels,
+    by=kappa). Draws nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other than L2.
+    """
+    if not isinstance(region.norm, L2Norm):
+        raise OptionError("carlini_wagner measures changes in L2. Bound it by L2 (l2:min), or use fmn for another norm")
+    run = Run(objective, region, progress)
+    weights, low, high = torch.full_like(region.radius, weight), torch.zeros_like(region.radius), torch.full_like(region.radius, torch.inf)
+    rounds = [steps // searches + (number < steps % searches) for number in range(searches)]
+    with at_rest(objective.model):
+        for length in rounds:
+            w = unbox(run.region)
+            first, second = torch.zeros_like(w), torch.zeros_like(w)
+            hit = torch.zeros_like(weights, dtype=torch.bool)
+            for number in range(1, length + 1):
+                delta, stretch = rebox(run.region, w)
+                inputs = run.region.inputs(delta)
+                look = run.objective.look(inputs, near=torch.ones_like(hit))
+                kept = run.keep(inputs, look.reached)
+                hit |= look.reached
+                slope = stretch * (2 * delta + each(weights, delta) * within(run.region, look.slope))
+                first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
+                w = w - step_size * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
+                if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
+                    w, first, second, weights, low, high, hit = cut(left, w, first, second, weights, low, high, hit)
+                if not len(w):
+                    return run.result()
+            high, low = torch.where(hit, torch.minimum(high, weights), high), torch.where(hit, low, torch.maximum(low, weights))
+            weights = torch.where(high.isfinite(), (low + high) / 2, 10 * weights)
+    return run.result()
+
+
+def unbox(region: Region) -> Tensor:
+    """The w of the clean inputs: atanh within the box; without a box, the change itself."""
+    if region.low is None or region.high is None:
+        return torch.zeros_like(region.clean)
+    return ((-2 * region.low / (region.high - region.low).clamp_min(1e-30) - 1) * EDGE).atanh()
+
+
+def rebox(region: Region, w: Tensor) -> tuple[Tensor, Tensor]:
+    """The change that w stands for, and its slope with respect to w. Shapes: as w, both."""
+    if region.low is None or region.high is None:
+        return w, torch.ones_like(w)
+    half, place = (region.high - region.low) / 2, w.tanh()
+    delta = region.low + half * (place / EDGE + 1)
+    return within(region, boxed(region, delta)), half * (1 - place.square())

@@ -1,0 +1,54 @@
+"""What attacks on decisions share: a first input that reaches the goal, and the way back to the boundary."""
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.draws import Draws
+from audioadv.attacks.run import Run, within
+from audioadv.threat.norms import LinfNorm
+from audioadv.threat.projections import each
+
+
+def find_any(run: Run, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:
+    """Noise that reaches the goal, from weak to strong, `tries` forwards at most. Shapes: -> delta [batch, *], found bool [batch].
+
+    With a box, noise is uniform in it and blended with the clean input; without, it is normal and of that spread.
+    """
+    region = run.region
+    delta, found = torch.zeros_like(region.clean), torch.zeros(len(region.clean), dtype=torch.bool, device=region.clean.device)
+    for number in range(tries):
+        if region.low is None or region.high is None:
+            noise = draws.normal(delta) * 4 ** (number / max(tries - 1, 1))
+        else:
+            noise = region.low + (region.high - region.low) * draws.uniform(delta)
+        trial = within(region, noise * ((1 + number % 5) / 5))
+        inputs = region.inputs(trial)
+        reached = run.objective.decide(inputs)
+        run.keep(inputs, reached)
+        delta, found = torch.where(each(reached & ~found, delta), trial, delta), found | reached
+        if bool(found.all()):
+            break
+    return delta, found
+
+
+def blend_back(run: Run, delta: Tensor, halvings: int = 10) -> Tensor:
+    """The point nearest to the clean input on the straight line to it that still reaches the goal, by bisection.
+
+    In L2 the line is straight; where the norm is Linf, the way is by clipping, as in HopSkipJump.
+    """
+    low, high = torch.zeros_like(run.region.radius), torch.ones_like(run.region.radius)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        inputs = run.region.inputs(shorter(run, delta, middle))
+        reached = run.objective.decide(inputs)
+        run.keep(inputs, reached)
+        low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+    return shorter(run, delta, high)
+
+
+def shorter(run: Run, delta: Tensor, share: Tensor) -> Tensor:
+    """The change at this share of its way: scaled, or in Linf clipped. Shapes: [batch, *], [batch] -> [batch, *]."""
+    if isinstance(run.region.norm, LinfNorm):
+        limit = each(share * run.region.norm.gauge(delta), delta)
+        return torch.minimum(torch.maximum(delta, -limit), limit)
+    return each(share, delta) * delta

@@ -1,0 +1,56 @@
+"""DeepFool: step onto the nearest of the linearised boundaries, again and again.
+
+Source: Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accurate method to fool deep neural networks",
+algorithm 2; section 3.3 for other norms.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from audioadv.attacks.apgd import aimed
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.threat.labels import margin
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+
+def deepfool(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 50,
+    rivals: int = 9,
+    overshoot: float = 0.02,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """Until an example falls: the step of each rival's margin to zero on its linear model, the smallest of them taken.
+
+    The change is stretched by `overshoot` when it is tried. Costs one forward and one backward a rival and step: `rivals`
+    best classes on the clean input, at most. Draws nothing. Shapes: as in `region.clean`.
+    """
+    goals, ranking = aimed(objective, region.clean, rivals, margin)
+    run, delta = Run(objective, region, progress), torch.zeros_like(region.clean)
+    run.cost.forwards.add_(ranking)
+    with at_rest(objective.model):
+        for _ in range(steps):
+            inputs = run.region.inputs(boxed(run.region, (1 + overshoot) * delta))
+            nearest, move = torch.full_like(run.region.radius, torch.inf), torch.zeros_like(delta)
+            kept = finite = torch.zeros_like(nearest, dtype=torch.bool)
+            for number, goal in enumerate(goals):
+                look = replace(run.objective, goal=goal.rows(run.here)).look(inputs)
+                if number == 0:
+                    kept, finite = run.keep(inputs, look.reached), finite_rows(look.loss, look.slope)
+                direction = run.region.steepest(look.slope)
+                far = look.loss.clamp_min(0) / (look.slope * direction).flatten(1).sum(1).clamp_min(1e-30) + 1e-6
+                move = torch.where(each(far < nearest, delta), -each(far, delta) * direction, move)
+                nearest = torch.minimum(nearest, far)
+            delta = boxed(run.region, delta + move)
+            if left := run.leave(finite, kept):
+                (delta,) = cut(left, delta)
+                if not len(delta):
+                    break
+    return run.result()

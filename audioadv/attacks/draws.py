@@ -1,0 +1,85 @@
+"""Random numbers keyed by seed and example, all examples at once: neighbours, order and batch size change nothing.
+
+    key [batch] = hash(seed, the example's own samples)         number j of draw n = hash(key, n, j)
+
+A counter-based generator: no state but the count of draws, the same bits on every device, and the padding of a shorter clip
+takes nothing from anyone. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
+number generators", figure 16), in 64-bit integers that wrap.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+GOLDEN, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # SplitMix64's, as signed numbers
+
+
+def times_golden(number: int) -> int:
+    """A Python number times GOLDEN, wrapped as 64 signed bits wrap."""
+    return (number * GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def mix(x: Tensor) -> Tensor:
+    """64 bits, well stirred. Shapes: int64 [*] -> [*]."""
+    x = (x ^ ((x >> 30) & (1 << 34) - 1)) * FIRST
+    x = (x ^ ((x >> 27) & (1 << 37) - 1)) * SECOND
+    return x ^ ((x >> 31) & (1 << 33) - 1)
+
+
+def example_keys(seed: int, clean: Tensor) -> Tensor:
+    """One key an example, from its own numbers; zeros, and so the padding, add nothing. Shapes: clean [batch, *] -> int64 [batch]."""
+    flat = clean.reshape(len(clean), math.prod(clean.shape[1:-1]), clean.shape[-1])
+    bits = flat.contiguous().view(torch.int64 if clean.dtype == torch.float64 else torch.int32).long()
+    rows, columns = (torch.arange(size, device=clean.device) for size in flat.shape[1:])
+    places = mix(rows[:, None] * GOLDEN + mix(columns * GOLDEN + 1)) | 1
+    return mix(mix((bits * places).sum((1, 2))) + times_golden(seed))
+
+
+def generators(seed: int, clean: Tensor) -> list[torch.Generator]:
+    """One torch generator an example, for `Region.sample`. Shapes: clean [batch, *]."""
+    return [torch.Generator().manual_seed(key) for key in example_keys(seed, clean).tolist()]
+
+
+@final
+@dataclass(eq=False)
+class Draws:
+    """Draws for a batch of examples. Each call is a new draw. Shapes: keys int64 [batch]."""
+
+    keys: Tensor
+    count: int = 0
+
+    @staticmethod
+    def of(seed: int, clean: Tensor) -> "Draws":
+        """Keyed by seed and example. Shapes: clean [batch, *]."""
+        return Draws(example_keys(seed, clean))
+
+    def rows(self, stay: Tensor) -> "Draws":
+        """For those that stay."""
+        return Draws(self.keys[stay], self.count)
+
+    def bits(self, size: int) -> Tensor:
+        """Shapes: -> int64 [batch, size]."""
+        self.count += 1
+        places = torch.arange(size, device=self.keys.device) * GOLDEN
+        return mix(mix(self.keys + times_golden(self.count))[:, None] + places)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """In [0, 1), in steps of 2^-24. Shapes: like [batch, *] -> as like."""
+        numbers = self.bits(like[0].numel()) >> 40 & (1 << 24) - 1
+        return (numbers.to(like.dtype) / (1 << 24)).reshape(like.shape)
+
+    def signs(self, like: Tensor) -> Tensor:
+        """-1 or 1. Shapes: like [batch, *] -> as like."""
+        return (1 - 2 * (self.bits(like[0].numel()) >> 63 & 1)).to(like.dtype).reshape(like.shape)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal (Box and Muller 1958). Shapes: like [batch, *] -> as like."""
+        distance, angle = 1 - self.uniform(like), self.uniform(like)
+        return (-2 * distance.log()).sqrt() * (2 * math.pi * angle).cos()
+
+    def whole(self, limit: Tensor | int) -> Tensor:
+        """Whole numbers from 0 to below the limit. Shapes: limit int64 [batch] or one number -> int64 [batch]."""
+        return (self.bits(1)[:, 0] >> 1 & (1 << 62) - 1) % limit

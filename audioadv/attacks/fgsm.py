@@ -1,0 +1,30 @@
+"""The fast gradient sign method: one step of the whole radius.
+
+Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial examples", section 4.
+"""
+
+import torch
+
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+
+def fgsm(objective: Objective, region: Region, *, seed: int = 0, progress: Tell | None = None) -> AttackResult:
+    """From the clean input to the edge of the region, along the steepest descent (in Linf: the sign).
+
+    Costs two forwards and one backward; draws nothing. Shapes: as in `region.clean` and `objective`.
+    """
+    run = Run(objective, region, progress)
+    with at_rest(objective.model):
+        look = run.objective.look(run.region.inputs(torch.zeros_like(region.clean)))
+        kept = run.keep(run.region.clean, look.reached)
+        delta = run.region.project(-each(region.radius, region.clean) * run.region.steepest(look.slope))
+        if left := run.leave(finite_rows(look.loss, look.slope), kept):
+            (delta,) = cut(left, delta)
+        if len(delta):
+            inputs = run.region.inputs(delta)
+            run.keep(inputs, run.objective.decide(inputs))
+    return run.result()

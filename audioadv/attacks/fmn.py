@@ -1,0 +1,55 @@
+"""Fast minimum-norm attack, in any norm.
+
+Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints", algorithm 1.
+"""
+
+import math
+
+import torch
+
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, within
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+
+def fmn(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 100,
+    step_size: float = 1.0,
+    gamma: float = 0.05,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """The smallest change that reaches the goal: normalised steps within a ball that shrinks on success and grows without.
+
+    Until an example is found, its ball reaches as far as the margin's linear model says the boundary lies: the margin over
+    the dual norm of its slope, and a little further, since balls are
+    projected onto from a hair inside. Steps go from `step_size` to a hundredth of it along a cosine, gamma from its value to
+    0.001. Wants a loss that is the margin: Misclassify(labels, margin). Draws nothing. One forward and one backward a step.
+    Shapes: as in `region.clean`.
+    """
+    run = Run(objective, region, progress)
+    delta, ball = torch.zeros_like(region.clean), torch.full_like(region.radius, torch.inf)
+    with at_rest(objective.model):
+        for number in range(steps):
+            inputs = run.region.inputs(delta)
+            look = run.objective.look(inputs)
+            kept = run.keep(inputs, look.reached)
+            wave = (1 + math.cos(math.pi * number / steps)) / 2
+            alpha, rate = step_size * (0.01 + 0.99 * wave), 0.001 + (gamma - 0.001) * wave
+            slope = within(run.region, look.slope)
+            best, size = run.gauge[run.here.to(delta.device)], run.region.norm.gauge(delta)
+            dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
+            outward = torch.where(best.isfinite(), ball * (1 + rate), (size + look.loss.abs() / dual) * (1 + rate))
+            ball = torch.where(look.reached, torch.minimum(ball * (1 - rate), best), outward)
+            delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
+            delta = run.region.at(ball).project(delta)
+            if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
+                delta, ball = cut(left, delta, ball)
+                if not len(delta):
+                    break
+    return run.result()

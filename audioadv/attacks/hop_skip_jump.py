@@ -1,0 +1,81 @@
+"""HopSkipJump: gradient estimates at the decision boundary, from decisions alone.
+
+Source: Chen, Jordan and Wainwright 2020, "HopSkipJumpAttack: a query-efficient decision-based attack", algorithm 2.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.decisions import blend_back, find_any
+from audioadv.attacks.draws import Draws
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, boxed, cut, within
+from audioadv.threat.norms import LinfNorm
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+
+def hop_skip_jump(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 20,
+    draws: int = 50,
+    tries: int = 50,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """Back to the boundary, the boundary's slope from decisions around, a step that halves until it stays beyond; again.
+
+    `draws` decisions for the first slope, sqrt(step) times as many later; `tries` to find a start at all. Costs forwards
+    only. For L2 and Linf; any other norm is treated as L2 and judged by its own gauge. Shapes: as in `region.clean`.
+    """
+    run, own = Run(objective, region, progress), Draws.of(seed, region.clean)
+    with at_rest(objective.model):
+        delta, found = find_any(run, own, tries)
+        if left := run.leave(torch.ones_like(found), ~found):
+            (delta,), own = cut(left, delta), own.rows(left[0])
+        for number in range(1, steps + 1 if len(delta) else 0):
+            delta = blend_back(run, delta)
+            direction = boundary_slope(run, delta, math.ceil(draws * math.sqrt(number)), own, first=number == 1)
+            stride, done = run.region.norm.gauge(delta) / math.sqrt(number), torch.zeros_like(run.region.radius, dtype=torch.bool)
+            for _ in range(12):
+                trial = within(run.region, boxed(run.region, delta + each(stride, delta) * direction))
+                inputs = run.region.inputs(trial)
+                reached = run.objective.decide(inputs)
+                run.keep(inputs, reached)
+                delta = torch.where(each(reached & ~done, delta), trial, delta)
+                done, stride = done | reached, stride / 2
+                if bool(done.all()):
+                    break
+            inside = run.gauge[run.here.to(delta.device)].isfinite() & run.region.radius.isfinite()
+            if left := run.leave(torch.ones_like(inside), inside):
+                (delta,), own = cut(left, delta), own.rows(left[0])
+                if not len(delta):
+                    return run.result()
+        if len(delta):
+            blend_back(run, delta)
+    return run.result()
+
+
+def boundary_slope(run: Run, delta: Tensor, count: int, own: Draws, *, first: bool) -> Tensor:
+    """Which way lies more success: the mean of random directions, each for or against, less the share that succeeds."""
+    size = delta[0].numel()
+    length = delta.flatten(1).norm(dim=1)
+    reach = 0.1 * torch.ones_like(length) if first else length / math.sqrt(size)
+    fors, ways, total = torch.zeros_like(length), torch.zeros_like(delta), torch.zeros_like(delta)
+    for _ in range(count):
+        way = within(run.region, own.normal(delta))
+        way = way / each(way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
+        tried = boxed(run.region, delta + each(reach, delta) * way)
+        way = (tried - delta) / each(reach.clamp_min(1e-30), delta)
+        sign = torch.where(run.objective.decide(run.region.inputs(tried)), 1.0, -1.0).to(delta)
+        fors, ways, total = fors + sign, ways + way, total + each(sign, way) * way
+    mean = fors / count
+    slope = torch.where(each(mean.abs() < 1, total), total - each(mean, ways) * ways, each(mean.sign(), ways) * ways)
+    if isinstance(run.region.norm, LinfNorm):
+        return slope.sign()
+    return slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), slope)

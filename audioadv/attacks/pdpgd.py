@@ -1,0 +1,115 @@
+"""Primal-dual proximal gradient descent: the smallest change as a game between the change and the constraint's price.
+
+Source: Matyasko and Chau 2021, "PDPGD: primal-dual proximal gradient descent adversarial attack", algorithm 1.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.errors import OptionError
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+
+def prox_l0(delta: Tensor, weight: Tensor) -> Tensor:
+    """argmin weight * |y|_0 + |y - delta|^2 / 2: entries below sqrt(2 weight) go. Shapes: [batch, *], [batch] -> [batch, *].
+
+    >>> prox_l0(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]))
+    tensor([[0., 3.]])
+    """
+    return torch.where(delta.abs() > each((2 * weight).sqrt(), delta), delta, 0.0)
+
+
+def prox_l1(delta: Tensor, weight: Tensor) -> Tensor:
+    """argmin weight * |y|_1 + |y - delta|^2 / 2: all entries nearer to zero by the weight. Shapes: [batch, *], [batch] -> [batch, *].
+
+    >>> prox_l1(torch.tensor([[1.0, -3.0]]), torch.tensor([2.0]))
+    tensor([[ 0., -1.]])
+    """
+    return delta.sign() * (delta.abs() - each(weight, delta)).clamp_min(0)
+
+
+def prox_l2(delta: Tensor, weight: Tensor) -> Tensor:
+    """argmin weight * |y|_2 + |y - delta|^2 / 2: the whole shorter by the weight. Shapes: [batch, *], [batch] -> [batch, *].
+
+    >>> prox_l2(torch.tensor([[3.0, 4.0]]), torch.tensor([2.5]))
+    tensor([[1.5000, 2.0000]])
+    """
+    length = delta.flatten(1).norm(dim=1)
+    return delta * each((1 - weight / length.clamp_min(1e-30)).clamp_min(0), delta)
+
+
+def prox_linf(delta: Tensor, weight: Tensor) -> Tensor:
+    """argmin weight * |y|_inf + |y - delta|^2 / 2: the peaks cut by the weight in all. Shapes: [batch, *], [batch] -> [batch, *].
+
+    What is cut off is the nearest point of the L1 ball of radius `weight` (Moreau), by sorting (Duchi et al. 2008).
+
+    >>> prox_linf(torch.tensor([[1.0, -3.0]]), torch.tensor([1.5]))
+    tensor([[ 1.0000, -1.5000]])
+    """
+    size = delta.flatten(1).abs()
+    ranked = size.sort(1, descending=True).values
+    levels = (ranked.cumsum(1) - weight[:, None]) / torch.arange(1, size.shape[1] + 1, device=delta.device)
+    above = (ranked > levels).sum(1, keepdim=True).clamp_min(1)
+    level = each(levels.gather(1, above - 1)[:, 0].clamp_min(0), delta)
+    return torch.minimum(torch.maximum(delta, -level), level)
+
+
+PROXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "L0Norm": prox_l0,
+    "L1Norm": prox_l1,
+    "L2Norm": prox_l2,
+    "LinfNorm": prox_linf,
+}
+
+
+def pdpgd(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 500,
+    primal_rate: float = 0.1,
+    dual_rate: float = 0.1,
+    start: float = 0.01,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """The change goes down price * margin and through the norm's proximal operator; the price rises while the goal is missed.
+
+    Both players' weights sum to 1 (a softmax): `start` is the price's share at first. Steps are scaled by a running mean
+    square of each example's own slope, and both rates fall a hundredfold and tenfold along an exponential. Wants a loss that
+    is the margin: Misclassify(labels, margin). Draws nothing. One forward and one backward a step.
+
+    Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
+    """
+    name = type(region.norm).__name__
+    if name not in PROXES:
+        raise OptionError(f"pdpgd has no proximal operator for {name}. Bound it by one of linf, l2, l1, l0, or use fmn")
+    run, prox = Run(objective, region, progress), PROXES[name]
+    delta, square = torch.zeros_like(region.clean), torch.zeros_like(region.radius)
+    dual, average = torch.full_like(region.radius, math.log(start)), torch.zeros_like(region.radius)
+    with at_rest(objective.model):
+        for number in range(steps):
+            inputs = run.region.inputs(delta)
+            look = run.objective.look(inputs)
+            kept = run.keep(inputs, look.reached)
+            rate, slower = primal_rate * 0.01 ** (number / steps), dual_rate * 0.1 ** (number / steps)
+            price = dual.sigmoid()
+            slope = within(run.region, look.slope) * each(price, delta)
+            square = 0.9 * square + 0.1 * slope.flatten(1).square().mean(1)
+            scale = rate / ((square / (1 - 0.9 ** (number + 1))).sqrt() + 1e-12)
+            delta = prox(delta - each(scale, delta) * slope, scale * (1 - price))
+            delta = within(run.region, boxed(run.region, delta))
+            average = 0.9 * average + 0.1 * look.loss
+            dual = dual + slower * look.loss.sign() * (1 + (average / look.loss.abs().clamp_min(1e-12)).clamp(-1, 1).abs())
+            if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
+                delta, square, dual, average = cut(left, delta, square, dual, average)
+                if not len(delta):
+                    break
+    return run.result()

@@ -1,0 +1,56 @@
+"""sigma-zero: the fewest entries changed, through a smooth stand-in for their number.
+
+Source: Cina et al. 2025, "sigma-zero: gradient-based optimization of l0-norm adversarial examples", algorithm 1.
+"""
+
+import math
+
+import torch
+
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
+
+def sigma_zero(
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 1000,
+    step_size: float = 1.0,
+    sigma: float = 1e-3,
+    threshold: float = 0.3,
+    threshold_step: float = 0.01,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> AttackResult:
+    """argmin margin + mean of delta^2 / (delta^2 + sigma), by Adam on slopes scaled to 1; entries below a threshold go.
+
+    The threshold rises while the example reaches the goal and falls while it does not; the step falls to a tenth along a
+    cosine. Made for L0 regions; in any other, what is kept is judged by that region's norm. Draws nothing. One forward and
+    one backward a step. Shapes: as in `region.clean`.
+    """
+    run = Run(objective, region, progress)
+    delta, first, second = (torch.zeros_like(region.clean) for _ in range(3))
+    limit = torch.full_like(region.radius, threshold)
+    with at_rest(objective.model):
+        for number in range(1, steps + 1):
+            inputs = run.region.inputs(delta)
+            look = run.objective.look(inputs, near=torch.ones_like(limit, dtype=torch.bool))
+            kept = run.keep(inputs, look.reached)
+            sparsity = 2 * sigma * delta / (delta.square() + sigma).square() / delta[0].numel()
+            slope = within(run.region, look.slope) + sparsity
+            slope = slope / each(slope.flatten(1).abs().amax(1).clamp_min(1e-30), slope)
+            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
+            rate = step_size * (0.1 + 0.9 * (1 + math.cos(math.pi * (number - 1) / steps)) / 2)
+            delta = delta - rate * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
+            delta = boxed(run.region, delta)
+            limit = (limit + threshold_step * rate * torch.where(look.reached, 1.0, -1.0)).clamp_min(0)
+            delta = torch.where(delta.abs() > each(limit, delta), delta, 0.0)
+            if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
+                delta, first, second, limit = cut(left, delta, first, second, limit)
+                if not len(delta):
+                    break
+    return run.result()

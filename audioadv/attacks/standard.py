@@ -1,0 +1,41 @@
+"""The attack without knobs: strong where gradients tell the truth, with a check where they do not.
+
+Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks".
+AutoAttack runs APGD on cross-entropy, APGD toward nine rivals, FAB and 5,000 queries of Square. Here the passes go where the
+examples fall: the two APGDs as they are, then 500 queries, which tell of masked gradients; FAB is left out, since examples
+that both APGDs miss fall to it too rarely to pay for its third of the time.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from audioadv.attacks.apgd import apgd, apgd_targeted
+from audioadv.attacks.apgd_l1 import apgd_l1
+from audioadv.attacks.objective import Objective
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Tell
+from audioadv.attacks.square import square
+from audioadv.attacks.survivors import Attack, one_after_another
+from audioadv.threat.labels import Classify, Confidence, Misclassify, cross_entropy, margin
+from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.region import Region
+
+
+def standard(objective: Objective, region: Region, *, seed: int = 0, progress: Tell | None = None) -> AttackResult:
+    """APGD on cross-entropy, APGD toward nine rivals, Square: each on the survivors of the one before.
+
+    At most 100 gradients, 900 gradients and 500 queries an example. The goal's own confidence is set aside; goals that know
+    no labels get APGD on their loss and Square. In L1 the steps are sparse, and Square is left out. Shapes: as in `region.clean`.
+    """
+
+    def by(confidence: Confidence) -> Objective:
+        goal = objective.goal
+        return replace(objective, goal=replace(goal, confidence=confidence)) if isinstance(goal, Misclassify | Classify) else objective
+
+    first: Attack = partial(apgd_l1 if type(region.norm).__name__ == "L1Norm" else apgd, seed=seed)
+    stages = [(by(cross_entropy), first)]
+    if isinstance(objective.goal, Misclassify):
+        stages.append((objective, partial(apgd_targeted, seed=seed)))
+    if isinstance(region.norm, LinfNorm | L2Norm):
+        stages.append((by(margin), partial(square, steps=500, seed=seed)))
+    return one_after_another(stages, region, progress)

@@ -1,0 +1,59 @@
+"""A classifier as attacks meet it. Any module that maps inputs to scores is one; the wrapper adds what a module cannot say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from audioadv.errors import UnknownModel
+from audioadv.models.recogniser import Access
+from audioadv.models.tiny_mnist import TinyMnist
+
+WEIGHTS = Path(__file__).parent / "weights"
+BUNDLED = {
+    "mnist": "a small convolutional net, trained naturally; bundled",
+    "mnist-robust": "the same, adversarially trained in Linf 0.3; bundled",
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A net with its name, its access, and the normalisation that it was trained with.
+
+    `mean` and `std` are one number a channel (axis 1), or none: inputs stay in 0..1 for every bound, and the net gets what it
+    knows. Scores are logits or log-probabilities.
+
+    >>> Classifier(nn.Flatten(), mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 2))
+    tensor([[2., 2.]])
+    """
+
+    net: Callable[[Tensor], Tensor]
+    name: str = "classifier"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    access: Access = Access.GRADIENTS
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Shapes: [batch, channels, *] -> scores [batch, classes]."""
+        if self.mean or self.std:
+            shape = (-1, *[1] * (inputs.ndim - 2))
+            inputs = (inputs - inputs.new_tensor(self.mean or (0.0,)).reshape(shape)) / inputs.new_tensor(self.std or (1.0,)).reshape(shape)
+        return self.net(inputs)
+
+    def granting(self, access: Access) -> "Classifier":
+        """The same classifier, seen by an attacker with this much access."""
+        return replace(self, access=access)
+
+
+def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier:
+    """A bundled classifier, in evaluation mode, its parameters frozen. Raises UnknownModel."""
+    if name not in BUNDLED:
+        raise UnknownModel(f"classifier {name!r}: unknown. Use {' or '.join(BUNDLED)}, or your own: any module is a classifier")
+    net = TinyMnist()
+    net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
+    return Classifier(net.eval().requires_grad_(False).to(device), name)

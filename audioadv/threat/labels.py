@@ -1,0 +1,250 @@
+"""Goals for classifiers, and what they are measured by.
+
+A *confidence* says how sure scores are of a label: `Misclassify` lowers it, `Classify` raises it. Any callable
+`(scores, labels) -> [batch]` will do.
+
+cross_entropy         log p(label)                                      Goodfellow et al. 2015
+margin                score of the label less its best rival's          Carlini and Wagner 2017, f6
+dlr                   the same, in units of the scores' spread          Croce and Hein 2020, section 4.1
+probability_margin    the same, of probabilities                        Carlini and Wagner 2017, f4
+
+All but cross_entropy's rounding are the same on logits and on log-softmax. With `rivals`, each example's label is compared
+with one class only: the targeted forms.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.threat.both import Joins
+
+Confidence = Callable[..., Tensor]
+
+
+def cross_entropy(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """log p(label); with rivals, -log p(rival). Shapes: [batch, classes], [batch] -> [batch].
+
+    >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0])).exp()
+    tensor([0.5000])
+    """
+    if rivals is not None:
+        return F.cross_entropy(scores, rivals, reduction="none")
+    return -F.cross_entropy(scores, labels, reduction="none")
+
+
+def lead(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
+    """How far a label's score is ahead of the `top`-th best of the others; above 0 it is among the `top` best.
+
+    >>> lead(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2])), lead(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2]), top=2)
+    (tensor([-2.]), tensor([1.]))
+    """
+    own = scores.gather(1, labels[:, None])[:, 0]
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    return own - (others.amax(1) if top == 1 else others.topk(top, 1).values[:, -1])
+
+
+def margin(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """The label's score less its best rival's, or less `rivals`'. Shapes: [batch, classes], [batch] -> [batch]."""
+    if rivals is None:
+        return lead(scores, labels)
+    return (scores.gather(1, labels[:, None]) - scores.gather(1, rivals[:, None]))[:, 0]
+
+
+def dlr(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """The difference of logits ratio: `margin` over the best score less the third best.
+
+    With rivals (the targeted form), over the best less the mean of the third and fourth. What scaling or shifting scores
+    does not change, it does not change. Where classes are too few it falls back: targeted with three classes, on the
+    untargeted spread; with two, on the plain margin.
+
+    >>> dlr(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([1]))
+    tensor([0.6667])
+    """
+    gap, classes = margin(scores, labels, rivals), scores.shape[1]
+    if classes < 3:
+        return gap
+    ranked = scores.topk(min(4, classes), 1).values
+    low = ranked[:, 2] if rivals is None or classes < 4 else (ranked[:, 2] + ranked[:, 3]) / 2
+    return gap / (ranked[:, 0] - low).clamp_min(1e-12)
+
+
+def probability_margin(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """`margin` of the probabilities. Shapes: [batch, classes], [batch] -> [batch]."""
+    return margin(scores.softmax(1), labels, rivals)
+
+
+def as_labels(labels: Tensor | int | list[int]) -> Tensor:
+    """Labels as int64 [batch], or [1] for one that all share. Raises UnusableBatch."""
+    given = torch.as_tensor(labels).reshape(-1) if not isinstance(labels, Tensor) or labels.ndim == 0 else labels
+    if given.is_floating_point() or given.dtype == torch.bool or given.ndim != 1:
+        raise UnusableBatch(
+            f"labels of type {given.dtype} and shape {tuple(given.shape)}: a label is a whole number, one an example. "
+            "Give class numbers (one_hot.argmax(1))"
+        )
+    if len(given) and int(given.min()) < 0:
+        raise UnusableBatch(f"label {int(given.min())}: classes are numbered from 0")
+    return given.long()
+
+
+def describe(labels: Tensor) -> str:
+    """Labels in words: the first few of many."""
+    texts = [str(label) for label in labels[:8].tolist()]
+    return ",".join(texts) + (",..." if len(labels) > 8 else "")
+
+
+def check_goal(top: int, by: float) -> None:
+    """`top` counts classes; `by` is a lead, not negative."""
+    if top < 1 or not by >= 0:
+        raise OptionError(f"top {top}, by {by}: top is a count of at least 1, by a difference of scores of at least 0")
+
+
+class OfLabels(Joins):
+    """What both goals share: labels that meet a batch of scores."""
+
+    labels: Tensor
+    top: int
+
+    @cached_property
+    def highest(self) -> int:
+        """The largest label, known once: comparing it takes no synchronisation."""
+        return int(self.labels.max()) if len(self.labels) else 0
+
+    def scores(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs, checked, and one label a row. Raises UnusableBatch, or AccessDenied for decisions."""
+        if not outputs.is_floating_point():
+            raise AccessDenied("the model gives decisions, not scores, but this attack needs scores. Use one on decisions")
+        if outputs.ndim != 2:
+            raise UnusableBatch(f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes]")
+        if self.highest >= outputs.shape[1]:
+            raise UnusableBatch(
+                f"label {self.highest}: the model knows {outputs.shape[1]} classes, 0 to {outputs.shape[1] - 1}. Check the labels"
+            )
+        if self.top >= outputs.shape[1]:
+            raise OptionError(f"top {self.top}: the model knows {outputs.shape[1]} classes. Use less than that")
+        return outputs, self.met(outputs)
+
+    def met(self, outputs: Tensor) -> Tensor:
+        """One label a row. Raises UnusableBatch."""
+        if len(self.labels) not in (1, len(outputs)):
+            raise UnusableBatch(f"{len(self.labels)} labels for {len(outputs)} examples: give one for all, or one for each")
+        return self.labels.to(outputs.device).expand(len(outputs))
+
+    def impossible(self, outputs: Tensor) -> list[str | None]:
+        """No form of scores rules a class out."""
+        return [None] * len(outputs)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Misclassify(OfLabels):
+    """To be taken for anything but these labels: not among the `top` best, and behind by at least `by` (kappa).
+
+    `confidence` is what the attack lowers. With `rivals` [batch], it only looks at that class of each example, though any
+    wrong class will do. Integer outputs [batch] are taken as decisions.
+
+    Raises UnusableBatch for labels that are no class numbers, OptionError for a top or kappa that makes no sense.
+
+    >>> Misclassify(torch.tensor([1])).reached(torch.tensor([[3.0, 1.0]]))
+    tensor([True])
+    """
+
+    labels: Tensor
+    confidence: Confidence = cross_entropy
+    top: int = 1
+    by: float = 0.0
+    rivals: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", as_labels(self.labels))
+        check_goal(self.top, self.by)
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        scores, labels = self.scores(outputs)
+        if self.confidence is margin and self.rivals is None:
+            return lead(scores, labels, self.top)
+        return self.confidence(scores, labels) if self.rivals is None else self.confidence(scores, labels, self.rivals)
+
+    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+        return (lead(*self.scores(outputs), self.top) + self.by + slack).clamp_min(0)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        if not outputs.is_floating_point():
+            return outputs != self.met(outputs)
+        ahead = lead(*self.scores(outputs), self.top)
+        return (ahead < 0) & (ahead <= -self.by)
+
+    def rows(self, index: Tensor) -> "Misclassify":
+        rivals = None if self.rivals is None else self.rivals[index.to(self.rivals.device)]
+        return replace(self, labels=picked(self.labels, index), rivals=rivals)
+
+    def aimed(self, outputs: Tensor, count: int) -> list["Misclassify"]:
+        """This goal by way of one rival each: the `count` nearest classes, the nearest first. Shapes: outputs [batch, classes]."""
+        scores, labels = self.scores(outputs)
+        others = scores.detach().scatter(1, labels[:, None], -torch.inf)
+        nearest = others.topk(min(count, scores.shape[1] - 1), 1).indices
+        return [replace(self, rivals=nearest[:, k]) for k in range(nearest.shape[1])]
+
+    def __str__(self) -> str:
+        return f"not class {describe(self.labels)}" + (f", nor in the top {self.top}" if self.top > 1 else "")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Classify(OfLabels):
+    """To be taken for these labels: among the `top` best, and ahead of the next by at least `by` (kappa).
+
+    `confidence` is what the attack raises; the rest as for `Misclassify`.
+
+    >>> Classify(1, by=2.5).reached(torch.tensor([[3.0, 5.0], [3.0, 6.0]]))
+    tensor([False,  True])
+    """
+
+    labels: Tensor
+    confidence: Confidence = cross_entropy
+    top: int = 1
+    by: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", as_labels(self.labels))
+        check_goal(self.top, self.by)
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        scores, labels = self.scores(outputs)
+        return -(lead(scores, labels, self.top) if self.confidence is margin else self.confidence(scores, labels))
+
+    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+        return (self.by + slack - lead(*self.scores(outputs), self.top)).clamp_min(0)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        if not outputs.is_floating_point():
+            return outputs == self.met(outputs)
+        ahead = lead(*self.scores(outputs), self.top)
+        return (ahead > 0) & (ahead >= self.by)
+
+    def rows(self, index: Tensor) -> "Classify":
+        return replace(self, labels=picked(self.labels, index))
+
+    def aimed(self, outputs: Tensor, count: int) -> list["Classify"]:
+        """One class is aimed at already: this goal alone."""
+        return [self]
+
+    def __str__(self) -> str:
+        return f"class {describe(self.labels)}" + (f", in the top {self.top}" if self.top > 1 else "")
+
+
+def picked(labels: Tensor, index: Tensor) -> Tensor:
+    """The labels of some of the examples; one that all share stays."""
+    return labels if len(labels) == 1 else labels[index.to(labels.device)]
+
+
+def look_like_probabilities(outputs: Tensor) -> bool:
+    """Whether scores are a softmax's: in 0..1, each row's sum 1. Its logarithm is what an attack wants."""
+    if not outputs.is_floating_point() or outputs.ndim != 2 or not len(outputs):
+        return False
+    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())

@@ -1,0 +1,250 @@
+"""What every attack keeps to, from one table: PEERS' contracts, each of which some popular library breaks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from nets import inputs_for, labels_of, linear, small
+from torch import Tensor, nn
+
+from audioadv import attacks
+from audioadv.attacks.objective import Objective, objective
+from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.errors import AccessDenied
+from audioadv.models.classifier import Classifier
+from audioadv.models.recogniser import Access
+from audioadv.threat.bounds import L2, MIN, Linf
+from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
+from audioadv.threat.region import Region
+
+Bound = type[Linf] | type[L2]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack, quick enough for a test, and what it may be held to."""
+
+    run: Callable[..., AttackResult]
+    access: Access = Access.GRADIENTS
+    bounds: tuple[Bound, ...] = (Linf, L2)
+    minimal: bool = False  # searches for the smallest
+    factor: float = 1.1  # of the distance to the nearest boundary of a linear net: enough for success
+
+
+def estimated(source: object, **options: object) -> Callable[..., AttackResult]:
+    """PGD on slopes estimated from scores."""
+
+    def attack(wanted: Objective, region: Region, **more: object) -> AttackResult:
+        return attacks.pgd(Objective(wanted.model, wanted.goal, wanted.lengths, slopes=source), region, **options, **more)
+
+    return attack
+
+
+SCORES, DECISIONS = Access.SCORES, Access.DECISIONS
+TABLE = {
+    "fgsm": Row(attacks.fgsm),
+    "pgd": Row(partial(attacks.pgd, steps=15)),
+    "pgd momentum": Row(partial(attacks.pgd, steps=15, momentum=0.9)),
+    "pgd restarts": Row(partial(attacks.pgd, steps=8, restarts=2)),
+    "pgd to the end": Row(partial(attacks.pgd, steps=15, early_stop=False)),
+    "apgd": Row(partial(attacks.apgd, steps=15)),
+    "apgd_targeted": Row(partial(attacks.apgd_targeted, steps=10)),
+    "standard": Row(attacks.standard),
+    "carlini_wagner": Row(partial(attacks.carlini_wagner, steps=300, searches=6, step_size=0.1, weight=0.1), bounds=(L2,), minimal=True, factor=1.5),
+    "ddn": Row(partial(attacks.ddn, steps=60), bounds=(L2,), minimal=True),
+    "fmn": Row(partial(attacks.fmn, steps=60), minimal=True),
+    "deepfool": Row(partial(attacks.deepfool, steps=20), minimal=True),
+    "pdpgd": Row(partial(attacks.pdpgd, steps=120), minimal=True, factor=1.3),
+    "find_then_shrink": Row(partial(attacks.find_then_shrink, steps=60), minimal=True, factor=1.3),
+    "square": Row(partial(attacks.square, steps=300), SCORES, factor=2.5),
+    "nes": Row(estimated(attacks.nes(40), steps=10), SCORES, factor=1.6),
+    "spsa": Row(estimated(attacks.spsa(40), steps=10), SCORES, factor=1.6),
+    "bandits": Row(estimated(attacks.bandits(30, tile=1), steps=20), SCORES, factor=2.5),
+    "coordinates": Row(estimated(attacks.coordinates(20), steps=20), SCORES, factor=1.6),
+    "hop_skip_jump": Row(partial(attacks.hop_skip_jump, steps=5, draws=30), DECISIONS, minimal=True, factor=2.5),
+    "boundary": Row(partial(attacks.boundary, steps=150), DECISIONS, bounds=(L2,), minimal=True, factor=2.5),
+    "unbounded": Row(partial(attacks.unbounded, steps=10, growth=1.2, start=0.02, rounds=40), minimal=True, factor=1.5),
+}
+EVERY = pytest.mark.parametrize("name", TABLE)
+WITH_BOUND = pytest.mark.parametrize(("name", "bound"), [(name, bound) for name, row in TABLE.items() for bound in row.bounds])
+SHAPES = {"[N,T]": (30,), "[N,C,T]": (2, 15), "[N,C,H,W]": (1, 5, 6), "[N,C,D,H,W]": (1, 2, 3, 5)}
+
+
+def misclassify(net: nn.Module, x: Tensor, **options: object) -> Objective:
+    return objective(net, Misclassify(labels_of(net, x), margin, **options))
+
+
+def nearest(net: nn.Module, x: Tensor, bound: Bound) -> Tensor:
+    """How far the nearest boundary of a linear net is, in the bound's norm."""
+    weight, scores, labels = net[1].weight.detach(), net(x).detach(), labels_of(net, x)
+    gaps = scores.gather(1, labels[:, None]) - scores
+    slopes = (weight[labels][:, None] - weight).norm(p=1 if bound is Linf else 2, dim=2)
+    return (gaps / slopes).scatter(1, labels[:, None], torch.inf).amin(1)
+
+
+def far_enough(net: nn.Module, x: Tensor, bound: Bound) -> Tensor:
+    """Those inputs that are not at a boundary from the start."""
+    return x[nearest(net, x, bound) > 0.01]
+
+
+@WITH_BOUND
+def test_fails_just_inside_and_succeeds_outside(name: str, bound: Bound) -> None:
+    """On a linear net the distance is known in closed form."""
+    row, net = TABLE[name], linear(3, (1, 5, 6))
+    x = far_enough(net, inputs_for((1, 5, 6), 8, None), bound)
+    distance, region = nearest(net, x, bound), bound(1.0).around(x, box=None)
+    if row.minimal:
+        result = row.run(misclassify(net, x), bound(MIN).around(x, box=None))
+        assert (result.gauge >= distance * (1 - 1e-4)).all()
+        assert (result.gauge <= distance * row.factor).float().mean() >= 0.8
+        return
+    inside = row.run(misclassify(net, x), region.at(0.95 * distance))
+    assert not any(inside.reached)
+    assert torch.equal(inside.adversarial, x)
+    outside = row.run(misclassify(net, x), region.at(row.factor * distance))
+    assert sum(outside.reached) >= 0.8 * len(x)
+
+
+@EVERY
+def test_neighbours_order_and_batch_size_change_nothing(name: str) -> None:
+    row, net = TABLE[name], small(3, (1, 5, 6))
+    x, bound = inputs_for((1, 5, 6), 5, (0, 1)), row.bounds[-1]
+    region = bound(MIN if row.minimal else 0.4).around(x)
+    together = row.run(misclassify(net, x), region)
+    backwards = row.run(misclassify(net, x.flip(0)), bound(MIN if row.minimal else 0.4).around(x.flip(0)))
+    assert backwards.outcome == together.outcome[::-1]
+    torch.testing.assert_close(backwards.adversarial.flip(0), together.adversarial, rtol=1e-5, atol=1e-6)
+    for i in (0, 3):
+        alone = row.run(misclassify(net, x[i : i + 1]), bound(MIN if row.minimal else 0.4).around(x[i : i + 1]))
+        assert alone.outcome[0] == together.outcome[i]
+        torch.testing.assert_close(alone.adversarial[0], together.adversarial[i], rtol=1e-5, atol=1e-6)
+        assert alone.forwards[0] == together.forwards[i]
+
+
+@WITH_BOUND
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 1.0), None], ids=str)
+def test_inside_bound_and_box(name: str, bound: Bound, box: tuple[float, float] | None) -> None:
+    for number, shape in enumerate(SHAPES.values()):
+        net, x = small(3, shape, seed=number), inputs_for(shape, 3, box, seed=number)
+        region = bound(0.3 if bound is Linf else 1.0).around(x, box=box)
+        if name == "unbounded":
+            region = region.at(torch.full_like(region.radius, torch.inf))
+        adversarial = TABLE[name].run(misclassify(net, x), region).adversarial
+        assert adversarial.isfinite().all()
+        assert (region.gauge(adversarial) <= region.radius * (1 + 1e-6) + 1e-9).all()
+        if box is not None:
+            assert adversarial.min() >= box[0] - 1e-9
+            assert adversarial.max() <= box[1] + 1e-9
+
+
+@EVERY
+def test_log_softmax_gives_the_same(name: str) -> None:
+    """The margin is the same on logits and on their log-softmax."""
+    row, net = TABLE[name], small(3, (1, 5, 6))
+    x, bound = inputs_for((1, 5, 6), 4, (0, 1)), row.bounds[-1]
+    region = bound(MIN if row.minimal else 0.4).around(x)
+    on_logits = row.run(misclassify(net, x), region)
+    on_log_softmax = row.run(misclassify(nn.Sequential(net, nn.LogSoftmax(1)), x), region)
+    assert on_log_softmax.outcome == on_logits.outcome
+    torch.testing.assert_close(on_log_softmax.gauge, on_logits.gauge, rtol=1e-3, atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("confidence", [cross_entropy, margin, dlr])
+def test_saturated_inputs_and_few_classes(name: str, classes: int, confidence: Callable[..., Tensor]) -> None:
+    row, net = TABLE[name], linear(classes, (1, 4, 4))
+    x, bound = inputs_for((1, 4, 4), 6, (0, 1)).round(), row.bounds[-1]
+    region = bound(MIN if row.minimal else (0.6 if bound is Linf else 3.0)).around(x)
+    result = row.run(objective(net, Misclassify(labels_of(net, x), confidence)), region)
+    assert sum(result.reached) >= 4
+    assert (labels_of(net, result.adversarial) != labels_of(net, x)).tolist() == result.reached
+
+
+@EVERY
+def test_the_model_and_the_random_state_are_left_as_they_were(name: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)).double().train()
+    net[1].bias.requires_grad_(False)
+    x = inputs_for((1, 5, 6), 4, (0, 1))
+    before, random_before = {key: value.clone() for key, value in net.state_dict().items()}, torch.get_rng_state()
+    TABLE[name].run(objective(net, Misclassify(torch.tensor([0]), margin)), TABLE[name].bounds[-1](0.2).around(x))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert [key for key, parameter in net.named_parameters() if not parameter.requires_grad] == ["1.bias"]
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(torch.get_rng_state(), random_before)
+
+
+@EVERY
+def test_cost_is_what_is_counted_from_outside(name: str) -> None:
+    row, net, forwards, backwards = TABLE[name], small(3, (1, 5, 6)), list[int](), list[int]()
+    x = inputs_for((1, 5, 6), 4, (0, 1))
+    wanted = misclassify(net, x)
+    net[1].register_forward_hook(lambda module, inputs, output: forwards.append(len(output)))
+    net[1].register_full_backward_hook(lambda module, inputs, outputs: backwards.append(len(outputs[0])))
+    result = row.run(wanted, row.bounds[-1](0.15).around(x))
+    assert result.forwards.sum() == sum(forwards)
+    assert result.backwards.sum() == sum(backwards)
+    if row.access is not Access.GRADIENTS:
+        assert result.backwards.sum() == 0
+
+
+@EVERY
+def test_access_is_enforced(name: str) -> None:
+    row, net = TABLE[name], small(3, (1, 5, 6))
+    x = inputs_for((1, 5, 6), 2, (0, 1))
+    region, goal = row.bounds[-1](0.1).around(x), Misclassify(labels_of(net, x), margin)
+    row.run(objective(Classifier(net).granting(row.access), goal), region)  # enough
+    for access in list(Access)[list(Access).index(row.access) + 1 :]:
+        with pytest.raises(AccessDenied, match="access"):
+            row.run(objective(Classifier(net).granting(access), goal), region)
+
+
+@EVERY
+def test_a_model_that_breaks_gives_the_clean_input(name: str) -> None:
+    net = small(3, (1, 5, 6))
+
+    class Broken(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return net(inputs) * torch.nan
+
+    x = inputs_for((1, 5, 6), 2, (0, 1))
+    result = TABLE[name].run(objective(Broken(), Misclassify(torch.tensor([0, 1]), margin)), TABLE[name].bounds[-1](0.1).around(x))
+    assert torch.equal(result.adversarial, x)
+    assert set(result.outcome) <= {Outcome.NOT_FINITE, Outcome.MISSED}
+
+
+@EVERY
+def test_targeted_goals_too(name: str) -> None:
+    row, net = TABLE[name], linear(3, (1, 5, 6))
+    x, bound = inputs_for((1, 5, 6), 4, None), row.bounds[-1]
+    targets = (labels_of(net, x) + 1) % 3
+    region = bound(MIN if row.minimal else (0.8 if bound is Linf else 4.0)).around(x, box=None)
+    result = row.run(objective(net, Classify(targets, margin)), region)
+    assert sum(result.reached) >= 3
+    assert (labels_of(net, result.adversarial) == targets).tolist() == result.reached
+
+
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.apgd])
+def test_restarts_never_hurt(attack: Callable[..., AttackResult]) -> None:
+    net = small(4, (1, 5, 6))
+    x = inputs_for((1, 5, 6), 30, (0, 1))
+    region, hits = Linf(0.12).around(x), list[Tensor]()
+    for restarts in (1, 2, 4):
+        hits.append(torch.tensor(attack(misclassify(net, x), region, steps=4, restarts=restarts).reached))
+    assert not (hits[0] & ~hits[1]).any()
+    assert not (hits[1] & ~hits[2]).any()
+
+
+def test_fallen_examples_leave_and_nothing_is_lost() -> None:
+    net = small(4, (1, 5, 6))
+    x = inputs_for((1, 5, 6), 40, (0, 1))
+    region = Linf(0.15).around(x)
+    short = attacks.pgd(misclassify(net, x), region, steps=30)
+    full = attacks.pgd(misclassify(net, x), region, steps=30, early_stop=False)
+    assert short.reached == full.reached
+    assert 0 < sum(short.reached) < 40
+    assert short.forwards.sum() < 0.8 * full.forwards.sum()
+    assert (full.forwards == 31).all()
