@@ -5,7 +5,7 @@ Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks", a
 
 import torch
 
-from audioadv.attacks.decisions import blend_back, find_any
+from audioadv.attacks.decisions import ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
@@ -50,13 +50,9 @@ def boundary(
             way = way * each(side * length / way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
             round_trip = (delta + way) / each((1 + side.square()).sqrt(), delta)
             trial = boxed(run.region, round_trip)
-            inputs = run.region.inputs(trial)
-            beside = run.objective.decide(inputs)
-            run.keep(inputs, beside)
+            beside = ask(run, trial, torch.ones_like(run.region.radius, dtype=torch.bool))
             nearer = trial * each(1 - ahead, trial)
-            inputs = run.region.inputs(nearer)
-            whole = run.objective.decide(inputs) & beside
-            run.keep(inputs, whole)
+            whole = ask(run, nearer, beside)
             delta = torch.where(each(whole, delta), nearer, delta)
             rates[0] = torch.where(beside, 0.95 * rates[0] + 0.05, 0.95 * rates[0])
             rates[1] = torch.where(beside, 0.95 * rates[1] + 0.05 * whole, rates[1])

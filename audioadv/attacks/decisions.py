@@ -22,13 +22,22 @@ def find_any(run: Run, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:
         else:
             noise = region.low + (region.high - region.low) * draws.uniform(delta)
         trial = within(region, noise * ((1 + number % 5) / 5))
-        inputs = region.inputs(trial)
-        reached = run.objective.decide(inputs)
-        run.keep(inputs, reached)
-        delta, found = torch.where(each(reached & ~found, delta), trial, delta), found | reached
-        if bool(found.all()):
-            break
+        reached = ask(run, trial, ~found)
+        delta, found = torch.where(each(reached, delta), trial, delta), found | reached
     return delta, found
+
+
+def ask(run: Run, delta: Tensor, which: Tensor) -> Tensor:
+    """One decision for `which` of the examples; what reaches the goal is kept. Shapes: [batch, *], bool [batch] -> bool [batch].
+
+    No other example is asked, so that what an example costs is its own affair.
+    """
+    rows, inputs = which.nonzero()[:, 0], run.region.inputs(delta)
+    reached = torch.zeros_like(which)
+    if len(rows):
+        reached[rows] = run.objective.rows(rows.cpu()).decide(inputs[rows])
+        run.keep(inputs, reached)
+    return reached
 
 
 def blend_back(run: Run, delta: Tensor, halvings: int = 10) -> Tensor:
@@ -39,9 +48,7 @@ def blend_back(run: Run, delta: Tensor, halvings: int = 10) -> Tensor:
     low, high = torch.zeros_like(run.region.radius), torch.ones_like(run.region.radius)
     for _ in range(halvings):
         middle = (low + high) / 2
-        inputs = run.region.inputs(shorter(run, delta, middle))
-        reached = run.objective.decide(inputs)
-        run.keep(inputs, reached)
+        reached = ask(run, shorter(run, delta, middle), torch.ones_like(low, dtype=torch.bool))
         low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
     return shorter(run, delta, high)
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from audioadv.attacks.decisions import blend_back, find_any
+from audioadv.attacks.decisions import ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
@@ -44,13 +44,9 @@ def hop_skip_jump(
             stride, done = run.region.norm.gauge(delta) / math.sqrt(number), torch.zeros_like(run.region.radius, dtype=torch.bool)
             for _ in range(12):
                 trial = within(run.region, boxed(run.region, delta + each(stride, delta) * direction))
-                inputs = run.region.inputs(trial)
-                reached = run.objective.decide(inputs)
-                run.keep(inputs, reached)
-                delta = torch.where(each(reached & ~done, delta), trial, delta)
+                reached = ask(run, trial, ~done)
+                delta = torch.where(each(reached, delta), trial, delta)
                 done, stride = done | reached, stride / 2
-                if bool(done.all()):
-                    break
             inside = run.gauge[run.here.to(delta.device)].isfinite() & run.region.radius.isfinite()
             if left := run.leave(torch.ones_like(inside), inside):
                 (delta,), own = cut(left, delta), own.rows(left[0])

@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioadv.errors import UnknownModel
 from audioadv.models.recogniser import Access
@@ -28,7 +28,7 @@ class Classifier:
     `mean` and `std` are one number a channel (axis 1), or none: inputs stay in 0..1 for every bound, and the net gets what it
     knows. Scores are logits or log-probabilities.
 
-    >>> Classifier(nn.Flatten(), mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 2))
+    >>> Classifier(torch.nn.Flatten(), mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 2))
     tensor([[2., 2.]])
     """
 

@@ -59,9 +59,9 @@ def margin(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tens
 def dlr(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
     """The difference of logits ratio: `margin` over the best score less the third best.
 
-    With rivals (the targeted form), over the best less the mean of the third and fourth. What scaling or shifting scores
-    does not change, it does not change. Where classes are too few it falls back: targeted with three classes, on the
-    untargeted spread; with two, on the plain margin.
+    With rivals (the targeted form), and for a label that is behind, over the best less the mean of the third and fourth: the
+    untargeted spread would make it constant for the third best. Scaling or shifting the scores changes nothing. Where classes
+    are too few it falls back: with three, on the mean of second and third; with two, on the plain margin.
 
     >>> dlr(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([1]))
     tensor([0.6667])
@@ -70,7 +70,9 @@ def dlr(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
     if classes < 3:
         return gap
     ranked = scores.topk(min(4, classes), 1).values
-    low = ranked[:, 2] if rivals is None or classes < 4 else (ranked[:, 2] + ranked[:, 3]) / 2
+    low = (ranked[:, -2] + ranked[:, -1]) / 2
+    if rivals is None:
+        low = torch.where(gap >= 0, ranked[:, 2], low)
     return gap / (ranked[:, 0] - low).clamp_min(1e-12)
 
 

@@ -1,0 +1,229 @@
+"""How robust a classifier is: every example through every attack, until one fells it.
+
+    inputs --model--> right?  --attack 1--> standing? --attack 2--> standing? ...      robust = right, and standing at the end
+
+Only examples that the model gets right are attacked, and an attack sees only those that all before it missed, unless each
+is asked to try them all.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from audioadv import attacks as catalogue
+from audioadv.attacks.objective import Objective, at_rest, objective
+from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.survivors import Attack
+from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.statistics import Rate
+from audioadv.threat.bounds import Bound, Box
+from audioadv.threat.labels import Misclassify
+
+
+class Threat(Protocol):
+    """What an evaluation needs of a threat model."""
+
+    @property
+    def bound(self) -> Bound: ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One attack's part. Shapes [examples]: tried and felled bool; gauge (infinite where not felled), forwards, backwards."""
+
+    attack: str
+    tried: Tensor
+    felled: Tensor
+    gauge: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What became of each example, and what it took.
+
+    Shapes: correct and robust bool [examples]; gauge [examples], of the nearest adversarial input found (zero where the model
+    was wrong from the start, infinite where none was found); adversarial [examples, *], clean where none was found.
+    """
+
+    bound: str
+    correct: Tensor
+    gauge: Tensor
+    adversarial: Tensor
+    outcome: tuple[Outcome, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def robust(self) -> Tensor:
+        """Right, and not felled by any attack: the union over attacks. Shapes: bool [examples]."""
+        return self.correct & self.gauge.isinf()
+
+    @property
+    def accuracy(self) -> Rate:
+        """Clean accuracy."""
+        return Rate(int(self.correct.sum()), len(self.correct))
+
+    @property
+    def robust_accuracy(self) -> Rate:
+        """Robust accuracy, against these attacks: an upper bound of the true one."""
+        return Rate(int(self.robust.sum()), len(self.robust))
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of all attacks, one for each example and pass; judging the clean inputs and each find is not in it."""
+        return sum(int(trial.forwards.sum()) for trial in self.trials)
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes of all attacks."""
+        return sum(int(trial.backwards.sum()) for trial in self.trials)
+
+    def curve(self, radii: Sequence[float]) -> list[tuple[float, Rate]]:
+        """The security curve: for each radius, how many are robust to changes up to it, by the smallest found.
+
+        Of attacks within a fixed bound it tells little; evaluate with a `min` bound, and attacks that search for the smallest.
+        """
+        return [(radius, Rate(int((self.gauge > radius).sum()), len(self.gauge))) for radius in radii]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """One object for the clean inputs, one for each attack, one for their union: rates, intervals and cost.
+
+        An attack's accuracy is what its own finds leave: it may not have seen those that fell before.
+        """
+        rows = [("clean", self.accuracy, 0, 0)]
+        for trial in self.trials:
+            left = Rate(int((self.correct & ~trial.felled).sum()), len(self.correct))
+            rows.append((trial.attack, left, int(trial.forwards.sum()), int(trial.backwards.sum())))
+        rows.append(("all", self.robust_accuracy, self.forwards, self.backwards))
+        keys = ("attack", "accuracy", "interval", "count", "forwards", "backwards")
+        return [
+            dict(zip(keys, (name, rate.value, rate.interval, rate.count, forwards, backwards), strict=True))
+            for name, rate, forwards, backwards in rows
+        ]
+
+    def __str__(self) -> str:
+        """A table: rate with interval, and passes an example."""
+        head = f"{self.bound}\n{'':20}{'accuracy':34}{'forwards':>10}{'backwards':>10}   an example"
+        rows = [
+            f"{line['attack']:20}{Rate(round(line['accuracy'] * line['count']), line['count'])!s:34}"
+            f"{line['forwards'] / max(line['count'], 1):10.1f}{line['backwards'] / max(line['count'], 1):10.1f}"
+            for line in self.lines()
+            if line["count"]
+        ]
+        return "\n".join([head, *rows])
+
+
+def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]", seed: int) -> dict[str, Attack]:
+    """Attacks by name, seeded; callables as they come. Raises OptionError for a name that nothing answers to."""
+    if isinstance(attacks, Mapping):
+        return dict(attacks)
+    found: dict[str, Attack] = {}
+    for name in [attacks] if isinstance(attacks, str) or callable(attacks) else attacks:
+        if not isinstance(name, str):
+            found[getattr(name, "__name__", str(name))] = name
+        elif name in ATTACKS:
+            found[name] = partial(getattr(catalogue, name), seed=seed)
+        else:
+            raise OptionError(f"attack {name!r}: unknown. Use one of {', '.join(ATTACKS)}")
+    return found
+
+
+ATTACKS = sorted(set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer"})
+
+
+def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """These rows, so many at a time."""
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+@torch.no_grad()
+def judged(model: Callable[..., Any], goal: Misclassify, inputs: Tensor, batch: int) -> Tensor:
+    """Whether the model gets each input right: not merely not beaten, but ahead. Shapes: -> bool [examples]."""
+    rights = []
+    with at_rest(model):
+        for rows in batches(torch.arange(len(inputs)), batch):
+            wanted = objective(model, goal.rows(rows)).begun(len(rows))
+            outputs = wanted.outputs(inputs[rows.to(inputs.device)])
+            wrong = goal.rows(rows).reached(outputs)
+            finite = outputs.isfinite().flatten(1).all(1) if outputs.is_floating_point() else ~torch.zeros_like(wrong)
+            rights.append(~wrong & finite)
+    return torch.cat(rights) if rights else torch.zeros(0, dtype=torch.bool)
+
+
+def evaluate(
+    model: Callable[..., Any],
+    inputs: Tensor,
+    labels: Tensor,
+    threat: Threat | Bound,
+    attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
+    *,
+    goal: Misclassify | None = None,
+    box: Box = (0.0, 1.0),
+    batch: int = 500,
+    all_attacks_see_all: bool = False,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Robust accuracy under a bound (or a threat model that has one), against the union of attacks.
+
+    `attacks` is a name, several, a callable (objective, region) -> AttackResult, or a mapping from names to such. `goal` is
+    what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack,
+    how many examples are done and of how many. What counts is judged once more on the inputs that came out, and must lie
+    within the bound.
+
+    Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied.
+
+    >>> from audioadv.threat.bounds import Linf
+    >>> net = torch.nn.Flatten()  # the brighter of two pixels
+    >>> print(evaluate(net, torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 0]), Linf(0.1), "pgd").robust_accuracy)
+    50.0 % (1 of 2, 9.5 .. 90.5)
+    """
+    bound = threat if isinstance(threat, Bound) else threat.bound
+    if len(labels) != len(inputs):
+        raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")
+    goal = Misclassify(labels) if goal is None else goal
+    wanted, chosen = objective(model, goal).begun(len(inputs)), named_attacks(attacks, seed)
+    bound.around(inputs, box=box)  # checks the inputs, before any work
+    correct = judged(model, goal, inputs, batch).cpu()
+    gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
+    adversarial, ends = inputs.clone(), [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
+    trials: list[Trial] = []
+    for name, attack in chosen.items():
+        tried = correct.clone() if all_attacks_see_all or bound.minimal else correct & gauge.isinf()
+        felled, sizes = torch.zeros_like(tried), torch.full_like(gauge, math.inf)
+        cost = torch.zeros(2, len(inputs), dtype=torch.int64)
+        for rows in batches(tried.nonzero()[:, 0], batch):
+            some = inputs[rows.to(inputs.device)]
+            region = bound.around(some, box=box)
+            result = attack(wanted.rows(rows), region)
+            cost[:, rows] += torch.stack([result.forwards, result.backwards])
+            good = verified(wanted.rows(rows), bound, region, result)
+            felled[rows], sizes[rows] = good, torch.where(good, result.gauge.cpu().to(gauge), math.inf)
+            nearer = rows[sizes[rows] < gauge[rows]]
+            gauge[nearer] = sizes[nearer]
+            adversarial[nearer.to(inputs.device)] = result.adversarial[torch.isin(rows, nearer).to(inputs.device)]
+            for row, hit, outcome in zip(rows.tolist(), good.tolist(), result.outcome, strict=True):
+                if hit or (ends[row] is Outcome.MISSED and outcome is Outcome.NOT_FINITE):
+                    ends[row] = Outcome.REACHED if hit else outcome
+            if progress is not None:
+                progress(name, int(rows[-1]) + 1, len(inputs))
+        trials.append(Trial(name, tried, felled, sizes, *cost))
+    return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials))
+
+
+def verified(wanted: Objective, bound: Bound, region: Any, result: AttackResult) -> Tensor:
+    """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound. Shapes: -> bool [examples], on the CPU."""
+    with torch.no_grad(), at_rest(wanted.model):
+        reached = wanted.begun(len(result.adversarial)).decide(result.adversarial)
+    claimed = torch.tensor(result.reached, dtype=torch.bool)
+    inside = region.holds(region.gauge(result.adversarial)) if not bound.minimal else torch.ones_like(reached)
+    return (reached & inside).cpu() & claimed
