@@ -11,28 +11,38 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
 from audioadv.errors import AudioadvError
+from audioadv.evaluation import Evaluation, Rate, evaluate
+from audioadv.models.bpda import BPDA
+from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Access, Emissions, Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.labels import Classify, Misclassify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BPDA",
     "L2",
     "MIN",
     "SNR",
     "Access",
     "AttackResult",
     "AudioadvError",
+    "Classifier",
+    "Classify",
     "Clip",
     "CraftResult",
     "Crafted",
     "Emissions",
+    "Evaluation",
     "Linf",
+    "Misclassify",
     "Mistranscribe",
     "Objective",
     "Outcome",
+    "Rate",
     "Recogniser",
     "Silence",
     "Transcribe",
@@ -40,6 +50,8 @@ __all__ = [
     "craft",
     "craft_each",
     "errors",
+    "evaluate",
+    "load_classifier",
     "load_model",
     "objective",
     "parse_bound",

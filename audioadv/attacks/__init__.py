@@ -22,6 +22,7 @@ from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.sigma_zero import sigma_zero
 from audioadv.attacks.square import square
 from audioadv.attacks.standard import standard
+from audioadv.attacks.transfer import transfer
 from audioadv.attacks.unbounded import unbounded
 from audioadv.attacks.universal import universal
 
@@ -46,6 +47,7 @@ __all__ = [
     "spsa",
     "square",
     "standard",
+    "transfer",
     "unbounded",
     "universal",
 ]

@@ -88,11 +88,17 @@ class Objective:
         first = not self.cost.forwards.any()
         if first:
             check_fit(self.model, inputs)
-        self.cost.forwards[self.who] += 1
+        self.cost.forwards.index_add_(0, self.who, torch.ones_like(self.who))  # an example may be there twice
         outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
         return outputs
+
+    def answers(self, inputs: Tensor) -> Tensor:
+        """One forward: the class that a classifier decides on, for attackers who see no more. Shapes: [batch, *] -> int64 [batch]."""
+        with torch.no_grad():
+            outputs: Tensor = self.outputs(inputs)
+        return outputs.argmax(1) if outputs.is_floating_point() else outputs.long()
 
     def demand(self, need: Access) -> None:
         """Raises AccessDenied where the model does not grant this much."""

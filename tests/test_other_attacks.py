@@ -1,0 +1,115 @@
+"""Attacks that the table of contracts does not fit: one change for all, a substitute, a stand-in backward, sparse norms."""
+
+from functools import partial
+
+import pytest
+import torch
+from nets import inputs_for, labels_of, linear, small
+from torch import Tensor, nn
+
+from audioadv import attacks
+from audioadv.attacks.draws import Draws, example_keys, mix
+from audioadv.attacks.objective import objective
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.models.bpda import BPDA
+from audioadv.models.classifier import Classifier
+from audioadv.models.recogniser import Access
+from audioadv.threat.bounds import L2, MIN, Linf
+from audioadv.threat.labels import Misclassify, margin
+
+SHAPE = (1, 5, 6)
+
+
+def test_universal_is_one_change_and_fools_a_linear_net_throughout() -> None:
+    """Where all examples are of one class of a linear net, one direction is right for all."""
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 40, None)
+    x = x[labels_of(net, x) == 0]
+    weight, scores = net[1].weight.detach(), net(x).detach()
+    furthest = float(((scores[:, 0] - scores[:, 1]) / (weight[0] - weight[1]).norm()).max())
+    result = attacks.universal(objective(net, Misclassify(0, margin)), L2(1.05 * furthest).around(x, box=None), steps=60)
+    assert all(result.reached)
+    change = result.adversarial - x
+    torch.testing.assert_close(change, change[:1].expand_as(change))
+    short = attacks.universal(objective(net, Misclassify(0, margin)), L2(0.95 * furthest).around(x, box=None), steps=60)
+    assert 0 < sum(short.reached) < len(x)
+    with pytest.raises(UnusableBatch, match="radii"):
+        attacks.universal(objective(net, Misclassify(0)), L2(1.0).around(x, box=None).at(torch.rand(len(x))))
+
+
+def test_transfer_asks_for_decisions_only_and_counts_them() -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 60, (0, 1))
+    victim = Classifier(net).granting(Access.DECISIONS)
+    torch.manual_seed(0)
+    substitute = nn.Sequential(nn.Flatten(), nn.Linear(30, 32), nn.Tanh(), nn.Linear(32, 3)).double()
+    seen = list[int]()
+    goal = Misclassify(labels_of(net, x))
+    net[1].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    inner = partial(attacks.pgd, steps=20)
+    result = attacks.transfer(objective(victim, goal), Linf(0.3).around(x), substitute=substitute, attack=inner, rate=0.01, rounds=3)
+    assert (result.forwards == 4 + 1).all()
+    assert result.forwards.sum() == sum(seen)
+    assert (result.backwards == 0).all()
+    assert sum(result.reached) > 20
+
+
+def test_bpda_gives_the_modules_value_and_the_stand_ins_slope() -> None:
+    x = torch.rand(3, 4, requires_grad=True)
+    y = BPDA(lambda z: (8 * z).round() / 8, lambda z: z.square())(x)
+    assert torch.equal(y, (8 * x).round() / 8)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], 2 * x)
+
+
+def test_bpda_brings_down_a_defense_without_gradients() -> None:
+    net, x = linear(3, SHAPE), inputs_for(SHAPE, 10, (0, 1))
+
+    def rounded(inputs: Tensor) -> Tensor:
+        return (8 * inputs).round() / 8
+
+    defended, goal = nn.Sequential(BPDA(rounded), net), Misclassify(labels_of(net, rounded(x)))
+    region = Linf(0.3).around(x)
+    assert all(attacks.pgd(objective(defended, goal), region).reached)
+    with pytest.raises(AccessDenied, match="no gradient"):
+        attacks.pgd(objective(lambda inputs: net(rounded(inputs).detach()).detach(), goal), region)
+
+
+def test_estimates_converge_to_the_slope() -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 3, None)
+    goal = Misclassify(labels_of(net, x), margin)
+    true = objective(net, goal).begun(3).look(x).slope.flatten(1)
+    for source in (attacks.nes(1500, reach=1e-3), attacks.spsa(1500, reach=1e-3), attacks.coordinates(30)):
+        wanted = objective(net, goal, slopes=source).begun(3)
+        slope = wanted.look(x).slope.flatten(1)
+        assert torch.cosine_similarity(slope, true).min() > 0.97, source
+        assert (wanted.cost.backwards == 0).all()
+
+
+def test_bandits_learn_a_direction_that_stays() -> None:
+    """On a linear net the slope is the same everywhere: the prior closes in on it."""
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, None)
+    goal = Misclassify(labels_of(net, x), margin)
+    true = objective(net, goal).begun(3).look(x).slope.flatten(1)
+    wanted = objective(net, goal, slopes=attacks.bandits(20, tile=1)).begun(3)
+    likeness = [torch.cosine_similarity(wanted.look(x).slope.flatten(1), true) for _ in range(12)]
+    assert likeness[-1].min() > 0.8
+    assert (likeness[-1] > likeness[0]).all()
+
+
+def test_draws_are_splitmix_and_know_no_neighbours() -> None:
+    assert mix(torch.tensor([-0x61C8864680B583EB])).item() % 2**64 == 0xE220A8397B1DCDAF  # the reference's first number of seed 0
+    x = torch.rand(4, 1, 20, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([x, torch.zeros(4, 1, 5)], -1)
+    assert torch.equal(example_keys(7, x), example_keys(7, padded))
+    assert len({*example_keys(7, x).tolist(), *example_keys(8, x).tolist()}) == 8
+    drawn = Draws.of(7, x).normal(x)
+    torch.testing.assert_close(Draws.of(7, x.flip(0)).normal(x).flip(0), drawn)
+    torch.testing.assert_close(Draws.of(7, padded).normal(padded)[..., :20], drawn)
+    many = Draws.of(0, torch.rand(2, 100_000)).normal(torch.zeros(2, 100_000))
+    assert many.mean().abs() < 0.01
+    assert abs(float(many.std()) - 1) < 0.01
+    assert abs(float(torch.corrcoef(many)[0, 1])) < 0.02
+
+
+def test_attacks_say_which_norms_they_know() -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 2, (0, 1))
+    with pytest.raises(OptionError, match="L2"):
+        attacks.carlini_wagner(objective(net, Misclassify(0)), Linf(MIN).around(x))
