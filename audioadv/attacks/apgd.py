@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audioadv.attacks.draws import generators
+from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another
-from audioadv.threat.labels import Confidence, dlr
+from audioadv.threat.labels import Confidence, Misclassify, dlr
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -58,7 +58,7 @@ def apgd(
         once = partial(apgd, steps=steps, early_stop=early_stop, progress=progress)
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
     run, judged, since = Run(objective, region, progress), checkpoints(steps), 0
-    delta = before = low_delta = region.sample(generators(seed, region.clean))
+    delta = before = low_delta = random_start(region, seed)
     low_slope = torch.zeros_like(delta)
     lowest, last = torch.full_like(region.radius, torch.inf), torch.full_like(region.radius, torch.inf)
     step, descents, lowest_then = 2 * region.radius, torch.zeros_like(region.radius), lowest
@@ -116,8 +116,8 @@ def apgd_targeted(
 
 
 def aimed(objective: Objective, clean: Tensor, count: int, confidence: Confidence) -> tuple[list[Any], Tensor]:
-    """The goal by way of one rival each, nearest first, and the forwards it took; the goal alone where it knows no rivals."""
-    if not hasattr(objective.goal, "aimed"):
+    """The goal by way of one rival each, nearest first, and the forwards it took; the goal alone where it has none."""
+    if not isinstance(objective.goal, Misclassify):
         return [objective.goal], torch.zeros(len(clean), dtype=torch.int64)
     started = objective.begun(len(clean))
     with torch.no_grad(), at_rest(objective.model):

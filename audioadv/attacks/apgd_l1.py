@@ -6,7 +6,7 @@ Source: Croce and Hein 2021, "Mind the box: l1-APGD for sparse adversarial attac
 import torch
 from torch import Tensor
 
-from audioadv.attacks.draws import generators
+from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, within
@@ -47,7 +47,7 @@ def apgd_l1(
     forward and one backward a step. Shapes: as in `region.clean`.
     """
     run, period, since = Run(objective, region, progress), max(int(0.04 * steps), 1), 0
-    delta = low_delta = region.sample(generators(seed, region.clean))
+    delta = low_delta = random_start(region, seed)
     low_slope, size, wide = torch.zeros_like(delta), delta[0].numel() if len(delta) else 1, 0.0
     lowest = torch.full_like(region.radius, torch.inf)
     step, share = region.radius.clone(), torch.full_like(region.radius, 0.2)

@@ -14,7 +14,7 @@ from audioadv.threat.norms import L2Norm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
-EDGE = 1 - 1e-6  # how near tanh may come to 1: at 1 itself its slope is zero
+EDGE = 0.99  # of tanh, where the box ends: at 1 its slope is zero, and inputs that are black or white could not be left
 
 
 def carlini_wagner(

@@ -32,7 +32,7 @@ def deepfool(
     The change is stretched by `overshoot` when it is tried. Costs one forward and one backward a rival and step: `rivals`
     best classes on the clean input, at most. Draws nothing. Shapes: as in `region.clean`.
     """
-    goals, ranking = aimed(objective, region.clean, rivals, margin)
+    goals, ranking = aimed(objective.by(margin), region.clean, rivals, margin)
     run, delta = Run(objective, region, progress), torch.zeros_like(region.clean)
     run.cost.forwards.add_(ranking)
     with at_rest(objective.model):

@@ -14,6 +14,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+
 GOLDEN, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # SplitMix64's, as signed numbers
 
 
@@ -36,11 +40,6 @@ def example_keys(seed: int, clean: Tensor) -> Tensor:
     rows, columns = (torch.arange(size, device=clean.device) for size in flat.shape[1:])
     places = mix(rows[:, None] * GOLDEN + mix(columns * GOLDEN + 1)) | 1
     return mix(mix((bits * places).sum((1, 2))) + times_golden(seed))
-
-
-def generators(seed: int, clean: Tensor) -> list[torch.Generator]:
-    """One torch generator an example, for `Region.sample`. Shapes: clean [batch, *]."""
-    return [torch.Generator().manual_seed(key) for key in example_keys(seed, clean).tolist()]
 
 
 @final
@@ -83,3 +82,22 @@ class Draws:
     def whole(self, limit: Tensor | int) -> Tensor:
         """Whole numbers from 0 to below the limit. Shapes: limit int64 [batch] or one number -> int64 [batch]."""
         return (self.bits(1)[:, 0] >> 1 & (1 << 62) - 1) % limit
+
+
+def random_start(region: Region, seed: int) -> Tensor:
+    """A random allowed delta for each example: uniform in the ball, then projected. Shapes: -> as region.clean.
+
+    Linf and L2 are drawn for all examples at once; other norms draw for one after another, by their own `sample`.
+    """
+    clean = region.clean
+    draws = Draws.of(seed, clean)
+    if isinstance(region.norm, LinfNorm):
+        unit = 2 * draws.uniform(clean) - 1
+    elif isinstance(region.norm, L2Norm):
+        unit = draws.normal(clean) if region.inside is None else draws.normal(clean) * region.inside
+        size = clean[0].numel() if region.inside is None else region.inside.expand_as(clean).flatten(1).sum(1).clamp_min(1)
+        distance = draws.uniform(clean.flatten(1)[:, :1])[:, 0] ** (1 / size)
+        unit = unit * each(distance / unit.flatten(1).norm(dim=1).clamp_min(1e-30), unit)
+    else:
+        return region.sample([torch.Generator().manual_seed(key) for key in draws.keys.tolist()])
+    return region.project(each(region.radius, unit) * (unit if region.inside is None else unit * region.inside))

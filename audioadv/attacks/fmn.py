@@ -10,6 +10,7 @@ import torch
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, within
+from audioadv.threat.labels import margin
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -29,10 +30,10 @@ def fmn(
     Until an example is found, its ball reaches as far as the margin's linear model says the boundary lies: the margin over
     the dual norm of its slope, and a little further, since balls are
     projected onto from a hair inside. Steps go from `step_size` to a hundredth of it along a cosine, gamma from its value to
-    0.001. Wants a loss that is the margin: Misclassify(labels, margin). Draws nothing. One forward and one backward a step.
+    0.001. The loss is the margin, as in the paper, for goals of labels. Draws nothing. One forward and one backward a step.
     Shapes: as in `region.clean`.
     """
-    run = Run(objective, region, progress)
+    run = Run(objective.by(margin), region, progress)
     delta, ball = torch.zeros_like(region.clean), torch.full_like(region.radius, torch.inf)
     with at_rest(objective.model):
         for number in range(steps):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from audioadv.errors import AccessDenied, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.threat.goals import Goal
-from audioadv.threat.labels import look_like_probabilities
+from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
 
 
 @final
@@ -139,7 +139,9 @@ class Objective:
         self.demand(Access.GRADIENTS)
         inputs = inputs.detach().requires_grad_()
         outputs = self.outputs(inputs)
-        reached, loss = self.goal.reached(outputs), self.goal.loss(outputs)
+        with torch.no_grad():
+            reached = self.goal.reached(outputs)
+        loss = self.goal.loss(outputs)
         if near is not None:
             loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
         self.cost.backwards[self.who] += 1
@@ -150,6 +152,10 @@ class Objective:
                 f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
             )
         return Look(loss.detach(), reached, slope)
+
+    def by(self, confidence: Confidence) -> "Objective":
+        """The same objective, measured by this confidence, where its goal is one of labels; else as it is."""
+        return replace(self, goal=replace(self.goal, confidence=confidence)) if isinstance(self.goal, Misclassify | Classify) else self
 
     def rows(self, index: Tensor) -> "Objective":
         """The objective of some of the examples. Shapes: index [fewer], on the CPU."""

@@ -13,6 +13,7 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
 from audioadv.errors import OptionError
+from audioadv.threat.labels import margin
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -83,15 +84,15 @@ def pdpgd(
     """The change goes down price * margin and through the norm's proximal operator; the price rises while the goal is missed.
 
     Both players' weights sum to 1 (a softmax): `start` is the price's share at first. Steps are scaled by a running mean
-    square of each example's own slope, and both rates fall a hundredfold and tenfold along an exponential. Wants a loss that
-    is the margin: Misclassify(labels, margin). Draws nothing. One forward and one backward a step.
+    square of each example's own slope, and both rates fall a hundredfold and tenfold along an exponential. The loss is the
+    margin, as in the paper, for goals of labels. Draws nothing. One forward and one backward a step.
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """
     name = type(region.norm).__name__
     if name not in PROXES:
         raise OptionError(f"pdpgd has no proximal operator for {name}. Bound it by one of linf, l2, l1, l0, or use fmn")
-    run, prox = Run(objective, region, progress), PROXES[name]
+    run, prox = Run(objective.by(margin), region, progress), PROXES[name]
     delta, square = torch.zeros_like(region.clean), torch.zeros_like(region.radius)
     dual, average = torch.full_like(region.radius, math.log(start)), torch.zeros_like(region.radius)
     with at_rest(objective.model):
@@ -106,8 +107,8 @@ def pdpgd(
             scale = rate / ((square / (1 - 0.9 ** (number + 1))).sqrt() + 1e-12)
             delta = prox(delta - each(scale, delta) * slope, scale * (1 - price))
             delta = within(run.region, boxed(run.region, delta))
-            average = 0.9 * average + 0.1 * look.loss
-            dual = dual + slower * look.loss.sign() * (1 + (average / look.loss.abs().clamp_min(1e-12)).clamp(-1, 1).abs())
+            average = 0.9 * average + 0.1 * torch.where(look.reached, -1.0, 1.0)
+            dual = dual + slower * average
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
                 delta, square, dual, average = cut(left, delta, square, dual, average)
                 if not len(delta):

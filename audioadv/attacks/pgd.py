@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from audioadv.attacks.draws import generators
+from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows
@@ -36,25 +36,26 @@ def pgd(
     `random_start` it begins at the clean input (the basic iterative method). Each of the `restarts` takes only the examples
     that are still standing.
 
-    The first input that reaches the goal is kept, and its example leaves; without `early_stop` all go on, and the nearest is
-    kept. One forward and one backward a step, and a forward for the last iterate. Shapes: as in `region.clean` and `objective`.
+    The first input that reaches the goal is kept, and its example leaves; without `early_stop` all go on.
+    One forward and one backward a step, and a forward for the last iterate. Shapes: as in `region.clean` and `objective`.
     """
     if restarts > 1:
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
     run = Run(objective, region, progress)
-    delta = region.sample(generators(seed, region.clean)) if random_start else torch.zeros_like(region.clean)
+    delta = draws.random_start(region, seed) if random_start else torch.zeros_like(region.clean)
     velocity = torch.zeros_like(delta)
     with at_rest(objective.model):
         for _ in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
+            kept = run.keep(inputs, look.reached & run.gauge[run.here.to(inputs.device)].isinf())
             slope = look.slope
             if momentum:
                 size = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
                 slope = velocity = momentum * velocity + slope / each(size, slope)
-            delta = run.region.project(delta - each(step_size * run.region.radius, delta) * run.region.steepest(slope))
+            step = each(step_size * run.region.radius, delta)
+            delta = run.region.project(torch.addcmul(delta, step, run.region.steepest(slope), value=-1))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & early_stop):
                 delta, velocity = cut(left, delta, velocity)
                 if not len(delta):

@@ -39,11 +39,19 @@ class Run:
 
         Shapes: inputs [still in, *], reached bool [still in] -> bool [still in], which ones were kept.
         """
-        spot, width = self.here.to(inputs.device), inputs.shape[-1]
-        gauge = self.region.gauge(inputs)
+        if inputs.device.type != "cpu":  # to ask which ones would be to wait
+            return self.note(self.region, self.here.to(inputs.device), inputs, reached, anywhere)
+        rows, better = reached.nonzero()[:, 0], torch.zeros_like(reached)
+        if len(rows):
+            better[rows] = self.note(self.region.rows(rows), self.here[rows], inputs[rows], reached[rows], anywhere)
+        return better
+
+    def note(self, region: Region, spot: Tensor, inputs: Tensor, reached: Tensor, anywhere: bool) -> Tensor:
+        """`keep` for some examples, `spot` their numbers. Shapes: spot, reached and result [some], inputs [some, *]."""
+        width, gauge = inputs.shape[-1], region.gauge(inputs)
         better = reached & (gauge < self.gauge[spot])
         if not anywhere:
-            better &= self.region.holds(gauge)
+            better &= region.holds(gauge)
         self.gauge[spot] = torch.where(better, gauge, self.gauge[spot])
         self.best[spot, ..., :width] = torch.where(each(better, inputs), inputs, self.best[spot, ..., :width])
         return better
@@ -75,10 +83,9 @@ class Run:
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:
-    """Which examples are finite throughout. Shapes: [batch, *] each -> bool [batch]."""
-    return torch.stack(
-        [tensor.detach().flatten(1).isfinite().all(1) if tensor.ndim > 1 else tensor.detach().isfinite() for tensor in tensors]
-    ).all(0)
+    """Which examples are finite throughout: a sum is, just where its terms are. Shapes: [batch, *] each -> bool [batch]."""
+    sums = [tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor for tensor in tensors]
+    return torch.stack(sums).isfinite().all(0)
 
 
 def ended(gauge: float, broken: bool) -> Outcome:

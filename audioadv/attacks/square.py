@@ -12,6 +12,7 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
 from audioadv.errors import OptionError
+from audioadv.threat.labels import margin
 from audioadv.threat.norms import L2Norm, LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -35,13 +36,17 @@ def square(
     """From a random start, `steps` queries in all; each tries a window of new values. Windows are squares in images, spans in sound.
 
     In Linf a window takes the radius with one random sign a channel, from a start of stripes. In L2 the energy of a second
-    window moves into the first. The goal's loss is what falls: Misclassify(labels, margin), as in the paper.
+    window moves into the first. What falls is the margin, as in the paper, for goals of labels.
 
     Shapes: [batch, time], [batch, channels, time] or [batch, channels, height, width]. Raises OptionError for other norms.
     """
     if not isinstance(region.norm, LinfNorm | L2Norm):
         raise OptionError("square moves within Linf or L2. Bound it by one of them, or use a gradient attack with slopes=nes()")
-    run, draws, move = Run(objective, region, progress), Draws.of(seed, region.clean), flip if isinstance(region.norm, LinfNorm) else carry
+    run, draws, move = (
+        Run(objective.by(margin), region, progress),
+        Draws.of(seed, region.clean),
+        flip if isinstance(region.norm, LinfNorm) else carry,
+    )
     delta = start(region, draws)
     lowest = torch.full_like(region.radius, torch.inf)
     with at_rest(objective.model):

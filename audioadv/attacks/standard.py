@@ -6,7 +6,6 @@ examples fall: the two APGDs as they are, then 500 queries, which tell of masked
 that both APGDs miss fall to it too rarely to pay for its third of the time.
 """
 
-from dataclasses import replace
 from functools import partial
 
 from audioadv.attacks.apgd import apgd, apgd_targeted
@@ -16,7 +15,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Tell
 from audioadv.attacks.square import square
 from audioadv.attacks.survivors import Attack, one_after_another
-from audioadv.threat.labels import Classify, Confidence, Misclassify, cross_entropy, margin
+from audioadv.threat.labels import Misclassify, cross_entropy, margin
 from audioadv.threat.norms import L2Norm, LinfNorm
 from audioadv.threat.region import Region
 
@@ -28,14 +27,10 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     no labels get APGD on their loss and Square. In L1 the steps are sparse, and Square is left out. Shapes: as in `region.clean`.
     """
 
-    def by(confidence: Confidence) -> Objective:
-        goal = objective.goal
-        return replace(objective, goal=replace(goal, confidence=confidence)) if isinstance(goal, Misclassify | Classify) else objective
-
     first: Attack = partial(apgd_l1 if type(region.norm).__name__ == "L1Norm" else apgd, seed=seed)
-    stages = [(by(cross_entropy), first)]
+    stages = [(objective.by(cross_entropy), first)]
     if isinstance(objective.goal, Misclassify):
         stages.append((objective, partial(apgd_targeted, seed=seed)))
     if isinstance(region.norm, LinfNorm | L2Norm):
-        stages.append((by(margin), partial(square, steps=500, seed=seed)))
+        stages.append((objective.by(margin), partial(square, steps=500, seed=seed)))
     return one_after_another(stages, region, progress)

@@ -72,6 +72,6 @@ def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: fl
         for first in range(0, len(order), 64):
             rows = order[first : first + 64]
             optimiser.zero_grad()
-            F.cross_entropy(net(inputs[rows]), answers[rows]).backward()
+            torch.autograd.backward(F.cross_entropy(net(inputs[rows]), answers[rows]))
             optimiser.step()
     net.eval()

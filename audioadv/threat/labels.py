@@ -232,10 +232,6 @@ class Classify(OfLabels):
     def rows(self, index: Tensor) -> "Classify":
         return replace(self, labels=picked(self.labels, index))
 
-    def aimed(self, outputs: Tensor, count: int) -> list["Classify"]:
-        """One class is aimed at already: this goal alone."""
-        return [self]
-
     def __str__(self) -> str:
         return f"class {describe(self.labels)}" + (f", in the top {self.top}" if self.top > 1 else "")
 

@@ -27,8 +27,8 @@ def project_linf(
     tensor([[ 0.2500, -0.1000]])
     """
     limit = each(radius, delta)
-    y = torch.minimum(torch.maximum(delta, -limit), limit)
-    return y if low is None or high is None else torch.minimum(torch.maximum(y, low), high)
+    y = torch.minimum(torch.maximum(delta, -limit), limit)  # a clamp is slower where limits broadcast
+    return y if low is None or high is None else y.clamp(low, high)
 
 
 def project_l2(

@@ -1,0 +1,131 @@
+"""What a PGD step costs, over the floor: forward, cross-entropy and input gradient, parameters frozen.
+
+    python recipes/pgd_step_cost.py                  # tiny MLP, MNIST CNN, ResNet18-w32, one-dimensional M5
+    python recipes/pgd_step_cost.py --quick          # the first two, 20 steps
+    PEERS=1 python recipes/pgd_step_cost.py          # in an environment that has torchattacks and foolbox: theirs too
+
+All examples stay in the batch (`early_stop=False`: the best iterate is kept all along). Attack and floor take turns, so that
+both meet the same machine; the figure is the median ratio of neighbours.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import audioadv as aa
+from audioadv.models.tiny_mnist import TinyMnist
+
+
+def mlp() -> nn.Module:
+    """784-256-10."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+class Block(nn.Module):
+    """Two convolutions and a short cut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.short = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride > 1 or inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)) + self.short(x))
+
+
+def resnet(width: int = 32) -> nn.Module:
+    """ResNet-18 for 32 x 32 images, of half the usual width."""
+    widths = [width * 2**stage for stage in (0, 0, 0, 1, 1, 2, 2, 3, 3)]
+    blocks = [Block(a, b, 2 if b > a else 1) for a, b in pairwise(widths)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10)]
+    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), *blocks, *head)
+
+
+def m5() -> nn.Module:
+    """M5 on raw audio (Dai et al. 2017, "Very deep convolutional neural networks for raw waveforms", table 1)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, kernel, stride in ((1, 32, 80, 16), (32, 32, 3, 1), (32, 64, 3, 1), (64, 64, 3, 1)):
+        layers += [nn.Conv1d(inputs, outputs, kernel, stride), nn.BatchNorm1d(outputs), nn.ReLU(), nn.MaxPool1d(4)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[float, float]]] = {
+    "tiny MLP": (mlp, (128, 1, 28, 28), (0, 1)),
+    "MNIST CNN": (TinyMnist, (128, 1, 28, 28), (0, 1)),
+    "ResNet18-w32": (resnet, (32, 3, 32, 32), (0, 1)),
+    "M5 audio": (m5, (32, 1, 16000), (-1, 1)),
+}
+
+
+def floor(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> None:
+    """So many forwards, losses and input gradients."""
+    for _ in range(steps):
+        x = inputs.clone().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(net(x), labels, reduction="sum"), x)
+
+
+def ours(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[float, float]) -> None:
+    """PGD with the best iterate kept, from a region made once."""
+    region = aa.Linf(0.03).around(inputs, box=box)
+    aa.attacks.pgd(aa.objective(net, aa.Misclassify(labels)), region, steps=steps, early_stop=False)
+
+
+def peers(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[float, float]) -> dict[str, Callable[[], object]]:
+    """torchattacks and foolbox, where they are installed and asked for."""
+    if not os.environ.get("PEERS"):
+        return {}
+    import foolbox
+    import torchattacks
+
+    theirs = torchattacks.PGD(net, eps=0.03, alpha=0.003, steps=steps)
+    model = foolbox.PyTorchModel(net, bounds=box, device="cpu")
+    fool = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=0.003)
+    return {
+        "torchattacks": lambda: theirs(inputs, labels),
+        "foolbox": lambda: fool.run(model, inputs, foolbox.criteria.Misclassification(labels), epsilon=0.03),
+    }
+
+
+@click.command()
+@click.option("--steps", default=40, show_default=True)
+@click.option("--repeats", default=7, show_default=True)
+@click.option("--only", multiple=True, help="some of the nets")
+@click.option("--quick", is_flag=True, help="the first two nets, 20 steps, three times")
+def main(steps: int, repeats: int, only: tuple[str, ...], quick: bool) -> None:
+    """Print the median ratio of attack to floor, and its range."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    steps, repeats = (20, 3) if quick else (steps, repeats)
+    for name in only or list(CASES)[: 2 if quick else None]:
+        build, shape, box = CASES[name]
+        torch.manual_seed(0)
+        net = build().eval().requires_grad_(False)
+        inputs = box[0] + (box[1] - box[0]) * torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        labels = net(inputs).argmax(1)
+        runs = {"audioadv": partial(ours, net, inputs, labels, steps, box), **peers(net, inputs, labels, steps, box)}
+        ratios: dict[str, list[float]] = {who: [] for who in runs}
+        for repeat in range(repeats + 1):
+            for who, run in runs.items():
+                began = time.perf_counter()
+                floor(net, inputs, labels, steps)
+                middle = time.perf_counter()
+                run()
+                ended = time.perf_counter()
+                if repeat:  # the first is to warm up
+                    ratios[who].append((ended - middle) / (middle - began))
+        for who, values in ratios.items():
+            print(
+                f"{name:14} {who:14} {statistics.median(values):.3f}  ({min(values):.3f} .. {max(values):.3f}; {repeats} x {steps} steps)"
+            )
+
+
+if __name__ == "__main__":
+    main()
