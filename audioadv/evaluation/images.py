@@ -8,7 +8,7 @@ image_folder(FOLDER)    one folder a class, all images of one size
 
 import gzip
 import io
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -63,22 +63,25 @@ def read_idx(folder: Path, name: str) -> Tensor:
     raise InputError(f"{folder / name}: missing, with .gz too. Put MNIST's four original files into {folder}")
 
 
-def cifar10(folder: Path | str, part: str = "test") -> Images:
-    """CIFAR-10 kept as JPEG files within .npz: 50,000 in `train`, 10,000 in `test`, of 32 x 32. Raises InputError.
+def cifar10(folder: Path | str, part: str = "test", count: int | None = None) -> Images:
+    """CIFAR-10 kept as JPEG files within .npz: 50,000 in `train`, 10,000 in `test`, of 32 x 32; the first `count`. Raises InputError.
 
     The loss of JPEG changes figures a little: call the data "CIFAR-10 (JPEG)".
     """
     files = sorted(Path(folder).glob(f"{part}*.npz"))
     if not files:
         raise InputError(f"{folder}: no {part}*.npz there. Give the folder that holds them")
-    images, labels = [], []
+    images, labels = list[Tensor](), list[Tensor]()
     for file in files:
         with np.load(file) as data:
             stream, ends = data["jpeg"].tobytes(), data["offset"].tolist()
-            images += [read_image(io.BytesIO(stream[a:b])) for a, b in pairwise(ends)]
+            images += [
+                read_image(io.BytesIO(stream[a:b]))
+                for a, b in islice(pairwise(ends), None if count is None else max(count - len(images), 0))
+            ]
             labels.append(torch.tensor(data["label"].astype(np.int64)))
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    return Images(torch.stack(images), torch.cat(labels), names)
+    return Images(torch.stack(images), torch.cat(labels)[: len(images)], names)
 
 
 def read_image(source: Path | io.BytesIO) -> Tensor:

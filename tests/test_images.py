@@ -1,0 +1,69 @@
+"""Labelled images: the embedded digits always; MNIST and CIFAR-10 where their files are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audioadv.errors import InputError
+from audioadv.evaluation.images import cifar10, digits, image_folder, mnist
+from audioadv.models.classifier import load_classifier
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared/data"
+NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
+
+
+def test_digits_are_there() -> None:
+    images, labels, classes = digits()
+    assert images.shape == (1797, 1, 8, 8)
+    assert images.min() == 0
+    assert images.max() == 1
+    assert labels.unique().tolist() == list(range(len(classes)))
+
+
+@NEEDS_DATA
+def test_mnist_and_the_bundled_nets() -> None:
+    test = mnist(DATA / "mnist").first(300)
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert test.images.shape == (300, 1, 28, 28)
+    assert test.images.max() == 1
+    for name in ("mnist", "mnist-robust"):
+        net = load_classifier(name)
+        assert (net(test.images).argmax(1) == test.labels).float().mean() > 0.96
+
+
+@NEEDS_DATA
+def test_cifar10() -> None:
+    test = cifar10(DATA / "cifar10", count=200)
+    assert test.images.shape == (200, 3, 32, 32)
+    assert test.labels.unique().tolist() == list(range(10))
+    assert 0.4 < test.images[:100].mean() < 0.55
+
+
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, level in (("cat", 0), ("ant", 255)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.fromarray(np.full((4, 6, 3), level, np.uint8)).save(tmp_path / name / f"{number}.png")
+    images, labels, classes = image_folder(tmp_path)
+    assert classes == ("ant", "cat")
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert torch.equal(images, torch.tensor([1.0, 1.0, 0.0, 0.0]).reshape(4, 1, 1, 1).expand(4, 3, 4, 6))
+    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "cat/9.png")
+    with pytest.raises(InputError, match="one size"):
+        image_folder(tmp_path)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="t10k-images"):
+        mnist(tmp_path)
+    with pytest.raises(InputError, match="npz"):
+        cifar10(tmp_path)
+    with pytest.raises(InputError, match="one folder for each class"):
+        image_folder(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x0d\x01\0\0\0\0")
+    with pytest.raises(InputError, match="not an idx file of bytes"):
+        mnist(tmp_path)
