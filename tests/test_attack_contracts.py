@@ -62,7 +62,7 @@ TABLE = {
     "ddn": Row(partial(attacks.ddn, steps=60), bounds=(L2,), minimal=True),
     "fmn": Row(partial(attacks.fmn, steps=60), minimal=True),
     "deepfool": Row(partial(attacks.deepfool, steps=20), minimal=True),
-    "pdpgd": Row(partial(attacks.pdpgd, steps=120, dual_rate=0.5), minimal=True, factor=1.3),
+    "pdpgd": Row(partial(attacks.pdpgd, steps=200, dual_rate=0.3), minimal=True, factor=1.6),
     "find_then_shrink": Row(partial(attacks.find_then_shrink, steps=100), minimal=True, factor=1.5),
     "square": Row(partial(attacks.square, steps=300), SCORES, factor=2.5),
     "nes": Row(estimated(attacks.nes(15), steps=20), SCORES, factor=1.6),

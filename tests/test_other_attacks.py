@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.draws import Draws, example_keys, mix
 from audioadv.attacks.objective import objective
+from audioadv.attacks.run import Run
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier
@@ -113,3 +114,14 @@ def test_attacks_say_which_norms_they_know() -> None:
     net, x = small(3, SHAPE), inputs_for(SHAPE, 2, (0, 1))
     with pytest.raises(OptionError, match="L2"):
         attacks.carlini_wagner(objective(net, Misclassify(0)), Linf(MIN).around(x))
+
+
+def test_the_nearest_success_is_kept_and_only_within_the_region() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, None)
+    run = Run(objective(net, Misclassify(labels_of(net, x))), Linf(0.5).around(x, box=None))
+    yes = torch.ones(3, dtype=torch.bool)
+    assert run.keep(x + 0.3, torch.tensor([True, True, False])).tolist() == [True, True, False]
+    assert run.keep(x + torch.tensor([0.4, 0.2, 0.6]).reshape(3, 1, 1, 1), yes).tolist() == [False, True, False]
+    torch.testing.assert_close(run.gauge, torch.tensor([0.3, 0.2, torch.inf], dtype=torch.float64))
+    torch.testing.assert_close(run.best - x, torch.tensor([0.3, 0.2, 0.0], dtype=torch.float64).reshape(3, 1, 1, 1).expand_as(x))
+    assert run.result().reached == [True, True, False]
