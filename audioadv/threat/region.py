@@ -1,13 +1,17 @@
 """A bound made concrete: the allowed changes around each clean input of a batch.
 
-    bound  --around(clean)-->  region:  clean, box, grid, a norm, and one radius for each example
+    bound  --around(clean)-->  region:  clean, box, grid, a norm, a map, and one radius for each example
 
-A norm measures a change (its *gauge*: the smallest radius that holds it) and knows its own geometry. A region adds what is
-the same for all: the clean inputs, the padding, the box, the 16-bit grid and the radii.
+    parameters  --map-->  change  --box, grid-->  inputs            slope there  --pull-->  slope here
+
+A region has parameters of its own. Mostly they are the change itself (`ADDED`); for a rotation they are an angle and a shift,
+and a map says what change they stand for. A norm measures parameters (their *gauge*: the smallest radius that holds them)
+and knows their geometry. A region adds what is the same for all: the clean inputs, the padding, the box, the 16-bit grid and
+the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, final
+from typing import Final, Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -46,13 +50,62 @@ class Norm(Protocol):
         ...
 
 
+class Map(Protocol):
+    """What change a region's parameters stand for. Parameters are [batch, *], the same shape for each example."""
+
+    def start(self, clean: Tensor) -> Tensor:
+        """The parameters to start from: zero."""
+        ...
+
+    def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
+        """What is added to the clean inputs, differentiable in the parameters. Shapes: as clean."""
+        ...
+
+    def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+        """The slope with respect to the parameters of a loss that has this slope with respect to the change."""
+        ...
+
+    def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        """The parameters that these inputs were made with; infinite where inputs do not tell."""
+        ...
+
+    def rows(self, index: Tensor, width: int | None) -> Self:
+        """The map for some of the examples, cut to `width` along the last axis."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Added:
+    """The parameters are the change."""
+
+    def start(self, clean: Tensor) -> Tensor:
+        return torch.zeros_like(clean)
+
+    def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
+        return parameters
+
+    def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+        return slope
+
+    def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        return adversarial - clean
+
+    def rows(self, index: Tensor, width: int | None) -> Self:
+        return self
+
+
+ADDED: Final = Added()
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Region:
     """The allowed changes around a batch of clean inputs.
 
     Shapes: clean [batch, *]; radius [batch], in the norm's own unit; inside [batch, *] or None, false in the padding;
-    low and high as clean (the box, as limits on delta) or None. `grid` is the step of the inputs' quantisation, if any:
+    low and high as clean (the box, as limits on the change) or None. `known` are the parameters of the inputs to be measured,
+    where a map cannot read them back from the inputs. `grid` is the step of the inputs' quantisation, if any:
     what reaches the model is clean plus the next multiple towards zero, and its slope there counts as the delta's: no gauge
     grows by it, so that what is inside stays inside.
     """
@@ -64,46 +117,87 @@ class Region:
     low: Tensor | None = None
     high: Tensor | None = None
     grid: float | None = None
+    map: Map = ADDED
+    known: Tensor | None = None
+
+    @property
+    def added(self) -> bool:
+        """Whether the parameters are the change itself."""
+        return self.map is ADDED
+
+    def start(self) -> Tensor:
+        """The parameters to start from: zero, for each example."""
+        return self.map.start(self.clean)
 
     def inputs(self, delta: Tensor, rounded: Tensor | None = None) -> Tensor:
-        """The inputs that this delta stands for: on the grid.
+        """The inputs that these parameters stand for: in the box, on the grid.
 
-        With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> [batch, *].
+        With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> as clean.
         """
+        change = delta if self.added else self.changed(delta)
         if self.grid is None:
-            return self.clean + delta
-        truncated = (delta / self.grid).trunc() * self.grid
-        return self.clean + (truncated if rounded is None else torch.where(each(rounded, delta), truncated, delta))
+            return self.clean + change
+        truncated = (change / self.grid).trunc() * self.grid
+        return self.clean + (truncated if rounded is None else torch.where(each(rounded, change), truncated, change))
+
+    def changed(self, parameters: Tensor) -> Tensor:
+        """What a map adds to the clean inputs, within the box and zero in the padding. Shapes: [batch, *] -> as clean."""
+        change = self.map.change(self.clean, parameters)
+        if self.low is not None and self.high is not None:
+            change = torch.minimum(torch.maximum(change, self.low), self.high)
+        return change if self.inside is None else change * self.inside
+
+    def pull(self, delta: Tensor, slope: Tensor) -> Tensor:
+        """The slope with respect to the parameters, from the slope with respect to the inputs that they stand for.
+
+        Shapes: delta [batch, *], slope as clean -> as delta.
+        """
+        if self.added:
+            return slope
+        return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
 
     def project(self, delta: Tensor) -> Tensor:
-        """The nearest allowed delta; zero in the padding."""
+        """The nearest allowed parameters; zero in the padding."""
         return self.norm.project(delta, self.radius, self.low, self.high)
 
     def steepest(self, slope: Tensor) -> Tensor:
         """The step of gauge 1 along which a loss with this slope rises fastest; zero in the padding."""
-        return self.norm.steepest(slope if self.inside is None else slope * self.inside)
+        return self.norm.steepest(self.unpadded(slope))
 
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
-        return self.norm.steady(slope if self.inside is None else slope * self.inside)
+        return self.norm.steady(self.unpadded(slope))
+
+    def unpadded(self, slope: Tensor) -> Tensor:
+        """A slope that is zero in the padding; what a map pulled back is so already."""
+        return slope * self.inside if self.added and self.inside is not None else slope
 
     def sample(self, generators: list[torch.Generator]) -> Tensor:
-        """A random allowed delta for each example, from that example's own generator; the padding has no part in it."""
-        drawn = torch.zeros_like(self.clean)
+        """Random allowed parameters for each example, from that example's own generator; the padding has no part in it."""
+        like = self.clean if self.added else self.start()
+        drawn = torch.zeros_like(like)
         for i, generator in enumerate(generators):
-            length = self.clean.shape[-1] if self.inside is None else int(self.inside[i].sum(-1).max())
+            length = like.shape[-1] if self.inside is None else int(self.inside[i].sum(-1).max())
             own = self.norm.rows(torch.tensor([i], device=drawn.device))
-            drawn[i, ..., :length] = own.sample(self.clean[i, ..., :length], generator)
+            drawn[i, ..., :length] = own.sample(like[i, ..., :length], generator)
         return self.project(drawn * each(self.radius, drawn))
 
     def gauge(self, adversarial: Tensor) -> Tensor:
         """The smallest radius that holds each adversarial input. Shapes: [batch, *] -> [batch]."""
-        return self.norm.gauge(adversarial - self.clean)
+        return self.norm.gauge(self.map.read(self.clean, adversarial) if self.known is None else self.known)
+
+    def extent(self, change: Tensor) -> Tensor:
+        """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
+        return self.norm.gauge(change) if self.added else torch.ones_like(self.radius)
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
-        rounding = 0.0 if self.grid is not None else 2.0**-23 * (self.norm.gauge(self.clean) + self.radius)
+        rounding = 0.0 if self.grid is not None else 2.0**-23 * (self.extent(self.clean) + self.radius)
         return gauge <= self.radius + rounding
+
+    def knowing(self, parameters: Tensor) -> "Region":
+        """The same region, told which parameters the inputs to be measured were made with. Nothing new where they are the change."""
+        return self if self.added else replace(self, known=parameters)
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
@@ -117,4 +211,5 @@ class Region:
 
         clean, norm = cut(self.clean), self.norm.rows(index)
         assert clean is not None
-        return Region(clean, self.radius[index], norm, cut(self.inside), cut(self.low), cut(self.high), self.grid)
+        limits = cut(self.inside), cut(self.low), cut(self.high)
+        return Region(clean, self.radius[index], norm, *limits, self.grid, self.map.rows(index, width), cut(self.known))
