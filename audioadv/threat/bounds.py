@@ -3,19 +3,21 @@
 spec        bound            the set of allowed deltas                          excess in
 linf:0.01   Linf(0.01)       max |delta| <= 0.01                                full scale
 l2:0.5      L2(0.5)          |delta|_2 <= 0.5                                   full scale
+l1:10       L1(10)           sum |delta| <= 10                                  full scale
+l0:20       L0(20)           at most 20 samples or pixels changed               samples or pixels
 snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
 linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
 """
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, final, runtime_checkable
+from typing import ClassVar, Final, Literal, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from audioadv.errors import MalformedSpec, UnusableBatch
-from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Norm, Region
 
 MIN: Final = "min"
@@ -81,66 +83,84 @@ def check_radius(name: str, radius: Radius) -> None:
         raise MalformedSpec(f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {name}:0.01")
 
 
-@final
+def plain(number: Radius) -> str:
+    """A number as one would write it, to the last digit that it has."""
+    return str(number).removesuffix(".0")
+
+
 @dataclass(frozen=True)
-class Linf:
+class Ball:
+    """What the norm balls share: the radius of the norm's set."""
+
+    radius: Radius
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_radius(self.kind, self.radius)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{plain(self.radius)}"
+
+    @property
+    def minimal(self) -> bool:
+        return self.radius == MIN
+
+    def norm(self, radius: Tensor) -> Norm:
+        """The norm that measures the changes of regions with this radius [batch]."""
+        raise NotImplementedError
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        radius = clean.new_full(clean.shape[:1], math.inf if isinstance(self.radius, str) else self.radius)
+        return ball(clean, radius, self.norm(radius), lengths, box, grid)
+
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [f"{self.kind}:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+
+
+@final
+class Linf(Ball):
     """Changes of at most `radius` to any sample or pixel (full scale = 1)."""
 
-    radius: Radius
+    kind = "linf"
 
-    def __post_init__(self) -> None:
-        check_radius("linf", self.radius)
-
-    def __str__(self) -> str:
-        return f"linf:{self.radius}"
-
-    @property
-    def minimal(self) -> bool:
-        return self.radius == MIN
-
-    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
-        radius = math.inf if isinstance(self.radius, str) else self.radius
-        return ball(clean, clean.new_full(clean.shape[:1], radius), LinfNorm(), lengths, box, grid)
-
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [f"linf:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+    def norm(self, radius: Tensor) -> Norm:
+        return LinfNorm()
 
 
 @final
-@dataclass(frozen=True)
-class L2:
+class L2(Ball):
     """Changes whose Euclidean length is at most `radius` (full scale = 1)."""
 
-    radius: Radius
+    kind = "l2"
 
-    def __post_init__(self) -> None:
-        check_radius("l2", self.radius)
+    def norm(self, radius: Tensor) -> Norm:
+        return L2Norm()
 
-    def __str__(self) -> str:
-        return f"l2:{self.radius}"
 
-    @property
-    def minimal(self) -> bool:
-        return self.radius == MIN
+@final
+class L1(Ball):
+    """Changes whose absolute values sum to at most `radius` (full scale = 1)."""
 
-    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
-        radius = math.inf if isinstance(self.radius, str) else self.radius
-        return ball(clean, clean.new_full(clean.shape[:1], radius), L2Norm(), lengths, box, grid)
+    kind = "l1"
 
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
+    def norm(self, radius: Tensor) -> Norm:
+        return L1Norm()
 
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
 
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [f"l2:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+@final
+class L0(Ball):
+    """Changes of at most `radius` samples or pixels; all channels of one count as one."""
+
+    kind = "l0"
+
+    def norm(self, radius: Tensor) -> Norm:
+        return L0Norm(radius)
 
 
 @final
@@ -155,7 +175,7 @@ class SNR:
             raise MalformedSpec(f"snr:{self.decibels}: the ratio must be a number of decibels, or 'min', for example snr:30")
 
     def __str__(self) -> str:
-        return f"snr:{self.decibels}"
+        return f"snr:{plain(self.decibels)}"
 
     @property
     def minimal(self) -> bool:
@@ -179,7 +199,7 @@ class SNR:
         return [f"snr:{value:.4g}" for value in decibels.tolist()]
 
 
-KINDS: dict[str, type[Linf] | type[L2] | type[SNR]] = {"linf": Linf, "l2": L2, "snr": SNR}
+KINDS: dict[str, type[Ball] | type[SNR]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0, "snr": SNR}
 
 
 def parse_number(text: str) -> float:

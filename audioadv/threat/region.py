@@ -20,7 +20,11 @@ from audioadv.threat.projections import each
 
 
 class Norm(Protocol):
-    """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch]."""
+    """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch].
+
+    A norm may have more to say: `extreme` (`Region.extreme`), `at(radius)`, where its steps depend on the radius, and `sparse`,
+    where they move few entries.
+    """
 
     def gauge(self, delta: Tensor) -> Tensor:
         """The smallest radius whose set holds each delta."""
@@ -96,6 +100,7 @@ class Added:
 
 
 ADDED: Final = Added()
+FAR = 1e4
 
 
 @final
@@ -153,8 +158,15 @@ class Region:
         Shapes: delta [batch, *], slope as clean -> as delta.
         """
         if self.added:
-            return slope
+            return slope if self.low is None or not getattr(self.norm, "sparse", False) else self.unblocked(delta, slope)
         return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
+
+    def unblocked(self, delta: Tensor, slope: Tensor) -> Tensor:
+        """The slope without the entries that the box keeps from going down it: they would take a sparse step's few places."""
+        assert self.low is not None
+        assert self.high is not None
+        blocked = ((slope > 0) & (delta <= self.low)) | ((slope < 0) & (delta >= self.high))
+        return torch.where(blocked, 0.0, slope)
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed parameters; zero in the padding."""
@@ -163,6 +175,17 @@ class Region:
     def steepest(self, slope: Tensor) -> Tensor:
         """The step of gauge 1 along which a loss with this slope rises fastest; zero in the padding."""
         return self.norm.steepest(self.unpadded(slope))
+
+    def extreme(self, slope: Tensor) -> Tensor:
+        """The allowed delta that a linear loss of this slope is greatest at: what a Frank-Wolfe step goes towards.
+
+        A norm that does not know its own gives the projection of a point far up the slope, which nears it.
+        """
+        slope = self.unpadded(slope)
+        if (extreme := getattr(self.norm, "extreme", None)) is not None:
+            return extreme(slope, self.radius, self.low, self.high)
+        size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
+        return self.project(slope * each(FAR * (1 + self.radius) / size, slope))
 
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
@@ -201,7 +224,8 @@ class Region:
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
-        return replace(self, radius=radius)
+        at = getattr(self.norm, "at", None)  # of a norm whose steps depend on the radius
+        return replace(self, radius=radius, norm=self.norm if at is None else at(radius))
 
     def rows(self, index: Tensor, width: int | None = None) -> "Region":
         """The region of some of the examples, cut to `width` along the last axis where they are all shorter."""
