@@ -7,6 +7,8 @@ l1:10       L1(10)           sum |delta| <= 10                                  
 l0:20       L0(20)           at most 20 samples or pixels changed               samples or pixels
 snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
 linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
+
+Bounds combine: `A & B`, `A | B` and `0.3 * A + 0.7 * B` (`threat/algebra.py`).
 """
 
 import math
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.threat.algebra import Combines, both, either, mix
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Norm, Region
 
@@ -89,7 +92,7 @@ def plain(number: Radius) -> str:
 
 
 @dataclass(frozen=True)
-class Ball:
+class Ball(Combines):
     """What the norm balls share: the radius of the norm's set."""
 
     radius: Radius
@@ -165,7 +168,7 @@ class L0(Ball):
 
 @final
 @dataclass(frozen=True)
-class SNR:
+class SNR(Combines):
     """Changes at least `decibels` below the clean signal's energy, clip by clip."""
 
     decibels: Radius
@@ -182,7 +185,7 @@ class SNR:
         return self.decibels == MIN
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
-        length = clean.flatten(1).norm(dim=1)
+        length = clean.flatten(1).float().norm(dim=1)
         radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)
         return ball(clean, radius, L2Norm(), lengths, box, grid)
 
@@ -209,13 +212,21 @@ def parse_number(text: str) -> float:
 
 
 def parse_bound(spec: str) -> Bound:
-    """The bound that a spec names (the table at the top of this file).
+    """The bound that a spec names (the tables at the top of this file and of `threat/algebra.py`).
 
     >>> parse_bound("linf:8/255"), parse_bound("snr:min")
     (Linf(radius=0.03137254901960784), SNR(decibels='min'))
+    >>> str(parse_bound("linf:0.3_or_l1:10"))
+    'linf:0.3_or_l1:10'
 
     Raises MalformedSpec.
     """
+    if "_or_" in spec:
+        return either(parse_bound(part) for part in spec.split("_or_"))
+    if "_mix_" in spec or "@" in spec:
+        return mix([parse_share(spec, part) for part in spec.split("_mix_")])
+    if "_and_" in spec:
+        return both(parse_bound(part) for part in spec.split("_and_"))
     name, colon, value = spec.partition(":")
     if name not in KINDS or not colon:
         raise MalformedSpec(f"bound {spec!r}: not a bound. Known: {', '.join(f'{kind}:NUMBER' for kind in KINDS)}, or min for the number")
@@ -225,3 +236,12 @@ def parse_bound(spec: str) -> Bound:
         raise MalformedSpec(
             f"bound {spec!r}: {value!r} is not a number. Write for example {name}:0.01, {name}:8/255 or {name}:min"
         ) from None
+
+
+def parse_share(spec: str, part: str) -> tuple[float, Bound]:
+    """A part of a mix: its weight and its bound."""
+    bound, at, weight = part.rpartition("@")
+    try:
+        return parse_number(weight if at else ""), parse_bound(bound)
+    except (ValueError, ZeroDivisionError):
+        raise MalformedSpec(f"bound {spec!r}: {part!r} has no weight. Write for example linf:0.3@0.5_mix_l1:10@0.5") from None

@@ -54,8 +54,19 @@ class Norm(Protocol):
         ...
 
 
+def tied(norm: Norm, radius: Tensor) -> Norm:
+    """The norm for regions of this radius [batch]: another one only where its steps depend on it."""
+    at = getattr(norm, "at", None)
+    return norm if at is None else at(radius)
+
+
 class Map(Protocol):
     """What change a region's parameters stand for. Parameters are [batch, *], the same shape for each example."""
+
+    @property
+    def boxed(self) -> bool:
+        """Whether the norm's projection heeds the inputs' box: parameters of another kind are no inputs."""
+        ...
 
     def start(self, clean: Tensor) -> Tensor:
         """The parameters to start from: zero."""
@@ -82,6 +93,10 @@ class Map(Protocol):
 @dataclass(frozen=True)
 class Added:
     """The parameters are the change."""
+
+    @property
+    def boxed(self) -> bool:
+        return True
 
     def start(self, clean: Tensor) -> Tensor:
         return torch.zeros_like(clean)
@@ -157,20 +172,22 @@ class Region:
 
         Shapes: delta [batch, *], slope as clean -> as delta.
         """
+        if self.low is not None and getattr(self.norm, "sparse", False):
+            slope = self.unblocked(delta if self.added else self.changed(delta), slope)
         if self.added:
-            return slope if self.low is None or not getattr(self.norm, "sparse", False) else self.unblocked(delta, slope)
+            return slope
         return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
 
-    def unblocked(self, delta: Tensor, slope: Tensor) -> Tensor:
+    def unblocked(self, change: Tensor, slope: Tensor) -> Tensor:
         """The slope without the entries that the box keeps from going down it: they would take a sparse step's few places."""
         assert self.low is not None
         assert self.high is not None
-        blocked = ((slope > 0) & (delta <= self.low)) | ((slope < 0) & (delta >= self.high))
+        blocked = ((slope > 0) & (change <= self.low)) | ((slope < 0) & (change >= self.high))
         return torch.where(blocked, 0.0, slope)
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed parameters; zero in the padding."""
-        return self.norm.project(delta, self.radius, self.low, self.high)
+        return self.norm.project(delta, self.radius, *((self.low, self.high) if self.map.boxed else (None, None)))
 
     def steepest(self, slope: Tensor) -> Tensor:
         """The step of gauge 1 along which a loss with this slope rises fastest; zero in the padding."""
@@ -215,8 +232,11 @@ class Region:
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
-        rounding = 0.0 if self.grid is not None else 2.0**-23 * (self.extent(self.clean) + self.radius)
-        return gauge <= self.radius + rounding
+        return gauge <= self.radius + self.rounding()
+
+    def rounding(self) -> Tensor:
+        """How much a gauge may grow when clean + delta is rounded to float32: nothing on the grid. Shapes: -> [batch]."""
+        return 2.0**-23 * (self.extent(self.clean) + self.radius) if self.grid is None else torch.zeros_like(self.radius)
 
     def knowing(self, parameters: Tensor) -> "Region":
         """The same region, told which parameters the inputs to be measured were made with. Nothing new where they are the change."""
@@ -224,8 +244,14 @@ class Region:
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
-        at = getattr(self.norm, "at", None)  # of a norm whose steps depend on the radius
-        return replace(self, radius=radius, norm=self.norm if at is None else at(radius))
+        return replace(self, radius=radius, norm=tied(self.norm, radius))
+
+    def members(self) -> tuple["Region", ...]:
+        """The regions that this one is the union of: itself, where it is no union."""
+        members = getattr(self.norm, "members", None)
+        if members is None:
+            return (self,)
+        return tuple(replace(self, norm=norm, radius=self.radius * own, map=part) for norm, own, part in members(self.map))
 
     def rows(self, index: Tensor, width: int | None = None) -> "Region":
         """The region of some of the examples, cut to `width` along the last axis where they are all shorter."""
