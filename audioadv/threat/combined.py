@@ -97,29 +97,42 @@ class BothNorm(Several):
         return torch.where(out.any(0), torch.inf, gauges[self.free])
 
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-        """The nearest point of all parts, by Dykstra's projections in turn; the end is inside for sure.
+        """The nearest point of all parts: exact where at most one is no box; the end is inside for sure.
 
-        Each round projects onto one part after another, and gives back what the part took off in the round before. That
+        A part that is a box of its own (Linf, a sticker) cuts the inputs' box. Beyond one other part, Dykstra's projections in
+        turn: each round projects onto one part after another, and gives back what the part took off in the round before. That
         converges to the nearest point of convex sets; an example ends when a round moves it by less than `STILL` of itself,
         or after `ROUNDS`. Source: Boyle and Dykstra 1986.
         """
         limits = self.limits(radius)
-        y, taken = delta, [torch.zeros_like(delta) for _ in self.norms]
+        low, high, rest = self.boxed(delta, limits, low, high)
+        y, taken = delta, [torch.zeros_like(delta) for _ in rest]
         done = torch.zeros_like(radius, dtype=torch.bool)
-        for turn in range(ROUNDS):
+        for _ in range(ROUNDS if len(rest) > 1 else 1):
             before = y
-            for i, norm in enumerate(self.norms):
+            for i, (norm, limit) in enumerate(rest):
                 given = y + taken[i]
-                y = norm.project(given, limits[i], low, high)
+                y = norm.project(given, limit, low, high)
                 taken[i] = given - y
             y = torch.where(each(done, y), before, y)
-            if turn == 0:  # the first part's nearest point lies in the others
-                done = ~torch.stack([change.flatten(1).any(1) for change in taken[1:]]).any(0)
-            else:
-                done = done | ((y - before).flatten(1).abs().amax(1) <= STILL * y.flatten(1).abs().amax(1))
+            done = done | ((y - before).flatten(1).abs().amax(1) <= STILL * y.flatten(1).abs().amax(1))
             if bool(done.all()):
                 break
         return self.settle(y, limits, low, high)
+
+    def boxed(
+        self, like: Tensor, limits: Tensor, low: Tensor | None, high: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, list[tuple[Norm, Tensor]]]:
+        """The box cut by the parts that are boxes themselves, and the other parts with their radii."""
+        rest = []
+        for norm, limit in zip(self.norms, limits, strict=True):
+            if (box := getattr(norm, "box", None)) is None:
+                rest.append((norm, limit))
+                continue
+            below, above = box(like, limit)
+            low = below if low is None else torch.maximum(low, below)
+            high = above if high is None else torch.minimum(high, above)
+        return low, high, rest
 
     def settle(self, y: Tensor, limits: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """A point inside for sure, and this one where it is inside.
@@ -127,8 +140,11 @@ class BothNorm(Several):
         Projecting onto parts that only ever shrink entries keeps the parts before; what still sticks out is scaled down;
         and what cannot be scaled into its sets is left out: the clean input is in all of them.
         """
-        for norm, limit in zip(self.norms, limits, strict=True):
+        low, high, rest = self.boxed(y, limits, low, high)
+        for norm, limit in rest:
             y = norm.project(y, limit, low, high)
+        if low is not None and high is not None:
+            y = torch.minimum(torch.maximum(y, low), high)
         out = replace(self, radii=limits).shares(y).amax(0)
         y = torch.where(each(out > 1, y), y * each(INWARD / out.clamp_min(1), y), y)
         inside = replace(self, radii=limits).shares(y).amax(0) <= 1

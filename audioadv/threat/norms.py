@@ -32,6 +32,11 @@ class LinfNorm:
         drawn = 2 * torch.rand(clean.shape, generator=generator) - 1
         return drawn.to(clean)
 
+    def box(self, like: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """The ball, which is a box, as limits."""
+        limit = each(radius, like).expand_as(like)
+        return -limit, limit
+
     def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """argmax <slope, y> in the ball and the box: its corner."""
         return project_linf(each(radius, slope) * slope.sign(), radius, low, high)

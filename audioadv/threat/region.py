@@ -22,8 +22,8 @@ from audioadv.threat.projections import each
 class Norm(Protocol):
     """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch].
 
-    A norm may have more to say: `extreme` (`Region.extreme`), `at(radius)`, where its steps depend on the radius, and `sparse`,
-    where they move few entries.
+    A norm may have more to say: `extreme` (`Region.extreme`); `at(radius)`, where its steps depend on the radius; `sparse`,
+    where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are unions.
     """
 
     def gauge(self, delta: Tensor) -> Tensor:
