@@ -8,12 +8,14 @@ l0:20       L0(20)           at most 20 samples or pixels changed               
 snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
 linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
 
-Bounds combine: `A & B`, `A | B` and `0.3 * A + 0.7 * B` (`threat/algebra.py`).
+More kinds: `threat/warps.py` (turned, shifted, retimed), `threat/stickers.py` (in one place), `threat/features.py` (as a
+network sees it). Bounds combine: `A & B`, `A | B` and `0.3 * A + 0.7 * B` (`threat/algebra.py`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, Protocol, final, runtime_checkable
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -202,9 +204,6 @@ class SNR(Combines):
         return [f"snr:{value:.4g}" for value in decibels.tolist()]
 
 
-KINDS: dict[str, type[Ball] | type[SNR]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0, "snr": SNR}
-
-
 def parse_number(text: str) -> float:
     """A decimal number or a fraction such as 8/255."""
     above, slash, below = text.partition("/")
@@ -227,15 +226,48 @@ def parse_bound(spec: str) -> Bound:
         return mix([parse_share(spec, part) for part in spec.split("_mix_")])
     if "_and_" in spec:
         return both(parse_bound(part) for part in spec.split("_and_"))
-    name, colon, value = spec.partition(":")
-    if name not in KINDS or not colon:
-        raise MalformedSpec(f"bound {spec!r}: not a bound. Known: {', '.join(f'{kind}:NUMBER' for kind in KINDS)}, or min for the number")
-    try:
-        return KINDS[name](MIN if value == MIN else parse_number(value))
-    except (ValueError, ZeroDivisionError):
+    name, _, value = spec.partition(":")
+    kinds = known()
+    if name not in kinds or not value:
         raise MalformedSpec(
-            f"bound {spec!r}: {value!r} is not a number. Write for example {name}:0.01, {name}:8/255 or {name}:min"
-        ) from None
+            f"bound {spec!r}: not a bound. Known: {', '.join(kind.example for kind in kinds.values())}, or min for the number"
+        )
+    try:
+        return kinds[name].read(value)
+    except (ValueError, ZeroDivisionError):
+        raise MalformedSpec(f"bound {spec!r}: {value!r} cannot be read. Write for example {kinds[name].example}") from None
+
+
+class Kind(NamedTuple):
+    """How a bound's spec is read, and how one looks."""
+
+    read: Callable[[str], Bound]
+    example: str
+
+
+def of_radius(kind: Callable[[Radius], Bound]) -> Callable[[str], Bound]:
+    """How a spec is read that is one number, or min."""
+    return lambda text: kind(MIN if text == MIN else parse_number(text))
+
+
+def known() -> dict[str, Kind]:
+    """Every kind of bound, by the name that its spec begins with."""
+    from audioadv.threat.features import Feature  # these build on this file
+    from audioadv.threat.stickers import Patch, Sticker
+    from audioadv.threat.warps import Spatial, Timing, parse_moved
+
+    return {
+        "linf": Kind(of_radius(Linf), "linf:0.01"),
+        "l2": Kind(of_radius(L2), "l2:0.5"),
+        "l1": Kind(of_radius(L1), "l1:10"),
+        "l0": Kind(of_radius(L0), "l0:20"),
+        "snr": Kind(of_radius(SNR), "snr:30"),
+        "spatial": Kind(lambda text: parse_moved(Spatial, text), "spatial:30,3"),
+        "timing": Kind(lambda text: parse_moved(Timing, text), "timing:160,0.05"),
+        "sticker": Kind(Sticker.parse, "sticker:8x8+10+12"),
+        "patch": Kind(Patch.parse, "patch:8x8"),
+        "feature": Kind(Feature.parse, "feature:0.5:package.file:function"),
+    }
 
 
 def parse_share(spec: str, part: str) -> tuple[float, Bound]:

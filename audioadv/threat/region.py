@@ -23,7 +23,8 @@ class Norm(Protocol):
     """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch].
 
     A norm may have more to say: `extreme` (`Region.extreme`); `at(radius)`, where its steps depend on the radius; `sparse`,
-    where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are unions.
+    where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are
+    unions; `extent`, where a change's gauge says little of its size.
     """
 
     def gauge(self, delta: Tensor) -> Tensor:
@@ -112,6 +113,14 @@ class Added:
 
     def rows(self, index: Tensor, width: int | None) -> Self:
         return self
+
+
+def pull_back(whole: Map, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+    """The slope with respect to a map's parameters, by autograd through its change. Shapes: slope as clean -> as parameters."""
+    with torch.enable_grad():
+        parameters = parameters.detach().requires_grad_()
+        (pulled,) = torch.autograd.grad(whole.change(clean, parameters), parameters, slope)
+    return pulled
 
 
 ADDED: Final = Added()
@@ -228,7 +237,9 @@ class Region:
 
     def extent(self, change: Tensor) -> Tensor:
         """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
-        return self.norm.gauge(change) if self.added else torch.ones_like(self.radius)
+        if not self.added:
+            return torch.ones_like(self.radius)
+        return getattr(self.norm, "extent", self.norm.gauge)(change)
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
@@ -245,6 +256,15 @@ class Region:
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
         return replace(self, radius=radius, norm=tied(self.norm, radius))
+
+    def by(self, way: Map) -> "Region":
+        """The same region, with another map from its parameters to inputs."""
+        return replace(self, map=way)
+
+    def redrawn(self, generators: list[torch.Generator]) -> "Region":
+        """The same region where its map is random, as a patch's place is, drawn anew from each example's own generator."""
+        redrawn = getattr(self.map, "redrawn", None)
+        return self if redrawn is None else self.by(redrawn(generators))
 
     def members(self) -> tuple["Region", ...]:
         """The regions that this one is the union of: itself, where it is no union."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from audioadv.threat.combined import Several, dot, share
 from audioadv.threat.projections import each
-from audioadv.threat.region import ADDED, Map, Norm
+from audioadv.threat.region import ADDED, Map, Norm, pull_back
 
-HALVINGS, SWEEPS = 40, 12
+HALVINGS, SWEEPS = 24, 20
+LARGEST = 1e6
 
 
 def corner(slot: Tensor, shape: torch.Size | None) -> Tensor:
@@ -56,10 +57,7 @@ class Chain:
     def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
         if all(own is ADDED for own in self.maps):
             return slope[:, None].expand(parameters.shape)
-        with torch.enable_grad():
-            parameters = parameters.detach().requires_grad_()
-            (pulled,) = torch.autograd.grad(self.change(clean, parameters), parameters, slope)
-        return pulled
+        return pull_back(self, clean, parameters, slope)
 
     def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         """The change split among the parts. Infinite where a part is no plain change: the inputs do not tell its parameters."""
@@ -165,27 +163,23 @@ class MixNorm(SlotNorm):
     def split(self, change: Tensor) -> Tensor:
         """The change as a sum of parts with the largest share as small as could be found (by halving, then by turns).
 
-        At one size of all sets, the parts are projected in turn onto what the others leave over, until nothing is left or
-        nothing moves. One sweep is exact where the first part is Linf; elsewhere the share found may be above the least.
+        At one size of all sets, the parts are projected in turn onto what the others leave over; what is left after all
+        turns goes to the last. Exact where one part is Linf; elsewhere the share may be a little above the least.
         """
-        alone = torch.stack([share(norm.gauge(change), radius) for norm, radius in zip(self.norms, self.radii, strict=True)])
-        low, high = torch.zeros_like(alone[0]), alone.amin(0)
-        keeper = alone.argmin(0)
-        best = torch.stack([torch.where(each(keeper == i, change), change, 0.0) for i in range(len(self.norms))], 1)
-        near = 1e-5 * change.flatten(1).abs().amax(1)
+        parts = [torch.zeros_like(change) for _ in self.norms]
+        best, least = torch.stack([*parts[1:], change], 1), share(self.norms[-1].gauge(change), self.radii[-1])
+        low, high = torch.zeros_like(least), torch.minimum(least, torch.full_like(least, LARGEST))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            middle = torch.where(high.isfinite(), middle, 2 * low + 1)
-            parts = [torch.zeros_like(change) for _ in self.norms]
             for _ in range(SWEEPS):
                 for i, norm in enumerate(self.norms):
                     rest = change - sum(part for j, part in enumerate(parts) if j != i)
                     parts[i] = norm.project(rest, middle * self.radii[i], None, None)
-            left = change - sum(parts)
-            fits = left.flatten(1).abs().amax(1) <= near
-            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-            parts[-1] = parts[-1] + left
-            best = torch.where(each(fits, best), torch.stack(parts, 1), best)
+            whole = torch.stack([*parts[:-1], change - sum(parts[:-1])], 1)
+            reach = self.shares(whole).amax(0)
+            best, least = torch.where(each(reach < least, best), whole, best), torch.minimum(reach, least)
+            fits = reach <= middle * (1 + 1e-3)
+            low, high = torch.where(fits, low, middle), torch.where(fits, torch.minimum(middle, least), high)
         return best
 
 
