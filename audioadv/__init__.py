@@ -13,12 +13,14 @@ from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
 from audioadv.errors import AudioadvError
 from audioadv.models.recogniser import Access, Emissions, Recogniser
 from audioadv.models.sources import load_model
-from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Linf, parse_bound
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "L0",
+    "L1",
     "L2",
     "MIN",
     "SNR",

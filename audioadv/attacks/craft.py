@@ -162,6 +162,10 @@ def craft_batch(
 
         wanted = objective(model, goal.rows(able), lengths[able.to(device)])
         result = attack(wanted, region.rows(able.to(device)), steps=steps, seed=seed, progress=tell if progress else None)
+        if result.parameters is not None:
+            parameters = region.start()
+            parameters[able.to(device)] = result.parameters
+            region = region.knowing(parameters)
         for row, i in enumerate(able.tolist()):
             adversarial[i] = result.adversarial[row, : len(clips[i].samples)].cpu()
             ends[i] = result.outcome[row], result.outcome[row].sentence

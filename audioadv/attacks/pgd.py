@@ -25,8 +25,9 @@ def pgd(
         for _ in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
-            delta = run.region.project(delta - each(step_size * run.region.radius, delta) * run.region.steepest(look.slope))
+            kept = run.keep(inputs, look.reached, delta)
+            step = run.region.steepest(run.region.pull(delta, look.slope))
+            delta = run.region.project(delta - each(step_size * run.region.radius, delta) * step)
             if left := run.leave(finite_rows(look.loss, look.slope), kept):
                 stay, width = left
                 if not len(stay):

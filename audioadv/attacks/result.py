@@ -38,7 +38,8 @@ class AttackResult:
     """The best adversarial input of each example, and what it took.
 
     Shapes: adversarial [batch, *], the clean input where nothing was found; gauge [batch], the smallest radius that holds
-    it, in the norm's unit; steps, forwards, backwards [batch]. `outcome` has one entry an example.
+    it, in the norm's unit; steps, forwards, backwards [batch]; parameters [batch, *], the region's own, or None where they are
+    adversarial - clean. `outcome` has one entry an example.
     """
 
     adversarial: Tensor
@@ -47,6 +48,7 @@ class AttackResult:
     steps: Tensor
     forwards: Tensor
     backwards: Tensor
+    parameters: Tensor | None = None
 
     @property
     def reached(self) -> list[bool]:

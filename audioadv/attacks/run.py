@@ -30,22 +30,27 @@ class Run:
         self.cost = self.objective.cost
         self.here = torch.arange(count)
         self.best = region.clean.clone()
+        self.parameters = None if region.added else region.start()
         self.gauge = region.clean.new_full((count,), math.inf)
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)
 
-    def keep(self, inputs: Tensor, reached: Tensor, *, anywhere: bool = False) -> Tensor:
+    def keep(self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False) -> Tensor:
         """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is nearer than the best so far.
 
-        Shapes: inputs [still in, *], reached bool [still in] -> bool [still in], which ones were kept.
+        `delta` are the region's parameters that the inputs were made with; a region that cannot read them back needs them.
+        Shapes: inputs and delta [still in, *], reached bool [still in] -> bool [still in], which ones were kept.
         """
         spot, width = self.here.to(inputs.device), inputs.shape[-1]
-        gauge = self.region.gauge(inputs)
+        gauge = (self.region if delta is None else self.region.knowing(delta)).gauge(inputs)
         better = reached & (gauge < self.gauge[spot])
         if not anywhere:
             better &= self.region.holds(gauge)
         self.gauge[spot] = torch.where(better, gauge, self.gauge[spot])
         self.best[spot, ..., :width] = torch.where(each(better, inputs), inputs, self.best[spot, ..., :width])
+        if self.parameters is not None and delta is not None:
+            width = delta.shape[-1]
+            self.parameters[spot, ..., :width] = torch.where(each(better, delta), delta, self.parameters[spot, ..., :width])
         return better
 
     def leave(self, finite: Tensor, done: Tensor) -> tuple[Tensor, int] | None:
@@ -72,7 +77,7 @@ class Run:
         """How it ended."""
         ends = zip(self.gauge.isfinite().tolist(), self.broken.tolist(), strict=True)
         outcome = tuple(Outcome.REACHED if hit else Outcome.NOT_FINITE if bad else Outcome.MISSED for hit, bad in ends)
-        return AttackResult(self.best, outcome, self.gauge, self.steps, self.cost.forwards, self.cost.backwards)
+        return AttackResult(self.best, outcome, self.gauge, self.steps, self.cost.forwards, self.cost.backwards, self.parameters)
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:

@@ -78,19 +78,20 @@ def find_then_shrink(
     clean = region.clean
     if minimal:
         faint = torch.full_like(clean, QUIETEST) if region.inside is None else QUIETEST * region.inside
-        region = region.at(start * torch.maximum(region.norm.gauge(clean), region.norm.gauge(faint)))
+        region = region.at(start * torch.maximum(region.extent(clean), region.extent(faint)))
     run, ones = Run(objective, region, progress), torch.ones_like(region.radius)
-    search = Search(nudge(region, seed), torch.zeros_like(clean), COARSEST * ones, 0 * ones, ones < 0)
+    search = Search(nudge(region, seed), region.start(), COARSEST * ones, 0 * ones, ones < 0)
     with at_rest(objective.model):
         for _ in range(steps):
             rounded = search.found
             inputs = run.region.inputs(search.delta, rounded)
             look = run.objective.look(inputs, near=search.found, slack=slack)
             search.found = search.found | look.reached
-            kept = run.keep(inputs, look.reached & rounded, anywhere=minimal)
+            kept = run.keep(inputs, look.reached & rounded, search.delta, anywhere=minimal)
 
             aim(run, search, kept, minimal)
-            search.velocity = momentum * search.velocity + (1 - momentum) * run.region.steady(look.slope)
+            step = run.region.steady(run.region.pull(search.delta, look.slope))
+            search.velocity = momentum * search.velocity + (1 - momentum) * step
             stride = torch.where(search.found | (not minimal), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), LONGEST_STEP)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
             search.delta = run.region.project(search.delta - each(stride * run.region.radius, search.delta) * search.velocity)
@@ -104,7 +105,7 @@ def find_then_shrink(
 def nudge(region: Region, seed: int) -> Tensor:
     """A thousandth of the radius to start from, two steps of the grid at least: silence as such gives a power spectrum no slope."""
     least = torch.full_like(region.clean, 2 * (region.grid or 0.0)) * (1 if region.inside is None else region.inside)
-    audible = region.norm.gauge(least)
+    audible = region.extent(least)
     radius = torch.minimum(region.radius, torch.maximum(1e-3 * region.radius.clamp_max(1.0), audible))
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
