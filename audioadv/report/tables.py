@@ -64,6 +64,16 @@ def models_table(lines: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def rooms_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a room."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("room", "role", "RT60, s", "positions"):
+        table.add_column(heading)
+    for line in lines:
+        table.add_row(printable(line["room"]), line["role"], f"{line['rt60_seconds']:.2f}", str(line["positions"]))
+    return table
+
+
 def decibels(value: float | None) -> str:
     """One decimal; a dash where nothing changed."""
     return "-" if value is None else f"{value:.1f}"
