@@ -21,32 +21,40 @@ class Run:
     """One attack on one batch, as it goes on.
 
     `objective` and `region` are those of the examples still in the batch; `here` [still in] numbers these in the batch that
-    the attack began with, as `best` [batch, *] and `gauge` [batch] (infinite before success) keep to it.
+    the attack began with, as `best` [batch, *] and `gauge` [batch] (infinite before success) keep to it. Over a channel, the
+    best is the one of the highest `rate` [batch], then the smallest, and success is a rate that is high enough.
     """
 
     def __init__(self, objective: Objective, region: Region, progress: Tell | None = None) -> None:
         count = len(region.clean)
-        self.objective, self.region, self.progress = objective.begun(count), region, progress
+        self.objective, self.region, self.progress = objective.begun(region.clean), region, progress
         self.cost = self.objective.cost
         self.here = torch.arange(count)
         self.best = region.clean.clone()
         self.gauge = region.clean.new_full((count,), math.inf)
+        self.size = self.gauge.clone()  # of the best, successful or not
+        self.rate = torch.zeros_like(self.gauge)
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)
 
     def keep(self, inputs: Tensor, reached: Tensor, *, anywhere: bool = False) -> Tensor:
-        """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is nearer than the best so far.
+        """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is better than the best so far.
 
-        Shapes: inputs [still in, *], reached bool [still in] -> bool [still in], which ones were kept.
+        `anywhere` says that the search is for the smallest: a rate that is high enough is then as good as any higher one;
+        else nothing but all draws is enough. Over a channel, `inputs` are those that the objective has just looked at.
+        Shapes: inputs [still in, *], reached bool [still in] -> bool [still in], which ones were kept and are good enough.
         """
         spot, width = self.here.to(inputs.device), inputs.shape[-1]
         gauge = self.region.gauge(inputs)
-        better = reached & (gauge < self.gauge[spot])
-        if not anywhere:
-            better &= self.region.holds(gauge)
-        self.gauge[spot] = torch.where(better, gauge, self.gauge[spot])
+        fits = reached if anywhere else reached & self.region.holds(gauge)
+        enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], gauge < self.size[spot]
+        rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
+        better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
+        good = better & (rate >= self.objective.rate)
+        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, gauge, self.size[spot])
+        self.gauge[spot] = torch.where(good, gauge, self.gauge[spot])
         self.best[spot, ..., :width] = torch.where(each(better, inputs), inputs, self.best[spot, ..., :width])
-        return better
+        return better & (rate >= enough)
 
     def leave(self, finite: Tensor, done: Tensor) -> tuple[Tensor, int] | None:
         """End a step: what is not finite, or done, leaves the batch.
@@ -72,7 +80,7 @@ class Run:
         """How it ended."""
         ends = zip(self.gauge.isfinite().tolist(), self.broken.tolist(), strict=True)
         outcome = tuple(Outcome.REACHED if hit else Outcome.NOT_FINITE if bad else Outcome.MISSED for hit, bad in ends)
-        return AttackResult(self.best, outcome, self.gauge, self.steps, self.cost.forwards, self.cost.backwards)
+        return AttackResult(self.best, outcome, self.gauge, self.steps, self.cost.forwards, self.cost.backwards, rate=self.rate)
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:
