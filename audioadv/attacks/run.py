@@ -69,7 +69,9 @@ class Run:
         if not gone.any():
             return None
         stay = (~gone).nonzero()[:, 0]
-        self.here, self.objective = self.here[stay], self.objective.rows(stay)
+        self.here = self.here[stay]
+        if len(stay):  # a goal of no examples is none
+            self.objective = self.objective.rows(stay)
         lengths = self.objective.lengths
         width = self.best.shape[-1] if lengths is None or not len(stay) else int(lengths.max())
         stay = stay.to(self.best.device)
