@@ -14,6 +14,7 @@ from audioadv.errors import AudioadvError
 from audioadv.models.recogniser import Access, Emissions, Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.channels import Channel, parse_channel
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "Access",
     "AttackResult",
     "AudioadvError",
+    "Channel",
     "Clip",
     "CraftResult",
     "Crafted",
@@ -45,6 +47,7 @@ __all__ = [
     "load_model",
     "objective",
     "parse_bound",
+    "parse_channel",
     "read_audio",
     "read_clip",
     "write_wav",

@@ -1,6 +1,8 @@
 """Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file."""
 
+from audioadv.attacks.eot import Expectation
+from audioadv.attacks.objective import Look
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
 
-__all__ = ["find_then_shrink", "pgd"]
+__all__ = ["Expectation", "Look", "find_then_shrink", "pgd"]

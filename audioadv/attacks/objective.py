@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from audioadv.errors import AccessDenied
 from audioadv.models.recogniser import Access, Recogniser
 from audioadv.threat.goals import Goal
+
+if TYPE_CHECKING:
+    from audioadv.attacks.eot import Expectation, Memory
 
 
 @final
@@ -41,7 +44,8 @@ class Objective:
     """`objective.look(inputs)` gives loss, reached and slope from one forward and one backward through the model.
 
     `lengths` [batch] are the clips' own, in samples, for ragged audio. `who` numbers the examples of the batch that the
-    attack began with, so that cost stays with its example when others have left.
+    attack began with, so that cost stays with its example when others have left. With an `expectation`, all of this is over
+    draws of a channel, and `memory` is what it has learnt of them (`attacks/eot.py`).
     """
 
     model: Callable[..., Any]
@@ -49,10 +53,13 @@ class Objective:
     lengths: Tensor | None = None
     who: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     cost: Cost = field(default_factory=lambda: Cost.nothing(0))
+    expectation: "Expectation | None" = None
+    memory: "Memory | None" = None
 
-    def begun(self, count: int) -> "Objective":
-        """The same objective over `count` examples, nothing spent yet: what an attack starts from."""
-        return replace(self, who=torch.arange(count), cost=Cost.nothing(count))
+    def begun(self, clean: Tensor) -> "Objective":
+        """The same objective over these examples, nothing spent yet: what an attack starts from. Shapes: clean [batch, *]."""
+        memory = None if self.expectation is None else self.expectation.memory(clean, self.lengths)
+        return replace(self, who=torch.arange(len(clean)), cost=Cost.nothing(len(clean)), memory=memory)
 
     def outputs(self, inputs: Tensor) -> Any:
         """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *]."""
@@ -71,14 +78,27 @@ class Objective:
                 f"{self.model.name}: access is {self.model.access!r}, but this attack needs gradients. "
                 "Grant them with model.granting(Access.GRADIENTS), or use an attack on scores or decisions"
             )
+        if self.expectation is not None:
+            return self.expectation.look(self if self.memory else self.begun(inputs), inputs.detach(), near, slack)
         inputs = inputs.detach().requires_grad_()
-        outputs = self.outputs(inputs)
-        reached, loss = self.goal.reached(outputs), self.goal.loss(outputs)
-        if near is not None:
-            loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
+        loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
         self.cost.backwards[self.who] += 1
         (slope,) = torch.autograd.grad(loss.sum(), inputs)
         return Look(loss.detach(), reached, slope)
+
+    @property
+    def rate(self) -> float:
+        """The share of draws that counts as reaching the goal."""
+        return 1.0 if self.expectation is None else self.expectation.rate
+
+    def rates(self, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
+        """How often each candidate (those just looked at as reaching the goal) reaches it; 1 without an expectation.
+
+        One that cannot come to `least` may be given up early. Shapes: inputs [batch, *], candidates bool and least [batch] -> [batch].
+        """
+        if self.expectation is None:
+            return candidates.to(least)
+        return self.expectation.rates(self, inputs, candidates, least)
 
     def rows(self, index: Tensor) -> "Objective":
         """The objective of some of the examples. Shapes: index [fewer], on the CPU."""
@@ -86,9 +106,18 @@ class Objective:
         return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index])
 
 
-def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None) -> Objective:
-    """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples."""
-    return Objective(model, goal, lengths)
+def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
+    """The loss that counts for each row of outputs, and whether it is at the goal (`Objective.look`). Shapes: -> [batch], bool [batch]."""
+    reached, loss = goal.reached(outputs), goal.loss(outputs)
+    return (loss if near is None else torch.where(near | reached, goal.margin(outputs, slack), loss)), reached
+
+
+def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None, expectation: "Expectation | None" = None) -> Objective:
+    """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples.
+
+    With an `expectation` (`Expectation(parse_channel("room_then_noise:20"))`), on average over a channel.
+    """
+    return Objective(model, goal, lengths, expectation=expectation)
 
 
 @contextmanager

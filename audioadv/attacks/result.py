@@ -39,7 +39,9 @@ class AttackResult:
 
     Shapes: adversarial [batch, *], the clean input where nothing was found; gauge [batch], the smallest radius that holds
     it, in the norm's unit; steps, forwards, backwards [batch]; parameters [batch, *], the region's own, or None where they are
-    adversarial - clean. `outcome` has one entry an example.
+    adversarial - clean. `outcome` has one entry an example. Over a channel, `rate` [batch] is the share of check draws that
+    reach the goal, of which a search for the smallest seeks no more than it needs; an input whose rate is too low is returned
+    all the same, as MISSED.
     """
 
     adversarial: Tensor
@@ -49,6 +51,7 @@ class AttackResult:
     forwards: Tensor
     backwards: Tensor
     parameters: Tensor | None = None
+    rate: Tensor | None = None
 
     @property
     def reached(self) -> list[bool]:

@@ -64,6 +64,35 @@ def models_table(lines: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a channel, over all clips: how often the target is heard, with its interval, and the word error rates."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("channel", overflow="fold", min_width=16)
+    for heading in ("heard as\ntarget", "rate", "95 %", "WER to\ntarget", "WER to\ntext", "clean: WER\nto text", "clean: as\ntarget"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        clean = "-" if row["clean_hits"] is None else f"{row['clean_hits']}/{row['draws']}"
+        rates = [percent(row[key]) for key in ("wer_to_target", "wer_to_text", "clean_wer_to_text")]
+        interval = f"{100 * row['rate_low']:.0f}..{100 * row['rate_high']:.0f}"
+        table.add_row(row["channel"], f"{row['hits']}/{row['draws']}", percent(row["rate"]), interval, *rates, clean)
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Whole percents; a dash where there is nothing to tell."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def rooms_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a room."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("room", "role", "RT60, s", "positions"):
+        table.add_column(heading)
+    for line in lines:
+        table.add_row(printable(line["room"]), line["role"], f"{line['rt60_seconds']:.2f}", str(line["positions"]))
+    return table
+
+
 def decibels(value: float | None) -> str:
     """One decimal; a dash where nothing changed."""
     return "-" if value is None else f"{value:.1f}"
