@@ -173,6 +173,7 @@ def craft_batch(
     device = model.device
     waveforms, lengths = pad([clip.samples.to(device) for clip in clips])
     lengths = lengths.to(device)
+    bound = bound.at_rate(model.sample_rate)
     region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
     alone = [heard_alone(model, clip.samples) for clip in clips]
     goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]

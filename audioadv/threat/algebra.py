@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from torch import Tensor
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 class Combines:
-    """What makes bounds combine by operators."""
+    """What makes bounds combine by operators, and what most of them have in common."""
+
+    def at_rate(self: "Bound", sample_rate: int) -> "Bound":
+        """The bound for clips of this rate, in hertz: the same one, where it knows nothing of time."""
+        return self
 
     def __and__(self: "Bound", other: "Bound") -> "Bound":
         return both([self, other])
@@ -50,6 +54,15 @@ class Combines:
 
     def __rmul__(self: "Bound", weight: float) -> "Mix":
         return Mix((weight,), (self,))
+
+
+class OfParts(Combines):
+    """What the combinations have in common."""
+
+    parts: tuple["Bound", ...]
+
+    def at_rate(self, sample_rate: int) -> "Bound":
+        return cast("Bound", replace(cast(Any, self), parts=tuple(part.at_rate(sample_rate) for part in self.parts)))
 
 
 def both(bounds: Iterable["Bound"]) -> "Bound":
@@ -111,7 +124,7 @@ def first_complaint(complaints: Iterable[str | None]) -> str | None:
 
 @final
 @dataclass(frozen=True)
-class Both(Combines):
+class Both(OfParts):
     """Changes that lie in every part. One part may be `min`: the smallest of its kind within the others."""
 
     parts: tuple["Bound", ...]
@@ -157,7 +170,7 @@ class Both(Combines):
 
 @final
 @dataclass(frozen=True)
-class Either(Combines):
+class Either(OfParts):
     """Changes that lie in one part at least.
 
     `around` gives one region for all parts, in which an attack's step takes the part that promises most (for plain changes,
@@ -197,7 +210,7 @@ class Either(Combines):
 
 @final
 @dataclass(frozen=True)
-class Mix(Combines):
+class Mix(OfParts):
     """Sums of a change in each part's share of its set: weight times the radius. The weights sum to 1.
 
     The parameters are the tuple of changes, one a part, made one after another in the order of the parts.

@@ -6,6 +6,7 @@ l2:0.5      L2(0.5)          |delta|_2 <= 0.5                                   
 l1:10       L1(10)           sum |delta| <= 10                                  full scale
 l0:20       L0(20)           at most 20 samples or pixels changed               samples or pixels
 snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
+masked:0    Masked(0)        within the clip's masking threshold                dB (`threat/masked.py`)
 linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
 
 More kinds: `threat/warps.py` (turned, shifted, retimed), `threat/stickers.py` (in one place), `threat/features.py` (as a
@@ -43,6 +44,10 @@ class Bound(Protocol):
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         """The region around clean inputs, each with this bound's radius (infinite for `min`)."""
+        ...
+
+    def at_rate(self, sample_rate: int) -> "Bound":
+        """The bound for clips of this rate, in hertz."""
         ...
 
     def senseless(self, clean: Tensor) -> str | None:
@@ -253,6 +258,7 @@ def of_radius(kind: Callable[[Radius], Bound]) -> Callable[[str], Bound]:
 def known() -> dict[str, Kind]:
     """Every kind of bound, by the name that its spec begins with."""
     from audioadv.threat.features import Feature  # these build on this file
+    from audioadv.threat.masked import Masked
     from audioadv.threat.stickers import Patch, Sticker
     from audioadv.threat.warps import Spatial, Timing, parse_moved
 
@@ -262,6 +268,7 @@ def known() -> dict[str, Kind]:
         "l1": Kind(of_radius(L1), "l1:10"),
         "l0": Kind(of_radius(L0), "l0:20"),
         "snr": Kind(of_radius(SNR), "snr:30"),
+        "masked": Kind(Masked.parse, "masked:0"),
         "spatial": Kind(lambda text: parse_moved(Spatial, text), "spatial:30,3"),
         "timing": Kind(lambda text: parse_moved(Timing, text), "timing:160,0.05"),
         "sticker": Kind(Sticker.parse, "sticker:8x8+10+12"),

@@ -24,7 +24,8 @@ class Norm(Protocol):
 
     A norm may have more to say: `extreme` (`Region.extreme`); `at(radius)`, where its steps depend on the radius; `sparse`,
     where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are
-    unions; `extent`, where a change's gauge says little of its size.
+    unions; `extent`, where a change's gauge says little of its size; `quantise(change, grid)`, where its gauge can grow when a
+    change is rounded towards zero; `gradual`, where a small set is best entered from a larger one.
     """
 
     def gauge(self, delta: Tensor) -> Tensor:
@@ -53,6 +54,11 @@ class Norm(Protocol):
     def rows(self, index: Tensor) -> Self:
         """The norm for some of the examples."""
         ...
+
+
+def towards_zero(change: Tensor, grid: float) -> Tensor:
+    """The next multiple of the grid towards zero."""
+    return (change / grid).trunc() * grid
 
 
 def tied(norm: Norm, radius: Tensor) -> Norm:
@@ -135,8 +141,8 @@ class Region:
     Shapes: clean [batch, *]; radius [batch], in the norm's own unit; inside [batch, *] or None, false in the padding;
     low and high as clean (the box, as limits on the change) or None. `known` are the parameters of the inputs to be measured,
     where a map cannot read them back from the inputs. `grid` is the step of the inputs' quantisation, if any:
-    what reaches the model is clean plus the next multiple towards zero, and its slope there counts as the delta's: no gauge
-    grows by it, so that what is inside stays inside.
+    what reaches the model is clean plus the next multiple towards zero, and its slope there counts as the delta's: the gauge of
+    a norm does not grow by it (or the norm knows how it wants to be rounded), so that what is inside stays inside.
     """
 
     clean: Tensor
@@ -166,8 +172,9 @@ class Region:
         change = delta if self.added else self.changed(delta)
         if self.grid is None:
             return self.clean + change
-        truncated = (change / self.grid).trunc() * self.grid
-        return self.clean + (truncated if rounded is None else torch.where(each(rounded, change), truncated, change))
+        quantise = getattr(self.norm, "quantise", towards_zero)
+        written = quantise(change, self.grid)
+        return self.clean + (written if rounded is None else torch.where(each(rounded, change), written, change))
 
     def changed(self, parameters: Tensor) -> Tensor:
         """What a map adds to the clean inputs, within the box and zero in the padding. Shapes: [batch, *] -> as clean."""
