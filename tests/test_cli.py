@@ -276,19 +276,21 @@ def test_compare_draws_the_frame_that_is_asked_for(folder: Path) -> None:
 def test_compare_at_rates_that_the_model_of_hearing_does_not_know(folder: Path, sample_rate: int) -> None:
     soundfile.write("odd.wav", noise(0.5, sample_rate), sample_rate)
     soundfile.write("louder.wav", 1.1 * noise(0.5, sample_rate), sample_rate)
-    line = json.loads(run("compare", "odd.wav", "louder.wav", "--json", "--png", "odd.png").stdout)
+    drawn = ["--png", "odd.png"] if sample_rate == 4000 else []
+    line = json.loads(run("compare", "odd.wav", "louder.wav", "--json", *drawn).stdout)
     assert line["excess_db"] is None
     assert any("8000 to 48000 Hz" in notice for notice in line["notices"])
     assert line["snr_db"] == pytest.approx(20, abs=0.5)
-    assert Path("odd.png").exists()
+    assert Path("odd.png").exists() == bool(drawn)
 
 
 @pytest.mark.parametrize("time", [1, 100, 3000])
 def test_compare_scraps_and_silence(folder: Path, time: int) -> None:
     soundfile.write("scrap.wav", np.full(time, 0.25), 16000)
     soundfile.write("silence.wav", np.zeros(time), 16000)
-    for pair in (("scrap.wav", "silence.wav"), ("silence.wav", "scrap.wav"), ("silence.wav", "silence.wav")):
-        line = json.loads(run("compare", *pair, "--json", "--png", "scrap.png").stdout)
+    drawn = ["--png", "scrap.png"] if time == 100 else []
+    for pair in (("scrap.wav", "silence.wav"), ("silence.wav", "scrap.wav", *drawn), ("silence.wav", "silence.wav")):
+        line = json.loads(run("compare", *pair, "--json").stdout)
         assert set(line) >= DISTANCES
         assert all(line[name] is None or np.isfinite(line[name]) for name in DISTANCES)
 
