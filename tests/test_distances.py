@@ -111,6 +111,8 @@ def test_a_change_at_the_threshold_has_no_excess_and_one_over_it_says_where() ->
         assert found.hz == pytest.approx(3500, abs=200)
         assert found.worst_db >= over - 1e-3
     assert 0 < found.share < 0.05
+    every = masking_excess_db(silence[None], tone(3500, 16000, db=quiet - 84)[None], torch.tensor([16000]), hearing)
+    assert found.share == pytest.approx(int((every > 0).sum()) / every.numel())
     assert 0 <= found.seconds <= 1
 
 

@@ -97,7 +97,7 @@ class Excess:
 
 def worst_excess(clean: Tensor, adversarial: Tensor, hearing: Hearing) -> Excess:
     """The worst of `masking_excess_db` over a clip, when and at which frequency, and the share of bins over 0 dB. Shapes: [time] twice."""
-    excess = masking_excess_db(clean[None], adversarial[None], torch.tensor([len(clean)]), hearing)[0]
+    excess = masking_excess_db(clean[None], adversarial[None], torch.tensor([len(clean)], device=clean.device), hearing)[0]
     frame, k = divmod(int(excess.argmax()), hearing.bins)
     when = float(frame_seconds(len(excess), hearing.window, hearing.sample_rate)[frame].clamp(0, len(clean) / hearing.sample_rate))
     return Excess(float(excess[frame, k]), when, k * hearing.bin_hz, float((excess > 0).double().mean()))
