@@ -12,8 +12,9 @@ thresholds at every bin. Three columns, each the absolute difference over all fr
     its maskers     ours, given the maskers that ART has kept: the same maskers have the same skirts and the same sum
     repaired        ART with that one function written as the papers have it: the same maskers are kept
 
-What is left lies under 26 Hz, where we cap the threshold in quiet at 68 dB and ART has none under 20 Hz, and where two
-peaks are so nearly equal that float32 decides. `over 1 dB` is the share of all that is above 26 Hz.
+What is left comes from under 26 Hz, where we cap the threshold in quiet at 68 dB and ART has none under 20 Hz: it keeps peaks
+there that we do not hear, and they beat others, or the other way round (in singing.flac 37 peaks, each with one that it beats).
+Bins under 26 Hz themselves are left out; `over 1 dB` is the share of all others.
 """
 
 import math
