@@ -204,7 +204,7 @@ def test_fewer_lines_are_nearly_as_good() -> None:
     sound = 0.1 * draw(4, 1, 16000) * torch.linspace(0, 1, 16000)
     off = (threshold(sound, Hearing()) - threshold(sound, Hearing(lines_per_bark=FINEST))).abs()
     assert off.median() < 0.03
-    assert off.quantile(0.98) < 0.6
+    assert off.quantile(0.98) < 1
 
 
 # Any batch

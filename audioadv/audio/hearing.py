@@ -30,9 +30,9 @@ class Hearing:
 
     full_scale_db       the playback level: what a full-scale sine comes to at the ear, dB SPL
     window_seconds      the length of a frame. At 64 ms the main lobe of its Hann window is 62.5 Hz wide: it fits into the
-                        narrowest critical band, 100 Hz, and keeps the harmonics of a voice apart, whose tones mask less than
-                        noise does. 32 ms would take them for noise; 128 ms (2,048 samples at 16 kHz) would grant what
-                        precedes an onset its mask for twice as long, where an ear forgives some 20 ms
+                        narrowest critical band, 100 Hz, and lets the harmonics of a voice from 125 Hz up stand out as tones,
+                        which mask less than noise does. 32 ms would take most voices for noise; 128 ms (2,048 samples at
+                        16 kHz) would grant what precedes an onset its mask for twice as long, where an ear forgives some 20 ms
     quiet_offset_db     added to the threshold in quiet: -12 dB as in the standard at high quality, 0 for the threshold itself
     lines_per_bark      thresholds are added up at no more lines than these and interpolated; in the standard, at about 5. at 8,
                         98 of 100 bins are within 0.6 dB of what adding up at each bin gives

@@ -78,11 +78,12 @@ def tones(power: Tensor, model: Ear) -> tuple[Tones, Tensor]:
         tonal = F.pad((power[:, 1:-1] > power[:, :-2]) & (power[:, 1:-1] >= power[:, 2:]), (1, 1))
         taken = torch.zeros_like(tonal)
         for first, last, reach in model.reach:
-            around = F.max_pool1d(F.pad(power, (reach, reach))[:, first : last + 2 * reach], reach - 1, 1)
+            low, high = max(0, first - reach), min(power.shape[1], last + reach)
+            nearby = F.pad(power[:, low:high], (low - first + reach, last + reach - high))
+            around = F.max_pool1d(nearby, reach - 1, 1)
             loudest = torch.maximum(around[:, : last - first], around[:, reach + 2 :])
             tonal[:, first:last] &= power[:, first:last] >= 10 ** (STANDS_OUT_DB / 10) * loudest
             examined = F.max_pool1d(F.pad(tonal[:, first:last].to(power), (2 * reach, 2 * reach)), 2 * reach + 1, 1) > 0
-            low, high = max(0, first - reach), min(taken.shape[1], last + reach)
             taken[:, low:high] |= examined[:, low - first + reach : high - first + reach]
         frame, peak = tonal.nonzero(as_tuple=True)
     three = power[frame, peak - 1] + power[frame, peak] + power[frame, peak + 1]
@@ -99,9 +100,8 @@ def decimated(maskers: Tones, model: Ear) -> Tones:
         near = place[rank:] - place[:-rank] < APART_BARK
         if not bool(near.any()):
             break
-        rises = level[rank:] > level[:-rank]
-        beaten[:-rank] |= near & rises
-        beaten[rank:] |= near > rises
+        beaten[:-rank] |= near & (level[rank:] > level[:-rank])
+        beaten[rank:] |= near & (level[rank:] < level[:-rank])
     stays = (~beaten).nonzero()[:, 0]
     return frame[stays], peak[stays], level[stays]
 

@@ -39,6 +39,12 @@ def frames_inside(lengths: Tensor, window: int, frames: int) -> Tensor:
     return inside(frame_counts(lengths, window), frames)
 
 
+def frame_seconds(frames: int, window: int, sample_rate: int) -> Tensor:
+    """When the middle of each frame is; of the first and the last, outside the clip. Shapes: -> [frames]."""
+    hop = window // OVERLAP
+    return (torch.arange(frames) * hop - (window // 2 - hop)) / sample_rate
+
+
 def spectrum(samples: Tensor, window: int) -> Tensor:
     """Complex amplitudes of each frame's bins; a full-scale sine on a bin is 1. Shapes: [*, time] -> [*, frames, window / 2 + 1].
 
