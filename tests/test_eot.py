@@ -47,7 +47,7 @@ def test_loss_and_slope_are_the_mean_over_draws(clips: list[Tensor]) -> None:
     for spec in ("noise:10", "gain:-6..6_then_clip:0.2", "noise:10_or_speed:0.9", "room"):
         channel = parse_channel(spec)
         rooms = spec == "room"
-        some = [torch.nn.functional.pad(clip, (0, 8000)) for clip in clips] if rooms else clips
+        some = [torch.nn.functional.pad(clip, (0, 9000)) for clip in clips] if rooms else clips
         waveforms, lengths = pad(some)
         objective, seen = look(over(channel, some, [0, 1, 2], draws=5), waveforms)
         for i, clip in enumerate(some):
@@ -279,3 +279,23 @@ def test_craft_over_a_channel_from_the_command_line(tmp_path: Path, monkeypatch:
     assert not lines(missed)[0]["reached"]
     assert not Path("adversarial/hiss.wav").exists()
     assert run("craft", "hiss.wav", "--target", "go", "--channel", "rooom", *quick).exit_code == 2
+
+
+def test_the_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    import sys
+
+    from click.testing import CliRunner
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
+    import over_the_air
+
+    options = ["--quick", "--no-codecs", "--model", "module:recognisers:linear", "--out", str(tmp_path), "--data", str(tmp_path / "nowhere")]
+    first = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
+    assert "rt60 0.1..0.3" in first.stdout
+    kept = (tmp_path / "results.jsonl").read_text()
+    assert len(kept.splitlines()) == 4, "two carriers, with EOT and without"
+    assert len(list(tmp_path.glob("*.wav"))) == 4
+    (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in kept.splitlines()[:3]))
+    again = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
+    assert (tmp_path / "results.jsonl").read_text().splitlines()[:3] == kept.splitlines()[:3]
+    assert again.stdout == first.stdout
