@@ -222,7 +222,7 @@ def test_crafting_on_judge_rooms_is_an_error() -> None:
     judge = Room(read_rooms().only(Role.JUDGE))
     with pytest.raises(aa.errors.WrongRole, match="for judge, not for craft"):
         aa.craft(recognisers.linear(), [clip], aa.Transcribe("go"), channel=judge, steps=2)
-    with pytest.raises(aa.errors.WrongRole, match="for craft"):
+    with pytest.raises(aa.errors.WrongRole, match="for craft, not for check"):
         aa.craft(recognisers.linear(), [clip], aa.Transcribe("go"), channel=Room(read_rooms().only(Role.CRAFT)), steps=2)
 
 
@@ -289,7 +289,16 @@ def test_the_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
     import over_the_air
 
-    options = ["--quick", "--no-codecs", "--model", "module:recognisers:linear", "--out", str(tmp_path), "--data", str(tmp_path / "nowhere")]
+    options = [
+        "--quick",
+        "--no-codecs",
+        "--model",
+        "module:recognisers:linear",
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(tmp_path / "nowhere"),
+    ]
     first = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
     assert "rt60 0.1..0.3" in first.stdout
     kept = (tmp_path / "results.jsonl").read_text()

@@ -25,11 +25,12 @@ from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.files import FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
+from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import MIN, Bound, Linf
 from audioadv.threat.channels.channel import Channel
-from audioadv.threat.channels.keys import fingerprint
+from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 from audioadv.threat.hearing import heard_through
 
@@ -143,6 +144,8 @@ def craft_each(
     if judge_draws < 1:
         raise OptionError(f"judge_draws {judge_draws}: a rate takes at least one draw")
     over = None if channel is None else Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed)
+    if channel is not None:  # what cannot be drawn is said before any work is done
+        channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     for clip in clips:
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"

@@ -34,6 +34,7 @@ COARSEST, FINEST = 0.2, 0.01  # gamma
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 8  # steps without success before gamma is halved
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
+LEVELS = 5  # of step sizes, from COARSEST to SHORTEST_STEP, that a search over a channel goes through once
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
 
@@ -81,6 +82,8 @@ def find_then_shrink(
         region = region.at(start * torch.maximum(region.norm.gauge(clean), region.norm.gauge(faint)))
     run, ones = Run(objective, region, progress), torch.ones_like(region.radius)
     search = Search(nudge(region, seed), torch.zeros_like(clean), COARSEST * ones, 0 * ones, ones < 0)
+    # Slopes that are means over few draws are noisy: what brings an example home is the slow end of one long cycle.
+    cycle = GROWTH_EVERY if objective.expectation is None else max(GROWTH_EVERY, steps // LEVELS)
     with at_rest(objective.model):
         for _ in range(steps):
             rounded = search.found
@@ -89,7 +92,7 @@ def find_then_shrink(
             search.found = search.found | look.reached
             kept = run.keep(inputs, look.reached & rounded, anywhere=minimal)
 
-            aim(run, search, kept, minimal)
+            aim(run, search, kept, minimal, cycle)
             search.velocity = momentum * search.velocity + (1 - momentum) * run.region.steady(look.slope)
             stride = torch.where(search.found | (not minimal), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), LONGEST_STEP)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
@@ -109,11 +112,11 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(run: Run, search: Search, kept: Tensor, minimal: bool) -> None:
-    """Set the radii and step sizes of the next step."""
+def aim(run: Run, search: Search, kept: Tensor, minimal: bool, cycle: int = GROWTH_EVERY) -> None:
+    """Set the radii and step sizes of the next step. `cycle` is how many steps a fixed region spends on one step size."""
     search.fails = torch.where(kept, 0.0, search.fails + 1)
     if not minimal:  # the region stays: only the step sizes go through their cycle again and again
-        tired = search.fails % GROWTH_EVERY == GROWTH_EVERY - 1
+        tired = search.fails % cycle == cycle - 1
         shorter = torch.where(search.gamma > SHORTEST_STEP, search.gamma / 2, LONGEST_STEP)
         search.gamma = torch.where(tired, shorter, search.gamma)
         return
