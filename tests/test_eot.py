@@ -144,9 +144,13 @@ def test_a_rate_is_the_share_of_check_draws_that_reach(clips: list[Tensor]) -> N
     assert 0.1 < rate < 0.9
     assert rate == pytest.approx(hits / 50, abs=0.021)  # a lead of no more than rounding counts for one and not for the other
     assert float(objective.rates(waveforms, torch.tensor([False]), torch.zeros(1))) == 0
+    objective.cost.forwards.add_(50)  # as if steps had been taken
     before = int(objective.cost.forwards)
     assert float(objective.rates(waveforms, torch.tensor([True]), torch.ones(1))) < 1
     assert int(objective.cost.forwards) - before < 50, "given up once it cannot win"
+    before = int(objective.cost.forwards)
+    assert float(objective.rates(waveforms, torch.tensor([True]), torch.zeros(1))) == 0
+    assert int(objective.cost.forwards) == before, "checks have cost more than steps"
 
 
 @pytest.mark.parametrize("spec", ["snr:min", "linf:min", "snr:5", "linf:0.05"])
