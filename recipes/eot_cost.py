@@ -20,7 +20,7 @@ from step_cost import floor, gibberish
 from suite import DATA, pairs
 
 from audioadv.attacks.craft import BATCH
-from audioadv.attacks.eot import Expectation
+from audioadv.attacks.eot import ON_CPU_MIB, Expectation
 from audioadv.attacks.objective import at_rest, objective
 from audioadv.audio.ragged import pad
 from audioadv.models.sources import load_model
@@ -36,7 +36,7 @@ def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) ->
     waveforms, lengths = pad([pair.clip.samples for pair in some])
     goal = Transcribe([gibberish(pair) for pair in some])
     over = objective(model, goal, lengths, Expectation(parse_channel(AIR), draws=draws, memory_mib=memory_mib)).begun(waveforms)
-    floors, looks, rooms = list[float](), list[float](), list[float]()
+    room, floors, looks, rooms = parse_channel("room"), list[float](), list[float](), list[float]()
     with at_rest(model):
         over.look(waveforms)  # measures its chunks
         for step in range(steps):
@@ -47,7 +47,7 @@ def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) ->
             began = time.perf_counter()
             for i in lengths.argsort(descending=True).tolist():
                 rows = waveforms[i, : lengths[i]].repeat(draws, 1).requires_grad_()
-                heard, _ = parse_channel("room").draw([Key(0, i, draws * step + k) for k in range(draws)])(rows, lengths[i].repeat(draws))
+                heard, _ = room.draw([Key(0, i, draws * step + k) for k in range(draws)])(rows, lengths[i].repeat(draws))
                 torch.autograd.grad(heard.sum(), rows)
             rooms.append(time.perf_counter() - began)
     return floors, looks, rooms
@@ -58,7 +58,7 @@ def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) ->
 @click.option("--batch", default=BATCH, show_default=True)
 @click.option("--draws", default=8, show_default=True)
 @click.option("--steps", default=5, show_default=True)
-@click.option("--memory-mib", default=512.0, show_default=True)
+@click.option("--memory-mib", default=ON_CPU_MIB, show_default=True)
 @click.option("--memory/--no-memory", default=True, show_default=True, help="also the peak memory against K")
 @click.option("--quick", is_flag=True, help="4 clips, 2 steps, no memory")
 def main(models: tuple[str, ...], batch: int, draws: int, steps: int, memory_mib: float, memory: bool, quick: bool) -> None:
