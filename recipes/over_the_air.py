@@ -174,13 +174,13 @@ def main(
             model = load_model(name, device)
             click.echo(hearing(model, draws=2 if quick else 20))
             for bound, crafted_for in cells:
-                there = {line["pair"] for line in lines if settings(line) == (name, bound, crafted_for, steps, draws)}
+                there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, steps, draws)}
                 if left := [pair for pair in suite if pair.name not in there]:
                     for line in craft_cell(model, left, bound, crafted_for, steps, draws, folder):
                         with results.open("a") as file:
                             file.write(json.dumps(line) + "\n")
                         lines.append(line)
-            tell([line for line in lines if (line["steps"], line["judge_draws"]) == (steps, draws)], name, list(bounds))
+            tell([line for line in lines if (line["steps"], line["judge_draws"]) == (steps, draws)], model.name, list(bounds))
 
 
 def settings(line: Line) -> tuple[Any, ...]:

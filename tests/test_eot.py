@@ -310,5 +310,8 @@ def test_the_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.wav"))) == 4
     (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in kept.splitlines()[:3]))
     again = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
-    assert (tmp_path / "results.jsonl").read_text().splitlines()[:3] == kept.splitlines()[:3]
+    results = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert results[:3] == kept.splitlines()[:3]
+    assert len(results) == 4
     assert again.stdout == first.stdout
+    assert "2 x 4)" in first.stdout, "two files, four draws each"
