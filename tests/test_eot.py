@@ -47,7 +47,7 @@ def test_loss_and_slope_are_the_mean_over_draws(clips: list[Tensor]) -> None:
     for spec in ("noise:10", "gain:-6..6_then_clip:0.2", "noise:10_or_speed:0.9", "room"):
         channel = parse_channel(spec)
         rooms = spec == "room"
-        some = [torch.nn.functional.pad(clip, (0, 8000)) for clip in clips] if rooms else clips
+        some = [torch.nn.functional.pad(clip, (0, 9000)) for clip in clips] if rooms else clips
         waveforms, lengths = pad(some)
         objective, seen = look(over(channel, some, [0, 1, 2], draws=5), waveforms)
         for i, clip in enumerate(some):
@@ -144,9 +144,13 @@ def test_a_rate_is_the_share_of_check_draws_that_reach(clips: list[Tensor]) -> N
     assert 0.1 < rate < 0.9
     assert rate == pytest.approx(hits / 50, abs=0.021)  # a lead of no more than rounding counts for one and not for the other
     assert float(objective.rates(waveforms, torch.tensor([False]), torch.zeros(1))) == 0
+    objective.cost.forwards.add_(50)  # as if steps had been taken
     before = int(objective.cost.forwards)
     assert float(objective.rates(waveforms, torch.tensor([True]), torch.ones(1))) < 1
     assert int(objective.cost.forwards) - before < 50, "given up once it cannot win"
+    before = int(objective.cost.forwards)
+    assert float(objective.rates(waveforms, torch.tensor([True]), torch.zeros(1))) == 0
+    assert int(objective.cost.forwards) == before, "checks have cost more than steps"
 
 
 @pytest.mark.parametrize("spec", ["snr:min", "linf:min", "snr:5", "linf:0.05"])
@@ -222,7 +226,7 @@ def test_crafting_on_judge_rooms_is_an_error() -> None:
     judge = Room(read_rooms().only(Role.JUDGE))
     with pytest.raises(aa.errors.WrongRole, match="for judge, not for craft"):
         aa.craft(recognisers.linear(), [clip], aa.Transcribe("go"), channel=judge, steps=2)
-    with pytest.raises(aa.errors.WrongRole, match="for craft"):
+    with pytest.raises(aa.errors.WrongRole, match="for craft, not for check"):
         aa.craft(recognisers.linear(), [clip], aa.Transcribe("go"), channel=Room(read_rooms().only(Role.CRAFT)), steps=2)
 
 
@@ -279,3 +283,35 @@ def test_craft_over_a_channel_from_the_command_line(tmp_path: Path, monkeypatch:
     assert not lines(missed)[0]["reached"]
     assert not Path("adversarial/hiss.wav").exists()
     assert run("craft", "hiss.wav", "--target", "go", "--channel", "rooom", *quick).exit_code == 2
+
+
+def test_the_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    import sys
+
+    from click.testing import CliRunner
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
+    import over_the_air
+
+    options = [
+        "--quick",
+        "--no-codecs",
+        "--model",
+        "module:recognisers:linear",
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(tmp_path / "nowhere"),
+    ]
+    first = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
+    assert "rt60 0.1..0.3" in first.stdout
+    kept = (tmp_path / "results.jsonl").read_text()
+    assert len(kept.splitlines()) == 4, "two carriers, with EOT and without"
+    assert len(list(tmp_path.glob("*.wav"))) == 4
+    (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in kept.splitlines()[:3]))
+    again = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
+    results = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert results[:3] == kept.splitlines()[:3]
+    assert len(results) == 4
+    assert again.stdout == first.stdout
+    assert "2 x 4)" in first.stdout, "two files, four draws each"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.eot import Expectation
+from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult, Outcome
@@ -25,11 +25,12 @@ from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.files import FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
+from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import MIN, Bound, Linf
 from audioadv.threat.channels.channel import Channel
-from audioadv.threat.channels.keys import fingerprint
+from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 from audioadv.threat.hearing import heard_through
 
@@ -142,7 +143,12 @@ def craft_each(
         raise OptionError(f"steps {steps}: an attack takes at least one")
     if judge_draws < 1:
         raise OptionError(f"judge_draws {judge_draws}: a rate takes at least one draw")
-    over = None if channel is None else Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed)
+    over = None
+    if channel is not None:
+        memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
+        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed, memory_mib=memory)
+        # What cannot be drawn is said before any work is done.
+        channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     for clip in clips:
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"

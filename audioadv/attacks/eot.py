@@ -14,7 +14,8 @@ chunks   As many rows go through the model at once as `memory_mib` holds of what
          less padding than in the batch itself.
 rates    Whether an input reaches the goal is a *rate* over check draws: other draws, in other rooms, forward only. They are the
          same throughout a run (common random numbers): two inputs differ in rate by what they are, not by luck, and trying
-         again wins nothing. Only inputs that would be kept are put to it, and no longer than they can still win.
+         again wins nothing. Only inputs that would be kept are put to it, no longer than they can still win, and no more
+         forwards go into checks than into steps.
 
 Sources: Athalye et al. 2018, "Synthesizing robust adversarial examples"; for rooms, Yakura and Sakuma 2019, "Robust audio
 adversarial example for a physical attack", and Qin et al. 2019, section 4.
@@ -39,6 +40,7 @@ from audioadv.threat.channels.keys import Key, fingerprint
 FOUND = 0.5  # of the draws: at the goal, as far as an attack's schedule is concerned
 REMEMBERED = 32  # draws of each example that can be met again
 ROUND = 8  # check draws at a time, before it is asked whether the input can still win
+ON_CPU_MIB, ON_CUDA_MIB = 96.0, 4096.0  # of a chunk: on a CPU, what stays near the cores is faster than what is large
 FIRST = 4  # rows of the chunk that is measured
 
 
@@ -56,12 +58,14 @@ class Memory:
     """What a run has learnt, by the number of an example in the batch that it began with.
 
     `names` are the examples' own numbers for their random draws, `losses` those of their last draws, `shares` those of the
-    last look's new draws that were at the goal. A sample costs a chunk `bytes_per_sample`, infinite before it is measured.
+    last look's new draws that were at the goal, `checks` the forwards that went into rates. A sample costs a chunk
+    `bytes_per_sample`, infinite before it is measured.
     """
 
     names: tuple[int, ...]
     losses: tuple[dict[int, float], ...]
     shares: list[float]
+    checks: list[int]
     bytes_per_sample: float = math.inf
 
     def remember(self, number: int, draw: int, loss: float) -> None:
@@ -89,7 +93,7 @@ class Expectation:
     rate: float = 0.9
     hard: float = 0.25
     seed: int = 0
-    memory_mib: float = 512.0
+    memory_mib: float = ON_CPU_MIB
     sample_rate: int = 16000
 
     def __post_init__(self) -> None:
@@ -101,14 +105,14 @@ class Expectation:
         if not 0 <= self.hard < 1:
             raise OptionError(f"hard {self.hard:g}: the share of draws that are met again is at least 0 and below 1")
         if not self.memory_mib > 0:
-            raise OptionError(f"memory_mib {self.memory_mib:g}: give the mebibytes that one chunk may hold, for example 512")
+            raise OptionError(f"memory_mib {self.memory_mib:g}: give the mebibytes that one chunk may hold, for example 96")
 
     @staticmethod
     def memory(clean: Tensor, lengths: Tensor | None) -> Memory:
         """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch]."""
         ends = [clean.shape[-1]] * len(clean) if lengths is None else lengths.tolist()
         names = tuple(fingerprint(example[..., :end]) for example, end in zip(clean, ends, strict=True))
-        return Memory(names, tuple({} for _ in names), [0.0] * len(names))
+        return Memory(names, tuple({} for _ in names), [0.0] * len(names), [0] * len(names))
 
     def look(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float) -> Look:
         """`Objective.look` over the channel: mean loss, whether half of the new draws reach the goal, mean slope."""
@@ -137,12 +141,17 @@ class Expectation:
     def rates(self, objective: Objective, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
         """The share of check draws at the goal, for the candidates; zero for the others.
 
-        A candidate whose last look was worse than `least`, or that can no longer come to it, is given up, with the share up to
-        there. Shapes: inputs [batch, *], candidates bool [batch], least [batch] -> [batch].
+        A candidate whose last look was worse than `least`, or whose checks have cost as much as its steps, is not put to it; one
+        that can no longer come to `least` is given up, with the share up to there.
+        Shapes: inputs [batch, *], candidates bool [batch], least [batch] -> [batch].
         """
         memory, who = known(objective)
-        hits, wanted = [0] * len(inputs), least.tolist()
-        left = [example for example in candidates.nonzero()[:, 0].tolist() if memory.shares[who[example]] >= wanted[example] - 1e-4]
+        hits, wanted, spent = [0] * len(inputs), least.tolist(), objective.cost.forwards.tolist()
+        left = [
+            example
+            for example in candidates.nonzero()[:, 0].tolist()
+            if memory.shares[who[example]] >= wanted[example] - 1e-4 and 2 * memory.checks[who[example]] <= spent[who[example]]
+        ]
         for first in range(0, self.check_draws, ROUND):
             draws = range(first, min(first + ROUND, self.check_draws))
             names = {example: memory.names[who[example]] for example in left}
@@ -152,9 +161,10 @@ class Expectation:
                 for row, hit in zip(some, reached.tolist(), strict=True):
                     hits[row.example] += hit
             objective.cost.forwards[objective.who[left]] += len(draws)
-            left = [
-                example for example in left if hits[example] + self.check_draws - draws.stop >= wanted[example] * self.check_draws - 1e-3
-            ]
+            for example in left:
+                memory.checks[who[example]] += len(draws)
+            missing = self.check_draws - draws.stop
+            left = [example for example in left if hits[example] + missing >= wanted[example] * self.check_draws - 1e-3]
         return torch.tensor(hits).to(inputs) / self.check_draws
 
     def plan(self, memory: Memory, number: int, first: int) -> Iterator[Key]:

@@ -35,6 +35,7 @@ COARSEST, FINEST = 0.2, 0.01  # gamma
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 8  # steps without success before gamma is halved
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
+LEVELS = 5  # of step sizes, from COARSEST to SHORTEST_STEP, that a search over a channel goes through once
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
 
@@ -85,6 +86,8 @@ def find_then_shrink(
         radius = start * torch.maximum(region.extent(clean), region.extent(faint))
         radius = radius if minimal else torch.maximum(radius, region.radius)
     search = Search(nudge(region.at(radius), seed), region.start(), COARSEST * ones, 0 * ones, ones < 0, radius, math.inf * ones)
+    # Slopes that are means over few draws are noisy: what brings an example home is the slow end of one long cycle.
+    cycle = GROWTH_EVERY if objective.expectation is None else max(GROWTH_EVERY, steps // LEVELS)
     with at_rest(objective.model):
         for _ in range(steps):
             rounded = search.found
@@ -93,7 +96,9 @@ def find_then_shrink(
             search.found = search.found | look.reached
             kept = run.keep(inputs, look.reached & rounded, search.delta, anywhere=minimal)
 
-            aim(search, look.reached & rounded, shrinks)
+            # Rounding can carry a change past its radius, but it was reached from within; over draws, only a rate that is high enough counts.
+            hit = look.reached & rounded if objective.expectation is None else kept
+            aim(search, hit, shrinks, cycle)
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
             search.velocity = momentum * search.velocity + (1 - momentum) * step
@@ -116,11 +121,14 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(search: Search, hit: Tensor, shrinks: bool) -> None:
-    """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid."""
+def aim(search: Search, hit: Tensor, shrinks: bool, cycle: int = GROWTH_EVERY) -> None:
+    """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
+
+    `cycle` is how many steps a fixed region spends on one step size.
+    """
     search.fails = torch.where(hit, 0.0, search.fails + 1)
     if not shrinks:  # the region stays: only the step sizes go through their cycle again and again
-        tired = search.fails % GROWTH_EVERY == GROWTH_EVERY - 1
+        tired = search.fails % cycle == cycle - 1
         shorter = torch.where(search.gamma > SHORTEST_STEP, search.gamma / 2, LONGEST_STEP)
         search.gamma = torch.where(tired, shorter, search.gamma)
         return

@@ -11,7 +11,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 
-def convolve(waveforms: Float[Tensor, "batch time"], responses: Float[Tensor, "batch taps"], ahead: int = 0) -> Float[Tensor, "batch time"]:
+def convolve(
+    waveforms: Float[Tensor, "batch time"], responses: Float[Tensor, "#batch taps"], ahead: int = 0
+) -> Float[Tensor, "batch time"]:
     """Each sound with its own response, its length and alignment kept: y[t] = sum over k of h[k] x[t + ahead - k].
 
     Shapes: waveforms [batch, time], responses [batch, taps] (or [1, taps], one for all) -> [batch, time].

@@ -97,7 +97,8 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
         index: dict[str, Any] = json.loads((folder / "rooms.json").read_text(encoding="utf-8"))
         rate, entries = int(index["sample_rate"]), [(e["name"], Role(e["role"]), float(e["rt60_seconds"])) for e in index["rooms"]]
     except FileNotFoundError as error:
-        raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {folder}") from error
+        place = "OUT, and name it: room:OUT" if folder == DEFAULT else folder
+        raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {place}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableResponse(f"{folder / 'rooms.json'}: not a set of rooms ({error}). Make it again: audioadv rooms {folder}") from error
     spaces = []

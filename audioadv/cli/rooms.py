@@ -21,10 +21,10 @@ SOUNDS = {".wav", ".flac", ".ogg", ".aiff", ".aif"}
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--craft", "craft_rooms", type=click.IntRange(min=1), default=12, show_default=True, help="Rooms to craft in.")
-@click.option("--check", "check_rooms", type=click.IntRange(min=1), default=6, show_default=True, help="Rooms to choose examples in.")
+@click.option("--craft", "craft_rooms", type=click.IntRange(min=1), default=48, show_default=True, help="Rooms to craft in.")
+@click.option("--check", "check_rooms", type=click.IntRange(min=1), default=8, show_default=True, help="Rooms to choose examples in.")
 @click.option("--judge", "judge_rooms", type=click.IntRange(min=1), default=12, show_default=True, help="Rooms for the figure at the end.")
-@click.option("--positions", type=click.IntRange(1, 8), default=3, show_default=True, help="Of source and microphone in each room.")
+@click.option("--positions", type=click.IntRange(1, 8), default=2, show_default=True, help="Of source and microphone in each room.")
 @click.option("--rt60", "rt60", default="0.1..0.8", show_default=True, metavar="LOW..HIGH", help="Seconds in which sound falls by 60 dB.")
 @click.option("--rate", type=click.IntRange(min=4000), default=16000, show_default=True, metavar="HZ", help="Sample rate.")
 @click.option("--from", "measured", type=click.Path(path_type=Path), metavar="FOLDER", help="Take measured responses instead.")

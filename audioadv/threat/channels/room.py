@@ -41,7 +41,7 @@ class Room(Channel):
                 f"rooms {self.rooms.source}: responses at {self.rooms.sample_rate} Hz, but the sound is at {sample_rate} Hz. "
                 f"Make the set at that rate: audioadv rooms OUT --rate {sample_rate}"
             )
-        sets = {role: self.rooms.only(role).spaces for role in {key.role for key in keys}}
+        sets = {role: self.rooms.only(role).spaces for role in dict.fromkeys(key.role for key in keys)}
         responses = [draw_response(sets[key.role], key) for key in keys]
         taps = [len(response) for response in responses]
         padded = torch.nn.utils.rnn.pad_sequence(responses, batch_first=True)
