@@ -2,5 +2,6 @@
 
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.union import msd, worst_member
 
-__all__ = ["find_then_shrink", "pgd"]
+__all__ = ["find_then_shrink", "msd", "pgd", "worst_member"]
