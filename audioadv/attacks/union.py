@@ -24,11 +24,12 @@ def worst_member(attack: Callable[..., AttackResult], objective: Objective, regi
     """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union.
 
     Shapes: as in `region.clean` and `objective`. In the result, `gauge` is a share of the radius of the member that fell, and
-    `parameters` are the union's; cost is summed over members.
+    `parameters` are the union's; cost is summed over members. Progress is told of no union.
     """
     members = region.members()
     if len(members) == 1:
         return attack(objective, region, **options)
+    options["progress"] = None  # of a whole batch, which a later member no longer sees
     whole = objective.begun(len(region.clean))
     left, total = torch.arange(len(region.clean)), None
     for part, member in enumerate(members):
