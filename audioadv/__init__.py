@@ -15,7 +15,12 @@ from audioadv.models.recogniser import Access, Emissions, Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Linf, parse_bound
 from audioadv.threat.channels import Channel, parse_channel
+from audioadv.threat.features import Feature
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.masked import Masked
+from audioadv.threat.model import ThreatModel
+from audioadv.threat.stickers import Patch, Sticker
+from audioadv.threat.warps import Spatial, Timing
 
 __version__ = "0.1.0"
 
@@ -33,12 +38,19 @@ __all__ = [
     "CraftResult",
     "Crafted",
     "Emissions",
+    "Feature",
     "Linf",
+    "Masked",
     "Mistranscribe",
     "Objective",
     "Outcome",
+    "Patch",
     "Recogniser",
     "Silence",
+    "Spatial",
+    "Sticker",
+    "ThreatModel",
+    "Timing",
     "Transcribe",
     "attacks",
     "craft",

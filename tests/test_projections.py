@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioadv.threat.bounds import L0, L1
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
-from audioadv.threat.projections import project_l0, project_l1
+from audioadv.threat.projections import project_l0, project_l1, threshold_by_newton, threshold_in_order
 from audioadv.threat.region import Region
 
 NORMS = {"linf": LinfNorm(), "l2": L2Norm(), "l1": L1Norm()}
@@ -83,6 +83,30 @@ def test_l1_against_bisection_in_double_precision(boxed: bool, radius: float) ->
     exact = sign * torch.minimum((size - upper).clamp_min(0), room)
     torch.testing.assert_close(ours.double(), exact, rtol=0, atol=3e-6)
     assert (ours.abs().sum((1, 2)) <= radius).all()
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("kind", ["normal", "tied", "wide", "inside", "on the box"])
+def test_the_two_ways_to_the_l1_threshold_agree(kind: str, boxed: bool) -> None:
+    size, room, radius = draw((20, 3000), 11).abs(), draw((20, 3000), 12).sigmoid(), torch.logspace(-2, 4, 20)
+    if kind == "tied":
+        size, room = (2 * size).round() / 2, (4 * room).round() / 4
+    if kind == "wide":
+        size = size * (2 * draw((20, 3000), 13)).exp()
+    if kind == "inside":
+        size = 1e-7 * size
+    if kind == "on the box":
+        size = torch.where(draw((20, 3000), 14) > 1.5, room + 0.5, room)
+    cap = room if boxed else None
+    ways = threshold_by_newton(size, cap, radius), threshold_in_order(size, cap, radius)
+    lengths = [
+        torch.minimum((size - t[:, None]).clamp_min(0), room if boxed else torch.full_like(size, torch.inf)).sum(1, dtype=torch.float64)
+        for t in ways
+    ]
+    full = (torch.minimum(size, room) if boxed else size).sum(1, dtype=torch.float64)
+    for length in lengths:
+        rounding = 2e-7 * float(size.amax())  # of the threshold, in float32
+        torch.testing.assert_close(length, full.minimum(radius.double()), rtol=2e-5, atol=1e-5 + rounding)
 
 
 @pytest.mark.parametrize("boxed", [False, True])

@@ -1,6 +1,7 @@
 """What a turn, a delay, a sticker, a patch and a feature distance mean: known answers."""
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
-from audioadv.threat.bounds import MIN, Linf, parse_bound
+from audioadv.threat.algebra import Mix
+from audioadv.threat.bounds import L0, L1, MIN, Linf, parse_bound
 from audioadv.threat.features import Feature
+from audioadv.threat.region import Region
 from audioadv.threat.stickers import Patch, Sticker
 from audioadv.threat.warps import Spatial, Timing, retime, rotate
 
@@ -254,3 +257,85 @@ def test_the_smallest_of_one_kind_within_another() -> None:
     assert not found.minimal
     assert (found.excess(found.around(clean, box=None), result.adversarial)[0] < 1e-4).all()
     assert (result.gauge >= net(clean).detach() / net[0].weight.norm() * 0.999).all()
+
+
+def test_the_parts_of_a_mix_share_out_the_box() -> None:
+    clean = noise(3, 60)
+    region = (0.5 * Linf(0.6) + 0.5 * Linf(0.8)).around(clean)
+    given = 4 * noise(3, 2, 60) - 2
+    parts = region.project(given)
+    inputs = clean + parts.sum(1)  # no clipping left to do
+    assert ((inputs >= -1e-6) & (inputs <= 1 + 1e-6)).all()
+    loose = given.clamp(torch.tensor([[-0.3], [-0.4]]), torch.tensor([[0.3], [0.4]]))
+    assert (parts.abs() <= loose.abs() + 1e-6).all()
+    assert (parts * loose >= 0).all()  # shrunk, and never turned
+
+
+@dataclass(frozen=True)
+class BalancedNorm:
+    """A norm from elsewhere: changes that sum to zero, by their largest. Projecting onto any other set unbalances them."""
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        balanced = delta.flatten(1).sum(1).abs() <= 1e-4
+        return torch.where(balanced, delta.flatten(1).abs().amax(1), math.inf)
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        balanced = delta - delta.mean(1, keepdim=True)
+        return balanced * (radius / balanced.abs().amax(1).clamp_min(1e-30)).clamp_max(1)[:, None]
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        return self.project(1e6 * slope, torch.ones(len(slope)), None, None)
+
+    def steady(self, slope: Tensor) -> Tensor:
+        return self.steepest(slope)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return self.steepest(torch.randn(clean.shape, generator=generator)[None])[0]
+
+    def rows(self, index: Tensor) -> "BalancedNorm":
+        return self
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """A bound from elsewhere, which knows nothing of the algebra."""
+
+    radius: float
+    minimal = False
+
+    def __str__(self) -> str:
+        return f"balanced:{self.radius}"
+
+    def around(
+        self, clean: Tensor, lengths: Tensor | None = None, box: tuple[float, float] | None = (0.0, 1.0), grid: float | None = None
+    ) -> Region:
+        return replace(Linf(self.radius).around(clean, lengths, box, grid), norm=BalancedNorm())
+
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [str(self)] * len(adversarial)
+
+
+def test_bounds_from_elsewhere_combine_and_what_cannot_be_inside_is_the_clean_input() -> None:
+    clean = noise(4, 30)
+    for bound in (
+        Balanced(0.1) & L1(0.5),
+        L1(0.5) & Balanced(0.1),
+        Balanced(0.1) | L1(0.5),
+        L0(3) & Balanced(0.1),
+        0.5 * L1(0.5) + Mix((0.5,), (Balanced(0.1),)),
+    ):
+        region = bound.around(clean, box=None)
+        for given in (
+            region.start(),
+            noise(*region.start().shape) - 0.3,
+            region.sample([torch.Generator().manual_seed(i) for i in range(4)]),
+        ):
+            y = region.project(given)
+            assert (region.norm.gauge(y) <= region.radius + 1e-6).all()
+        assert str(bound).count("balanced:0.1") == 1

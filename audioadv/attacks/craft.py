@@ -22,6 +22,7 @@ from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.union import worst_member
 from audioadv.audio.files import FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
@@ -156,7 +157,7 @@ def craft_each(
     wants = goal.references if isinstance(goal, Mistranscribe) else goal.texts if isinstance(goal, Transcribe) else ("",)
     if len(wants) not in (1, len(clips)):
         raise UnusableBatch(f"{len(wants)} texts for {len(clips)} clips: give one for all, or one for each")
-    way = partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack]
+    way = partial(worst_member, partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack])
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
         yield from craft_batch(model, [clips[i] for i in index], goal.rows(index), bound, way, steps, seed, progress, over, judge_draws)

@@ -96,7 +96,7 @@ def find_then_shrink(
             search.found = search.found | look.reached
             kept = run.keep(inputs, look.reached & rounded, search.delta, anywhere=minimal)
 
-            # Rounding can carry a change past its radius, but it was reached from within; over draws, only a rate that is high enough counts.
+            # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = look.reached & rounded if objective.expectation is None else kept
             aim(search, hit, shrinks, cycle)
             here = run.region.at(search.radius)
@@ -116,7 +116,7 @@ def find_then_shrink(
 def nudge(region: Region, seed: int) -> Tensor:
     """A thousandth of the radius to start from, two steps of the grid at least: silence as such gives a power spectrum no slope."""
     least = torch.full_like(region.clean, 2 * (region.grid or 0.0)) * (1 if region.inside is None else region.inside)
-    audible = region.extent(least)
+    audible = region.extent(least) if region.added else torch.zeros_like(region.radius)
     radius = torch.minimum(region.radius, torch.maximum(1e-3 * region.radius.clamp_max(1.0), audible))
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 

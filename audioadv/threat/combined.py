@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from audioadv.threat.projections import INWARD, each
-from audioadv.threat.region import Map, Norm, tied
+from audioadv.threat.region import Map, Norm, extent, tied
 
 ROUNDS = 40
 STILL = 1e-6
@@ -87,6 +87,13 @@ class BothNorm(Several):
             return self.radii * radius
         freed = torch.arange(len(self.norms), device=radius.device) == self.free
         return torch.where(freed[:, None], radius, self.radii)
+
+    def extent(self, change: Tensor) -> Tensor:
+        """The size of a change that need not lie within the parts that stay as they are."""
+        if self.free is not None:
+            return extent(self.norms[self.free], change)
+        sizes = [share(extent(norm, change), radius) for norm, radius in zip(self.norms, self.radii, strict=True)]
+        return torch.stack(sizes).amax(0)
 
     def gauge(self, delta: Tensor) -> Tensor:
         if self.free is None:

@@ -83,9 +83,7 @@ def project_l1(
     """argmin |y - delta|_2 over |y|_1 <= radius, low <= y <= high.
 
     With room u for each entry on its own side of zero (high or -low), stationarity gives |y| = clip(|delta| - t, 0, u) for
-    one threshold t >= 0 an example. The length f(t), the sum of these, is piecewise linear: on the way down from the
-    largest |delta|, an entry joins in at t = |delta| and is full at t = |delta| - u. With all those points in order, running
-    sums give f at each, and t lies on the piece where f passes the radius. Nothing is iterated, nothing synchronised.
+    one threshold t >= 0 an example, at which the length, the sum of these, is the radius.
 
     Shapes: delta [batch, *], radius [batch], low and high as delta (low <= 0 <= high) -> as delta.
     Source: Duchi et al. 2008, "Efficient projections onto the l1-ball"; the box after Croce and Hein 2021, "Mind the box", 3.
@@ -95,23 +93,58 @@ def project_l1(
     """
     radius = radius * INWARD
     size = delta.abs()
-    joins = size.flatten(1)
-    if low is None or high is None:
-        points, turns = joins.sort(1, descending=True).values.double(), torch.ones_like(joins, dtype=torch.float64)
-    else:
-        room = torch.where(delta > 0, high, -low)
-        size_full = (size - room).flatten(1)
-        points, order = torch.cat([joins, size_full], 1).sort(1, descending=True)
-        points, turns = points.double(), torch.where(order < joins.shape[1], 1.0, -1.0).double()
-    growing = turns.cumsum(1)  # how many entries grow as t falls past each point
-    area = (turns * points).cumsum(1)
-    last = ((area - growing * points) <= radius[:, None]).sum(1, keepdim=True) - 1
-    threshold = (area.gather(1, last)[:, 0] - radius) / growing.gather(1, last)[:, 0].clamp_min(1)
-    left = (size - each(threshold.clamp_min(0).to(delta), delta)).clamp_min(0)
-    if low is not None and high is not None:
+    room = None if low is None or high is None else torch.where(delta > 0, high, -low)
+    flat, flat_room = size.flatten(1), None if room is None else room.flatten(1)
+    threshold = (threshold_in_order if delta.is_cuda else threshold_by_newton)(flat, flat_room, radius)
+    left = (size - each(threshold, delta)).clamp_min(0)
+    if room is not None:
         left = torch.minimum(left, room)
     length = left.flatten(1).sum(1)  # rounded entry by entry: a hair too long at worst
     return each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * left * delta.sign()
+
+
+def threshold_by_newton(
+    size: Float[Tensor, "batch entries"], room: Float[Tensor, "batch entries"] | None, radius: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """t >= 0 at which sum clip(size - t, 0, room) is the radius, or 0 where it is never more.
+
+    Newton's method on a piecewise linear function, within a bracket that every third round halves: exact from the moment that
+    the piece is right, which takes some five rounds. The fastest on a CPU; it asks after each round whether all are done.
+    """
+    lower, upper, t = torch.zeros_like(radius), size.amax(1), torch.zeros_like(radius)
+    done = torch.zeros_like(radius, dtype=torch.bool)
+    for turn in range(100):
+        left = (size - t[:, None]).clamp_min(0)
+        free = left > 0
+        if room is not None:
+            free &= left < room
+            left = torch.minimum(left, room)
+        over = (left.sum(1, dtype=torch.float64) - radius).to(radius)
+        done = done | (over.abs() <= 2e-7 * radius) | ((over <= 0) & (t == 0))
+        lower, upper = torch.where(over > 0, t, lower), torch.where(over > 0, upper, t)
+        newton, middle = t + over / free.sum(1).clamp_min(1), (lower + upper) / 2
+        new = torch.where((newton > lower) & (newton < upper) & (turn % 3 < 2), newton, middle)
+        done = done | (middle == lower) | (middle == upper)
+        t = torch.where(done, t, new)
+        if bool(done.all()):
+            break
+    return t
+
+
+def threshold_in_order(
+    size: Float[Tensor, "batch entries"], room: Float[Tensor, "batch entries"] | None, radius: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """The same t, without a loop: nothing waits for the host.
+
+    On the way down from the largest size, an entry begins to grow at t = size and is full at t = size - room. With all
+    those points in order, running sums give the length at each, and t lies on the piece where it passes the radius.
+    """
+    points, order = (size if room is None else torch.cat([size, size - room], 1)).sort(1, descending=True)
+    points, turns = points.double(), torch.where(order < size.shape[1], 1.0, -1.0).double()
+    growing, area = turns.cumsum(1), (turns * points).cumsum(1)
+    last = ((area - growing * points) <= radius[:, None]).sum(1, keepdim=True) - 1
+    t = (area.gather(1, last)[:, 0] - radius) / growing.gather(1, last)[:, 0].clamp_min(1)
+    return t.clamp_min(0).to(radius)
 
 
 def places(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch places"]:

@@ -67,6 +67,11 @@ def tied(norm: Norm, radius: Tensor) -> Norm:
     return norm if at is None else at(radius)
 
 
+def extent(norm: Norm, change: Tensor) -> Tensor:
+    """The radius of so large a change: its gauge, where the norm knows no better. Shapes: [batch, *] -> [batch]."""
+    return getattr(norm, "extent", norm.gauge)(change)
+
+
 class Map(Protocol):
     """What change a region's parameters stand for. Parameters are [batch, *], the same shape for each example."""
 
@@ -244,9 +249,7 @@ class Region:
 
     def extent(self, change: Tensor) -> Tensor:
         """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
-        if not self.added:
-            return torch.ones_like(self.radius)
-        return getattr(self.norm, "extent", self.norm.gauge)(change)
+        return extent(self.norm, change) if self.added else torch.ones_like(self.radius)
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
