@@ -375,7 +375,7 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--model", "module:nothing:here"], "module:nothing:here"),
         (["--target", "go", "--model", "module:recognisers:no_recogniser"], "returned a int"),
         (["--target", "go", "--bound", "linf"], "bound 'linf'"),
-        (["--target", "go", "--bound", "linf:loud"], "'loud' is not a number"),
+        (["--target", "go", "--bound", "linf:loud"], "'loud' cannot be read"),
         (["--target", "go", "--bound", "linf:-0.1"], "at least 0"),
         (["--target", "go", "--bound", "linf:nan"], "must be a number"),
         (["--target", "go", "--attack", "magic"], "magic"),

@@ -30,7 +30,7 @@ def worst_member(attack: Callable[..., AttackResult], objective: Objective, regi
     if len(members) == 1:
         return attack(objective, region, **options)
     options["progress"] = None  # of a whole batch, which a later member no longer sees
-    whole = objective.begun(len(region.clean))
+    whole = objective.begun(region.clean)
     left, total = torch.arange(len(region.clean)), None
     for part, member in enumerate(members):
         rows = left.to(region.clean.device)
@@ -74,6 +74,7 @@ def merged(total: AttackResult, later: AttackResult, left: Tensor) -> AttackResu
         add(total.forwards, later.forwards),
         add(total.backwards, later.backwards),
         None if total.parameters is None or later.parameters is None else put(total.parameters, later.parameters),
+        None if total.rate is None or later.rate is None else put(total.rate, later.rate),
     )
 
 

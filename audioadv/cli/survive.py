@@ -46,7 +46,7 @@ def survive(
     device: str,
     seed: int,
 ) -> None:
-    """Put adversarial clips through channels, and count how often they work.
+    """Put clips through channels, and count how often they work.
 
     A CLIP is a sound file, a folder that craft wrote, or a JSON Lines manifest (*.jsonl) of sound files. What craft wrote
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
