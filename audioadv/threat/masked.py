@@ -47,7 +47,7 @@ OVER_RELAXED = 1.8
 HEADROOM = 0.9  # of the eroded limits: what is clipped to the limit itself is always over it somewhere, and turned down
 PEAK = 3.5  # of rounding noise, times its root mean square: one bin in 200,000 is above
 KEPT = 0.4  # of a limit, at least, where rounding noise comes near it
-NO_LIMIT_DB = 300.0  # for the frames of padding, where there is no change
+NO_LIMIT_DB = 200.0  # for the frames of padding, where there is no change
 TAPER = 0.25  # of a frame, at both ends of a clip: a change that begins at once is heard at all frequencies
 
 
@@ -141,7 +141,7 @@ class MaskedNorm:
         """Of noise as strong as this change, against a limit in the middle of the clip's: a single tone or step says little."""
         inside = (self.tapers > 0).sum(1)
         strength = (change.square().sum(1) / inside).sqrt() * bin_noise(self.window)
-        return strength / self.limits.masked_fill(self.limits > 1e6, math.nan).flatten(1).nanmedian(1).values
+        return strength / self.limits.masked_fill(self.limits > 10, math.nan).flatten(1).nanmedian(1).values
 
     def within(self, limits: Tensor, radius: Tensor) -> Tensor:
         """Limits at this radius, with room for rounding where there is any."""
@@ -152,7 +152,7 @@ class MaskedNorm:
         """A point of the set within the box, near delta but not the nearest: see the top of this file."""
         time, bins = delta.shape[1], self.bins(delta)
         limits, eroded = (self.within(x[:, : bins.shape[1]], radius) for x in (self.limits, self.eroded))
-        over = bins * (1 - (HEADROOM * eroded / bins.abs().clamp_min(1e-30)).clamp_max(1))
+        over = bins * (1 - (HEADROOM * eroded / bins.abs().clamp_min(1e-20)).clamp_max(1))
         y = delta - OVER_RELAXED * waveform(over, self.window, time) * (self.tapers[:, :time] > 0)
         loudest = (self.bins(y).abs() / limits).amax(2)
         y = y * smooth_gain(1 / loudest.clamp_min(1), self.window, time)
@@ -170,12 +170,12 @@ class MaskedNorm:
     def climb(self, slope: Tensor, share: Callable[[Tensor], Tensor]) -> Tensor:
         """A step up the slope: each bin in the slope's phase, with a `share` of its limit told from what it can gain.
 
-        Its gauge is about 1, up to 2 where bins that were chosen one by one meet.
+        Its gauge is about 1, up to 3 where bins that were chosen one by one meet.
         """
         tapers = self.tapers[:, : slope.shape[1]]
         bins = self.bins(slope * tapers)
         limits, size = self.eroded[:, : bins.shape[1]], bins.abs()
-        return waveform(bins * (limits * share(size * limits) / size.clamp_min(1e-30)), self.window, slope.shape[1]) * tapers
+        return waveform(bins * (limits * share(size * limits) / size.clamp_min(1e-20)), self.window, slope.shape[1]) * tapers
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(clean.shape, generator=generator).to(clean)[None]
