@@ -22,6 +22,7 @@ bench: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pesq 2>/dev/null || echo "pesq needs a C compiler: going on without"
 	@touch $@
 
 clean:

@@ -16,20 +16,29 @@ from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Access, Emissions, Recogniser
 from audioadv.models.sources import load_model
-from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.channels import Channel, parse_channel
+from audioadv.threat.features import Feature
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Classify, Misclassify
+from audioadv.threat.masked import Masked
+from audioadv.threat.model import ThreatModel
+from audioadv.threat.stickers import Patch, Sticker
+from audioadv.threat.warps import Spatial, Timing
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BPDA",
+    "L0",
+    "L1",
     "L2",
     "MIN",
     "SNR",
     "Access",
     "AttackResult",
     "AudioadvError",
+    "Channel",
     "Classifier",
     "Classify",
     "Clip",
@@ -37,14 +46,21 @@ __all__ = [
     "Crafted",
     "Emissions",
     "Evaluation",
+    "Feature",
     "Linf",
+    "Masked",
     "Misclassify",
     "Mistranscribe",
     "Objective",
     "Outcome",
+    "Patch",
     "Rate",
     "Recogniser",
     "Silence",
+    "Spatial",
+    "Sticker",
+    "ThreatModel",
+    "Timing",
     "Transcribe",
     "attacks",
     "craft",
@@ -55,6 +71,7 @@ __all__ = [
     "load_model",
     "objective",
     "parse_bound",
+    "parse_channel",
     "read_audio",
     "read_clip",
     "write_wav",

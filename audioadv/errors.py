@@ -5,9 +5,11 @@ AudioadvError
 |   |-- UnreadableAudio        missing, empty, truncated, not audio, no samples, not finite
 |   |-- UnusableTarget         letters that the model does not write, or nothing at all
 |   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
+|   |-- UnusableResponse       a room response or recorded noise that cannot be played to a clip
 |   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
 |-- OptionError                a choice that does not exist or makes no sense
 |   |-- UnknownModel
+|   |-- WrongRole              rooms of one role (craft, check, judge) asked to play another
 |   `-- MalformedSpec          a bound, channel or attack that cannot be read
 |-- AccessDenied               an attack asked the model for more than was granted
 `-- BrokenInstallation         packages that do not fit together
@@ -34,6 +36,10 @@ class UnusableBatch(InputError):
     """Tensors whose shapes, lengths, dtypes or devices do not fit together."""
 
 
+class UnusableResponse(InputError):
+    """A room response or recorded noise that cannot be played to a clip."""
+
+
 class UnwritableOutput(InputError):
     """A place that cannot be written."""
 
@@ -44,6 +50,10 @@ class OptionError(AudioadvError):
 
 class UnknownModel(OptionError):
     """A model name that nothing answers to."""
+
+
+class WrongRole(OptionError):
+    """Rooms that were asked to play a role that is not theirs."""
 
 
 class MalformedSpec(OptionError):

@@ -106,6 +106,10 @@ Those are the licences of the programs; what they say is this project's. 16 kHz,
 {table}
 
 `sentences.jsonl` lists the spoken ones with their texts.
+
+`rooms/` holds 68 simulated rooms with 2 positions each, RT60 0.1 to 0.8 s, 16 kHz, 16 bits: 48 rooms to craft in, 8 to check in and
+12 to judge in. `audioadv rooms samples/rooms` made them with pyroomacoustics (seed 0), and makes them again, byte for byte. MIT, made
+by this project.
 """
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def blown_up_digits() -> Images:
 
 def worst_nearby(net: nn.Module, images: Tensor, labels: Tensor, radius: float, steps: int, generator: torch.Generator) -> Tensor:
     """The last iterate of PGD, whether it fools the net or not: what adversarial training learns from."""
-    region, wanted = Linf(radius).around(images), objective(net, Misclassify(labels)).begun(len(images))
+    region, wanted = Linf(radius).around(images), objective(net, Misclassify(labels)).begun(images)
     delta = region.project((2 * torch.rand(images.shape, generator=generator) - 1) * radius)
     with at_rest(net):
         for _ in range(steps):

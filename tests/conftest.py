@@ -2,4 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["audioadv.threat.ctc", "audioadv.threat.projections", "audioadv.models.decoding"], "beartype.beartype")
+install_import_hook(
+    ["audioadv.audio.convolution", "audioadv.threat.ctc", "audioadv.threat.projections", "audioadv.models.decoding"], "beartype.beartype"
+)

@@ -231,6 +231,70 @@ def test_compare_knows_the_distances(folder: Path) -> None:
     assert run("compare", "click.wav", "click.wav", "--png", "click.png").exit_code == 0
 
 
+DISTANCES = {
+    "snr_db", "segmental_snr_db", "relative_db", "linf", "l2", "loudness_lufs", "log_spectral_db", "excess_db", "bins_over",
+    "excess_seconds", "excess_hz", "pesq", "stoi",
+}  # fmt: skip
+
+
+def test_compare_says_what_can_be_heard_and_where(folder: Path) -> None:
+    clean = noise(1.0)[:, 0]
+    clean[8000:] = 0
+    beep = np.zeros(16000)
+    beep[11000:13000] = 0.01 * np.sin(2 * np.pi * 2000 / 16000 * np.arange(2000)) * np.hanning(2000)
+    soundfile.write("clean.wav", clean, 16000)
+    soundfile.write("beep.wav", clean + beep, 16000)
+    line = json.loads(run("compare", "clean.wav", "beep.wav", "--json").stdout)
+    assert set(line) >= DISTANCES
+    assert line["excess_db"] > 40
+    assert line["excess_seconds"] == pytest.approx(0.75, abs=0.06)
+    assert line["excess_hz"] == pytest.approx(2000, abs=50)
+    assert 0 < line["bins_over"] < 0.1
+    assert line["loudness_lufs"] == pytest.approx(-3.01 + 2.4 - 40 - 4.26 - 9.03, abs=1)  # K at 2 kHz, amplitude, Hann, 1/8 of the time
+    shown = run("compare", "clean.wav", "beep.wav").stdout
+    for name in ("segmental SNR", "loudness", "log-spectral", "worst masking excess", "bins over", "PESQ", "STOI"):
+        assert name in shown
+    same = json.loads(run("compare", "clean.wav", "clean.wav", "--json").stdout)
+    assert (same["excess_db"], same["bins_over"], same["loudness_lufs"], same["log_spectral_db"]) == (None, 0, None, 0)
+
+
+def test_compare_draws_the_frame_that_is_asked_for(folder: Path) -> None:
+    soundfile.write("louder.wav", 1.1 * noise(0.5), 16000)
+    pictures = []
+    for frame in ([], ["--frame", "0"], ["--frame", "0.5"]):
+        assert run("compare", "hiss.wav", "louder.wav", "--png", "pair.png", *frame).exit_code == 0
+        pictures.append(Path("pair.png").read_bytes())
+    assert len(set(pictures)) == 3
+    for wrong in ("0.6", "-1", "nan"):
+        result = run("compare", "hiss.wav", "louder.wav", "--png", "none.png", "--frame", wrong)
+        assert result.exit_code == 2
+        assert "--frame" in result.stderr
+    assert not Path("none.png").exists()
+
+
+@pytest.mark.parametrize("sample_rate", [4000, 96000])
+def test_compare_at_rates_that_the_model_of_hearing_does_not_know(folder: Path, sample_rate: int) -> None:
+    soundfile.write("odd.wav", noise(0.5, sample_rate), sample_rate)
+    soundfile.write("louder.wav", 1.1 * noise(0.5, sample_rate), sample_rate)
+    drawn = ["--png", "odd.png"] if sample_rate == 4000 else []
+    line = json.loads(run("compare", "odd.wav", "louder.wav", "--json", *drawn).stdout)
+    assert line["excess_db"] is None
+    assert any("8000 to 48000 Hz" in notice for notice in line["notices"])
+    assert line["snr_db"] == pytest.approx(20, abs=0.5)
+    assert Path("odd.png").exists() == bool(drawn)
+
+
+@pytest.mark.parametrize("time", [1, 100, 3000])
+def test_compare_scraps_and_silence(folder: Path, time: int) -> None:
+    soundfile.write("scrap.wav", np.full(time, 0.25), 16000)
+    soundfile.write("silence.wav", np.zeros(time), 16000)
+    drawn = ["--png", "scrap.png"] if time == 100 else []
+    for pair in (("scrap.wav", "silence.wav"), ("silence.wav", "scrap.wav", *drawn), ("silence.wav", "silence.wav")):
+        line = json.loads(run("compare", *pair, "--json").stdout)
+        assert set(line) >= DISTANCES
+        assert all(line[name] is None or np.isfinite(line[name]) for name in DISTANCES)
+
+
 def test_models_are_listed(folder: Path) -> None:
     listed = {line["model"]: line for line in lines(run("models", "--json"))}
     assert {"tiny-mel", "tiny-wave", "torchaudio:WAV2VEC2_ASR_BASE_960H", "hf:NAME_OR_FOLDER", "module:package.file:function"} <= set(
@@ -311,7 +375,7 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--model", "module:nothing:here"], "module:nothing:here"),
         (["--target", "go", "--model", "module:recognisers:no_recogniser"], "returned a int"),
         (["--target", "go", "--bound", "linf"], "bound 'linf'"),
-        (["--target", "go", "--bound", "linf:loud"], "'loud' is not a number"),
+        (["--target", "go", "--bound", "linf:loud"], "'loud' cannot be read"),
         (["--target", "go", "--bound", "linf:-0.1"], "at least 0"),
         (["--target", "go", "--bound", "linf:nan"], "must be a number"),
         (["--target", "go", "--attack", "magic"], "magic"),
@@ -462,7 +526,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path) -> None:
 
 
 def test_every_command_has_help_and_the_common_options() -> None:
-    assert set(main.commands) == {"craft", "transcribe", "compare", "models"}
+    assert set(main.commands) == {"craft", "transcribe", "compare", "survive", "rooms", "models"}
     for name, command in main.commands.items():
         helped = run(name, "--help")
         assert helped.exit_code == 0

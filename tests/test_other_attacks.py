@@ -76,9 +76,9 @@ def test_bpda_brings_down_a_defense_without_gradients() -> None:
 def test_estimates_converge_to_the_slope() -> None:
     net, x = small(3, SHAPE), inputs_for(SHAPE, 3, None)
     goal = Misclassify(labels_of(net, x), margin)
-    true = objective(net, goal).begun(3).look(x).slope.flatten(1)
+    true = objective(net, goal).begun(x).look(x).slope.flatten(1)
     for source in (attacks.nes(1500, reach=1e-3), attacks.spsa(1500, reach=1e-3), attacks.coordinates(30)):
-        wanted = objective(net, goal, slopes=source).begun(3)
+        wanted = objective(net, goal, slopes=source).begun(x)
         slope = wanted.look(x).slope.flatten(1)
         assert torch.cosine_similarity(slope, true).min() > 0.97, source
         assert (wanted.cost.backwards == 0).all()
@@ -88,8 +88,8 @@ def test_bandits_learn_a_direction_that_stays() -> None:
     """On a linear net the slope is the same everywhere: the prior closes in on it."""
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, None)
     goal = Misclassify(labels_of(net, x), margin)
-    true = objective(net, goal).begun(3).look(x).slope.flatten(1)
-    wanted = objective(net, goal, slopes=attacks.bandits(20, tile=1)).begun(3)
+    true = objective(net, goal).begun(x).look(x).slope.flatten(1)
+    wanted = objective(net, goal, slopes=attacks.bandits(20, tile=1)).begun(x)
     likeness = [torch.cosine_similarity(wanted.look(x).slope.flatten(1), true) for _ in range(12)]
     assert likeness[-1].min() > 0.8
     assert (likeness[-1] > likeness[0]).all()

@@ -1,14 +1,19 @@
 """Projections are the nearest point: known answers, and against a slow general solver."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.bounds import L0, L1
+from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
+from audioadv.threat.projections import project_l0, project_l1, threshold_by_newton, threshold_in_order
+from audioadv.threat.region import Region
 
-NORMS = {"linf": LinfNorm(), "l2": L2Norm()}
+NORMS = {"linf": LinfNorm(), "l2": L2Norm(), "l1": L1Norm()}
 ORDERS = {"linf": np.inf, "l2": 2}
 
 
@@ -52,9 +57,116 @@ def test_is_the_nearest_point(name: str, seed: int) -> None:
     limits = [(float(a), float(b)) for a, b in zip(low[0], high[0], strict=True)]
     if name == "linf":
         limits = [(max(a, -radius), min(b, radius)) for a, b in limits]
-    constraint = [] if name == "linf" else [{"type": "ineq", "fun": lambda y: radius**2 - (y**2).sum()}]
-    found = minimize(lambda y: ((y - delta[0].numpy()) ** 2).sum(), np.zeros(6), bounds=limits, constraints=constraint, method="SLSQP")
+    start, signs = np.zeros(6), np.sign(delta[0].numpy())  # the nearest point has delta's signs, and there the l1 ball is flat
+    if name == "l1":
+        limits = [(a, 0.0) if sign < 0 else (0.0, b) for (a, b), sign in zip(limits, signs, strict=True)]
+    length = {"linf": lambda y: -1.0, "l2": lambda y: (y**2).sum() - radius**2, "l1": lambda y: (signs * y).sum() - radius}[name]
+    constraint = [{"type": "ineq", "fun": lambda y: -length(y)}]
+    found = minimize(lambda y: ((y - delta[0].numpy()) ** 2).sum(), start, bounds=limits, constraints=constraint, method="SLSQP")
     np.testing.assert_allclose(ours, found.x, atol=2e-4)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 30.0, 70.0])
+def test_l1_against_bisection_in_double_precision(boxed: bool, radius: float) -> None:
+    delta, clean = 2 * draw((3, 2, 150), 5), draw((3, 2, 150), 6).sigmoid()
+    clean[1] = (clean[1] > 0.5).float()  # saturated: half of the directions are shut
+    low, high = (-clean, 1 - clean) if boxed else (None, None)
+    ours = project_l1(delta, torch.full((3,), radius), low, high)
+    size, sign = delta.double().abs(), delta.double().sign()
+    room = torch.where(delta > 0, 1 - clean, clean).double() if boxed else torch.full_like(size, torch.inf)
+    lower, upper = torch.zeros(3, 1, 1).double(), size.amax((1, 2), keepdim=True)
+    for _ in range(200):
+        middle = (lower + upper) / 2
+        long = torch.minimum((size - middle).clamp_min(0), room).sum((1, 2), keepdim=True) > radius
+        lower, upper = torch.where(long, middle, lower), torch.where(long, upper, middle)
+    exact = sign * torch.minimum((size - upper).clamp_min(0), room)
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=3e-6)
+    assert (ours.abs().sum((1, 2)) <= radius).all()
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("kind", ["normal", "tied", "wide", "inside", "on the box"])
+def test_the_two_ways_to_the_l1_threshold_agree(kind: str, boxed: bool) -> None:
+    size, room, radius = draw((20, 3000), 11).abs(), draw((20, 3000), 12).sigmoid(), torch.logspace(-2, 4, 20)
+    if kind == "tied":
+        size, room = (2 * size).round() / 2, (4 * room).round() / 4
+    if kind == "wide":
+        size = size * (2 * draw((20, 3000), 13)).exp()
+    if kind == "inside":
+        size = 1e-7 * size
+    if kind == "on the box":
+        size = torch.where(draw((20, 3000), 14) > 1.5, room + 0.5, room)
+    cap = room if boxed else None
+    ways = threshold_by_newton(size, cap, radius), threshold_in_order(size, cap, radius)
+    lengths = [
+        torch.minimum((size - t[:, None]).clamp_min(0), room if boxed else torch.full_like(size, torch.inf)).sum(1, dtype=torch.float64)
+        for t in ways
+    ]
+    full = (torch.minimum(size, room) if boxed else size).sum(1, dtype=torch.float64)
+    for length in lengths:
+        rounding = 2e-7 * float(size.amax())  # of the threshold, in float32
+        torch.testing.assert_close(length, full.minimum(radius.double()), rtol=2e-5, atol=1e-5 + rounding)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 3, 6), (4, 3, 2, 3)])
+def test_l0_against_every_choice_of_places(boxed: bool, shape: tuple[int, ...]) -> None:
+    delta, clean = 2 * draw(shape, 7), draw(shape, 8).sigmoid()
+    low, high = (-clean, 1 - clean) if boxed else (None, None)
+    counts = torch.tensor([0.0, 1.0, 3.9, 6.0])
+    ours = project_l0(delta, counts, low, high)
+    clipped = delta if low is None or high is None else torch.minimum(torch.maximum(delta, low), high)
+    for row, count in enumerate(counts.int().tolist()):
+        rest = delta.shape[1:] if delta.ndim < 3 else delta.shape[2:]
+        best = min(
+            (delta[row] - clipped[row] * torch.tensor([place in kept for place in range(6)]).view(rest)).square().sum()
+            for kept in combinations(range(6), count)
+        )
+        torch.testing.assert_close((delta[row] - ours[row]).square().sum(), best)
+    assert torch.equal(L0Norm(counts).gauge(ours), counts.floor())
+    assert torch.equal(project_l0(ours, counts, low, high), ours)
+
+
+def test_an_l0_step_moves_the_best_places_and_all_their_channels() -> None:
+    slope, count = draw((3, 3, 4, 4), 9), torch.tensor([1.0, 4.0, 16.0])
+    step = L0Norm(count).steepest(slope) * count[:, None, None, None]
+    assert torch.equal((step != 0).any(1).flatten(1).sum(1).float(), count)
+    gains = slope.abs().sum(1).flatten(1).sort(1, descending=True).values
+    expected = torch.stack([row[: int(k)].sum() for row, k in zip(gains, count, strict=True)])
+    torch.testing.assert_close((step * slope).flatten(1).sum(1), expected)
+
+
+@pytest.mark.parametrize("name", [*NORMS, "l0"])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_the_extreme_point_is_inside_and_no_point_is_further_up_the_slope(name: str, boxed: bool) -> None:
+    clean, slope, radius = draw((3, 12), 0).sigmoid(), draw((3, 12), 1), torch.tensor([0.2, 1.0, 4.0])
+    norm = L0Norm(radius) if name == "l0" else NORMS[name]
+    low, high = (-clean, 1 - clean) if boxed else (torch.full_like(clean, -5.0), torch.full_like(clean, 5.0))
+    region = Region(clean, radius, norm, None, low, high)
+    best = region.extreme(slope)
+    assert (norm.gauge(best) <= radius * (1 + 1e-6)).all()
+    assert ((best >= low) & (best <= high)).all()
+    for seed in range(100):
+        rival = region.project(draw((3, 12), 100 + seed) * (1 + seed / 5) + 0.5 * seed * slope)
+        assert ((slope * best).sum(1) >= (slope * rival).sum(1) * (1 - 2e-5)).all()
+
+
+def test_sparse_steps_spend_nothing_on_what_the_box_stops() -> None:
+    clean = torch.tensor([[1.0, 0.0, 0.5, 0.0]])
+    slope = torch.tensor([[-4.0, 3.0, 1.0, -2.0]])  # downhill: out of the box, out of the box, down, up
+    for bound in (L1(1.0), L0(1)):
+        region = bound.around(clean)
+        step = region.steepest(region.pull(torch.zeros(1, 4), slope))
+        assert (step != 0).tolist() == [[False, False, False, True]]
+
+
+def test_a_step_under_l1_moves_a_hundredth_of_a_clip_whatever_its_padding() -> None:
+    slope = draw((1, 1000), 3)
+    padded = torch.cat([slope, torch.zeros(1, 5000)], 1)
+    for step in (L1Norm().steepest, L1Norm().steady):
+        torch.testing.assert_close(step(padded)[:, :1000], step(slope))
+    assert int((L1Norm().steepest(slope) != 0).sum()) == 10
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -72,7 +72,7 @@ def test_rows_are_the_same_region_for_fewer() -> None:
     torch.testing.assert_close(region.radius, SNR(10).around(clean, LENGTHS, box=BOX).radius[1:])
 
 
-@pytest.mark.parametrize("spec", ["linf:0.01", "l2:0.5", "snr:30", "snr:-3.5", "linf:min", "l2:min", "snr:min"])
+@pytest.mark.parametrize("spec", ["linf:0.01", "l2:0.5", "snr:30", "snr:-3.5", "l1:10", "l0:20", "linf:min", "l2:min", "snr:min"])
 def test_specs_come_back(spec: str) -> None:
     assert parse_bound(str(parse_bound(spec))) == parse_bound(spec)
 

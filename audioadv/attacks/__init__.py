@@ -2,8 +2,10 @@
 
 Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
+In a union       worst_member (any attack, one member after another), msd (all members at once)
 Others           universal (one change for all), unbounded, transfer (from a substitute)
 Slopes from      the model; from scores: nes, spsa, bandits, coordinates (objective(..., slopes=nes()))
+Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
 
 from audioadv.attacks.apgd import apgd, apgd_targeted
@@ -12,10 +14,12 @@ from audioadv.attacks.boundary import boundary
 from audioadv.attacks.carlini_wagner import carlini_wagner
 from audioadv.attacks.ddn import ddn
 from audioadv.attacks.deepfool import deepfool
+from audioadv.attacks.eot import Expectation
 from audioadv.attacks.estimates import bandits, coordinates, nes, spsa
 from audioadv.attacks.fgsm import fgsm
 from audioadv.attacks.fmn import fmn
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
+from audioadv.attacks.objective import Look
 from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
@@ -24,9 +28,12 @@ from audioadv.attacks.square import square
 from audioadv.attacks.standard import standard
 from audioadv.attacks.transfer import transfer
 from audioadv.attacks.unbounded import unbounded
+from audioadv.attacks.union import msd, worst_member
 from audioadv.attacks.universal import universal
 
 __all__ = [
+    "Expectation",
+    "Look",
     "apgd",
     "apgd_l1",
     "apgd_targeted",
@@ -40,6 +47,7 @@ __all__ = [
     "find_then_shrink",
     "fmn",
     "hop_skip_jump",
+    "msd",
     "nes",
     "pdpgd",
     "pgd",
@@ -50,4 +58,5 @@ __all__ = [
     "transfer",
     "unbounded",
     "universal",
+    "worst_member",
 ]

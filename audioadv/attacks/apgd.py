@@ -67,12 +67,12 @@ def apgd(
         for number in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
+            kept = run.keep(inputs, look.reached, delta)
+            slope = run.region.pull(delta, look.slope)
             better, descents, last, since = look.loss < lowest, descents + (look.loss < last), look.loss, since + 1
             lowest = torch.where(better, look.loss, lowest)
             low_delta = torch.where(each(better, delta), delta, low_delta)
-            low_slope = torch.where(each(better, delta), look.slope, low_slope)
-            slope = look.slope
+            low_slope = torch.where(each(better, delta), slope, low_slope)
             if number in judged:
                 stalled = (descents <= RHO * since) | (~halved & (lowest_then <= lowest))
                 step, halved = torch.where(stalled, step / 2, step), stalled
@@ -90,7 +90,7 @@ def apgd(
                     break
         else:
             inputs = run.region.inputs(delta)
-            run.keep(inputs, run.objective.decide(inputs))
+            run.keep(inputs, run.objective.decide(inputs), delta)
     return run.result()
 
 
@@ -119,7 +119,7 @@ def aimed(objective: Objective, clean: Tensor, count: int, confidence: Confidenc
     """The goal by way of one rival each, nearest first, and the forwards it took; the goal alone where it has none."""
     if not isinstance(objective.goal, Misclassify):
         return [objective.goal], torch.zeros(len(clean), dtype=torch.int64)
-    started = objective.begun(len(clean))
+    started = objective.begun(clean)
     with torch.no_grad(), at_rest(objective.model):
         goals = objective.goal.aimed(started.outputs(clean), count)
     return [replace(goal, confidence=confidence) for goal in goals], started.cost.forwards

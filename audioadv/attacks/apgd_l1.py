@@ -9,7 +9,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -61,8 +61,8 @@ def apgd_l1(
                 lowest, step = torch.full_like(lowest, torch.inf), factor * run.region.radius
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
-            slope, better, since = within(run.region, look.slope), look.loss < lowest, since + 1
+            kept = run.keep(inputs, look.reached, delta)
+            slope, better, since = run.region.unpadded(run.region.pull(delta, look.slope)), look.loss < lowest, since + 1
             lowest = torch.where(better, look.loss, lowest)
             low_delta = torch.where(each(better, delta), delta, low_delta)
             low_slope = torch.where(each(better, delta), slope, low_slope)
@@ -81,6 +81,7 @@ def apgd_l1(
                 if not len(delta):
                     break
         else:
-            inputs = run.region.inputs(run.region.project(delta))
-            run.keep(inputs, run.objective.decide(inputs))
+            delta = run.region.project(delta)
+            inputs = run.region.inputs(delta)
+            run.keep(inputs, run.objective.decide(inputs), delta)
     return run.result()

@@ -9,7 +9,7 @@ from audioadv.attacks.decisions import ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -33,6 +33,7 @@ def boundary(
     `sideways` and `inward` are shares of the distance at first, and follow the share of successes of late, example by example.
     Two forwards a step at most, no backward. Distances are L2, whatever the region's norm. Shapes: as in `region.clean`.
     """
+    plain_changes(region, "boundary")
     run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
     side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)
     with at_rest(objective.model):
@@ -45,7 +46,7 @@ def boundary(
         rates = torch.full((2, len(delta)), 0.5).to(delta)  # running shares of success: sideways, whole
         for _ in range(steps):
             length = delta.flatten(1).norm(dim=1)
-            way = within(run.region, draws.normal(delta))
+            way = run.region.unpadded(draws.normal(delta))
             way = way - each((way * delta).flatten(1).sum(1) / length.square().clamp_min(1e-30), way) * delta
             way = way * each(side * length / way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
             round_trip = (delta + way) / each((1 + side.square()).sqrt(), delta)

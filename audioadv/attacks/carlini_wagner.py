@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.norms import L2Norm
 from audioadv.threat.projections import each
@@ -34,6 +34,7 @@ def carlini_wagner(
     raised tenfold, or halfway once both are known, example by example. Confidence is the goal's own: Misclassify(labels,
     by=kappa). Draws nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other than L2.
     """
+    plain_changes(region, "carlini_wagner")
     if not isinstance(region.norm, L2Norm):
         raise OptionError("carlini_wagner measures changes in L2. Bound it by L2 (l2:min), or use fmn for another norm")
     run = Run(objective, region, progress)
@@ -50,7 +51,7 @@ def carlini_wagner(
                 look = run.objective.look(inputs, near=torch.ones_like(hit))
                 kept = run.keep(inputs, look.reached)
                 hit |= look.reached
-                slope = stretch * (2 * delta + each(weights, delta) * within(run.region, look.slope))
+                slope = stretch * (2 * delta + each(weights, delta) * run.region.unpadded(look.slope))
                 first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
                 w = w - step_size * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
                 if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
@@ -75,4 +76,4 @@ def rebox(region: Region, w: Tensor) -> tuple[Tensor, Tensor]:
         return w, torch.ones_like(w)
     half, place = (region.high - region.low) / 2, w.tanh()
     delta = region.low + half * (place / EDGE + 1)
-    return within(region, boxed(region, delta)), half * (1 - place.square())
+    return region.unpadded(boxed(region, delta)), half * (1 - place.square())

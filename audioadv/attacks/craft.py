@@ -3,7 +3,8 @@
     clips --pad--> ragged batches of 16 --attack--> 16-bit samples --alone, as a file would be--> heard, judged
 
 A clip ends with an outcome whatever happens to its neighbours, and is judged alone on 16-bit samples: just what a WAV file
-of them holds.
+of them holds. Over a channel, it is judged by the share of judge draws that are heard as wanted: draws, and rooms, that had no
+part in the making.
 """
 
 import math
@@ -16,17 +17,23 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.union import worst_member
 from audioadv.audio.files import FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
+from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import MIN, Bound, Linf
+from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.hearing import heard_through
 
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 BATCH = 16
@@ -40,7 +47,8 @@ class Crafted:
     """What became of one clip. `adversarial` [time] is on the 16-bit grid: the clean clip where nothing was found.
 
     `excess` says how far it lies outside the bound, in the bound's unit, at most 0 for inside; for a `min` bound, `bound`
-    is the smallest that holds it. `seconds` is this clip's share of its batch's time.
+    is the smallest that holds it. `seconds` is this clip's share of its batch's time. Over a channel, `hits` of `draws` judge
+    draws are heard as wanted, and `adversarial` is the best that was found even where that is too few.
     """
 
     clip: Clip
@@ -58,11 +66,19 @@ class Crafted:
     forwards: int
     backwards: int
     seconds: float
+    channel: str | None = None
+    hits: int = 0
+    draws: int = 0
 
     @property
     def reached(self) -> bool:
-        """Whether the 16-bit clip is heard as wanted."""
+        """Whether the 16-bit clip is heard as wanted; over a channel, often enough."""
         return self.outcome in (Outcome.REACHED, Outcome.NEEDLESS)
+
+    @property
+    def rate(self) -> float:
+        """The share of judge draws that are heard as wanted; without a channel, 1 or 0."""
+        return self.hits / self.draws if self.draws else float(self.reached)
 
     def line(self) -> dict[str, Any]:
         """The result as one JSON object; a figure that is not finite (no change at all) becomes None."""
@@ -81,6 +97,7 @@ class Crafted:
             "forwards": self.forwards,
             "backwards": self.backwards,
             "seconds": round(self.seconds, 3),
+            **({} if self.channel is None else {"channel": self.channel, "hits": self.hits, "draws": self.draws, "rate": self.rate}),
         }
 
 
@@ -104,9 +121,17 @@ def craft_each(
     steps: int = 500,
     seed: int = 0,
     batch: int = BATCH,
+    channel: Channel | None = None,
+    draws: int = 8,
+    check_draws: int = 32,
+    judge_draws: int = 100,
+    rate: float = 0.9,
     progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[Crafted]:
     """Craft clip by clip: each is yielded when its batch ends, in the order given.
+
+    Over a `channel`, a step averages `draws` of it, an example is chosen by `check_draws` and judged by `judge_draws`, and its
+    goal is reached where that is at least `rate` of them (`attacks/eot.py`).
 
     The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
     OptionError for an unknown attack.
@@ -117,6 +142,14 @@ def craft_each(
         raise OptionError(f"attack 'pgd' works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
     if steps < 1:
         raise OptionError(f"steps {steps}: an attack takes at least one")
+    if judge_draws < 1:
+        raise OptionError(f"judge_draws {judge_draws}: a rate takes at least one draw")
+    over = None
+    if channel is not None:
+        memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
+        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed, memory_mib=memory)
+        # What cannot be drawn is said before any work is done.
+        channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     for clip in clips:
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
@@ -124,10 +157,10 @@ def craft_each(
     wants = goal.references if isinstance(goal, Mistranscribe) else goal.texts if isinstance(goal, Transcribe) else ("",)
     if len(wants) not in (1, len(clips)):
         raise UnusableBatch(f"{len(wants)} texts for {len(clips)} clips: give one for all, or one for each")
-    way = partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack]
+    way = partial(worst_member, partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack])
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
-        yield from craft_batch(model, [clips[i] for i in index], goal.rows(index), bound, way, steps, seed, progress)
+        yield from craft_batch(model, [clips[i] for i in index], goal.rows(index), bound, way, steps, seed, progress, over, judge_draws)
 
 
 def craft_batch(
@@ -139,15 +172,20 @@ def craft_batch(
     steps: int,
     seed: int,
     progress: Callable[[Progress], None] | None,
+    over: Expectation | None = None,
+    judge_draws: int = 100,
 ) -> Iterator[Crafted]:
     """One ragged batch, from clean clips to judged results."""
     began = time.perf_counter()
     device = model.device
     waveforms, lengths = pad([clip.samples.to(device) for clip in clips])
     lengths = lengths.to(device)
+    bound = bound.at_rate(model.sample_rate)
     region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
     alone = [heard_alone(model, clip.samples) for clip in clips]
-    early = [settled(goal.rows(torch.tensor([i])), outputs, bound, clips[i].samples) for i, outputs in enumerate(alone)]
+    goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
+    verdicts = [Verdict(model, own, clip.samples, over, judge_draws) for own, clip in zip(goals, clips, strict=True)]
+    early = [settled(verdicts[i], outputs, bound, clips[i].samples) for i, outputs in enumerate(alone)]
     able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
 
     adversarial, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
@@ -160,27 +198,35 @@ def craft_batch(
                 specs = zip(bound.found(region.rows(able.to(device)), inputs), best.isfinite().tolist(), strict=True)
                 progress(Progress(step, steps, names, [spec if hit else None for spec, hit in specs]))
 
-        wanted = objective(model, goal.rows(able), lengths[able.to(device)])
+        wanted = objective(model, goal.rows(able), lengths[able.to(device)], over)
         result = attack(wanted, region.rows(able.to(device)), steps=steps, seed=seed, progress=tell if progress else None)
+        if result.parameters is not None:
+            parameters = region.start()
+            parameters[able.to(device)] = result.parameters
+            region = region.knowing(parameters)
         for row, i in enumerate(able.tolist()):
             adversarial[i] = result.adversarial[row, : len(clips[i].samples)].cpu()
-            ends[i] = result.outcome[row], result.outcome[row].sentence
+            # Needless was ruled out above, by what the clip is heard as alone: what comes out here is judged all the same.
+            ends[i] = (end := Outcome.REACHED if result.reached[row] else result.outcome[row]), end.sentence
         counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
 
     share = (counts[1] + 1) / (counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):
-        own_goal, own = goal.rows(torch.tensor([i])), region.rows(torch.tensor([i], device=device), len(clip.samples))
+        own = region.rows(torch.tensor([i], device=device), len(clip.samples))
         outputs = heard_alone(model, adversarial[i])
         outcome, note = ends[i]
         excess = float(bound.excess(own, adversarial[i][None].to(device))) if not bound.minimal else 0.0
-        if outcome is Outcome.REACHED and (excess > 0 or not bool(own_goal.reached(outputs))):
+        hits = verdicts[i].hits(adversarial[i], outputs)
+        if over is not None and excess <= 0 and outcome in (Outcome.REACHED, Outcome.MISSED):
+            outcome, note = verdicts[i].often_enough(hits)
+        elif outcome is Outcome.REACHED and (excess > 0 or not hits):
             # Sums in floating point differ with the batch's shape: an example on the very edge can fall on its other side alone.
             outcome, note = Outcome.MISSED, "Reached in its batch, but not alone. Run it again with more steps."
             adversarial[i], excess, outputs = clip.samples, min(excess, 0.0), alone[i]
         clean, changed = clip.samples, adversarial[i]
         yield Crafted(
             clip=clip,
-            target=str(own_goal),
+            target=str(goals[i]),
             clean_transcript=alone[i].transcripts()[0],
             adversarial=changed,
             adversarial_transcript=outputs.transcripts()[0],
@@ -194,7 +240,42 @@ def craft_batch(
             forwards=int(counts[1, i]),
             backwards=int(counts[2, i]),
             seconds=float(share[i]),
+            channel=None if over is None else str(over.channel),
+            hits=hits,
+            draws=0 if over is None else judge_draws,
         )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """How one clip is judged: alone, and over a channel by its rate. `clean` [time] numbers the draws."""
+
+    model: Recogniser
+    goal: TextGoal
+    clean: Tensor
+    over: Expectation | None
+    draws: int
+
+    def hits(self, samples: Tensor, outputs: Emissions) -> int:
+        """How many judge draws are heard as wanted; without a channel, whether `outputs` are, which the samples gave alone."""
+        if self.over is None:
+            return int(self.goal.reached(outputs))
+        clip, seed = fingerprint(self.clean), self.over.seed
+        heard = heard_through(self.model, samples, self.over.channel, draws=self.draws, clip=clip, seed=seed)
+        return sum(int(self.goal.rows(torch.zeros(len(part.frames), dtype=torch.int64)).reached(part).sum()) for part in heard)
+
+    def enough(self, hits: int) -> bool:
+        """Whether so many are a goal reached."""
+        return bool(hits) if self.over is None else hits >= self.over.rate * self.draws
+
+    def often_enough(self, hits: int) -> tuple[Outcome, str]:
+        """How it ended, and in words."""
+        assert self.over is not None
+        heard = f"Heard as wanted in {hits} of {self.draws} judge draws of {self.over.channel}"
+        if self.enough(hits):
+            return Outcome.REACHED, f"{heard}."
+        return Outcome.MISSED, f"{heard}, but {self.over.rate:.0%} were asked for. More steps, more draws or a wider bound may do it."
 
 
 @torch.no_grad()
@@ -203,11 +284,11 @@ def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
     return model(samples[None].to(model.device), torch.tensor([len(samples)], device=model.device))
 
 
-def settled(goal: TextGoal, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:
+def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:
     """How a clip ends before any attack, and why: needless, infeasible, or not yet (None)."""
-    if bool(goal.reached(outputs)):
+    if bool(verdict.goal.reached(outputs)) and verdict.enough(verdict.hits(clean, outputs)):
         return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
-    (why,) = goal.impossible(outputs)
+    (why,) = verdict.goal.impossible(outputs)
     why = why or bound.senseless(clean)
     return None if why is None else (Outcome.INFEASIBLE, why)
 

@@ -10,7 +10,9 @@ import torch
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.errors import OptionError
+from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -29,17 +31,19 @@ def ddn(
 
     The radius begins at `start` (full scale = 1) and changes by the factor 1 - gamma on success, 1 + gamma else; the step
     goes from 1 to 0.01 along a cosine. Made for L2; in another norm the sphere is that norm's. Draws nothing. One forward
-    and one backward a step. Shapes: as in `region.clean`.
+    and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
+    if isinstance(region.norm, L0Norm):
+        raise OptionError("ddn moves along spheres, and a change in L0 has no length to scale. Use sigma_zero or fmn")
     run = Run(objective, region, progress)
-    delta, sphere = torch.zeros_like(region.clean), torch.full_like(region.radius, start)
+    delta, sphere = region.start(), torch.full_like(region.radius, start)
     with at_rest(objective.model):
         for number in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
+            kept = run.keep(inputs, look.reached, delta)
             alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * number / steps)) / 2
-            slope = within(run.region, look.slope)
+            slope = run.region.unpadded(run.region.pull(delta, look.slope))
             delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
             sphere = sphere * torch.where(look.reached, 1 - gamma, 1 + gamma)
             size = run.region.norm.gauge(delta).clamp_min(1e-30)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.run import Run, within
+from audioadv.attacks.run import Run
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 
@@ -21,7 +21,7 @@ def find_any(run: Run, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:
             noise = draws.normal(delta) * 4 ** (number / max(tries - 1, 1))
         else:
             noise = region.low + (region.high - region.low) * draws.uniform(delta)
-        trial = within(region, noise * ((1 + number % 5) / 5))
+        trial = region.unpadded(noise * ((1 + number % 5) / 5))
         reached = ask(run, trial, ~found)
         delta, found = torch.where(each(reached, delta), trial, delta), found | reached
     return delta, found

@@ -12,7 +12,9 @@ from audioadv.attacks.apgd import aimed
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
+from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -30,22 +32,26 @@ def deepfool(
     """Until an example falls: the step of each rival's margin to zero on its linear model, the smallest of them taken.
 
     The change is stretched by `overshoot` when it is tried. Costs one forward and one backward a rival and step: `rivals`
-    best classes on the clean input, at most. Draws nothing. Shapes: as in `region.clean`.
+    best classes on the clean input, at most. Draws nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
+    if isinstance(region.norm, L0Norm):
+        raise OptionError("deepfool goes so far as the boundary is, and a change in L0 has no length. Use sigma_zero or fmn")
     goals, ranking = aimed(objective.by(margin), region.clean, rivals, margin)
-    run, delta = Run(objective, region, progress), torch.zeros_like(region.clean)
+    run, delta = Run(objective, region, progress), region.start()
     run.cost.forwards.add_(ranking)
     with at_rest(objective.model):
         for _ in range(steps):
-            inputs = run.region.inputs(boxed(run.region, (1 + overshoot) * delta))
+            tried = boxed(run.region, (1 + overshoot) * delta)
+            inputs = run.region.inputs(tried)
             nearest, move = torch.full_like(run.region.radius, torch.inf), torch.zeros_like(delta)
             kept = finite = torch.zeros_like(nearest, dtype=torch.bool)
             for number, goal in enumerate(goals):
                 look = replace(run.objective, goal=goal.rows(run.here)).look(inputs)
                 if number == 0:
-                    kept, finite = run.keep(inputs, look.reached), finite_rows(look.loss, look.slope)
-                direction = run.region.steepest(look.slope)
-                far = look.loss.clamp_min(0) / (look.slope * direction).flatten(1).sum(1).clamp_min(1e-30) + 1e-6
+                    kept, finite = run.keep(inputs, look.reached, tried), finite_rows(look.loss, look.slope)
+                slope = run.region.pull(tried, look.slope)
+                direction = run.region.steepest(slope)
+                far = look.loss.clamp_min(0) / (slope * direction).flatten(1).sum(1).clamp_min(1e-30) + 1e-6
                 move = torch.where(each(far < nearest, delta), -each(far, delta) * direction, move)
                 nearest = torch.minimum(nearest, far)
             delta = boxed(run.region, delta + move)

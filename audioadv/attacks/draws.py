@@ -85,15 +85,15 @@ class Draws:
 
 
 def random_start(region: Region, seed: int) -> Tensor:
-    """A random allowed delta for each example: uniform in the ball, then projected. Shapes: -> as region.clean.
+    """Random allowed parameters for each example: uniform in the ball, then projected. Shapes: -> as region.start().
 
-    Linf and L2 are drawn for all examples at once; other norms draw for one after another, by their own `sample`.
+    Linf and L2 are drawn for all examples at once; other norms and maps draw for one after another, by their own `sample`.
     """
     clean = region.clean
     draws = Draws.of(seed, clean)
-    if isinstance(region.norm, LinfNorm):
+    if region.added and isinstance(region.norm, LinfNorm):
         unit = 2 * draws.uniform(clean) - 1
-    elif isinstance(region.norm, L2Norm):
+    elif region.added and isinstance(region.norm, L2Norm):
         unit = draws.normal(clean) if region.inside is None else draws.normal(clean) * region.inside
         size = clean[0].numel() if region.inside is None else region.inside.expand_as(clean).flatten(1).sum(1).clamp_min(1)
         distance = draws.uniform(clean.flatten(1)[:, :1])[:, 0] ** (1 / size)

@@ -3,8 +3,6 @@
 Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial examples", section 4.
 """
 
-import torch
-
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows
@@ -19,12 +17,14 @@ def fgsm(objective: Objective, region: Region, *, seed: int = 0, progress: Tell 
     """
     run = Run(objective, region, progress)
     with at_rest(objective.model):
-        look = run.objective.look(run.region.inputs(torch.zeros_like(region.clean)))
-        kept = run.keep(run.region.clean, look.reached)
-        delta = run.region.project(-each(region.radius, region.clean) * run.region.steepest(look.slope))
+        delta = region.start()
+        inputs = region.inputs(delta)
+        look = run.objective.look(inputs)
+        kept = run.keep(inputs, look.reached, delta)
+        delta = region.project(-each(region.radius, delta) * region.steepest(region.pull(delta, look.slope)))
         if left := run.leave(finite_rows(look.loss, look.slope), kept):
             (delta,) = cut(left, delta)
         if len(delta):
             inputs = run.region.inputs(delta)
-            run.keep(inputs, run.objective.decide(inputs))
+            run.keep(inputs, run.objective.decide(inputs), delta)
     return run.result()

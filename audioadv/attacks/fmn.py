@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.threat.labels import margin
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -34,15 +34,15 @@ def fmn(
     Shapes: as in `region.clean`.
     """
     run = Run(objective.by(margin), region, progress)
-    delta, ball = torch.zeros_like(region.clean), torch.full_like(region.radius, torch.inf)
+    delta, ball = region.start(), torch.full_like(region.radius, torch.inf)
     with at_rest(objective.model):
         for number in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
+            kept = run.keep(inputs, look.reached, delta)
             wave = (1 + math.cos(math.pi * number / steps)) / 2
             alpha, rate = step_size * (0.01 + 0.99 * wave), 0.001 + (gamma - 0.001) * wave
-            slope = within(run.region, look.slope)
+            slope = run.region.unpadded(run.region.pull(delta, look.slope))
             best, size = run.gauge[run.here.to(delta.device)], run.region.norm.gauge(delta)
             dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
             outward = torch.where(best.isfinite(), ball * (1 + rate), (size + look.loss.abs() / dual) * (1 + rate))

@@ -12,7 +12,7 @@ from audioadv.attacks.decisions import ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -33,6 +33,7 @@ def hop_skip_jump(
     `draws` decisions for the first slope, sqrt(step) times as many later; `tries` to find a start at all. Costs forwards
     only. For L2 and Linf; any other norm is treated as L2 and judged by its own gauge. Shapes: as in `region.clean`.
     """
+    plain_changes(region, "hop_skip_jump")
     run, own = Run(objective, region, progress), Draws.of(seed, region.clean)
     with at_rest(objective.model):
         delta, found = find_any(run, own, tries)
@@ -43,7 +44,7 @@ def hop_skip_jump(
             direction = boundary_slope(run, delta, math.ceil(draws * math.sqrt(number)), own, first=number == 1)
             stride, done = run.region.norm.gauge(delta) / math.sqrt(number), torch.zeros_like(run.region.radius, dtype=torch.bool)
             for _ in range(12):
-                trial = within(run.region, boxed(run.region, delta + each(stride, delta) * direction))
+                trial = run.region.unpadded(boxed(run.region, delta + each(stride, delta) * direction))
                 reached = ask(run, trial, ~done)
                 delta = torch.where(each(reached, delta), trial, delta)
                 done, stride = done | reached, stride / 2
@@ -64,7 +65,7 @@ def boundary_slope(run: Run, delta: Tensor, count: int, own: Draws, *, first: bo
     reach = 0.1 * torch.ones_like(length) if first else length / math.sqrt(size)
     fors, ways, total = torch.zeros_like(length), torch.zeros_like(delta), torch.zeros_like(delta)
     for _ in range(count):
-        way = within(run.region, own.normal(delta))
+        way = run.region.unpadded(own.normal(delta))
         way = way / each(way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
         tried = boxed(run.region, delta + each(reach, delta) * way)
         way = (tried - delta) / each(reach.clamp_min(1e-30), delta)

@@ -4,15 +4,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import AccessDenied, UnusableBatch
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.threat.goals import Goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
+
+if TYPE_CHECKING:
+    from audioadv.attacks.eot import Expectation, Memory
 
 
 @final
@@ -65,7 +68,10 @@ class Objective:
     `look` asks that source instead of the model's gradients.
 
     `lengths` [batch] are the clips' own, in samples, for ragged audio. `who` numbers the examples of the batch that the
-    attack began with, so that cost stays with its example when others have left.
+    attack began with, so that cost stays with its example when others have left. With an `expectation`, all of this is over
+    draws of a channel, and `memory` is what it has learnt of them (`attacks/eot.py`).
+
+    Raises OptionError for `slopes` and an `expectation` at once: scores over different draws differ by more than their inputs do.
     """
 
     model: Callable[..., Any]
@@ -74,11 +80,18 @@ class Objective:
     who: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     cost: Cost = field(default_factory=lambda: Cost.nothing(0))
     slopes: SlopeSource | None = None
+    expectation: "Expectation | None" = None
+    memory: "Memory | None" = None
 
-    def begun(self, count: int) -> "Objective":
-        """The same objective over `count` examples, nothing spent yet: what an attack starts from."""
-        slopes = None if self.slopes is None else self.slopes.begun(count)
-        return replace(self, who=torch.arange(count), cost=Cost.nothing(count), slopes=slopes)
+    def __post_init__(self) -> None:
+        if self.slopes is not None and self.expectation is not None:
+            raise OptionError("slopes estimated from scores do not work over a channel. Leave out slopes, or the expectation")
+
+    def begun(self, clean: Tensor) -> "Objective":
+        """The same objective over these examples, nothing spent yet: what an attack starts from. Shapes: clean [batch, *]."""
+        slopes = None if self.slopes is None else self.slopes.begun(len(clean))
+        memory = None if self.expectation is None else self.expectation.memory(clean, self.lengths)
+        return replace(self, who=torch.arange(len(clean)), cost=Cost.nothing(len(clean)), slopes=slopes, memory=memory)
 
     def outputs(self, inputs: Tensor) -> Any:
         """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *].
@@ -115,15 +128,15 @@ class Objective:
         Raises AccessDenied where the model grants no scores.
         """
         self.demand(Access.SCORES)
+        if self.expectation is not None:
+            return self.expectation.score(self.remembering(inputs), inputs, near, slack)
         with torch.no_grad():
-            outputs = self.outputs(inputs)
-            reached, loss = self.goal.reached(outputs), self.goal.loss(outputs)
-            if near is not None:
-                loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
-        return Score(loss, reached)
+            return Score(*judged(self.outputs(inputs), self.goal, near, slack))
 
     def decide(self, inputs: Tensor) -> Tensor:
         """One forward: whether each input reaches the goal. Shapes: [batch, *] -> bool [batch]."""
+        if self.expectation is not None:
+            return self.expectation.decide(self.remembering(inputs), inputs)
         with torch.no_grad():
             return self.goal.reached(self.outputs(inputs))
 
@@ -137,13 +150,10 @@ class Objective:
         if self.slopes is not None:
             return self.slopes.look(self, inputs, near, slack)
         self.demand(Access.GRADIENTS)
+        if self.expectation is not None:
+            return self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack)
         inputs = inputs.detach().requires_grad_()
-        outputs = self.outputs(inputs)
-        with torch.no_grad():
-            reached = self.goal.reached(outputs)
-        loss = self.goal.loss(outputs)
-        if near is not None:
-            loss = torch.where(near | reached, self.goal.margin(outputs, slack), loss)
+        loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
         self.cost.backwards[self.who] += 1
         (slope,) = torch.autograd.grad(loss.sum(), inputs, allow_unused=True) if loss.requires_grad else (None,)
         if slope is None:
@@ -152,6 +162,24 @@ class Objective:
                 f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
             )
         return Look(loss.detach(), reached, slope)
+
+    def remembering(self, inputs: Tensor) -> "Objective":
+        """The same objective over a channel, begun with these inputs where it was not before."""
+        return self if self.memory else self.begun(inputs)
+
+    @property
+    def rate(self) -> float:
+        """The share of draws that counts as reaching the goal."""
+        return 1.0 if self.expectation is None else self.expectation.rate
+
+    def rates(self, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
+        """How often each candidate (those just looked at as reaching the goal) reaches it; 1 without an expectation.
+
+        One that cannot come to `least` may be given up early. Shapes: inputs [batch, *], candidates bool and least [batch] -> [batch].
+        """
+        if self.expectation is None:
+            return candidates.to(least)
+        return self.expectation.rates(self, inputs, candidates, least)
 
     def by(self, confidence: Confidence) -> "Objective":
         """The same objective, measured by this confidence, where its goal is one of labels; else as it is."""
@@ -171,12 +199,28 @@ WITHOUT = {
 """The attacks that still work without."""
 
 
-def objective(model: Callable[..., Any], goal: Goal, lengths: Tensor | None = None, *, slopes: SlopeSource | None = None) -> Objective:
+def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
+    """The loss that counts for each row of outputs, and whether it is at the goal (`Objective.look`). Shapes: -> [batch], bool [batch]."""
+    with torch.no_grad():
+        reached = goal.reached(outputs)
+    loss = goal.loss(outputs)
+    return (loss if near is None else torch.where(near | reached, goal.margin(outputs, slack), loss)), reached
+
+
+def objective(
+    model: Callable[..., Any],
+    goal: Goal,
+    lengths: Tensor | None = None,
+    expectation: "Expectation | None" = None,
+    *,
+    slopes: SlopeSource | None = None,
+) -> Objective:
     """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples.
 
-    `slopes` says where slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ...
+    With an `expectation` (`Expectation(parse_channel("room_then_noise:20"))`), on average over a channel. `slopes` says where
+    slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ...
     """
-    return Objective(model, goal, lengths, slopes=slopes)
+    return Objective(model, goal, lengths, slopes=slopes, expectation=expectation)
 
 
 def granted(model: Callable[..., Any]) -> Access:

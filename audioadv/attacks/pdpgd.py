@@ -11,20 +11,24 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
-from audioadv.threat.projections import each
+from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
+from audioadv.threat.projections import each, places
 from audioadv.threat.region import Region
 
 
 def prox_l0(delta: Tensor, weight: Tensor) -> Tensor:
-    """argmin weight * |y|_0 + |y - delta|^2 / 2: entries below sqrt(2 weight) go. Shapes: [batch, *], [batch] -> [batch, *].
+    """argmin weight * |y|_0 + |y - delta|^2 / 2: places shorter than sqrt(2 weight) go, all channels of one together.
+
+    Shapes: [batch, *], [batch] -> [batch, *].
 
     >>> prox_l0(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]))
     tensor([[0., 3.]])
     """
-    return torch.where(delta.abs() > each((2 * weight).sqrt(), delta), delta, 0.0)
+    stays = places(delta.square()) > 2 * weight[:, None]
+    return torch.where(stays.view_as(delta) if delta.ndim < 3 else stays.view(len(delta), 1, *delta.shape[2:]), delta, 0.0)
 
 
 def prox_l1(delta: Tensor, weight: Tensor) -> Tensor:
@@ -62,12 +66,7 @@ def prox_linf(delta: Tensor, weight: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(delta, -level), level)
 
 
-PROXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "L0Norm": prox_l0,
-    "L1Norm": prox_l1,
-    "L2Norm": prox_l2,
-    "LinfNorm": prox_linf,
-}
+PROXES: dict[type, Callable[[Tensor, Tensor], Tensor]] = {L0Norm: prox_l0, L1Norm: prox_l1, L2Norm: prox_l2, LinfNorm: prox_linf}
 
 
 def pdpgd(
@@ -89,24 +88,26 @@ def pdpgd(
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """
-    name = type(region.norm).__name__
-    if name not in PROXES:
-        raise OptionError(f"pdpgd has no proximal operator for {name}. Bound it by one of linf, l2, l1, l0, or use fmn")
-    run, prox = Run(objective.by(margin), region, progress), PROXES[name]
-    delta, square = torch.zeros_like(region.clean), torch.zeros_like(region.radius)
+    prox = PROXES.get(type(region.norm))
+    if prox is None:
+        raise OptionError(
+            f"pdpgd has no proximal operator for {type(region.norm).__name__}. Bound it by one of linf, l2, l1, l0, or use fmn"
+        )
+    run = Run(objective.by(margin), region, progress)
+    delta, square = region.start(), torch.zeros_like(region.radius)
     dual, average = torch.full_like(region.radius, math.log(start)), torch.zeros_like(region.radius)
     with at_rest(objective.model):
         for number in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached)
+            kept = run.keep(inputs, look.reached, delta)
             rate, slower = primal_rate * 0.01 ** (number / steps), dual_rate * 0.1 ** (number / steps)
             price = dual.sigmoid()
-            slope = within(run.region, look.slope) * each(price, delta)
+            slope = run.region.unpadded(run.region.pull(delta, look.slope)) * each(price, delta)
             square = 0.9 * square + 0.1 * slope.flatten(1).square().mean(1)
             scale = rate / ((square / (1 - 0.9 ** (number + 1))).sqrt() + 1e-12)
             delta = prox(delta - each(scale, delta) * slope, scale * (1 - price))
-            delta = within(run.region, boxed(run.region, delta))
+            delta = run.region.unpadded(boxed(run.region, delta))
             average = 0.9 * average + 0.1 * torch.where(look.reached, -1.0, 1.0)
             dual = dual + slower * average
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):

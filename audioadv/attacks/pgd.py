@@ -43,14 +43,14 @@ def pgd(
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
     run = Run(objective, region, progress)
-    delta = draws.random_start(region, seed) if random_start else torch.zeros_like(region.clean)
+    delta = draws.random_start(region, seed) if random_start else region.start()
     velocity = torch.zeros_like(delta)
     with at_rest(objective.model):
         for _ in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached & run.gauge[run.here.to(inputs.device)].isinf())
-            slope = look.slope
+            kept = run.keep(inputs, look.reached & run.open(), delta)
+            slope = run.region.pull(delta, look.slope)
             if momentum:
                 size = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
                 slope = velocity = momentum * velocity + slope / each(size, slope)
@@ -62,5 +62,5 @@ def pgd(
                     break
         else:
             inputs = run.region.inputs(delta)
-            run.keep(inputs, run.objective.decide(inputs))
+            run.keep(inputs, run.objective.decide(inputs) & run.open(), delta)
     return run.result()

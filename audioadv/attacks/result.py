@@ -38,7 +38,10 @@ class AttackResult:
     """The best adversarial input of each example, and what it took.
 
     Shapes: adversarial [batch, *], the clean input where nothing was found; gauge [batch], the smallest radius that holds
-    it, in the norm's unit; steps, forwards, backwards [batch]. `outcome` has one entry an example.
+    it, in the norm's unit; steps, forwards, backwards [batch]; parameters [batch, *], the region's own, or None where they are
+    adversarial - clean. `outcome` has one entry an example. Over a channel, `rate` [batch] is the share of check draws that
+    reach the goal, of which a search for the smallest seeks no more than it needs; an input whose rate is too low is returned
+    all the same, as MISSED.
     """
 
     adversarial: Tensor
@@ -47,6 +50,8 @@ class AttackResult:
     steps: Tensor
     forwards: Tensor
     backwards: Tensor
+    parameters: Tensor | None = None
+    rate: Tensor | None = None
 
     @property
     def reached(self) -> list[bool]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -21,40 +22,57 @@ class Run:
     """One attack on one batch, as it goes on.
 
     `objective` and `region` are those of the examples still in the batch; `here` [still in] numbers these in the batch that
-    the attack began with, as `best` [batch, *] and `gauge` [batch] (infinite before success) keep to it.
+    the attack began with, as `best` [batch, *] and `gauge` [batch] (infinite before success) keep to it. Over a channel, the
+    best is the one of the highest `rate` [batch], then the smallest, and success is a rate that is high enough.
     """
 
     def __init__(self, objective: Objective, region: Region, progress: Tell | None = None) -> None:
         count = len(region.clean)
-        self.objective, self.region, self.progress = objective.begun(count), region, progress
+        self.objective, self.region, self.progress = objective.begun(region.clean), region, progress
         self.cost = self.objective.cost
         self.here = torch.arange(count)
         self.best = region.clean.clone()
+        self.parameters = None if region.added else region.start()
         self.gauge = region.clean.new_full((count,), math.inf)
+        self.size = self.gauge.clone()  # of the best, successful or not
+        self.rate = torch.zeros_like(self.gauge)
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)
 
-    def keep(self, inputs: Tensor, reached: Tensor, *, anywhere: bool = False) -> Tensor:
-        """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is nearer than the best so far.
+    def keep(self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False) -> Tensor:
+        """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is better than the best so far.
 
-        Shapes: inputs [still in, *], reached bool [still in] -> bool [still in], which ones were kept.
+        `anywhere` says that the search is for the smallest: a rate that is high enough is then as good as any higher one;
+        else nothing but all draws is enough. Over a channel, `inputs` are those that the objective has just looked at.
+        `delta` are the region's parameters that the inputs were made with; a region that cannot read them back needs them.
+        Shapes: inputs and delta [still in, *], reached bool [still in] -> bool [still in], which were kept and are good enough.
         """
-        if inputs.device.type != "cpu":  # to ask which ones would be to wait
-            return self.note(self.region, self.here.to(inputs.device), inputs, reached, anywhere)
-        rows, better = reached.nonzero()[:, 0], torch.zeros_like(reached)
+        region = self.region if delta is None else self.region.knowing(delta)
+        if inputs.device.type != "cpu" or self.objective.expectation is not None:  # to ask which ones would be to wait
+            return self.note(region, self.here.to(inputs.device), inputs, reached, anywhere)
+        rows, kept = reached.nonzero()[:, 0], torch.zeros_like(reached)
         if len(rows):
-            better[rows] = self.note(self.region.rows(rows), self.here[rows], inputs[rows], reached[rows], anywhere)
-        return better
+            kept[rows] = self.note(region.rows(rows), self.here[rows], inputs[rows], reached[rows], anywhere)
+        return kept
 
     def note(self, region: Region, spot: Tensor, inputs: Tensor, reached: Tensor, anywhere: bool) -> Tensor:
         """`keep` for some examples, `spot` their numbers. Shapes: spot, reached and result [some], inputs [some, *]."""
-        width, gauge = inputs.shape[-1], region.gauge(inputs)
-        better = reached & (gauge < self.gauge[spot])
-        if not anywhere:
-            better &= region.holds(gauge)
-        self.gauge[spot] = torch.where(better, gauge, self.gauge[spot])
-        self.best[spot, ..., :width] = torch.where(each(better, inputs), inputs, self.best[spot, ..., :width])
-        return better
+        gauge, before = region.gauge(inputs), self.rate[spot]
+        fits = reached if anywhere else reached & region.holds(gauge)
+        enough, nearer = self.objective.rate if anywhere else 1.0, gauge < self.size[spot]
+        rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
+        better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
+        good = better & (rate >= self.objective.rate)
+        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, gauge, self.size[spot])
+        self.gauge[spot] = torch.where(good, gauge, self.gauge[spot])
+        put(self.best, spot, inputs, better)
+        if self.parameters is not None and region.known is not None:
+            put(self.parameters, spot, region.known, better)
+        return better & (rate >= enough)
+
+    def open(self) -> Tensor:
+        """Who has not come to the goal yet; over a channel, not in all draws. Shapes: -> bool [still in]."""
+        return self.rate[self.here.to(self.rate.device)] < 1
 
     def leave(self, finite: Tensor, done: Tensor) -> tuple[Tensor, int] | None:
         """End a step: what is not finite, or done, leaves the batch.
@@ -69,7 +87,9 @@ class Run:
         if not gone.any():
             return None
         stay = (~gone).nonzero()[:, 0]
-        self.here, self.objective = self.here[stay], self.objective.rows(stay)
+        self.here = self.here[stay]
+        if len(stay):  # a goal of no examples is none
+            self.objective = self.objective.rows(stay)
         lengths = self.objective.lengths
         width = self.best.shape[-1] if lengths is None or not len(stay) else int(lengths.max())
         stay = stay.to(self.best.device)
@@ -79,7 +99,8 @@ class Run:
     def result(self) -> AttackResult:
         """How it ended."""
         outcome = tuple(ended(gauge, bad) for gauge, bad in zip(self.gauge.tolist(), self.broken.tolist(), strict=True))
-        return AttackResult(self.best, outcome, self.gauge, self.steps, self.cost.forwards, self.cost.backwards)
+        cost = self.cost
+        return AttackResult(self.best, outcome, self.gauge, self.steps, cost.forwards, cost.backwards, self.parameters, self.rate)
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:
@@ -101,11 +122,20 @@ def cut(left: tuple[Tensor, int], *tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor[stay][..., :width] if tensor.ndim > 1 else tensor[stay] for tensor in tensors)
 
 
-def within(region: Region, slope: Tensor) -> Tensor:
-    """A slope without the padding's part."""
-    return slope if region.inside is None else slope * region.inside
+def put(whole: Tensor, spot: Tensor, values: Tensor, where: Tensor | None = None) -> None:
+    """Write the values of some examples, which may have lost padding, into the whole batch's. Shapes: spot and where [some]."""
+    own = whole if whole.ndim == 1 else whole[..., : values.shape[-1]]
+    own[spot] = values if where is None else torch.where(each(where, values), values, own[spot])
 
 
 def boxed(region: Region, delta: Tensor) -> Tensor:
-    """The nearest delta within the box, whatever its gauge."""
-    return delta if region.low is None or region.high is None else torch.minimum(torch.maximum(delta, region.low), region.high)
+    """The nearest delta within the box, whatever its gauge; parameters that are no changes know no box."""
+    if region.low is None or region.high is None or not region.added:
+        return delta
+    return torch.minimum(torch.maximum(delta, region.low), region.high)
+
+
+def plain_changes(region: Region, attack: str) -> None:
+    """Raises OptionError for a region with parameters of its own, for an attack that changes inputs sample by sample."""
+    if not region.added:
+        raise OptionError(f"{attack} changes inputs directly, but this bound has parameters of its own. Use pgd, apgd or fmn")

@@ -18,6 +18,7 @@ is heard again on the grid, and from then on every step is. Only what reaches th
 each example. With a fixed bound an example leaves once it is kept; examples whose loss or slope is not finite leave as they came.
 """
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -34,6 +35,7 @@ COARSEST, FINEST = 0.2, 0.01  # gamma
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 8  # steps without success before gamma is halved
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
+LEVELS = 5  # of step sizes, from COARSEST to SHORTEST_STEP, that a search over a channel goes through once
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
 
@@ -47,11 +49,13 @@ class Search:
     gamma: Tensor
     fails: Tensor  # steps since the last success, or since gamma was last halved
     found: Tensor
+    radius: Tensor  # of the moment
+    proven: Tensor  # the smallest radius within which the goal was reached, infinite before
 
     def rows(self, stay: Tensor, width: int) -> "Search":
         """The search of those that stay, cut to `width` along the last axis."""
         cut = self.delta[stay][..., :width], self.velocity[stay][..., :width]
-        return Search(*cut, self.gamma[stay], self.fails[stay], self.found[stay])
+        return Search(*cut, *(x[stay] for x in (self.gamma, self.fails, self.found, self.radius, self.proven)))
 
 
 def find_then_shrink(
@@ -75,25 +79,33 @@ def find_then_shrink(
     Shapes: as in `region.clean` and `objective`. Sources: Carlini and Wagner 2018, "Audio adversarial examples: targeted
     attacks on speech-to-text", III; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
-    clean = region.clean
-    if minimal:
+    clean, ones = region.clean, torch.ones_like(region.radius)
+    run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or getattr(region.norm, "gradual", False)
+    if shrinks:
         faint = torch.full_like(clean, QUIETEST) if region.inside is None else QUIETEST * region.inside
-        region = region.at(start * torch.maximum(region.norm.gauge(clean), region.norm.gauge(faint)))
-    run, ones = Run(objective, region, progress), torch.ones_like(region.radius)
-    search = Search(nudge(region, seed), torch.zeros_like(clean), COARSEST * ones, 0 * ones, ones < 0)
+        radius = start * torch.maximum(region.extent(clean), region.extent(faint))
+        radius = radius if minimal else torch.maximum(radius, region.radius)
+    search = Search(nudge(region.at(radius), seed), region.start(), COARSEST * ones, 0 * ones, ones < 0, radius, math.inf * ones)
+    # Slopes that are means over few draws are noisy: what brings an example home is the slow end of one long cycle.
+    cycle = GROWTH_EVERY if objective.expectation is None else max(GROWTH_EVERY, steps // LEVELS)
     with at_rest(objective.model):
         for _ in range(steps):
             rounded = search.found
             inputs = run.region.inputs(search.delta, rounded)
             look = run.objective.look(inputs, near=search.found, slack=slack)
             search.found = search.found | look.reached
-            kept = run.keep(inputs, look.reached & rounded, anywhere=minimal)
+            kept = run.keep(inputs, look.reached & rounded, search.delta, anywhere=minimal)
 
-            aim(run, search, kept, minimal)
-            search.velocity = momentum * search.velocity + (1 - momentum) * run.region.steady(look.slope)
-            stride = torch.where(search.found | (not minimal), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), LONGEST_STEP)
+            # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
+            hit = look.reached & rounded if objective.expectation is None else kept
+            aim(search, hit, shrinks, cycle)
+            here = run.region.at(search.radius)
+            step = here.steady(here.pull(search.delta, look.slope))
+            search.velocity = momentum * search.velocity + (1 - momentum) * step
+            longest = LONGEST_STEP * 0.5 ** ((search.fails // GROWTH_EVERY) % 3)  # a larger region, then a shorter step, for the stubborn
+            stride = torch.where(search.found | (not shrinks), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), longest)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
-            search.delta = run.region.project(search.delta - each(stride * run.region.radius, search.delta) * search.velocity)
+            search.delta = here.project(search.delta - each(stride * search.radius, search.delta) * search.velocity)
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 if not len(left[0]):
                     break
@@ -104,22 +116,25 @@ def find_then_shrink(
 def nudge(region: Region, seed: int) -> Tensor:
     """A thousandth of the radius to start from, two steps of the grid at least: silence as such gives a power spectrum no slope."""
     least = torch.full_like(region.clean, 2 * (region.grid or 0.0)) * (1 if region.inside is None else region.inside)
-    audible = region.norm.gauge(least)
+    audible = region.extent(least) if region.added else torch.zeros_like(region.radius)
     radius = torch.minimum(region.radius, torch.maximum(1e-3 * region.radius.clamp_max(1.0), audible))
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(run: Run, search: Search, kept: Tensor, minimal: bool) -> None:
-    """Set the radii and step sizes of the next step."""
-    search.fails = torch.where(kept, 0.0, search.fails + 1)
-    if not minimal:  # the region stays: only the step sizes go through their cycle again and again
-        tired = search.fails % GROWTH_EVERY == GROWTH_EVERY - 1
+def aim(search: Search, hit: Tensor, shrinks: bool, cycle: int = GROWTH_EVERY) -> None:
+    """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
+
+    `cycle` is how many steps a fixed region spends on one step size.
+    """
+    search.fails = torch.where(hit, 0.0, search.fails + 1)
+    if not shrinks:  # the region stays: only the step sizes go through their cycle again and again
+        tired = search.fails % cycle == cycle - 1
         shorter = torch.where(search.gamma > SHORTEST_STEP, search.gamma / 2, LONGEST_STEP)
         search.gamma = torch.where(tired, shorter, search.gamma)
         return
-    best = run.gauge[run.here.to(kept.device)]
-    tired = best.isfinite() & (search.fails >= PATIENCE)
+    search.proven = torch.where(hit, torch.minimum(search.proven, search.radius), search.proven)
+    tired = search.proven.isfinite() & (search.fails >= PATIENCE)
     search.gamma = torch.where(tired, (search.gamma / 2).clamp_min(FINEST), search.gamma)
-    grown = torch.where(best.isinf() & (search.fails % GROWTH_EVERY == 0), GROWTH * run.region.radius, run.region.radius)
-    run.region = run.region.at(torch.where(kept | tired, best * (1 - search.gamma), grown))
+    grown = torch.where(search.proven.isinf() & (search.fails % GROWTH_EVERY == 0), GROWTH * search.radius, search.radius)
+    search.radius = torch.where(hit | tired, search.proven * (1 - search.gamma), grown)
     search.fails = torch.where(tired, 0.0, search.fails)

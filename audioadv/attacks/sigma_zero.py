@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -32,6 +32,7 @@ def sigma_zero(
     cosine. Made for L0 regions; in any other, what is kept is judged by that region's norm. Draws nothing. One forward and
     one backward a step. Shapes: as in `region.clean`.
     """
+    plain_changes(region, "sigma_zero")
     run = Run(objective, region, progress)
     delta, first, second = (torch.zeros_like(region.clean) for _ in range(3))
     limit = torch.full_like(region.radius, threshold)
@@ -41,7 +42,7 @@ def sigma_zero(
             look = run.objective.look(inputs, near=torch.ones_like(limit, dtype=torch.bool))
             kept = run.keep(inputs, look.reached)
             sparsity = 2 * sigma * delta / (delta.square() + sigma).square() / delta[0].numel()
-            slope = within(run.region, look.slope) + sparsity
+            slope = run.region.unpadded(look.slope) + sparsity
             slope = slope / each(slope.flatten(1).abs().amax(1).clamp_min(1e-30), slope)
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
             rate = step_size * (0.1 + 0.9 * (1 + math.cos(math.pi * (number - 1) / steps)) / 2)

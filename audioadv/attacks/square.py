@@ -10,7 +10,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, within
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L2Norm, LinfNorm
@@ -40,6 +40,7 @@ def square(
 
     Shapes: [batch, time], [batch, channels, time] or [batch, channels, height, width]. Raises OptionError for other norms.
     """
+    plain_changes(region, "square")
     if not isinstance(region.norm, LinfNorm | L2Norm):
         raise OptionError("square moves within Linf or L2. Bound it by one of them, or use a gradient attack with slopes=nes()")
     run, draws, move = (
@@ -100,7 +101,7 @@ def start(region: Region, draws: Draws) -> Tensor:
     """Linf: stripes of one entry's width. L2: signs everywhere. At the edge of the region."""
     clean = as_channels(region.clean)
     signs = draws.signs(clean if isinstance(region.norm, L2Norm) or clean.ndim < 4 else clean[:, :, :1]).expand(clean.shape)
-    signs = within(region, signs.reshape(region.clean.shape))
+    signs = region.unpadded(signs.reshape(region.clean.shape))
     return region.project(signs * each(region.radius / region.norm.gauge(signs).clamp_min(1e-30), signs))
 
 
@@ -110,7 +111,7 @@ def flip(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
     channels = as_channels(delta)
     signs = draws.signs(channels.flatten(2)[..., :1]).reshape(*channels.shape[:2], *[1] * (channels.ndim - 2))
     new = torch.where(inside, signs * each(region.radius, channels), channels).reshape(delta.shape)
-    return within(region, boxed(region, new))
+    return region.unpadded(boxed(region, new))
 
 
 def carry(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
@@ -123,4 +124,4 @@ def carry(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
     held = torch.where(first, channels, 0.0)
     peak = held / each(held.flatten(1).norm(dim=1).clamp_min(1e-12), held) + signs * depth / each(depth.flatten(1).norm(dim=1), depth)
     new = rest + peak * each(spare / peak.flatten(1).norm(dim=1).clamp_min(1e-12), peak)
-    return within(region, region.project(new.reshape(delta.shape)))
+    return region.unpadded(region.project(new.reshape(delta.shape)))

@@ -1,13 +1,13 @@
 """One attack after another, each only on the examples that are still standing."""
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
-from audioadv.attacks.objective import Cost, Objective
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import Tell, ended
+from audioadv.attacks.run import Tell, put
 from audioadv.threat.region import Region
 
 Attack = Callable[[Objective, Region], AttackResult]
@@ -20,22 +20,61 @@ def one_after_another(stages: Iterable[tuple[Objective, Attack]], region: Region
     Every stage brings its own objective over the whole batch: another goal on the way to the same end, say. Steps and passes
     add up. `progress` is told after each stage. Shapes: as in `region.clean`.
     """
-    count = len(region.clean)
-    best, gauge = region.clean.clone(), region.clean.new_full((count,), math.inf)
-    steps, cost, broken = torch.zeros(count, dtype=torch.int64), Cost.nothing(count), torch.zeros(count, dtype=torch.bool)
+    total = nothing_yet(region)
     for number, (objective, attack) in enumerate(stages, 1):
-        standing = gauge.isinf().cpu().nonzero()[:, 0]
-        if not len(standing):
+        left = standing(total)
+        if not len(left):
             break
-        rows = standing.to(best.device)
-        width = best.shape[-1] if objective.lengths is None else int(objective.lengths[rows].max())
-        result = attack(objective.begun(count).rows(standing), region.rows(rows, width))
-        best[rows, ..., :width], gauge[rows] = result.adversarial, result.gauge
-        steps[standing] += result.steps
-        cost.forwards[standing] += result.forwards
-        cost.backwards[standing] += result.backwards
-        broken[standing] = torch.tensor([outcome is Outcome.NOT_FINITE for outcome in result.outcome])
+        rows = left.to(region.clean.device)
+        width = region.clean.shape[-1] if objective.lengths is None else int(objective.lengths[rows].max())
+        total = merged(total, attack(objective.begun(region.clean).rows(left), region.rows(rows, width)), left)
         if progress is not None:
-            progress(number, gauge, best)
-    outcome = tuple(ended(size, bad) for size, bad in zip(gauge.tolist(), broken.tolist(), strict=True))
-    return AttackResult(best, outcome, gauge, steps, cost.forwards, cost.backwards)
+            progress(number, total.gauge, total.adversarial)
+    return total
+
+
+def nothing_yet(region: Region) -> AttackResult:
+    """The result of no attack at all."""
+    count, none = len(region.clean), torch.zeros(len(region.clean), dtype=torch.int64)
+    far = region.clean.new_full((count,), torch.inf)
+    parameters = None if region.added else region.start()
+    return AttackResult(region.clean, (Outcome.MISSED,) * count, far, none, none, none, parameters, torch.zeros_like(far))
+
+
+def standing(result: AttackResult) -> Tensor:
+    """Which examples have not come to the goal. Shapes: -> int64 [fewer], on the CPU."""
+    return torch.tensor([i for i, reached in enumerate(result.reached) if not reached], dtype=torch.int64)
+
+
+def merged(total: AttackResult, later: AttackResult, left: Tensor) -> AttackResult:
+    """The result of all attacks so far, where `later` is that of the examples `left` to a further one.
+
+    Where both missed, what came nearer stays: over a channel, the higher rate.
+    """
+    spot, outcome = left.to(total.gauge.device), list(total.outcome)
+    better = torch.ones_like(later.gauge, dtype=torch.bool) if total.rate is None or later.rate is None else later.rate >= total.rate[spot]
+    for row, (i, taken) in enumerate(zip(left.tolist(), better.tolist(), strict=True)):
+        outcome[i] = later.outcome[row] if taken else outcome[i]
+
+    def best(before: Tensor | None, after: Tensor | None) -> Tensor | None:
+        if before is None or after is None:
+            return None
+        put(before := before.clone(), spot, after, better)
+        return before
+
+    def sum_of(before: Tensor, after: Tensor) -> Tensor:
+        return before.index_add(0, left, after)
+
+    adversarial, gauge = best(total.adversarial, later.adversarial), best(total.gauge, later.gauge)
+    assert adversarial is not None
+    assert gauge is not None
+    return AttackResult(
+        adversarial,
+        tuple(outcome),
+        gauge,
+        sum_of(total.steps, later.steps),
+        sum_of(total.forwards, later.forwards),
+        sum_of(total.backwards, later.backwards),
+        best(total.parameters, later.parameters),
+        best(total.rate, later.rate),
+    )

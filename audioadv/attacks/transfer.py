@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, within
+from audioadv.attacks.run import Run, Tell, boxed
 from audioadv.attacks.survivors import Attack
 from audioadv.threat.labels import Misclassify
-from audioadv.threat.region import Region
+from audioadv.threat.region import ADDED, Region
 
 
 def transfer(
@@ -47,20 +47,20 @@ def transfer(
             if number == rounds - 1:
                 break
             with at_rest(substitute):
-                toward = Objective(substitute, Misclassify(answers)).begun(len(inputs)).look(inputs).slope
-            fresh = step_within(region.rows(owner.to(inputs.device)), inputs - spread * toward.sign())
+                toward = Objective(substitute, Misclassify(answers)).begun(inputs).look(inputs).slope
+            fresh = step_within(region.by(ADDED).rows(owner.to(inputs.device)), inputs - spread * toward.sign())
             inputs, answers = torch.cat([inputs, fresh]), torch.cat([answers, run.objective.rows(owner).answers(fresh)])
             owner = torch.cat([owner, owner])
         proxy = replace(objective, model=substitute, slopes=None)
-        found = attack(proxy, region).adversarial
-        run.keep(found, run.objective.decide(found))
+        found = attack(proxy, region)
+        run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
         run.steps += rounds
     return run.result()
 
 
 def step_within(region: Region, inputs: Tensor) -> Tensor:
     """The nearest inputs within the box. Shapes: [copies, *] -> [copies, *]."""
-    return region.inputs(within(region, boxed(region, inputs - region.clean)))
+    return region.inputs(region.unpadded(boxed(region, inputs - region.clean)))
 
 
 def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: float, generator: torch.Generator) -> None:

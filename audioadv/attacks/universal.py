@@ -9,7 +9,7 @@ import torch
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, within
+from audioadv.attacks.run import Run, Tell, boxed, plain_changes
 from audioadv.errors import UnusableBatch
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -33,6 +33,7 @@ def universal(
 
     Shapes: as in `region.clean`; all of one length. Raises UnusableBatch for radii or lengths that differ.
     """
+    plain_changes(region, "universal")
     if len(region.radius) and not bool((region.radius == region.radius[0]).all()):
         raise UnusableBatch("universal: the examples' radii differ, but one change is for all. Take a bound with one radius")
     run, count = Run(objective, region, progress), len(region.clean)
@@ -51,11 +52,11 @@ def universal(
             step = each(step_size * one.radius, push) * one.norm.steepest(push)
             shared = one.norm.project(shared - step, one.radius, None, None)
             if number % 10 == 9 or number == steps - 1:
-                inputs = region.inputs(boxed(region, within(region, shared.expand_as(region.clean))))
+                inputs = region.inputs(boxed(region, region.unpadded(shared.expand_as(region.clean))))
                 there = run.objective.decide(inputs)
                 if there.sum() > most:
                     best, most = shared, there.sum()
-        inputs = region.inputs(boxed(region, within(region, best.expand_as(region.clean))))
+        inputs = region.inputs(boxed(region, region.unpadded(best.expand_as(region.clean))))
         run.keep(inputs, run.objective.decide(inputs))
         run.steps += steps
     return run.result()

@@ -8,6 +8,8 @@ from audioadv.cli.compare import compare
 from audioadv.cli.craft import craft
 from audioadv.cli.models import models
 from audioadv.cli.options import STOPPED, WRONG_INPUT
+from audioadv.cli.rooms import rooms
+from audioadv.cli.survive import survive
 from audioadv.cli.transcribe import transcribe
 from audioadv.errors import AudioadvError
 
@@ -36,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (craft, transcribe, compare, models):
+for command in (craft, transcribe, compare, survive, rooms, models):
     main.add_command(command)

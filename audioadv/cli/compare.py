@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from audioadv.attacks.craft import heard_alone
-from audioadv.audio.files import read_clip
+from audioadv.audio.distances import log_spectral_distance_db, pesq_mos, segmental_snr_db, stoi, worst_excess
+from audioadv.audio.files import Clip, read_clip
+from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
+from audioadv.audio.loudness import loudness_lufs
 from audioadv.cli.options import common_options
-from audioadv.errors import UnusableBatch
+from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch
 from audioadv.models.sources import load_model
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import comparison_table, show
@@ -22,14 +25,38 @@ from audioadv.threat.norms import L2Norm, LinfNorm
 @click.argument("adversarial", type=click.Path(path_type=Path))
 @click.option("--model", "model_name", metavar="M", help="Also say what this recogniser hears in both.")
 @click.option(
-    "--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw waveforms and spectrograms of both and of the difference."
+    "--png",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw both and their difference: waveforms, spectrograms, and what of it can be heard.",
+)
+@click.option(
+    "--frame", "frame_at", type=float, metavar="SECONDS", help="In the picture, the masking threshold there; else at the worst frame."
 )
 @common_options
-def compare(clean: Path, adversarial: Path, model_name: str | None, png: Path | None, as_json: bool, device: str, seed: int) -> None:
+def compare(
+    clean: Path,
+    adversarial: Path,
+    model_name: str | None,
+    png: Path | None,
+    frame_at: float | None,
+    as_json: bool,
+    device: str,
+    seed: int,
+) -> None:
     """Measure how far two clips are apart.
 
-    snr_db is the clip's energy over the change's; relative_db the change's peak against the clip's (Carlini and Wagner's
-    dB_x(delta)); linf the largest change of a sample and l2 the Euclidean length, full scale = 1.
+    \b
+    snr_db           the clip's energy over the change's
+    segmental_snr_db the same, the mean over segments of 30 ms
+    relative_db      the change's peak against the clip's: Carlini and Wagner's dB_x(delta)
+    linf, l2         the largest change of a sample; the Euclidean length (full scale = 1)
+    loudness_lufs    how loud the change is by itself (ITU-R BS.1770, without gate)
+    log_spectral_db  the log-spectral distance
+    excess_db        how far the change stands over the masking threshold in the worst
+                     bin, at excess_seconds and excess_hz; bins_over is the share of bins
+                     that do. At most 0: inaudible, under this model of hearing
+    pesq, stoi       the quality and the intelligibility that are left of speech
     """
     model = load_model(model_name, device) if model_name else None
     pair = read_clip(clean), read_clip(adversarial)
@@ -40,13 +67,11 @@ def compare(clean: Path, adversarial: Path, model_name: str | None, png: Path | 
             f"{before.sample_rate} Hz. Compare with the clean clip as it was attacked, which craft writes as NAME.clean.wav"
         )
     heard = tuple(heard_alone(model, clip.at(model.sample_rate).samples).transcripts()[0] for clip in pair) if model else (None, None)
-    change = (after.samples - before.samples)[None]
-    figures = {
-        "snr_db": float(snr_db(before.samples, after.samples)),
-        "relative_db": float(relative_db(before.samples, after.samples)),
-        "linf": float(LinfNorm().gauge(change)),
-        "l2": float(L2Norm().gauge(change)),
-    }
+    figures, hearing, missing = distances(before, after)
+    if frame_at is not None and not 0 <= frame_at <= before.seconds:
+        raise OptionError(
+            f"--frame {frame_at:g}: the clips last {before.seconds:.3f} s. Name a time in them, or leave it out for the worst frame"
+        )
     line = {
         "clean": before.name,
         "adversarial": after.name,
@@ -55,12 +80,41 @@ def compare(clean: Path, adversarial: Path, model_name: str | None, png: Path | 
         "clean_transcript": heard[0],
         "adversarial_transcript": heard[1],
         "png": None if png is None else str(png),
-        "notices": [f"{clip.name}: {notice}" for clip in pair for notice in clip.notices],
+        "notices": [*(f"{clip.name}: {notice}" for clip in pair for notice in clip.notices), *missing],
     }
     if png is not None:
         texts = None if heard[0] is None or heard[1] is None else (heard[0], heard[1])
-        draw_pair(png, before.samples, after.samples, before.sample_rate, heard=texts, title=after.name)
+        draw_pair(png, before.samples, after.samples, before.sample_rate, heard=texts, title=after.name, hearing=hearing, frame_at=frame_at)
     if as_json:
         click.echo(json.dumps(line))
     else:
         show(comparison_table(line))
+
+
+def distances(before: Clip, after: Clip) -> tuple[dict[str, float], Hearing | None, list[str]]:
+    """Every distance; the model of hearing, if it knows the rate; and why some distances are missing (and NaN)."""
+    clean, adversarial, rate = before.samples, after.samples, before.sample_rate
+    change, notices = adversarial - clean, []
+    figures = {
+        "snr_db": float(snr_db(clean, adversarial)),
+        "segmental_snr_db": float(segmental_snr_db(clean, adversarial, rate)),
+        "relative_db": float(relative_db(clean, adversarial)),
+        "linf": float(LinfNorm().gauge(change[None])),
+        "l2": float(L2Norm().gauge(change[None])),
+        "loudness_lufs": float(loudness_lufs(change, rate)),
+        "log_spectral_db": float(log_spectral_distance_db(clean, adversarial, rate)),
+    }
+    try:
+        hearing = Hearing(rate)
+        worst = worst_excess(clean, adversarial, hearing)
+        audible = (worst.worst_db, worst.share, worst.seconds, worst.hz)
+    except OptionError as error:
+        hearing, audible = None, (math.nan,) * 4
+        notices.append(str(error))
+    figures |= dict(zip(("excess_db", "bins_over", "excess_seconds", "excess_hz"), audible, strict=True))
+    try:
+        figures["pesq"] = pesq_mos(clean, adversarial, rate)
+    except BrokenInstallation as error:
+        figures["pesq"] = math.nan
+        notices.append(str(error))
+    return figures | {"stoi": stoi(clean, adversarial, rate)}, hearing, notices

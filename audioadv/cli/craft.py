@@ -21,6 +21,7 @@ from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import parse_bound
+from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
 
 
@@ -45,6 +46,10 @@ class Job(NamedTuple):
     "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
 )
 @click.option("--attack", type=click.Choice(list(ATTACKS)), default="shrink", show_default=True, help="How to search.")
+@click.option("--channel", "channel_spec", metavar="C", help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...")
+@click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws of the channel for each step.")
+@click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge the file.")
+@click.option("--rate", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
 @click.option(
@@ -62,6 +67,10 @@ def craft(
     model_name: str,
     spec: str,
     attack: str,
+    channel_spec: str | None,
+    draws: int,
+    judge_draws: int,
+    rate: float,
     steps: int,
     batch: int,
     out: Path,
@@ -72,15 +81,18 @@ def craft(
 ) -> None:
     """Change clips until a recogniser hears something else.
 
-    Each is changed as little as can be found (a bound of :min), or as the bound allows. A CLIP is a sound file, or a JSON
+    Each is changed as little as can be found (a bound of :min), or as the bound allows. With a channel, it must be heard so
+    after that, in --rate of --judge draws that it was not made on ('audioadv survive' has more channels). A CLIP is a sound file, or a JSON
     Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.wav (only where the goal is reached),
     NAME.clean.wav, NAME.png, NAME.json and a line in results.jsonl for each, and a page to listen to, index.html.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"
     audioadv craft a.wav b.wav --target "call me back" --target "stop" --bound snr:30
+    audioadv craft samples/kitchen.wav --target "open the door" --bound snr:15 --channel room_then_noise:20..30
     """
     bound = parse_bound(spec)
+    channel = None if channel_spec is None else parse_channel(channel_spec)
     entries = read_entries(clips)
     texts = wanted_texts(entries, targets, silence, references)
     kind = Mistranscribe if references else Transcribe
@@ -104,6 +116,7 @@ def craft(
 
     lines: list[dict[str, Any]] = []
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "seed": seed, "batch": batch}
+    options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     stopped = False
     try:
         with bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
@@ -157,6 +170,6 @@ def tell(lines: list[dict[str, Any]], out: Path) -> None:
     """The table, what there is to say about single clips, and where everything is."""
     show(craft_table(lines))
     for line in lines:
-        for remark in (*line["notices"], *([] if line["outcome"] == "reached" else [line["note"]])):
+        for remark in (*line["notices"], *([] if line["outcome"] == "reached" and "channel" not in line else [line["note"]])):
             click.echo(f"{click.format_filename(line['clip'])}: {remark}")
     click.echo(f"Listen and look: {click.format_filename(out / 'index.html')}")

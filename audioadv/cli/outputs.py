@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from audioadv.attacks.craft import Crafted, heard_alone
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import read_clip, write_wav
@@ -81,10 +83,12 @@ def save(
     with staged(folder, name) as stage:
         if crafted.reached:
             write_wav(stage / f"{name}.wav", crafted.adversarial, model.sample_rate)
-            outputs = heard_alone(model, read_clip(stage / f"{name}.wav", model.sample_rate).samples)
+            samples = read_clip(stage / f"{name}.wav", model.sample_rate).samples
+            outputs = heard_alone(model, samples)
             line |= {
                 "adversarial_transcript": outputs.transcripts()[0],
-                "reached": bool(goal.reached(outputs)),
+                # a channel's judge draws were heard from the array: the file must be that array
+                "reached": bool(goal.reached(outputs)) if crafted.channel is None else torch.equal(samples, crafted.adversarial),
                 "out": str(folder / f"{name}.wav"),
             }
         if line["reached"]:

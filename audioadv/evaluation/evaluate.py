@@ -19,6 +19,7 @@ from audioadv import attacks as catalogue
 from audioadv.attacks.objective import Objective, at_rest, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
+from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.statistics import Rate
 from audioadv.threat.bounds import Bound, Box
@@ -136,7 +137,7 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
     return found
 
 
-ATTACKS = sorted(set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer"})
+ATTACKS = sorted(set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "Expectation", "Look"})
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
@@ -151,7 +152,7 @@ def judged(model: Callable[..., Any], goal: Misclassify, inputs: Tensor, batch: 
     rights = []
     with at_rest(model):
         for rows in batches(torch.arange(len(inputs)), batch):
-            wanted = objective(model, goal.rows(rows)).begun(len(rows))
+            wanted = objective(model, goal.rows(rows)).begun(inputs[rows.to(inputs.device)])
             outputs = wanted.outputs(inputs[rows.to(inputs.device)])
             wrong = goal.rows(rows).reached(outputs)
             finite = outputs.isfinite().flatten(1).all(1) if outputs.is_floating_point() else ~torch.zeros_like(wrong)
@@ -191,7 +192,7 @@ def evaluate(
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")
     goal = Misclassify(labels) if goal is None else goal
-    wanted, chosen = objective(model, goal).begun(len(inputs)), named_attacks(attacks, seed)
+    wanted, chosen = objective(model, goal).begun(inputs), named_attacks(attacks, seed)
     bound.around(inputs, box=box)  # checks the inputs, before any work
     correct = judged(model, goal, inputs, batch).cpu()
     gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
@@ -204,7 +205,7 @@ def evaluate(
         for rows in batches(tried.nonzero()[:, 0], batch):
             some = inputs[rows.to(inputs.device)]
             region = bound.around(some, box=box)
-            result = attack(wanted.rows(rows), region)
+            result = worst_member(attack, wanted.rows(rows), region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
             good = verified(wanted.rows(rows), bound, region, result)
             felled[rows], sizes[rows] = good, torch.where(good, result.gauge.cpu().to(gauge), math.inf)
@@ -223,7 +224,8 @@ def evaluate(
 def verified(wanted: Objective, bound: Bound, region: Any, result: AttackResult) -> Tensor:
     """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound. Shapes: -> bool [examples], on the CPU."""
     with torch.no_grad(), at_rest(wanted.model):
-        reached = wanted.begun(len(result.adversarial)).decide(result.adversarial)
+        reached = wanted.begun(result.adversarial).decide(result.adversarial)
     claimed = torch.tensor(result.reached, dtype=torch.bool)
-    inside = region.holds(region.gauge(result.adversarial)) if not bound.minimal else torch.ones_like(reached)
+    known = region if result.parameters is None else region.knowing(result.parameters)
+    inside = region.holds(known.gauge(result.adversarial)) if not bound.minimal else torch.ones_like(reached)
     return (reached & inside).cpu() & claimed

@@ -3,6 +3,7 @@
 clean        waveform   spectrogram      waveforms of the first two rows on one scale
 adversarial  waveform   spectrogram      the difference on its own, written beside it
 difference   waveform   spectrogram      spectrograms all on one colour scale
+(a frame     threshold  excess map       with a model of hearing: audioadv.report.audibility)
 """
 
 import io
@@ -19,8 +20,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from audioadv.audio.files import FULL_SCALE
+from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.errors import UnwritableOutput
+from audioadv.report.audibility import draw_audibility
 
 WINDOW_SECONDS = 0.025
 HOP_SECONDS = 0.005
@@ -31,14 +34,23 @@ INK = ("#1f5a86", "#a8323e", "#4f6d3a")
 
 
 def draw_pair(
-    path: str | Path, clean: Tensor, adversarial: Tensor, sample_rate: int, *, heard: tuple[str, str] | None = None, title: str = ""
+    path: str | Path,
+    clean: Tensor,
+    adversarial: Tensor,
+    sample_rate: int,
+    *,
+    heard: tuple[str, str] | None = None,
+    title: str = "",
+    hearing: Hearing | None = None,
+    frame_at: float | None = None,
 ) -> None:
     """Write the picture as PNG, whole or not at all; the same input gives the same bytes.
 
-    Shapes: clean and adversarial [time]. Units: full scale +-1, Hz. `heard` holds the two transcripts.
+    Shapes: clean and adversarial [time]. Units: full scale +-1, Hz. `heard` holds the two transcripts. With
+    `hearing`, a fourth row shows what of the change can be heard, at the frame nearest to `frame_at` seconds (None: the worst).
     Raises UnwritableOutput where the disk says no.
     """
-    figure = Figure(figsize=(13, 8.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(13, 8.2 if hearing is None else 11.6), dpi=100, layout="constrained")
     difference = adversarial - clean
     rows, seconds = (clean, adversarial, difference), len(clean) / sample_rate
     titles = [
@@ -52,8 +64,9 @@ def draw_pair(
     peaks = [max(float(row.abs().max()), 1 / FULL_SCALE) for row in rows]  # one step of the grid is the least to draw
     scales = (max(peaks[:2]), max(peaks[:2]), peaks[2])
 
-    axes = figure.subplots(3, 2, sharex=True, width_ratios=(1, 1.15))
-    for (left, right), row, picture, label, ink, scale in zip(axes, rows, pictures, titles, INK, scales, strict=True):
+    heights = (1, 1, 1) if hearing is None else (1, 1, 1, 1.35)
+    axes = figure.subplots(len(heights), 2, width_ratios=(1, 1.15), height_ratios=heights)
+    for (left, right), row, picture, label, ink, scale in zip(axes[:3], rows, pictures, titles, INK, scales, strict=True):
         draw_waveform(left, row, seconds, scale, ink)
         left.set_title(label, loc="left", fontsize=11, color=ink, fontweight="bold", parse_math=False)
         image = right.imshow(
@@ -67,9 +80,13 @@ def draw_pair(
         )
         right.set_ylabel("kHz")
     axes[2, 0].set_ylabel(f"own scale: ±{peaks[2]:.2g}", color=INK[2])
+    for above in axes[:2].flat:
+        above.tick_params(labelbottom=False)
     for below in axes[2]:
         below.set_xlabel("seconds")
-    figure.colorbar(image, ax=list(axes[:, 1]), label="dB, a full-scale tone = 0", shrink=1.0, aspect=45, pad=0.015)
+    figure.colorbar(image, ax=list(axes[:3, 1]), label="dB, a full-scale tone = 0", shrink=1.0, aspect=45, pad=0.015)
+    if hearing is not None:
+        draw_audibility(axes[3, 0], axes[3, 1], clean, adversarial, hearing, frame_at)
     if title:
         figure.suptitle(textwrap.shorten(title, 120, placeholder=" …"), fontsize=13, parse_math=False)
     save(figure, Path(path))

@@ -43,9 +43,16 @@ def comparison_table(line: Mapping[str, Any]) -> Table:
     """A row a distance, then what was heard."""
     table = Table(box=None, show_header=False)
     table.add_row("SNR, dB", decibels(line["snr_db"]))
+    table.add_row("segmental SNR, dB", decibels(line["segmental_snr_db"]))
     table.add_row("dB_x(delta), dB", decibels(line["relative_db"]))
     table.add_row("largest change", f"{line['linf']:.6g} of full scale")
     table.add_row("Euclidean length", f"{line['l2']:.6g}")
+    table.add_row("loudness of the change, LUFS", decibels(line["loudness_lufs"]))
+    table.add_row("log-spectral distance, dB", decibels(line["log_spectral_db"]))
+    table.add_row("worst masking excess, dB", worst_excess(line))
+    table.add_row("bins over the threshold", "-" if line["bins_over"] is None else f"{line['bins_over']:.2%}")
+    table.add_row("PESQ, MOS", "-" if line["pesq"] is None else f"{line['pesq']:.2f}")
+    table.add_row("STOI", "-" if line["stoi"] is None else f"{line['stoi']:.3f}")
     for label, key in (("clean heard as", "clean_transcript"), ("adversarial heard as", "adversarial_transcript"), ("picture", "png")):
         if line[key] is not None:
             table.add_row(label, printable(line[key]))
@@ -62,6 +69,42 @@ def models_table(lines: Iterable[Mapping[str, Any]]) -> Table:
     for line in lines:
         table.add_row(line["model"], line["source"], "yes" if line["installed"] else "no", line["about"])
     return table
+
+
+def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a channel, over all clips: how often the target is heard, with its interval, and the word error rates."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("channel", overflow="fold", min_width=16)
+    for heading in ("heard as\ntarget", "rate", "95 %", "WER to\ntarget", "WER to\ntext", "clean: WER\nto text", "clean: as\ntarget"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        clean = "-" if row["clean_hits"] is None else f"{row['clean_hits']}/{row['draws']}"
+        rates = [percent(row[key]) for key in ("wer_to_target", "wer_to_text", "clean_wer_to_text")]
+        interval = f"{100 * row['rate_low']:.0f}..{100 * row['rate_high']:.0f}"
+        table.add_row(row["channel"], f"{row['hits']}/{row['draws']}", percent(row["rate"]), interval, *rates, clean)
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Whole percents; a dash where there is nothing to tell."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def rooms_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a room."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("room", "role", "RT60, s", "positions"):
+        table.add_column(heading)
+    for line in lines:
+        table.add_row(printable(line["room"]), line["role"], f"{line['rt60_seconds']:.2f}", str(line["positions"]))
+    return table
+
+
+def worst_excess(line: Mapping[str, Any]) -> str:
+    """How much, when and at which frequency."""
+    if line["excess_db"] is None:
+        return "-"
+    return f"{line['excess_db']:.1f} at {line['excess_seconds']:.3f} s, {line['excess_hz']:.0f} Hz"
 
 
 def decibels(value: float | None) -> str:

@@ -3,19 +3,27 @@
 spec        bound            the set of allowed deltas                          excess in
 linf:0.01   Linf(0.01)       max |delta| <= 0.01                                full scale
 l2:0.5      L2(0.5)          |delta|_2 <= 0.5                                   full scale
+l1:10       L1(10)           sum |delta| <= 10                                  full scale
+l0:20       L0(20)           at most 20 samples or pixels changed               samples or pixels
 snr:30      SNR(30)          10 log10(|clean|^2 / |delta|^2) >= 30              dB
+masked:0    Masked(0)        within the clip's masking threshold                dB (`threat/masked.py`)
 linf:min    Linf(MIN)        the smallest set of the kind that works is searched for
+
+More kinds: `threat/warps.py` (turned, shifted, retimed), `threat/stickers.py` (in one place), `threat/features.py` (as a
+network sees it). Bounds combine: `A & B`, `A | B` and `0.3 * A + 0.7 * B` (`threat/algebra.py`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, final, runtime_checkable
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from audioadv.errors import MalformedSpec, UnusableBatch
-from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.algebra import Combines, both, either, mix
+from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Norm, Region
 
 MIN: Final = "min"
@@ -36,6 +44,10 @@ class Bound(Protocol):
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         """The region around clean inputs, each with this bound's radius (infinite for `min`)."""
+        ...
+
+    def at_rate(self, sample_rate: int) -> "Bound":
+        """The bound for clips of this rate, in hertz."""
         ...
 
     def senseless(self, clean: Tensor) -> str | None:
@@ -81,71 +93,89 @@ def check_radius(name: str, radius: Radius) -> None:
         raise MalformedSpec(f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {name}:0.01")
 
 
-@final
+def plain(number: Radius) -> str:
+    """A number as one would write it, to the last digit that it has."""
+    return str(number).removesuffix(".0")
+
+
 @dataclass(frozen=True)
-class Linf:
+class Ball(Combines):
+    """What the norm balls share: the radius of the norm's set."""
+
+    radius: Radius
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_radius(self.kind, self.radius)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{plain(self.radius)}"
+
+    @property
+    def minimal(self) -> bool:
+        return self.radius == MIN
+
+    def norm(self, radius: Tensor) -> Norm:
+        """The norm that measures the changes of regions with this radius [batch]."""
+        raise NotImplementedError
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        radius = clean.new_full(clean.shape[:1], math.inf if isinstance(self.radius, str) else self.radius)
+        return ball(clean, radius, self.norm(radius), lengths, box, grid)
+
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [f"{self.kind}:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+
+
+@final
+class Linf(Ball):
     """Changes of at most `radius` to any sample or pixel (full scale = 1)."""
 
-    radius: Radius
+    kind = "linf"
 
-    def __post_init__(self) -> None:
-        check_radius("linf", self.radius)
-
-    def __str__(self) -> str:
-        return f"linf:{self.radius}"
-
-    @property
-    def minimal(self) -> bool:
-        return self.radius == MIN
-
-    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
-        radius = math.inf if isinstance(self.radius, str) else self.radius
-        return ball(clean, clean.new_full(clean.shape[:1], radius), LinfNorm(), lengths, box, grid)
-
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [f"linf:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+    def norm(self, radius: Tensor) -> Norm:
+        return LinfNorm()
 
 
 @final
-@dataclass(frozen=True)
-class L2:
+class L2(Ball):
     """Changes whose Euclidean length is at most `radius` (full scale = 1)."""
 
-    radius: Radius
+    kind = "l2"
 
-    def __post_init__(self) -> None:
-        check_radius("l2", self.radius)
+    def norm(self, radius: Tensor) -> Norm:
+        return L2Norm()
 
-    def __str__(self) -> str:
-        return f"l2:{self.radius}"
 
-    @property
-    def minimal(self) -> bool:
-        return self.radius == MIN
+@final
+class L1(Ball):
+    """Changes whose absolute values sum to at most `radius` (full scale = 1)."""
 
-    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
-        radius = math.inf if isinstance(self.radius, str) else self.radius
-        return ball(clean, clean.new_full(clean.shape[:1], radius), L2Norm(), lengths, box, grid)
+    kind = "l1"
 
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
+    def norm(self, radius: Tensor) -> Norm:
+        return L1Norm()
 
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
 
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [f"l2:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+@final
+class L0(Ball):
+    """Changes of at most `radius` samples or pixels; all channels of one count as one."""
+
+    kind = "l0"
+
+    def norm(self, radius: Tensor) -> Norm:
+        return L0Norm(radius)
 
 
 @final
 @dataclass(frozen=True)
-class SNR:
+class SNR(Combines):
     """Changes at least `decibels` below the clean signal's energy, clip by clip."""
 
     decibels: Radius
@@ -155,14 +185,14 @@ class SNR:
             raise MalformedSpec(f"snr:{self.decibels}: the ratio must be a number of decibels, or 'min', for example snr:30")
 
     def __str__(self) -> str:
-        return f"snr:{self.decibels}"
+        return f"snr:{plain(self.decibels)}"
 
     @property
     def minimal(self) -> bool:
         return self.decibels == MIN
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
-        length = clean.flatten(1).norm(dim=1)
+        length = clean.flatten(1).float().norm(dim=1)
         radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)
         return ball(clean, radius, L2Norm(), lengths, box, grid)
 
@@ -179,9 +209,6 @@ class SNR:
         return [f"snr:{value:.4g}" for value in decibels.tolist()]
 
 
-KINDS: dict[str, type[Linf] | type[L2] | type[SNR]] = {"linf": Linf, "l2": L2, "snr": SNR}
-
-
 def parse_number(text: str) -> float:
     """A decimal number or a fraction such as 8/255."""
     above, slash, below = text.partition("/")
@@ -189,19 +216,71 @@ def parse_number(text: str) -> float:
 
 
 def parse_bound(spec: str) -> Bound:
-    """The bound that a spec names (the table at the top of this file).
+    """The bound that a spec names (the tables at the top of this file and of `threat/algebra.py`).
 
     >>> parse_bound("linf:8/255"), parse_bound("snr:min")
     (Linf(radius=0.03137254901960784), SNR(decibels='min'))
+    >>> str(parse_bound("linf:0.3_or_l1:10"))
+    'linf:0.3_or_l1:10'
 
     Raises MalformedSpec.
     """
-    name, colon, value = spec.partition(":")
-    if name not in KINDS or not colon:
-        raise MalformedSpec(f"bound {spec!r}: not a bound. Known: {', '.join(f'{kind}:NUMBER' for kind in KINDS)}, or min for the number")
-    try:
-        return KINDS[name](MIN if value == MIN else parse_number(value))
-    except (ValueError, ZeroDivisionError):
+    if "_or_" in spec:
+        return either(parse_bound(part) for part in spec.split("_or_"))
+    if "_mix_" in spec or "@" in spec:
+        return mix([parse_share(spec, part) for part in spec.split("_mix_")])
+    if "_and_" in spec:
+        return both(parse_bound(part) for part in spec.split("_and_"))
+    name, _, value = spec.partition(":")
+    kinds = known()
+    if name not in kinds or not value:
         raise MalformedSpec(
-            f"bound {spec!r}: {value!r} is not a number. Write for example {name}:0.01, {name}:8/255 or {name}:min"
-        ) from None
+            f"bound {spec!r}: not a bound. Known: {', '.join(kind.example for kind in kinds.values())}, or min for the number"
+        )
+    try:
+        return kinds[name].read(value)
+    except (ValueError, ZeroDivisionError):
+        raise MalformedSpec(f"bound {spec!r}: {value!r} cannot be read. Write for example {kinds[name].example}") from None
+
+
+class Kind(NamedTuple):
+    """How a bound's spec is read, and how one looks."""
+
+    read: Callable[[str], Bound]
+    example: str
+
+
+def of_radius(kind: Callable[[Radius], Bound]) -> Callable[[str], Bound]:
+    """How a spec is read that is one number, or min."""
+    return lambda text: kind(MIN if text == MIN else parse_number(text))
+
+
+def known() -> dict[str, Kind]:
+    """Every kind of bound, by the name that its spec begins with."""
+    from audioadv.threat.features import Feature  # these build on this file
+    from audioadv.threat.masked import Masked
+    from audioadv.threat.stickers import Patch, Sticker
+    from audioadv.threat.warps import Spatial, Timing, parse_moved
+
+    return {
+        "linf": Kind(of_radius(Linf), "linf:0.01"),
+        "l2": Kind(of_radius(L2), "l2:0.5"),
+        "l1": Kind(of_radius(L1), "l1:10"),
+        "l0": Kind(of_radius(L0), "l0:20"),
+        "snr": Kind(of_radius(SNR), "snr:30"),
+        "masked": Kind(Masked.parse, "masked:0"),
+        "spatial": Kind(lambda text: parse_moved(Spatial, text), "spatial:30,3"),
+        "timing": Kind(lambda text: parse_moved(Timing, text), "timing:160,0.05"),
+        "sticker": Kind(Sticker.parse, "sticker:8x8+10+12"),
+        "patch": Kind(Patch.parse, "patch:8x8"),
+        "feature": Kind(Feature.parse, "feature:0.5:package.file:function"),
+    }
+
+
+def parse_share(spec: str, part: str) -> tuple[float, Bound]:
+    """A part of a mix: its weight and its bound."""
+    bound, at, weight = part.rpartition("@")
+    try:
+        return parse_number(weight if at else ""), parse_bound(bound)
+    except (ValueError, ZeroDivisionError):
+        raise MalformedSpec(f"bound {spec!r}: {part!r} has no weight. Write for example linf:0.3@0.5_mix_l1:10@0.5") from None

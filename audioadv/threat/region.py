@@ -1,13 +1,17 @@
 """A bound made concrete: the allowed changes around each clean input of a batch.
 
-    bound  --around(clean)-->  region:  clean, box, grid, a norm, and one radius for each example
+    bound  --around(clean)-->  region:  clean, box, grid, a norm, a map, and one radius for each example
 
-A norm measures a change (its *gauge*: the smallest radius that holds it) and knows its own geometry. A region adds what is
-the same for all: the clean inputs, the padding, the box, the 16-bit grid and the radii.
+    parameters  --map-->  change  --box, grid-->  inputs            slope there  --pull-->  slope here
+
+A region has parameters of its own. Mostly they are the change itself (`ADDED`); for a rotation they are an angle and a shift,
+and a map says what change they stand for. A norm measures parameters (their *gauge*: the smallest radius that holds them)
+and knows their geometry. A region adds what is the same for all: the clean inputs, the padding, the box, the 16-bit grid and
+the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, final
+from typing import Final, Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -16,7 +20,13 @@ from audioadv.threat.projections import each
 
 
 class Norm(Protocol):
-    """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch]."""
+    """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch].
+
+    A norm may have more to say: `extreme` (`Region.extreme`); `at(radius)`, where its steps depend on the radius; `sparse`,
+    where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are
+    unions; `extent`, where a change's gauge says little of its size; `quantise(change, grid)`, where its gauge can grow when a
+    change is rounded towards zero; `gradual`, where a small set is best entered from a larger one.
+    """
 
     def gauge(self, delta: Tensor) -> Tensor:
         """The smallest radius whose set holds each delta."""
@@ -46,15 +56,98 @@ class Norm(Protocol):
         ...
 
 
+def towards_zero(change: Tensor, grid: float) -> Tensor:
+    """The next multiple of the grid towards zero."""
+    return (change / grid).trunc() * grid
+
+
+def tied(norm: Norm, radius: Tensor) -> Norm:
+    """The norm for regions of this radius [batch]: another one only where its steps depend on it."""
+    at = getattr(norm, "at", None)
+    return norm if at is None else at(radius)
+
+
+def extent(norm: Norm, change: Tensor) -> Tensor:
+    """The radius of so large a change: its gauge, where the norm knows no better. Shapes: [batch, *] -> [batch]."""
+    return getattr(norm, "extent", norm.gauge)(change)
+
+
+class Map(Protocol):
+    """What change a region's parameters stand for. Parameters are [batch, *], the same shape for each example."""
+
+    @property
+    def boxed(self) -> bool:
+        """Whether the norm's projection heeds the inputs' box: parameters of another kind are no inputs."""
+        ...
+
+    def start(self, clean: Tensor) -> Tensor:
+        """The parameters to start from: zero."""
+        ...
+
+    def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
+        """What is added to the clean inputs, differentiable in the parameters. Shapes: as clean."""
+        ...
+
+    def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+        """The slope with respect to the parameters of a loss that has this slope with respect to the change."""
+        ...
+
+    def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        """The parameters that these inputs were made with; infinite where inputs do not tell."""
+        ...
+
+    def rows(self, index: Tensor, width: int | None) -> Self:
+        """The map for some of the examples, cut to `width` along the last axis."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Added:
+    """The parameters are the change."""
+
+    @property
+    def boxed(self) -> bool:
+        return True
+
+    def start(self, clean: Tensor) -> Tensor:
+        return torch.zeros_like(clean)
+
+    def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
+        return parameters
+
+    def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+        return slope
+
+    def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        return adversarial - clean
+
+    def rows(self, index: Tensor, width: int | None) -> Self:
+        return self
+
+
+def pull_back(whole: Map, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+    """The slope with respect to a map's parameters, by autograd through its change. Shapes: slope as clean -> as parameters."""
+    with torch.enable_grad():
+        parameters = parameters.detach().requires_grad_()
+        (pulled,) = torch.autograd.grad(whole.change(clean, parameters), parameters, slope)
+    return pulled
+
+
+ADDED: Final = Added()
+FAR = 1e4
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Region:
     """The allowed changes around a batch of clean inputs.
 
     Shapes: clean [batch, *]; radius [batch], in the norm's own unit; inside [batch, *] or None, false in the padding;
-    low and high as clean (the box, as limits on delta) or None. `grid` is the step of the inputs' quantisation, if any:
-    what reaches the model is clean plus the next multiple towards zero, and its slope there counts as the delta's: no gauge
-    grows by it, so that what is inside stays inside.
+    low and high as clean (the box, as limits on the change) or None. `known` are the parameters of the inputs to be measured,
+    where a map cannot read them back from the inputs. `grid` is the step of the inputs' quantisation, if any:
+    what reaches the model is clean plus the next multiple towards zero, and its slope there counts as the delta's: the gauge of
+    a norm does not grow by it (or the norm knows how it wants to be rounded), so that what is inside stays inside.
     """
 
     clean: Tensor
@@ -64,50 +157,131 @@ class Region:
     low: Tensor | None = None
     high: Tensor | None = None
     grid: float | None = None
+    map: Map = ADDED
+    known: Tensor | None = None
+
+    @property
+    def added(self) -> bool:
+        """Whether the parameters are the change itself."""
+        return self.map is ADDED
+
+    def start(self) -> Tensor:
+        """The parameters to start from: zero, for each example."""
+        return self.map.start(self.clean)
 
     def inputs(self, delta: Tensor, rounded: Tensor | None = None) -> Tensor:
-        """The inputs that this delta stands for: on the grid.
+        """The inputs that these parameters stand for: in the box, on the grid.
 
-        With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> [batch, *].
+        With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> as clean.
         """
+        change = delta if self.added else self.changed(delta)
         if self.grid is None:
-            return self.clean + delta
-        truncated = (delta / self.grid).trunc() * self.grid
-        return self.clean + (truncated if rounded is None else torch.where(each(rounded, delta), truncated, delta))
+            return self.clean + change
+        quantise = getattr(self.norm, "quantise", towards_zero)
+        written = quantise(change, self.grid)
+        return self.clean + (written if rounded is None else torch.where(each(rounded, change), written, change))
+
+    def changed(self, parameters: Tensor) -> Tensor:
+        """What a map adds to the clean inputs, within the box and zero in the padding. Shapes: [batch, *] -> as clean."""
+        change = self.map.change(self.clean, parameters)
+        if self.low is not None and self.high is not None:
+            change = torch.minimum(torch.maximum(change, self.low), self.high)
+        return change if self.inside is None else change * self.inside
+
+    def pull(self, delta: Tensor, slope: Tensor) -> Tensor:
+        """The slope with respect to the parameters, from the slope with respect to the inputs that they stand for.
+
+        Shapes: delta [batch, *], slope as clean -> as delta.
+        """
+        if self.low is not None and getattr(self.norm, "sparse", False):
+            slope = self.unblocked(delta if self.added else self.changed(delta), slope)
+        if self.added:
+            return slope
+        return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
+
+    def unblocked(self, change: Tensor, slope: Tensor) -> Tensor:
+        """The slope without the entries that the box keeps from going down it: they would take a sparse step's few places."""
+        assert self.low is not None
+        assert self.high is not None
+        blocked = ((slope > 0) & (change <= self.low)) | ((slope < 0) & (change >= self.high))
+        return torch.where(blocked, 0.0, slope)
 
     def project(self, delta: Tensor) -> Tensor:
-        """The nearest allowed delta; zero in the padding."""
-        return self.norm.project(delta, self.radius, self.low, self.high)
+        """The nearest allowed parameters; zero in the padding."""
+        return self.norm.project(delta, self.radius, *((self.low, self.high) if self.map.boxed else (None, None)))
 
     def steepest(self, slope: Tensor) -> Tensor:
         """The step of gauge 1 along which a loss with this slope rises fastest; zero in the padding."""
-        return self.norm.steepest(slope if self.inside is None else slope * self.inside)
+        return self.norm.steepest(self.unpadded(slope))
+
+    def extreme(self, slope: Tensor) -> Tensor:
+        """The allowed delta that a linear loss of this slope is greatest at: what a Frank-Wolfe step goes towards.
+
+        A norm that does not know its own gives the projection of a point far up the slope, which nears it.
+        """
+        slope = self.unpadded(slope)
+        if (extreme := getattr(self.norm, "extreme", None)) is not None:
+            return extreme(slope, self.radius, self.low, self.high)
+        size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
+        return self.project(slope * each(FAR * (1 + self.radius) / size, slope))
 
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
-        return self.norm.steady(slope if self.inside is None else slope * self.inside)
+        return self.norm.steady(self.unpadded(slope))
+
+    def unpadded(self, slope: Tensor) -> Tensor:
+        """A slope that is zero in the padding; what a map pulled back is so already."""
+        return slope * self.inside if self.added and self.inside is not None else slope
 
     def sample(self, generators: list[torch.Generator]) -> Tensor:
-        """A random allowed delta for each example, from that example's own generator; the padding has no part in it."""
-        drawn = torch.zeros_like(self.clean)
+        """Random allowed parameters for each example, from that example's own generator; the padding has no part in it."""
+        like = self.clean if self.added else self.start()
+        drawn = torch.zeros_like(like)
         for i, generator in enumerate(generators):
-            length = self.clean.shape[-1] if self.inside is None else int(self.inside[i].sum(-1).max())
+            length = like.shape[-1] if self.inside is None else int(self.inside[i].sum(-1).max())
             own = self.norm.rows(torch.tensor([i], device=drawn.device))
-            drawn[i, ..., :length] = own.sample(self.clean[i, ..., :length], generator)
+            drawn[i, ..., :length] = own.sample(like[i, ..., :length], generator)
         return self.project(drawn * each(self.radius, drawn))
 
     def gauge(self, adversarial: Tensor) -> Tensor:
         """The smallest radius that holds each adversarial input. Shapes: [batch, *] -> [batch]."""
-        return self.norm.gauge(adversarial - self.clean)
+        return self.norm.gauge(self.map.read(self.clean, adversarial) if self.known is None else self.known)
+
+    def extent(self, change: Tensor) -> Tensor:
+        """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
+        return extent(self.norm, change) if self.added else torch.ones_like(self.radius)
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
-        rounding = 0.0 if self.grid is not None else 2.0**-23 * (self.norm.gauge(self.clean) + self.radius)
-        return gauge <= self.radius + rounding
+        return gauge <= self.radius + self.rounding()
+
+    def rounding(self) -> Tensor:
+        """How much a gauge may grow when clean + delta is rounded to float32: nothing on the grid. Shapes: -> [batch]."""
+        return 2.0**-23 * (self.extent(self.clean) + self.radius) if self.grid is None else torch.zeros_like(self.radius)
+
+    def knowing(self, parameters: Tensor) -> "Region":
+        """The same region, told which parameters the inputs to be measured were made with. Nothing new where they are the change."""
+        return self if self.added else replace(self, known=parameters)
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
-        return replace(self, radius=radius)
+        return replace(self, radius=radius, norm=tied(self.norm, radius))
+
+    def by(self, way: Map) -> "Region":
+        """The same region, with another map from its parameters to inputs."""
+        return replace(self, map=way)
+
+    def redrawn(self, generators: list[torch.Generator]) -> "Region":
+        """The same region where its map is random, as a patch's place is, drawn anew from each example's own generator."""
+        redrawn = getattr(self.map, "redrawn", None)
+        return self if redrawn is None else self.by(redrawn(generators))
+
+    def members(self) -> tuple["Region", ...]:
+        """The regions that this one is the union of: itself, where it is no union."""
+        members = getattr(self.norm, "members", None)
+        if members is None:
+            return (self,)
+        return tuple(replace(self, norm=norm, radius=self.radius * own, map=part) for norm, own, part in members(self.map))
 
     def rows(self, index: Tensor, width: int | None = None) -> "Region":
         """The region of some of the examples, cut to `width` along the last axis where they are all shorter."""
@@ -117,4 +291,5 @@ class Region:
 
         clean, norm = cut(self.clean), self.norm.rows(index)
         assert clean is not None
-        return Region(clean, self.radius[index], norm, cut(self.inside), cut(self.low), cut(self.high), self.grid)
+        limits = cut(self.inside), cut(self.low), cut(self.high)
+        return Region(clean, self.radius[index], norm, *limits, self.grid, self.map.rows(index, width), cut(self.known))

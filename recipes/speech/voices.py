@@ -14,8 +14,8 @@ SAMPLE_RATE = 16000
 ACCENTS = ("en-us", "en-us", "en-us", "en-gb", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # fmt: skip
 SEEN = ("", "", "Alex", "Alicia", "Andy", "Annie", "Denis", "Diogo", "Gene", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "adam", "anika", "announcer", "antonio", "aunty", "benjamin", "boris", "caleb", "david", "ed", "f1", "f2", "f3", "f5", "gustave", "iven", "iven3", "john", "klatt", "klatt2", "klatt4", "klatt6", "m1", "m3", "m4", "m5", "m7", "m8", "max", "miguel", "norbert", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph", "steph3", "victor", "zac")  # fmt: skip
 UNSEEN = ("Andrea", "belinda", "edward", "f4", "klatt3", "linda", "m2", "m6", "marcelo", "michel", "pablo", "travis")
-FLITE_SEEN = ("kal", "kal16", "awb", "rms")
-FLITE_UNSEEN = ("slt",)
+FLITE_SEEN = ("kal", "kal16", "awb", "slt")  # slt is flite's only woman: with her held out, no trained voice is like her
+FLITE_UNSEEN = ("rms",)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Voice:
 
 
 def draw_voice(rng: random.Random, kind: str) -> Voice:
-    """A voice of a kind: `seen` (a fifth of them flite's), `unseen` (espeak-ng), `flite-unseen`."""
+    """A voice of a kind: `seen` (a quarter of them flite's), `unseen` (espeak-ng), `flite-unseen`."""
     if kind == "flite-unseen" or (kind == "seen" and rng.random() < 0.25):
         name = rng.choice(FLITE_UNSEEN if kind == "flite-unseen" else FLITE_SEEN)
         return Voice("flite", name, round(rng.uniform(85, 135) * (1.6 if name == "slt" else 1)), rng.uniform(0.85, 1.2))

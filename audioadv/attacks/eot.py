@@ -1,0 +1,267 @@
+"""Expectation over transformation (EOT): the goal, on average over draws of a channel.
+
+    inputs [batch, *]  --K draws each-->  K x batch rows  --sorted by length, in chunks-->  channel, model, loss, slope
+                                                                                                 |
+    loss, slope [batch]  <------------------------- mean over an example's own draws ------------'
+
+An objective with an `Expectation` is one as any other, so every attack and every bound works over a channel. What differs:
+
+draws    Each look meets draws that the example has not met: the n-th forward of an example meets its n-th draw. A share of them
+         (`hard`) is met again instead: of the last ones, those whose loss was high are the likelier. So hard rooms come up more
+         often, and the mean is a biased one, towards the worst; the rates below are not touched by it.
+chunks   As many rows go through the model at once as `memory_mib` holds of what the backward pass needs; the first chunk is
+         measured for that. More draws take longer, but no more memory. Rows of one length lie together, so that there is
+         less padding than in the batch itself.
+rates    Whether an input reaches the goal is a *rate* over check draws: other draws, in other rooms, forward only. They are the
+         same throughout a run (common random numbers): two inputs differ in rate by what they are, not by luck, and trying
+         again wins nothing. Only inputs that would be kept are put to it, no longer than they can still win, and no more
+         forwards go into checks than into steps.
+
+Sources: Athalye et al. 2018, "Synthesizing robust adversarial examples"; for rooms, Yakura and Sakuma 2019, "Robust audio
+adversarial example for a physical attack", and Qin et al. 2019, section 4.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import Look, Objective, Score, judged
+from audioadv.audio.roomsets import Role
+from audioadv.errors import OptionError
+from audioadv.models.recogniser import Recogniser
+from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.keys import Key, fingerprint
+from audioadv.threat.goals import Goal
+
+FOUND = 0.5  # of the draws: at the goal, as far as an attack's schedule is concerned
+REMEMBERED = 32  # draws of each example that can be met again
+ROUND = 8  # check draws at a time, before it is asked whether the input can still win
+ON_CPU_MIB, ON_CUDA_MIB = 96.0, 4096.0  # of a chunk: on a CPU, what stays near the cores is faster than what is large
+FIRST = 4  # rows of the chunk that is measured
+
+
+@final
+class Row(NamedTuple):
+    """One draw for one example of the batch at hand."""
+
+    example: int
+    key: Key
+
+
+@final
+@dataclass(eq=False)
+class Memory:
+    """What a run has learnt, by the number of an example in the batch that it began with.
+
+    `names` are the examples' own numbers for their random draws, `losses` those of their last draws, `shares` those of the
+    last look's new draws that were at the goal, `checks` the forwards that went into rates. A sample costs a chunk
+    `bytes_per_sample`, infinite before it is measured.
+    """
+
+    names: tuple[int, ...]
+    losses: tuple[dict[int, float], ...]
+    shares: list[float]
+    checks: list[int]
+    bytes_per_sample: float = math.inf
+
+    def remember(self, number: int, draw: int, loss: float) -> None:
+        """Keep a draw's last loss; the draw met longest ago is forgotten."""
+        seen = self.losses[number]
+        seen.pop(draw, None)
+        if math.isfinite(loss):
+            seen[draw] = loss
+        if len(seen) > REMEMBERED:
+            del seen[next(iter(seen))]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """`draws` of the channel for each look, and `check_draws` for the rate of an input that might be kept.
+
+    `rate` is the share of check draws that counts as reaching the goal. `sample_rate` (Hz) is asked for where the model
+    does not say its own. Raises OptionError for numbers that make no sense.
+    """
+
+    channel: Channel
+    draws: int = 8
+    check_draws: int = 32
+    rate: float = 0.9
+    hard: float = 0.25
+    seed: int = 0
+    memory_mib: float = ON_CPU_MIB
+    sample_rate: int = 16000
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "check_draws"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} {getattr(self, name)}: an expectation takes at least one draw")
+        if not 0 < self.rate <= 1:
+            raise OptionError(f"rate {self.rate:g}: the share of draws that must reach the goal lies above 0 and goes up to 1")
+        if not 0 <= self.hard < 1:
+            raise OptionError(f"hard {self.hard:g}: the share of draws that are met again is at least 0 and below 1")
+        if not self.memory_mib > 0:
+            raise OptionError(f"memory_mib {self.memory_mib:g}: give the mebibytes that one chunk may hold, for example 96")
+
+    @staticmethod
+    def memory(clean: Tensor, lengths: Tensor | None) -> Memory:
+        """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch]."""
+        ends = [clean.shape[-1]] * len(clean) if lengths is None else lengths.tolist()
+        names = tuple(fingerprint(example[..., :end]) for example, end in zip(clean, ends, strict=True))
+        return Memory(names, tuple({} for _ in names), [0.0] * len(names), [0] * len(names))
+
+    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float) -> Look:
+        """`Objective.look` over the channel: mean loss, whether half of the new draws reach the goal, mean slope."""
+        memory, who = known(objective)
+        first = objective.cost.forwards[objective.who].tolist()
+        rows = [Row(example, key) for example in range(len(inputs)) for key in self.plan(memory, who[example], first[example])]
+        loss, slope, hits = inputs.new_zeros(len(inputs)), torch.zeros_like(inputs), [0] * len(inputs)
+        new = Counter(row.example for row in rows if row.key.draw >= first[row.example])
+        for some, index, part, lengths in self.chunks(objective, rows, inputs):
+            part = part.requires_grad_()
+            with Measured(memory, part):
+                outputs, goal = self.played(objective, some, index, part, lengths)
+                losses, reached = judged(outputs, goal, None if near is None else near[index], slack)
+            (slopes,) = torch.autograd.grad(losses.sum(), part)
+            slope[..., : slopes.shape[-1]].index_add_(0, index, slopes / self.draws)
+            loss.index_add_(0, index, losses.detach() / self.draws)
+            for row, value, hit in zip(some, losses.tolist(), reached.tolist(), strict=True):
+                memory.remember(who[row.example], row.key.draw, value)
+                hits[row.example] += hit and row.key.draw >= first[row.example]
+        for example, number in enumerate(who):
+            memory.shares[number] = hits[example] / new[example]
+        objective.cost.forwards[objective.who] += self.draws
+        objective.cost.backwards[objective.who] += self.draws
+        return Look(loss, torch.tensor([memory.shares[number] >= FOUND for number in who], device=inputs.device), slope)
+
+    def score(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float) -> Score:
+        """`Objective.score` over the channel: mean loss, and whether half of the draws, all of them new, reach the goal."""
+        loss = inputs.new_zeros(len(inputs))
+
+        def judge(outputs: Any, goal: Goal, index: Tensor) -> Tensor:
+            losses, reached = judged(outputs, goal, None if near is None else near[index], slack)
+            loss.index_add_(0, index, losses / self.draws)
+            return reached
+
+        return Score(loss, self.asked(objective, inputs, judge))
+
+    def decide(self, objective: Objective, inputs: Tensor) -> Tensor:
+        """`Objective.decide` over the channel: whether half of the draws, all of them new, reach the goal."""
+        return self.asked(objective, inputs, lambda outputs, goal, index: goal.reached(outputs))
+
+    @torch.no_grad()
+    def asked(self, objective: Objective, inputs: Tensor, judge: Callable[[Any, Goal, Tensor], Tensor]) -> Tensor:
+        """New draws, forward only, each judged by (outputs, goal, examples) -> reached; whether half reach it. Shapes: -> bool [batch]."""
+        memory, who = known(objective)
+        first, hits = objective.cost.forwards[objective.who].tolist(), [0] * len(inputs)
+        keys = [Key(self.seed, memory.names[number], start) for number, start in zip(who, first, strict=True)]
+        rows = [Row(i, key._replace(draw=key.draw + place)) for i, key in enumerate(keys) for place in range(self.draws)]
+        for some, index, part, lengths in self.chunks(objective, rows, inputs):
+            reached = judge(*self.played(objective, some, index, part, lengths), index)
+            for row, hit in zip(some, reached.tolist(), strict=True):
+                hits[row.example] += hit
+        for number, hit in zip(who, hits, strict=True):
+            memory.shares[number] = hit / self.draws
+        objective.cost.forwards[objective.who] += self.draws
+        return torch.tensor([hit >= FOUND * self.draws for hit in hits], dtype=torch.bool, device=inputs.device)
+
+    @torch.no_grad()
+    def rates(self, objective: Objective, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
+        """The share of check draws at the goal, for the candidates; zero for the others.
+
+        A candidate whose last look was worse than `least`, or whose checks have cost as much as its steps, is not put to it; one
+        that can no longer come to `least` is given up, with the share up to there.
+        Shapes: inputs [batch, *], candidates bool [batch], least [batch] -> [batch].
+        """
+        memory, who = known(objective)
+        hits, wanted, spent = [0] * len(inputs), least.tolist(), objective.cost.forwards.tolist()
+        left = [
+            example
+            for example in candidates.nonzero()[:, 0].tolist()
+            if memory.shares[who[example]] >= wanted[example] - 1e-4 and 2 * memory.checks[who[example]] <= spent[who[example]]
+        ]
+        for first in range(0, self.check_draws, ROUND):
+            draws = range(first, min(first + ROUND, self.check_draws))
+            names = {example: memory.names[who[example]] for example in left}
+            rows = [Row(example, Key(self.seed, names[example], draw, Role.CHECK)) for example in left for draw in draws]
+            for some, index, part, lengths in self.chunks(objective, rows, inputs):
+                outputs, goal = self.played(objective, some, index, part, lengths)
+                reached = goal.reached(outputs)
+                for row, hit in zip(some, reached.tolist(), strict=True):
+                    hits[row.example] += hit
+            objective.cost.forwards[objective.who[left]] += len(draws)
+            for example in left:
+                memory.checks[who[example]] += len(draws)
+            missing = self.check_draws - draws.stop
+            left = [example for example in left if hits[example] + missing >= wanted[example] * self.check_draws - 1e-3]
+        return torch.tensor(hits).to(inputs) / self.check_draws
+
+    def plan(self, memory: Memory, number: int, first: int) -> Iterator[Key]:
+        """The draws of one look for one example: new ones from `first` on, then hard ones again."""
+        key, seen = Key(self.seed, memory.names[number], first), memory.losses[number]
+        again = min(int(self.hard * self.draws), len(seen))
+        yield from (key._replace(draw=first + place) for place in range(self.draws - again))
+        if again:
+            weights = torch.tensor(list(seen.values())).clamp_min(1e-6)
+            chosen = torch.multinomial(weights, again, generator=key.part(0).generator())
+            yield from (key._replace(draw=list(seen)[place]) for place in chosen.tolist())
+
+    def chunks(
+        self, objective: Objective, rows: Sequence[Row], inputs: Tensor
+    ) -> Iterator[tuple[list[Row], Tensor, Tensor, Tensor | None]]:
+        """The rows, longest first, as many at a time as the memory holds, each with its example, inputs and length."""
+        ends = [inputs[0].numel()] * len(inputs) if objective.lengths is None else objective.lengths.tolist()
+        rows, place, memory = sorted(rows, key=lambda row: -ends[row.example]), 0, known(objective)[0]
+        while place < len(rows):
+            size = ends[rows[place].example] * memory.bytes_per_sample
+            fitting = max(1, int(self.memory_mib * 2**20 / size)) if math.isfinite(size) else FIRST
+            some = list(rows[place : place + fitting])
+            place += len(some)
+            index = torch.tensor([row.example for row in some], device=inputs.device)
+            if objective.lengths is None:
+                yield some, index, inputs[index], None
+            else:
+                lengths = objective.lengths[index]
+                yield some, index, inputs[index, ..., : int(lengths.max())], lengths
+
+    def played(self, objective: Objective, rows: list[Row], index: Tensor, part: Tensor, lengths: Tensor | None) -> tuple[Any, Goal]:
+        """What the model makes of each row, and the rows' goal."""
+        rate = objective.model.sample_rate if isinstance(objective.model, Recogniser) else self.sample_rate
+        heard, ends = self.channel.draw([row.key for row in rows], rate)(part, lengths)
+        outputs = objective.model(heard) if ends is None else objective.model(heard, ends)
+        return outputs, objective.goal.rows(index.cpu())
+
+
+def known(objective: Objective) -> tuple[Memory, list[int]]:
+    """What a run has learnt, and the numbers of the examples that are still in it."""
+    assert objective.memory is not None
+    return objective.memory, objective.who.tolist()
+
+
+@final
+class Measured:
+    """Within it, what autograd keeps for the backward pass is counted, once a run."""
+
+    def __init__(self, memory: Memory, part: Tensor) -> None:
+        self.memory, self.samples = memory, part.numel()
+        self.held: Counter[int] = Counter()
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.count, lambda tensor: tensor)
+
+    def count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def __enter__(self) -> None:
+        if math.isinf(self.memory.bytes_per_sample):
+            self.hooks.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        if math.isinf(self.memory.bytes_per_sample):
+            self.hooks.__exit__(None, None, None)
+            self.memory.bytes_per_sample = max(1.0, sum(self.held.values()) / self.samples)

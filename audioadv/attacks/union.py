@@ -1,0 +1,89 @@
+"""Attacks on a union of bounds: one member after another, or one step of all members.
+
+Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 3 (the worst member); Maini et
+al. 2020, "Adversarial robustness against the union of multiple perturbation models", 4.3 (multi steepest descent).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.draws import random_start
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.survivors import merged, nothing_yet, standing
+from audioadv.errors import OptionError
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+from audioadv.threat.slots import SlotNorm, fill
+
+
+def worst_member(attack: Callable[..., AttackResult], objective: Objective, region: Region, **options: Any) -> AttackResult:
+    """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union.
+
+    Shapes: as in `region.clean` and `objective`. In the result, `gauge` is a share of the radius of the member that fell, and
+    `parameters` are the union's; cost is summed over members. Progress is told of no union.
+    """
+    members = region.members()
+    if len(members) == 1:
+        return attack(objective, region, **options)
+    options.pop("progress", None)  # of a whole batch, which a later member no longer sees
+    whole, total = objective.begun(region.clean), nothing_yet(region)
+    for part, member in enumerate(members):
+        left = standing(total)
+        if not len(left):
+            break
+        rows = left.to(region.clean.device)
+        found = attack(whole.rows(left), member.rows(rows), **options)
+        found = replace(found, gauge=found.gauge / member.radius[rows], parameters=in_union(region.rows(rows), part, found))
+        total = merged(total, found, left)
+    return total
+
+
+def in_union(region: Region, part: int, found: AttackResult) -> Tensor | None:
+    """A member's parameters as parameters of the union."""
+    if region.added or not isinstance(region.norm, SlotNorm):
+        return None
+    slots = region.start()
+    own = found.adversarial - region.clean if found.parameters is None else found.parameters
+    fill(slots, part, own, region.norm.shapes[part])
+    return slots
+
+
+def msd(
+    objective: Objective, region: Region, *, steps: int = 40, step_size: float = 0.1, seed: int = 0, progress: Tell | None = None
+) -> AttackResult:
+    """Multi steepest descent: from one point, a step of each member, projected onto it; the one of the least loss is taken.
+
+    A step costs a forward and a backward, and a forward more for each member, whose input is kept where it reaches the goal.
+    Shapes: as in `region.clean` and `objective`. Raises OptionError for members that are no plain changes: they share no point.
+    """
+    if not all(member.added for member in (region, *region.members())):
+        raise OptionError("msd: the union's members must all be plain changes. Use worst_member(attack, objective, region)")
+    run = Run(objective, region, progress)
+    delta = random_start(region, seed)
+    with at_rest(objective.model):
+        for _ in range(steps):
+            inputs = run.region.inputs(delta)
+            look = run.objective.look(inputs)
+            kept = run.keep(inputs, look.reached, delta)
+            least = torch.full_like(look.loss, torch.inf)
+            best = delta
+            for member in run.region.members():
+                step = member.steepest(member.pull(delta, look.slope))
+                candidate = member.project(delta - each(step_size * member.radius, delta) * step)
+                inputs = member.inputs(candidate)
+                score = run.objective.score(inputs)
+                kept = kept | run.keep(inputs, score.reached, candidate)
+                best = torch.where(each(score.loss < least, delta), candidate, best)
+                least = torch.minimum(score.loss, least)
+            delta = best
+            if left := run.leave(finite_rows(look.loss, look.slope), kept):
+                (delta,) = cut(left, delta)
+                if not len(delta):
+                    break
+    return run.result()

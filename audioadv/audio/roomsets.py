@@ -1,0 +1,141 @@
+"""Rooms to craft in, rooms to check in, rooms to judge in: a set of impulse responses that is split by room.
+
+    FOLDER/rooms.json             what each room is, and how the set was made
+    FOLDER/craft/NAME.flac        one file a room, one channel a position of source and microphone
+    FOLDER/check/NAME.flac        ... rooms that no slope has seen, to choose between examples
+    FOLDER/judge/NAME.flac        ... rooms that nothing at all has seen, for the figure at the end
+
+Positions in one room share their walls, and with them the decay: an example that was made for one of them has half met the
+others. So a room has one role, and all its positions share it.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from audioadv.errors import UnusableResponse, WrongRole
+
+DEFAULT = Path(__file__).parents[2] / "samples/rooms"
+
+
+@final
+class Role(StrEnum):
+    """What draws are for: slopes, the choice between examples, the figure at the end. Nothing drawn for one serves another."""
+
+    CRAFT = "craft"
+    CHECK = "check"
+    JUDGE = "judge"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Space:
+    """One room: its responses from one or more positions. Shapes: responses [positions, taps], direct sound at tap 0."""
+
+    name: str
+    role: Role
+    responses: Tensor
+    rt60_seconds: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RoomSet:
+    """Rooms at one sample rate, each with its role. `source` is the folder they come from, if any."""
+
+    spaces: tuple[Space, ...]
+    sample_rate: int
+    source: str = ""
+
+    @property
+    def roles(self) -> set[Role]:
+        """The roles that these rooms can play."""
+        return {space.role for space in self.spaces}
+
+    def only(self, role: Role) -> "RoomSet":
+        """The rooms of one role. Raises WrongRole where there is none."""
+        spaces = tuple(space for space in self.spaces if space.role is role)
+        if not spaces:
+            there = ", ".join(sorted(self.roles)) or "nothing"
+            raise WrongRole(
+                f"rooms {self.source or [space.name for space in self.spaces]}: they are for {there}, not for {role}. "
+                "A figure from rooms that the example was made in says nothing: take a set split by room (audioadv rooms OUT)"
+            )
+        return RoomSet(spaces, self.sample_rate, self.source)
+
+    def reverberating(self, low: float, high: float) -> "RoomSet":
+        """The rooms whose RT60 lies in [low, high) seconds."""
+        return RoomSet(tuple(space for space in self.spaces if low <= space.rt60_seconds < high), self.sample_rate, self.source)
+
+
+def aligned(response: Tensor, name: str) -> Tensor:
+    """From its direct sound on, taken to be the highest peak, and with an energy of 1. Shapes: [taps] -> [fewer taps].
+
+    Raises UnusableResponse for one that is silent or not finite.
+    """
+    if bad := int((~response.isfinite()).sum()):
+        raise UnusableResponse(f"{name}: {bad} of {len(response)} taps are NaN or infinite. Measure or export it again")
+    if not bool(response.any()):
+        raise UnusableResponse(f"{name}: a silent response: nothing would be heard through it. Measure or export it again")
+    response = response[int(response.abs().argmax()) :]
+    return response / response.norm()
+
+
+@lru_cache(maxsize=8)
+def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
+    """A set as `write_rooms` leaves it. Raises UnusableResponse for a folder without one, or a set that does not hold together."""
+    folder = Path(folder)
+    try:
+        index: dict[str, Any] = json.loads((folder / "rooms.json").read_text(encoding="utf-8"))
+        rate, entries = int(index["sample_rate"]), [(e["name"], Role(e["role"]), float(e["rt60_seconds"])) for e in index["rooms"]]
+    except FileNotFoundError as error:
+        place = "OUT, and name it: room:OUT" if folder == DEFAULT else folder
+        raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {place}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableResponse(f"{folder / 'rooms.json'}: not a set of rooms ({error}). Make it again: audioadv rooms {folder}") from error
+    spaces = []
+    for name, role, rt60 in entries:
+        path = folder / role / f"{name}.flac"
+        responses, found = read_responses(path)
+        if found != rate:
+            raise UnusableResponse(f"{path}: {found} Hz, but the set is at {rate} Hz. Make the set again from one rate: audioadv rooms")
+        rows = [aligned(response, str(path)) for response in responses]
+        spaces.append(Space(name, role, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), rt60))
+    if not spaces:
+        raise UnusableResponse(f"{folder}: a set without a room. Make it again: audioadv rooms {folder}")
+    return RoomSet(tuple(spaces), rate, str(folder))
+
+
+def read_responses(path: Path) -> tuple[Tensor, int]:
+    """All channels of a file of responses, and its rate in Hz. Shapes: -> [channels, taps]."""
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UnusableResponse(f"{path}: a response that cannot be read ({error}). Give WAV or FLAC files") from error
+    if not len(samples):
+        raise UnusableResponse(f"{path}: a response of zero taps. Measure or export it again")
+    return torch.from_numpy(samples.T.copy()), int(rate)
+
+
+def write_rooms(folder: Path, rooms: RoomSet, made: dict[str, Any]) -> None:
+    """Write a set: 16-bit FLAC, peak 0.999, and rooms.json with how it was `made`. The same set gives the same bytes."""
+    for space in rooms.spaces:
+        (folder / space.role).mkdir(parents=True, exist_ok=True)
+        samples = space.responses / space.responses.abs().amax(1, keepdim=True) * 0.999
+        grid = np.round(samples.T.numpy() * 32768).astype(np.int16)
+        soundfile.write(folder / space.role / f"{space.name}.flac", grid, rooms.sample_rate, subtype="PCM_16")
+    entries = [
+        {"name": space.name, "role": str(space.role), "rt60_seconds": round(space.rt60_seconds, 3), "positions": len(space.responses)}
+        for space in rooms.spaces
+    ]
+    lines = ",\n".join("    " + json.dumps(entry) for entry in entries)
+    head = json.dumps({"sample_rate": rooms.sample_rate, **made})[1:-1]
+    (folder / "rooms.json").write_text(f'{{\n  {head},\n  "rooms": [\n{lines}\n  ]\n}}\n', encoding="utf-8")

@@ -1,0 +1,114 @@
+"""audioadv rooms: room responses, split by room into craft, check and judge."""
+
+import json
+from pathlib import Path
+
+import click
+import soxr
+import torch
+from torch import Tensor
+
+from audioadv.audio.rooms import measured_rooms, simulate_rooms
+from audioadv.audio.roomsets import Role, RoomSet, read_responses, write_rooms
+from audioadv.cli.options import common_options
+from audioadv.cli.outputs import check_writable, make_folder
+from audioadv.errors import UnusableResponse, UnwritableOutput
+from audioadv.report.tables import rooms_table, show
+from audioadv.threat.channels.keys import Range
+
+SOUNDS = {".wav", ".flac", ".ogg", ".aiff", ".aif"}
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--craft", "craft_rooms", type=click.IntRange(min=1), default=48, show_default=True, help="Rooms to craft in.")
+@click.option("--check", "check_rooms", type=click.IntRange(min=1), default=8, show_default=True, help="Rooms to choose examples in.")
+@click.option("--judge", "judge_rooms", type=click.IntRange(min=1), default=12, show_default=True, help="Rooms for the figure at the end.")
+@click.option("--positions", type=click.IntRange(1, 8), default=2, show_default=True, help="Of source and microphone in each room.")
+@click.option("--rt60", "rt60", default="0.1..0.8", show_default=True, metavar="LOW..HIGH", help="Seconds in which sound falls by 60 dB.")
+@click.option("--rate", type=click.IntRange(min=4000), default=16000, show_default=True, metavar="HZ", help="Sample rate.")
+@click.option("--from", "measured", type=click.Path(path_type=Path), metavar="FOLDER", help="Take measured responses instead.")
+@common_options
+def rooms(
+    out: Path,
+    craft_rooms: int,
+    check_rooms: int,
+    judge_rooms: int,
+    positions: int,
+    rt60: str,
+    rate: int,
+    measured: Path | None,
+    as_json: bool,
+    device: str,
+    seed: int,
+) -> None:
+    """Make a set of rooms, for the channel room:OUT.
+
+    Simulated (shoebox rooms of 3 to 8 m, 2.4 to 3.5 m high, by the image-source method), or measured: each sound file in
+    FOLDER is a room and its channels are positions; so is each folder in FOLDER, its files being positions. Rooms, not
+    positions, are dealt out to craft, check and judge: with measured ones, in proportion to their numbers.
+
+    \b
+    audioadv rooms my-rooms --rt60 0.2..0.5
+    audioadv craft samples/kitchen.wav --target "open the door" --channel room:my-rooms_then_noise:20..30
+    """
+    counts = {Role.CRAFT: craft_rooms, Role.CHECK: check_rooms, Role.JUDGE: judge_rooms}
+    check_writable(out)
+    if (out / "rooms.json").exists():
+        raise UnwritableOutput(f"{out}: there is a set of rooms already. Name another folder, or remove it first")
+    if measured is None:
+        made = simulate_rooms(counts, positions, read_rt60(rt60), rate, seed)
+        how = {"made": "simulated", "rt60_range_seconds": rt60, "seed": seed}
+    else:
+        made = measured_rooms(read_measured(measured, rate), counts, rate, seed)
+        how = {"made": "measured", "seed": seed}
+    make_folder(out)
+    write(out, made, how)
+    lines = [
+        {"room": s.name, "role": str(s.role), "rt60_seconds": round(s.rt60_seconds, 3), "positions": len(s.responses)} for s in made.spaces
+    ]
+    if as_json:
+        for line in lines:
+            click.echo(json.dumps(line))
+    else:
+        show(rooms_table(lines))
+        click.echo(f"Use them as a channel: --channel room:{out}")
+
+
+def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:
+    """`write_rooms`, with what the disk says in words."""
+    try:
+        write_rooms(out, made, how)
+    except OSError as error:
+        raise UnwritableOutput(f"{out}: the rooms cannot be written ({error.strerror}). Make room, or name another folder") from error
+
+
+def read_rt60(text: str) -> tuple[float, float]:
+    """The range of RT60 in seconds."""
+    try:
+        span = Range.read(text)
+    except ValueError:
+        raise click.UsageError(f"--rt60 {text}: give seconds, for example 0.1..0.8") from None
+    if not 0.05 <= span.low <= span.high <= 5:
+        raise click.UsageError(f"--rt60 {text}: give 0.05 to 5 seconds, the lower first, for example 0.1..0.8")
+    return span.low, span.high
+
+
+def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
+    """Rooms by name, resampled to the rate. Shapes: -> NAME: [positions, taps]. Raises UnusableResponse."""
+    places = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {place.stem: sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
+    rooms: dict[str, Tensor] = {}
+    for name, files in found.items():
+        rows: list[Tensor] = []
+        for file in files:
+            if file.suffix.lower() in SOUNDS:
+                responses, own = read_responses(file)
+                rows += [
+                    torch.from_numpy(soxr.resample(row.numpy(), own, rate, quality="VHQ")) if own != rate else row for row in responses
+                ]
+        if rows:
+            rooms[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    if not rooms:
+        raise UnusableResponse(f"--from {folder}: no responses there. Name a folder of sound files ({', '.join(sorted(SOUNDS))})")
+    return rooms

@@ -1,0 +1,123 @@
+"""audioadv survive: whether adversarial files still work through rooms, noise and codecs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from audioadv.audio.files import read_clip
+from audioadv.cli.manifests import Entry, read_entries
+from audioadv.cli.options import DONE, NOT_REACHED, WRONG_INPUT, Problems, clip_arguments, common_options, model_option
+from audioadv.errors import InputError, UnusableTarget
+from audioadv.evaluation.survival import Subject, Survival, together
+from audioadv.evaluation.survival import survive as through
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import load_model
+from audioadv.report.survival import draw_survival
+from audioadv.report.tables import show, survival_table
+from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.goals import as_texts
+
+USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", "codec:opus@24k", "codec:mulaw@64k")
+
+
+@click.command()
+@clip_arguments
+@click.option("--target", "targets", multiple=True, metavar="TEXT", help="What they were made for: once for all clips, or once for each.")
+@click.option("--channel", "specs", multiple=True, default=USUAL, show_default=True, metavar="C", help="May be repeated; none: the file.")
+@click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of each channel for each clip.")
+@click.option("--rate", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
+@click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the matrix.")
+@model_option
+@common_options
+@click.pass_context
+def survive(
+    context: click.Context,
+    clips: tuple[Path, ...],
+    targets: tuple[str, ...],
+    specs: tuple[str, ...],
+    draws: int,
+    rate: float,
+    png: Path | None,
+    model_name: str,
+    as_json: bool,
+    device: str,
+    seed: int,
+) -> None:
+    """Put clips through channels, and count how often they work.
+
+    A CLIP is a sound file, a folder that craft wrote, or a JSON Lines manifest (*.jsonl) of sound files. What craft wrote
+    beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
+    through the same draws.
+    Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
+
+    \b
+    audioadv survive adversarial/kitchen.wav --channel room --channel codec:mp3@64k
+    """
+    channels = [None if spec == "none" else parse_channel(spec) for spec in specs]
+    entries = read_entries([file for path in clips for file in crafted_in(path)])
+    if targets and len(targets) not in (1, len(entries)):
+        raise click.UsageError(f"{len(targets)} targets for {len(entries)} clips: give one for all, or one for each")
+    wanted = [*targets] * (len(entries) if len(targets) == 1 else 1) if targets else [None] * len(entries)
+    model = load_model(model_name, device)
+    problems = Problems()
+    done: list[Survival] = []
+    for entry, target in zip(entries, wanted, strict=True):
+        with problems.told():
+            for survival in through(model, [subject(entry, target, model)], channels, draws=draws, seed=seed):
+                done.append(survival)
+                if as_json:
+                    click.echo(json.dumps(survival.line()))
+    if done:
+        tell(done, channels, model, png, as_json)
+    enough = all(survival.hits >= rate * len(survival.heard) for survival in done)
+    context.exit(WRONG_INPUT if problems.count else DONE if enough else NOT_REACHED)
+
+
+def crafted_in(path: Path) -> list[Path]:
+    """The adversarial files of a folder that craft wrote; a file is itself. Raises InputError for a folder without any."""
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.glob("*.wav")) if not file.name.endswith(".clean.wav")]
+    if not files:
+        raise InputError(f"{path}: no adversarial WAV file in this folder. Name what craft wrote: --out DIR of audioadv craft")
+    return files
+
+
+def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
+    """A clip with all that is known of it. Raises UnusableTarget where nothing says what it was made for."""
+    record = beside(entry.path)
+    target = target or entry.target or record.get("target")
+    if target is None:
+        raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
+    clean = entry.path.with_suffix(".clean.wav")
+    return Subject(
+        name=str(entry.path),
+        samples=read_clip(entry.path, model.sample_rate).samples,
+        target=as_texts(target)[0],
+        text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if text is not None), None),
+        clean=read_clip(clean, model.sample_rate).samples if clean.exists() else None,
+    )
+
+
+def beside(path: Path) -> dict[str, Any]:
+    """What craft wrote about a file, if it did."""
+    record = path.with_suffix(".json")
+    if not record.exists():
+        return {}
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{record}: not a result of craft ({error}). Move it away, or give --target") from error
+    return known if isinstance(known, dict) else {}
+
+
+def tell(done: list[Survival], channels: list[Channel | None], model: Recogniser, png: Path | None, as_json: bool) -> None:
+    """The table and the picture."""
+    rows = [together(done, None if channel is None else str(channel)) for channel in channels]
+    if png is not None:
+        draw_survival(png, rows, [survival.line() for survival in done], title=f"{rows[0]['clips']} clips on {model.name}")
+    if not as_json:
+        show(survival_table(rows))

@@ -1,0 +1,135 @@
+"""Survival: how often a clip is still heard as wanted on the other side of channels that it was not made for.
+
+    files  x  channels  x  judge draws  ->  exact hits, and word errors against the target and against what is said
+
+Draws have the role `judge`: their rooms have had no part in any crafting. A clean clip and what was made of it meet the same
+draws, so that the two differ by nothing but the change. Draws of one file share that file: the interval of a rate is over its
+draws, not over clips.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import jiwer
+from torch import Tensor
+
+from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.rates import wilson
+from audioadv.models.recogniser import Recogniser
+from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.keys import fingerprint
+from audioadv.threat.hearing import heard_through
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A clip to be put through channels. `target` is what it was made for, `text` what is said in it, `clean` [time] whence it came."""
+
+    name: str
+    samples: Tensor
+    target: str
+    text: str | None = None
+    clean: Tensor | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Survival:
+    """One clip through one channel (None: straight from the file, one draw): what was heard, draw by draw.
+
+    Word error rates are over all draws together, and pass 1 where more words are heard than there are.
+    """
+
+    name: str
+    channel: str | None
+    target: str
+    text: str | None
+    heard: tuple[str, ...]
+    clean_heard: tuple[str, ...] | None
+
+    @property
+    def hits(self) -> int:
+        """Draws that are heard exactly as the target."""
+        return sum(heard == self.target for heard in self.heard)
+
+    def line(self) -> dict[str, Any]:
+        """As one JSON object; None where there is no clean clip or no text to compare with."""
+        low, high = wilson(self.hits, len(self.heard))
+        clean = self.clean_heard
+        return {
+            "clip": self.name,
+            "channel": self.channel or "none",
+            "target": self.target,
+            "text": self.text,
+            "draws": len(self.heard),
+            "hits": self.hits,
+            "rate": self.hits / len(self.heard),
+            "rate_low": round(low, 4),
+            "rate_high": round(high, 4),
+            "wer_to_target": word_errors(self.target, self.heard),
+            "wer_to_text": None if self.text is None else word_errors(self.text, self.heard),
+            "clean_hits": None if clean is None else sum(heard == self.target for heard in clean),
+            "clean_wer_to_target": None if clean is None else word_errors(self.target, clean),
+            "clean_wer_to_text": None if clean is None or self.text is None else word_errors(self.text, clean),
+        }
+
+
+def word_errors(reference: str, heard: Sequence[str]) -> float | None:
+    """Word error rate over all transcripts together; None without a word to compare with.
+
+    >>> word_errors("stop the car", ["stop the car", "stop car"])  # one of six is missing
+    0.1667
+    """
+    return round(float(jiwer.wer([reference] * len(heard), list(heard))), 4) if reference.split() else None
+
+
+def survive(
+    model: Recogniser, subjects: Sequence[Subject], channels: Sequence[Channel | None], *, draws: int = 100, seed: int = 0
+) -> Iterator[Survival]:
+    """Each subject through each channel, subject by subject. The samples must be at the model's rate.
+
+    Raises OptionError for no draw at all, UnusableBatch for a clean clip of another length.
+    """
+    if draws < 1:
+        raise OptionError(f"draws {draws}: a rate takes at least one draw")
+    for subject in subjects:
+        if subject.clean is not None and len(subject.clean) != len(subject.samples):
+            raise UnusableBatch(
+                f"{subject.name}: {len(subject.samples)} samples, but its clean clip has {len(subject.clean)}. "
+                "Take the clean clip as it was attacked, which craft writes as NAME.clean.wav"
+            )
+        clip = fingerprint(subject.samples if subject.clean is None else subject.clean)
+        for channel in channels:
+            heard, clean = (
+                None if samples is None else transcripts(model, samples, channel, draws, clip, seed)
+                for samples in (subject.samples, subject.clean)
+            )
+            assert heard is not None
+            yield Survival(subject.name, None if channel is None else str(channel), subject.target, subject.text, heard, clean)
+
+
+def transcripts(model: Recogniser, samples: Tensor, channel: Channel | None, draws: int, clip: int, seed: int) -> tuple[str, ...]:
+    """What is heard, draw by draw; once without a channel. Shapes: samples [time]."""
+    if channel is None:
+        return tuple(model.transcribe(samples[None].to(model.device), samples.new_tensor([len(samples)]).long().to(model.device)))
+    parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed)
+    return tuple(text for part in parts for text in part.transcripts())
+
+
+def together(survivals: Sequence[Survival], channel: str | None) -> dict[str, Any]:
+    """All clips through one channel as one row: the rate over all draws, its interval, and the word error rates.
+
+    The interval counts every draw as a trial of its own; draws of few clips say less about other clips than it suggests.
+    """
+    some = [survival.line() for survival in survivals if survival.channel == channel]
+    hits, draws = (sum(line[key] for line in some) for key in ("hits", "draws"))
+    low, high = wilson(hits, draws)
+    means = {}
+    for key in ("wer_to_target", "wer_to_text", "clean_wer_to_target", "clean_wer_to_text"):
+        known = [line[key] for line in some if line[key] is not None]
+        means[key] = round(sum(known) / len(known), 4) if known else None
+    clean = [line["clean_hits"] for line in some if line["clean_hits"] is not None]
+    row = {"channel": channel or "none", "clips": len(some), "draws": draws, "hits": hits, "rate": hits / draws if draws else 0.0}
+    return {**row, "rate_low": round(low, 4), "rate_high": round(high, 4), "clean_hits": sum(clean) if clean else None, **means}

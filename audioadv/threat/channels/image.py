@@ -1,0 +1,155 @@
+"""The same for images: what a camera, a crop or a file does to them. Images are [rows, channels, height, width] in 0..1."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
+from audioadv.threat.channels.keys import Key, Numbers, Range, number
+from audioadv.threat.channels.level import straight_through
+
+
+def warped(images: Tensor, matrices: Tensor) -> Tensor:
+    """Each image seen through its own affine map, bilinear, black beyond the edge.
+
+    `matrices` take a place in the result (x, y in pixels from the middle, 1) to its place in the image.
+    Shapes: images [rows, channels, height, width], matrices [rows, 2, 3] -> as images.
+    """
+    half = torch.tensor([images.shape[-1], images.shape[-2]]).to(images) / 2
+    theta = matrices.to(images) * torch.cat([half, half.new_ones(1)]) / half[:, None]  # grid_sample counts the edges as -1 and 1
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+@final
+@dataclass(frozen=True)
+class Rotate(Channel):
+    """Turned by so many degrees about the middle, then moved by up to `pixels` along each axis."""
+
+    NAME: ClassVar[str] = "rotate"
+    EXAMPLE: ClassVar[str] = "rotate:-30..30 or rotate:-30..30@3 (and up to 3 pixels of translation)"
+    degrees: Range
+    pixels: float = 0.0
+
+    def __init__(self, degrees: Numbers, pixels: float = 0.0) -> None:
+        object.__setattr__(self, "degrees", Range.of(degrees).within(-360, 360, "degrees", "rotate"))
+        object.__setattr__(self, "pixels", float(pixels))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        degrees, _, pixels = text.partition("@")
+        return cls(Range.read(degrees), float(pixels or 0))
+
+    def __str__(self) -> str:
+        return f"rotate:{self.degrees}" + (f"@{number(self.pixels)}" if self.pixels else "")
+
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        generators, side = [key.generator() for key in keys], Range(-self.pixels, self.pixels)
+        angle, x, y = self.degrees.draw(generators).deg2rad(), side.draw(generators), side.draw(generators)
+        cos, sin = angle.cos(), angle.sin()
+        matrices = torch.stack([cos, sin, -cos * x - sin * y, -sin, cos, sin * x - cos * y], dim=1).reshape(-1, 2, 3)
+
+        def play(images: Tensor, lengths: Tensor | None) -> Played:
+            return warped(images, matrices), lengths
+
+        return play
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Crop(OneNumber):
+    """A part of the image, `share` of each side, from anywhere in it, and that enlarged to the old size (bilinear)."""
+
+    NAME: ClassVar[str] = "crop"
+    EXAMPLE: ClassVar[str] = "crop:0.9 or crop:0.8..1"
+    LIMITS: ClassVar = (0.05, 1, "of each side")
+
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        generators = [key.generator() for key in keys]
+        share, x, y = self.range.draw(generators), Range(-0.5, 0.5).draw(generators), Range(-0.5, 0.5).draw(generators)
+        none = torch.zeros_like(share)
+
+        def play(images: Tensor, lengths: Tensor | None) -> Played:
+            height, width = images.shape[-2:]
+            rows = [share, none, (1 - share) * x * width, none, share, (1 - share) * y * height]
+            return warped(images, torch.stack(rows, dim=1).reshape(-1, 2, 3)), lengths
+
+        return play
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Jpeg(OneNumber):
+    """Written as JPEG of a quality from 1 to 100 (Pillow) and read back. Backward: the identity."""
+
+    NAME: ClassVar[str] = "jpeg"
+    EXAMPLE: ClassVar[str] = "jpeg:75 or jpeg:50..95"
+    LIMITS: ClassVar = (1, 100, "")
+
+    @property
+    def backward(self) -> Backward:
+        return "BPDA"
+
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        qualities = self.range.draw([key.generator() for key in keys]).round().int().tolist()
+
+        def play(images: Tensor, lengths: Tensor | None) -> Played:
+            back = torch.stack([through_jpeg(image, quality) for image, quality in zip(images.detach(), qualities, strict=True)])
+            return straight_through(images, back), lengths
+
+        return play
+
+
+def through_jpeg(image: Tensor, quality: int) -> Tensor:
+    """One image as JPEG and back. Shapes: [1 or 3, height, width] in 0..1 -> the same."""
+    from PIL import Image
+
+    pixels = (image.cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    content = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "JPEG", quality=quality)
+    back = np.array(Image.open(content), dtype=np.float32) / 255
+    return torch.from_numpy(back).reshape(pixels.shape).permute(2, 0, 1).to(image)
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Drop(OneNumber):
+    """Pixels that are lost, each by itself, all colours at once; what is lost is black."""
+
+    NAME: ClassVar[str] = "drop"
+    EXAMPLE: ClassVar[str] = "drop:0.1 or drop:0..0.3"
+    LIMITS: ClassVar = (0, 1, "of the pixels")
+
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        shares = self.range.draw([key.generator() for key in keys]).reshape(-1, 1, 1, 1)
+
+        def play(images: Tensor, lengths: Tensor | None) -> Played:
+            luck = torch.stack([torch.rand((1, *images.shape[2:]), generator=key.part(0).generator()) for key in keys])
+            return images * (luck >= shares).to(images), lengths
+
+        return play
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Gaussian(OneNumber):
+    """Gaussian noise of this standard deviation in every pixel (full scale = 1); nothing is clipped."""
+
+    NAME: ClassVar[str] = "gaussian"
+    EXAMPLE: ClassVar[str] = "gaussian:0.05 or gaussian:0..0.1"
+    LIMITS: ClassVar = (0, 10, "of full scale")
+
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        deviations = self.range.draw([key.generator() for key in keys]).reshape(-1, 1, 1, 1)
+
+        def play(images: Tensor, lengths: Tensor | None) -> Played:
+            noise = torch.stack([torch.randn(images.shape[1:], generator=key.part(0).generator()) for key in keys])
+            return images + (deviations * noise).to(images), lengths
+
+        return play

@@ -1,0 +1,56 @@
+"""Channels as text: `parse_channel(str(channel)) == channel`.
+
+spec                                       what happens
+room, room:FOLDER                          a room of the set that comes with the project, or of your own (audioadv rooms)
+noise:20, noise:15..25, noise:20@pink      white, pink, babble or hum, or a recording: noise:20@FILE.wav
+gain:-6..6   clip:0.5   bits:16            decibels; full scale = 1; steps of a converter
+band:300..3400   loudspeaker               Hz; a small loudspeaker's response
+shift:-20..20   speed:0.95..1.05           milliseconds; times as fast
+drift:-100..100   resample:8000            parts per million; to so many Hz and back
+codec:mp3@64k   codec:opus@24k             also vorbis@QUALITY and mulaw@64k, which is 8 kHz
+packets:0.05                               the share of 20 ms packets that are lost
+rotate:-30..30@3   crop:0.8..1             images: degrees and pixels; share of each side
+jpeg:75   drop:0.1   gaussian:0.05         images: quality; share of pixels; standard deviation
+
+A_then_B is both, in this order; A_or_B is one of them at each draw. `_then_` binds more closely.
+"""
+
+from functools import reduce
+from operator import or_, rshift
+from typing import Final
+
+from audioadv.errors import MalformedSpec
+from audioadv.threat.channels.band import Band, Loudspeaker
+from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
+from audioadv.threat.channels.codec import Codec, Packets
+from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
+from audioadv.threat.channels.level import Bits, Clipping, Gain
+from audioadv.threat.channels.noise import Noise
+from audioadv.threat.channels.room import Room
+
+SOUND: Final = (Room, Noise, Gain, Band, Loudspeaker, Shift, Speed, Drift, Resample, Clipping, Bits, Codec, Packets)
+IMAGE: Final = (Rotate, Crop, Jpeg, Drop, Gaussian)
+KINDS: Final = {kind.NAME: kind for kind in (*SOUND, *IMAGE)}
+
+
+def parse_channel(spec: str) -> Channel:
+    """The channel that a spec names (the table at the top of this file).
+
+    >>> parse_channel("gain:-6..6_then_noise:20")
+    Chain(parts=(Gain(range=Range(low=-6.0, high=6.0)), Noise(snr_db=Range(low=20.0, high=20.0), kind='white')))
+
+    Raises MalformedSpec, or what a part raises: UnusableResponse for rooms or noise that are not there.
+    """
+    return reduce(or_, (reduce(rshift, map(parse_part, option.split("_then_"))) for option in spec.split("_or_")))
+
+
+def parse_part(spec: str) -> Channel:
+    """One channel, neither chain nor choice."""
+    name, _, value = spec.partition(":")
+    if name not in KINDS:
+        raise MalformedSpec(f"channel {spec!r}: not a channel. Known: {', '.join(KINDS)}; joined by _then_ and _or_")
+    try:
+        return KINDS[name].read(value)
+    except ValueError:
+        raise MalformedSpec(f"channel {spec!r}: {value!r} cannot be read. Write for example {KINDS[name].EXAMPLE}") from None

@@ -1,0 +1,213 @@
+"""The geometry of several norms on the same change: within all of them, or within one.
+
+Each part has a radius of its own for each example, and a change's share of it is gauge / radius. The combination's own gauge
+is the largest share (both) or the smallest (either), so that its radius is 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from audioadv.threat.projections import INWARD, each
+from audioadv.threat.region import Map, Norm, extent, tied
+
+ROUNDS = 40
+STILL = 1e-6
+
+
+def share(gauge: Tensor, radius: Tensor) -> Tensor:
+    """gauge / radius; of a radius of zero, nothing takes no share and anything else an infinite one."""
+    return torch.where(gauge == 0, 0.0, gauge / radius)
+
+
+def dot(slope: Tensor, step: Tensor) -> Tensor:
+    """The inner product of each example. Shapes: [batch, *] twice -> [batch]."""
+    return (slope * step).flatten(1).sum(1)
+
+
+def pick(candidates: list[Tensor], score: Callable[[Tensor], Tensor]) -> Tensor:
+    """For each example, the candidate with the highest score. Shapes: [batch, *] each; score -> [batch]."""
+    best, height = candidates[0], score(candidates[0])
+    for candidate in candidates[1:]:
+        other = score(candidate)
+        best, height = torch.where(each(other > height, best), candidate, best), torch.maximum(height, other)
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class Several:
+    """Norms and their radii. Shapes: radii [parts, batch]."""
+
+    norms: tuple[Norm, ...]
+    radii: Tensor
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a part's steps move few entries."""
+        return any(getattr(norm, "sparse", False) for norm in self.norms)
+
+    def shares(self, delta: Tensor) -> Tensor:
+        """Each part's share. Shapes: -> [parts, batch]."""
+        return torch.stack([share(norm.gauge(delta), radius) for norm, radius in zip(self.norms, self.radii, strict=True)])
+
+    def rows(self, index: Tensor) -> Self:
+        return replace(self, norms=tuple(norm.rows(index) for norm in self.norms), radii=self.radii[:, index])
+
+    def at(self, radius: Tensor) -> Self:
+        """The norms for regions of another radius."""
+        return replace(self, norms=tuple(tied(norm, radius * own) for norm, own in zip(self.norms, self.radii, strict=True)))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BothNorm(Several):
+    """Within every part at once.
+
+    With `free`, the number of one part, the radius is that part's own, and the others stay as they are: outside of them (by
+    more than `rounding` [parts, batch]) no radius is large enough.
+    """
+
+    rounding: Tensor
+    free: int | None = None
+
+    def rows(self, index: Tensor) -> Self:
+        return replace(super().rows(index), rounding=self.rounding[:, index])
+
+    def at(self, radius: Tensor) -> Self:
+        if self.free is None:
+            return super().at(radius)
+        return replace(self, norms=tuple(tied(norm, radius) if i == self.free else norm for i, norm in enumerate(self.norms)))
+
+    def limits(self, radius: Tensor) -> Tensor:
+        """Each part's radius within a region of this radius. Shapes: [batch] -> [parts, batch]."""
+        if self.free is None:
+            return self.radii * radius
+        freed = torch.arange(len(self.norms), device=radius.device) == self.free
+        return torch.where(freed[:, None], radius, self.radii)
+
+    def extent(self, change: Tensor) -> Tensor:
+        """The size of a change that need not lie within the parts that stay as they are."""
+        if self.free is not None:
+            return extent(self.norms[self.free], change)
+        sizes = [share(extent(norm, change), radius) for norm, radius in zip(self.norms, self.radii, strict=True)]
+        return torch.stack(sizes).amax(0)
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        if self.free is None:
+            return self.shares(delta).amax(0)
+        gauges = torch.stack([norm.gauge(delta) for norm in self.norms])
+        out = gauges > self.radii + self.rounding
+        out[self.free] = False
+        return torch.where(out.any(0), torch.inf, gauges[self.free])
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """The nearest point of all parts: exact where at most one is no box; the end is inside for sure.
+
+        A part that is a box of its own (Linf, a sticker) cuts the inputs' box. Beyond one other part, Dykstra's projections in
+        turn: each round projects onto one part after another, and gives back what the part took off in the round before. That
+        converges to the nearest point of convex sets; an example ends when a round moves it by less than `STILL` of itself,
+        or after `ROUNDS`. Source: Boyle and Dykstra 1986.
+        """
+        limits = self.limits(radius)
+        low, high, rest = self.boxed(delta, limits, low, high)
+        y, taken = delta, [torch.zeros_like(delta) for _ in rest]
+        done = torch.zeros_like(radius, dtype=torch.bool)
+        for _ in range(ROUNDS if len(rest) > 1 else 1):
+            before = y
+            for i, (norm, limit) in enumerate(rest):
+                given = y + taken[i]
+                y = norm.project(given, limit, low, high)
+                taken[i] = given - y
+            y = torch.where(each(done, y), before, y)
+            done = done | ((y - before).flatten(1).abs().amax(1) <= STILL * y.flatten(1).abs().amax(1))
+            if bool(done.all()):
+                break
+        return self.settle(y, limits, low, high)
+
+    def boxed(
+        self, like: Tensor, limits: Tensor, low: Tensor | None, high: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, list[tuple[Norm, Tensor]]]:
+        """The box cut by the parts that are boxes themselves, and the other parts with their radii."""
+        rest = []
+        for norm, limit in zip(self.norms, limits, strict=True):
+            if (box := getattr(norm, "box", None)) is None:
+                rest.append((norm, limit))
+                continue
+            below, above = box(like, limit)
+            low = below if low is None else torch.maximum(low, below)
+            high = above if high is None else torch.minimum(high, above)
+        return low, high, rest
+
+    def settle(self, y: Tensor, limits: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """A point inside for sure, and this one where it is inside.
+
+        Projecting onto parts that only ever shrink entries keeps the parts before; what still sticks out is scaled down;
+        and what cannot be scaled into its sets is left out: the clean input is in all of them.
+        """
+        low, high, rest = self.boxed(y, limits, low, high)
+        for norm, limit in rest:
+            y = norm.project(y, limit, low, high)
+        if low is not None and high is not None:
+            y = torch.minimum(torch.maximum(y, low), high)
+        out = replace(self, radii=limits).shares(y).amax(0)
+        y = torch.where(each(out > 1, y), y * each(INWARD / out.clamp_min(1), y), y)
+        inside = replace(self, radii=limits).shares(y).amax(0) <= 1
+        return torch.where(each(inside, y), y, 0.0)
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        """Of each part's steepest step, brought inside the others, the one that rises most."""
+        if self.free is not None:
+            return self.norms[self.free].steepest(slope)
+        return pick(self.settled([norm.steepest(slope) for norm in self.norms]), lambda step: dot(slope, step))
+
+    def steady(self, slope: Tensor) -> Tensor:
+        """The mean of each part's steady step, brought inside the others."""
+        if self.free is not None:
+            return self.norms[self.free].steady(slope)
+        return torch.stack(self.settled([norm.steady(slope) for norm in self.norms])).mean(0)
+
+    def settled(self, steps: list[Tensor]) -> list[Tensor]:
+        """Steps of gauge 1 in their own parts, as long as all parts allow."""
+        longest = [step * each(radius, step) for step, radius in zip(steps, self.radii, strict=True)]
+        return [self.settle(step, self.radii, None, None) for step in longest]
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        if self.free is not None:
+            return self.norms[self.free].sample(clean, generator)
+        drawn = self.norms[0].sample(clean, generator)[None] * self.radii[0]
+        return self.settle(drawn, self.radii, None, None)[0]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class EitherNorm(Several):
+    """Within one part at least."""
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        return self.shares(delta).amin(0)
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """The nearest of the nearest points of the parts."""
+        points = [norm.project(delta, radius * own, low, high) for norm, own in zip(self.norms, self.radii, strict=True)]
+        return pick(points, lambda point: -dot(point - delta, point - delta))
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        """The steepest step of the part whose step rises most: Maini et al. 2020 (multi steepest descent), to first order."""
+        steps = [norm.steepest(slope) * each(own, slope) for norm, own in zip(self.norms, self.radii, strict=True)]
+        return pick(steps, lambda step: dot(slope, step))
+
+    def steady(self, slope: Tensor) -> Tensor:
+        steps = [norm.steady(slope) * each(own, slope) for norm, own in zip(self.norms, self.radii, strict=True)]
+        return pick(steps, lambda step: dot(slope, step))
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A sample of one part, any as likely as another."""
+        part = int(torch.randint(len(self.norms), (), generator=generator))
+        return self.norms[part].sample(clean, generator) * self.radii[part]
+
+    def members(self, whole: Map) -> list[tuple[Norm, Tensor, Map]]:
+        """Each part's norm, radius and map."""
+        return [(norm, own, whole) for norm, own in zip(self.norms, self.radii, strict=True)]

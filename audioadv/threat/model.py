@@ -1,0 +1,201 @@
+"""The threat model: the claim that a figure is a figure of.
+
+>>> print(ThreatModel(goal="misclassify", bound="linf:0.3_or_l1:10", access="gradients"))
+The attacker wants the model to misclassify. It may change each input within linf:0.3_or_l1:10. It sees the model's gradients
+and knows the defense. It may ask any number of times. Inputs are drawn once, and each is attacked where it stands
+(expectimax).
+"""
+
+import importlib
+import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.models.recogniser import Access
+from audioadv.threat.bounds import Bound, Box, parse_bound
+
+KNOWLEDGE: Final = {
+    "adaptive": "knows the defense",
+    "oblivious": "does not know that there is a defense",
+    "transfer": "knows neither the model nor the defense, and works on a substitute",
+}
+PROTOCOLS: Final = {
+    "expectimax": "Inputs are drawn once, and each is attacked where it stands",
+    "true-max": "The attacker picks the inputs, and may repeat the one that works",
+}
+TOLERANCE = 1e-5
+"""Of a radius: how far rounding may carry an input out of its bound."""
+
+
+@final
+@dataclass(frozen=True)
+class ThreatModel:
+    """Who attacks, what for, and with what means.
+
+    goal        what the model should be brought to say: a phrase that completes "the attacker wants the model to", or a goal
+    bound       what may be changed: a bound or its spec
+    channel     what the change must survive on its way, as a spec; None for nothing
+    access      gradients, scores or decisions of the model
+    knowledge   adaptive, oblivious or transfer (of the defense: `KNOWLEDGE`)
+    queries     how many forwards an example may cost; None for any number
+    protocol    expectimax or true-max (Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks")
+
+    Raises MalformedSpec for what is none of these.
+    """
+
+    bound: Any
+    goal: Any = "misclassify"
+    channel: Any = None
+    access: Access | str = Access.GRADIENTS
+    knowledge: str = "adaptive"
+    queries: int | None = None
+    protocol: str = "expectimax"
+
+    def __post_init__(self) -> None:
+        bound = parse_bound(self.bound) if isinstance(self.bound, str) else self.bound
+        if not isinstance(bound, Bound):
+            raise MalformedSpec(f"bound {self.bound!r}: not a bound. Give one, for example Linf(0.03), or a spec, linf:0.03")
+        object.__setattr__(self, "bound", bound)
+        object.__setattr__(self, "channel", None if self.channel is None else str(self.channel))
+        choices = {"access": [str(access) for access in Access], "knowledge": list(KNOWLEDGE), "protocol": list(PROTOCOLS)}
+        for name, known in choices.items():
+            if str(getattr(self, name)) not in known:
+                raise MalformedSpec(f"{name} {getattr(self, name)!r}: unknown. Use {', '.join(known[:-1])} or {known[-1]}")
+        object.__setattr__(self, "access", Access(self.access))
+        if self.queries is not None and (not isinstance(self.queries, int) or self.queries < 1):
+            raise MalformedSpec(f"queries {self.queries!r}: give a number of forwards of at least 1, or None for any number")
+        if not str(self.goal) and isinstance(self.goal, str):
+            raise MalformedSpec("goal '': say what the attacker wants, for example 'misclassify', or give a goal")
+
+    def __str__(self) -> str:
+        wish = self.goal if isinstance(self.goal, str) else f"say {str(self.goal)!r}" if str(self.goal) else "say nothing"
+        limit = f"the smallest change ({self.bound})" if self.bound.minimal else f"each input within {self.bound}"
+        sentences = [
+            f"The attacker wants the model to {wish}",
+            f"It {'looks for' if self.bound.minimal else 'may change'} {limit}",
+            *([f"The change must survive {self.channel}"] if self.channel else []),
+            f"It sees the model's {self.access} and {KNOWLEDGE[self.knowledge]}",
+            "It may ask any number of times" if self.queries is None else f"It may ask at most {self.queries} times for each input",
+            f"{PROTOCOLS[self.protocol]} ({self.protocol})",
+        ]
+        return textwrap.fill(". ".join(sentences) + ".", 127)
+
+    def to_json(self) -> str:
+        """One JSON object with every field; `from_json` gives the same threat model back."""
+        entries = {part.name: getattr(self, part.name) for part in fields(self)}
+        return json.dumps({**entries, "bound": str(self.bound), "goal": told(self.goal)})
+
+    @staticmethod
+    def from_json(text: str) -> "ThreatModel":
+        """The threat model that `to_json` wrote. Raises MalformedSpec."""
+        try:
+            entries = json.loads(text)
+            return ThreatModel(**{**entries, "goal": retold(entries["goal"])})
+        except (json.JSONDecodeError, KeyError, TypeError, ImportError, AttributeError) as error:
+            raise MalformedSpec(f"threat model {text[:60]!r}: cannot be read ({error}). Give what to_json() wrote") from error
+
+    def check(
+        self,
+        clean: Tensor,
+        adversarial: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        box: Box = (0.0, 1.0),
+        parameters: Tensor | None = None,
+        forwards: Tensor | None = None,
+        access: Access | str | None = None,
+    ) -> list[str | None]:
+        """What breaks the claim, example by example; None where nothing does.
+
+        `parameters` are those that an attack on a bound with parameters of its own gave back (`AttackResult.parameters`): the
+        inputs must be what they stand for. `forwards` [batch] are an example's, counted from outside; `access` is what the
+        attack was given. Raises UnusableBatch for shapes that do not fit.
+        """
+        if clean.shape != adversarial.shape:
+            raise UnusableBatch(f"adversarial inputs of shape {tuple(adversarial.shape)} for clean ones of shape {tuple(clean.shape)}")
+        region = self.bound.around(clean, lengths, box)
+        adversarial = torch.where(adversarial.isfinite(), adversarial, torch.inf)
+        never = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+        changed = adversarial != clean
+
+        seen = never | (access is not None and Access(access) not in self.granted())
+        asked = never if forwards is None or self.queries is None else (forwards > self.queries).to(clean.device)
+        boxed = never if box is None else anywhere((adversarial < box[0]) | (adversarial > box[1]))
+        padded = never if region.inside is None else anywhere(changed & ~region.inside)
+        untold = unlike = never
+        if parameters is not None:
+            unlike = never if region.added else anywhere((region.inputs(parameters) - adversarial).abs() > 1e-4)
+            region = region.knowing(parameters)
+        elif not region.added:
+            untold = anywhere(changed) & region.gauge(adversarial).isinf()
+        gauge = region.gauge(adversarial)
+        share = gauge / region.radius
+        out = anywhere(changed) & ~((share <= 1 + TOLERANCE) | region.holds(gauge))
+        worries = [
+            (seen, f"the attack saw {access}, but the claim grants {self.access} only"),
+            (asked, f"more forwards than the {self.queries} that the claim allows"),
+            (boxed, f"outside the box {box}"),
+            (padded, "changed beyond its own length"),
+            (unlike, "not the input that its parameters stand for"),
+            (untold, f"{self.bound} cannot be read from inputs: give the attack's parameters"),
+            (out, f"outside {self.bound}"),
+        ]
+        complaints: list[str | None] = [None] * len(clean)
+        for broken, complaint in reversed(worries):
+            for i in broken.nonzero()[:, 0].tolist():
+                by = f" ({share[i]:.4g} times its radius)" if broken is out else ""
+                complaints[i] = complaint + by
+        return complaints
+
+    def granted(self) -> tuple[Access, ...]:
+        """The kinds of access that the claim grants: each includes the ones after it."""
+        kinds = tuple(Access)
+        return kinds[kinds.index(Access(self.access)) :]
+
+
+def anywhere(mask: Tensor) -> Tensor:
+    """Whether it is so anywhere in an example. Shapes: bool [batch, *] -> bool [batch]."""
+    return mask.flatten(1).any(1)
+
+
+def told(goal: Any) -> Any:
+    """A goal as JSON: text as it is, a dataclass by its place in `audioadv.threat` and its fields."""
+    if isinstance(goal, str):
+        return goal
+    kind = type(goal)
+    if not is_dataclass(goal) or not kind.__module__.startswith("audioadv.threat."):
+        raise MalformedSpec(f"goal {kind.__name__}: cannot be written as JSON. Say it in words, or use a goal of audioadv.threat")
+    place = f"{kind.__module__.removeprefix('audioadv.threat.')}:{kind.__name__}"
+    return {"kind": place, **{part.name: plainly(getattr(goal, part.name)) for part in fields(goal)}}
+
+
+def plainly(value: Any) -> Any:
+    """A field's value as JSON."""
+    if isinstance(value, Tensor):
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    if is_dataclass(value) and not isinstance(value, type):
+        return told(value)
+    if isinstance(value, list | tuple):
+        return [plainly(part) for part in value]
+    return value
+
+
+def retold(entry: Any) -> Any:
+    """The goal that `told` wrote."""
+    if isinstance(entry, Mapping) and "tensor" in entry:
+        return torch.tensor(entry["tensor"], dtype=getattr(torch, entry["dtype"]))
+    if isinstance(entry, Mapping):
+        module, _, name = entry["kind"].partition(":")
+        kind: Callable[..., Any] = getattr(importlib.import_module(f"audioadv.threat.{module}"), name)
+        if not hasattr(kind, "__dataclass_fields__"):
+            raise TypeError(f"{name} is no goal")
+        return kind(**{key: retold(value) for key, value in entry.items() if key != "kind"})
+    if isinstance(entry, Sequence) and not isinstance(entry, str):
+        return tuple(retold(part) for part in entry)
+    return entry

@@ -1,0 +1,219 @@
+"""Several changes, one after another: each part of the parameters has a slot of its own.
+
+    parameters [batch, parts, *]     clean --first map--> . --second map--> . --> inputs
+
+A slot has the inputs' shape, so that attacks cut it as they cut inputs; a part with fewer parameters (an angle and a shift)
+keeps them in its slot's first corner.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+
+from audioadv.threat.combined import Several, dot, share
+from audioadv.threat.projections import each
+from audioadv.threat.region import ADDED, Map, Norm, pull_back
+
+HALVINGS, SWEEPS = 24, 20
+LARGEST = 1e6
+
+
+def corner(slot: Tensor, shape: torch.Size | None) -> Tensor:
+    """What a slot holds: all of it, or an array of this shape in its first corner. Shapes: [batch, *] -> [batch, *shape]."""
+    if shape is None:
+        return slot
+    index: list[Any] = [slice(None), *[0] * (slot.ndim - 1 - len(shape)), *[slice(size) for size in shape]]
+    return slot[tuple(index)]
+
+
+def fill(slots: Tensor, part: int, own: Tensor, shape: torch.Size | None) -> None:
+    """Put a part's parameters into its slot."""
+    corner(slots[:, part], shape).copy_(own)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Maps, one after another. `norm` measures the slots; shapes has the parts' own, None where it is the inputs'."""
+
+    maps: tuple[Map, ...]
+    norm: "SlotNorm"
+
+    @property
+    def boxed(self) -> bool:
+        return True
+
+    def start(self, clean: Tensor) -> Tensor:
+        return clean.new_zeros((len(clean), len(self.maps), *clean.shape[1:]))
+
+    def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
+        x = clean
+        for part, (own, shape) in enumerate(zip(self.maps, self.norm.shapes, strict=True)):
+            x = x + own.change(x, corner(parameters[:, part], shape))
+        return x - clean
+
+    def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+        if all(own is ADDED for own in self.maps):
+            return slope[:, None].expand(parameters.shape)
+        return pull_back(self, clean, parameters, slope)
+
+    def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        """The change split among the parts. Infinite where a part is no plain change: the inputs do not tell its parameters."""
+        if not all(own is ADDED for own in self.maps):
+            return torch.full_like(self.start(clean), torch.inf)
+        return self.norm.split(adversarial - clean)
+
+    def rows(self, index: Tensor, width: int | None) -> Self:
+        return replace(self, maps=tuple(own.rows(index, width) for own in self.maps), norm=self.norm.rows(index))
+
+
+@dataclass(frozen=True, eq=False)
+class SlotNorm(Several):
+    """Norms of slots. Shapes: radii [parts, batch]; `shapes` of the parts' own parameters, None for the inputs' own."""
+
+    shapes: tuple[torch.Size | None, ...]
+
+    def parts(self, slots: Tensor) -> list[Tensor]:
+        """What each slot holds. Shapes: [batch, parts, *] -> [batch, *] each."""
+        return [corner(slots[:, part], shape) for part, shape in enumerate(self.shapes)]
+
+    def whole(self, parts: list[Tensor], like: Tensor) -> Tensor:
+        """Slots that hold these parts."""
+        slots = torch.zeros_like(like)
+        for part, (own, shape) in enumerate(zip(parts, self.shapes, strict=True)):
+            fill(slots, part, own, shape)
+        return slots
+
+    def shares(self, delta: Tensor) -> Tensor:
+        measured = zip(self.norms, self.parts(delta), self.radii, strict=True)
+        return torch.stack([share(norm.gauge(own), radius) for norm, own, radius in measured])
+
+    def nearest(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
+        """Each part within its own set; the box is that of the inputs, and nothing to other parameters."""
+        parts = zip(self.norms, self.parts(delta), self.radii, self.shapes, strict=True)
+        return [norm.project(own, radius * limit, *((low, high) if shape is None else (None, None))) for norm, own, limit, shape in parts]
+
+    def longest(self, slope: Tensor, steady: bool = False) -> list[Tensor]:
+        """Each part's steepest (or steady) step, as long as its radius."""
+        parts = zip(self.norms, self.parts(slope), self.radii, strict=True)
+        return [(norm.steady(own) if steady else norm.steepest(own)) * each(radius, own) for norm, own, radius in parts]
+
+    def drawn(self, clean: Tensor, part: int, generator: torch.Generator) -> Tensor:
+        """A sample of one part, as one example's slot. Shapes: clean [parts, *] -> [*]."""
+        slot = torch.zeros_like(clean[part])[None]
+        own = corner(slot, self.shapes[part])
+        own.copy_(self.norms[part].sample(own[0], generator)[None] * self.radii[part])
+        return slot[0]
+
+    def split(self, change: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def steady(self, slope: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MixNorm(SlotNorm):
+    """Every part within its share: the affine mix of Tramer and Boneh 2019, "Adversarial training and robustness for multiple
+    perturbations", 4.3, with the tuple of perturbations for parameters."""
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        return self.shares(delta).amax(0)
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """The nearest parts one by one, then, where their sum leaves the box, shrunk entry by entry until it does not.
+
+        What sticks out is taken from the parts that stick out on that side, in proportion, so that no entry grows.
+        """
+        parts = self.nearest(delta, radius, low, high)
+        plain = [i for i, shape in enumerate(self.shapes) if shape is None]
+        if low is not None and high is not None and len(plain) > 1:
+            total = torch.stack([parts[i] for i in plain]).sum(0)
+            over = total - torch.minimum(torch.maximum(total, low), high)
+            side = over.sign()
+            there = torch.stack([(side * parts[i]).clamp_min(0) for i in plain]).sum(0).clamp_min(1e-30)
+            for i in plain:
+                parts[i] = parts[i] - over * (side * parts[i]).clamp_min(0) / there
+        return self.whole(parts, delta)
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        return self.whole(self.longest(slope), slope)
+
+    def steady(self, slope: Tensor) -> Tensor:
+        return self.whole(self.longest(slope, steady=True), slope)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.stack([self.drawn(clean, part, generator) for part in range(len(self.norms))])
+
+    def split(self, change: Tensor) -> Tensor:
+        """The change as a sum of parts with the largest share as small as could be found (by halving, then by turns).
+
+        At one size of all sets, the parts are projected in turn onto what the others leave over; what is left after all
+        turns goes to the last. Exact where one part is Linf; elsewhere the share may be a little above the least.
+        """
+        parts = [torch.zeros_like(change) for _ in self.norms]
+        best, least = torch.stack([*parts[1:], change], 1), share(self.norms[-1].gauge(change), self.radii[-1])
+        low, high = torch.zeros_like(least), torch.minimum(least, torch.full_like(least, LARGEST))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            for _ in range(SWEEPS):
+                for i, norm in enumerate(self.norms):
+                    rest = change - sum(part for j, part in enumerate(parts) if j != i)
+                    parts[i] = norm.project(rest, middle * self.radii[i], None, None)
+            whole = torch.stack([*parts[:-1], change - sum(parts[:-1])], 1)
+            reach = self.shares(whole).amax(0)
+            best, least = torch.where(each(reach < least, best), whole, best), torch.minimum(reach, least)
+            fits = reach <= middle * (1 + 1e-3)
+            low, high = torch.where(fits, low, middle), torch.where(fits, torch.minimum(middle, least), high)
+        return best
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OneNorm(SlotNorm):
+    """One part within its set, and nothing of the others: either, where not all parts are plain changes."""
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        shares = self.shares(delta)
+        return torch.where((shares > 0).sum(0) > 1, torch.inf, shares.amax(0))
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """The part with the largest share, within its set."""
+        return self.only(self.nearest(delta, radius, low, high), self.shares(delta), delta)
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        steps = self.longest(slope)
+        return self.only(steps, torch.stack([dot(own, step) for own, step in zip(self.parts(slope), steps, strict=True)]), slope)
+
+    def steady(self, slope: Tensor) -> Tensor:
+        steps = self.longest(slope, steady=True)
+        return self.only(steps, torch.stack([dot(own, step) for own, step in zip(self.parts(slope), steps, strict=True)]), slope)
+
+    def only(self, parts: list[Tensor], scores: Tensor, like: Tensor) -> Tensor:
+        """Slots of which only the one with the highest score [parts, batch] is filled."""
+        best = scores.argmax(0)
+        return self.whole([torch.where(each(best == i, own), own, 0.0) for i, own in enumerate(parts)], like)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = int(torch.randint(len(self.norms), (), generator=generator))
+        return torch.stack([self.drawn(clean, i, generator) if i == chosen else torch.zeros_like(clean[i]) for i in range(len(clean))])
+
+    def members(self, whole: Map) -> list[tuple[Norm, Tensor, Map]]:
+        """Each part's norm, radius and map."""
+        assert isinstance(whole, Chain)
+        return list(zip(self.norms, self.radii, whole.maps, strict=True))

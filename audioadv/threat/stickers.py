@@ -1,0 +1,245 @@
+"""Changes in one place only, by any amount.
+
+spec                            bound                              the set
+sticker:8x8+10+12               Sticker.parse("8x8+10+12")         8 rows and 8 columns from row 10, column 12
+sticker:2x4+0+0,2x4+20+0        two rectangles
+sticker:1600+0                  1,600 samples from the start of the sound
+patch:8x8                       Patch((8, 8))                      one picture of 8 by 8, the same for all inputs, laid upon them
+patch:8x8,20                    Patch((8, 8), 20)                  and turned by up to 20 degrees
+
+A sticker is a mask on plain changes, and joins others: `sticker:8x8+10+12_and_linf:0.3`. A patch has its own pixels for
+parameters and lies where its region's placement says: in the middle, until `region.redrawn(generators)` draws another; an
+expectation over placements is a mean over such draws (Brown et al. 2017, "Adversarial patch"; Eykholt et al. 2018, "Robust
+physical-world attacks on deep learning visual classification"). Excess is in full scale.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.threat.algebra import Combines
+from audioadv.threat.bounds import Box, ball, parse_number, plain
+from audioadv.threat.norms import LinfNorm
+from audioadv.threat.region import Region, pull_back
+from audioadv.threat.warps import rotate
+
+Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
+"""Sizes and first places, along the last axes."""
+
+
+@final
+@dataclass(frozen=True)
+class StickerNorm:
+    """The largest change, all of it within rectangles; infinite beyond them."""
+
+    rectangles: tuple[Rectangle, ...]
+
+    def mask(self, like: Tensor) -> Tensor:
+        """True where changes are allowed. Shapes: like [*] -> bool, the last axes."""
+        axes = len(self.rectangles[0][0])
+        mask = torch.zeros(like.shape[-axes:], dtype=torch.bool, device=like.device)
+        for sizes, firsts in self.rectangles:
+            mask[tuple(slice(first, first + size) for size, first in zip(sizes, firsts, strict=True))] = True
+        return mask
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        outside = (delta * ~self.mask(delta)).flatten(1).any(1)
+        return torch.where(outside, math.inf, delta.flatten(1).abs().amax(1))
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        return LinfNorm().project(delta, radius, low, high) * self.mask(delta)
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        return slope.sign() * self.mask(slope)
+
+    def steady(self, slope: Tensor) -> Tensor:
+        return LinfNorm().steady(slope * self.mask(slope))
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        return LinfNorm().extreme(slope, radius, low, high) * self.mask(slope)
+
+    def box(self, like: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """The set as limits: none to speak of within, zero beyond."""
+        below, above = LinfNorm().box(like, radius)
+        return below * self.mask(like), above * self.mask(like)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return LinfNorm().sample(clean, generator) * self.mask(clean)
+
+    def rows(self, index: Tensor) -> Self:
+        return self
+
+
+@final
+@dataclass(frozen=True)
+class Sticker(Combines):
+    """Any change (in the box; by full scale at most where there is none) within rectangles along the last axes."""
+
+    rectangles: tuple[Rectangle, ...]
+
+    def __post_init__(self) -> None:
+        numbers = [number for sizes, firsts in self.rectangles for number in (*(size - 1 for size in sizes), *firsts)]
+        axes = {len(part) for rectangle in self.rectangles for part in rectangle}
+        if len(axes) != 1 or min(axes) == 0 or min(numbers) < 0:
+            raise MalformedSpec(f"{self}: a rectangle is sizes and first places, for example sticker:8x8+10+12 or sticker:1600+0")
+
+    @staticmethod
+    def parse(text: str) -> "Sticker":
+        """The sticker of `8x8+10+12` or `2x4+0+0,2x4+20+0`. Raises ValueError or MalformedSpec."""
+        rectangles = []
+        for part in text.split(","):
+            sizes, *firsts = part.split("+")
+            rectangles.append((tuple(map(int, sizes.split("x"))), tuple(map(int, firsts))))
+        return Sticker(tuple(rectangles))
+
+    @staticmethod
+    def where(mask: Tensor) -> "Sticker":
+        """The sticker of any mask: a rectangle for each run of a row, taller where rows repeat. Shapes: bool [time] or [height, width]."""
+        rows = mask.bool().reshape(-1, mask.shape[-1])
+        tall: list[tuple[int, int, int, int]] = []  # first row, rows, first column, columns
+        for row, line in enumerate(rows):
+            edges = F.pad(line.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
+            for first, end in zip(edges[::2], edges[1::2], strict=True):
+                above = next((t for t in tall if t[2:] == (first, end - first) and t[0] + t[1] == row), None)
+                if above is not None:
+                    tall[tall.index(above)] = (above[0], above[1] + 1, *above[2:])
+                else:
+                    tall.append((row, 1, first, end - first))
+        if mask.ndim == 1:
+            return Sticker(tuple(((size,), (first,)) for _, _, first, size in tall))
+        return Sticker(tuple(((height, width), (top, left)) for top, height, left, width in tall))
+
+    def __str__(self) -> str:
+        parts = ("+".join(["x".join(map(str, sizes)), *map(str, firsts)]) for sizes, firsts in self.rectangles)
+        return f"sticker:{','.join(parts)}"
+
+    @property
+    def minimal(self) -> bool:
+        return False
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        if len(self.rectangles[0][0]) > clean.ndim - 1:
+            raise UnusableBatch(f"{self}: more axes than inputs of shape {tuple(clean.shape)} have. For sound write sticker:1600+0")
+        radius = clean.new_full(clean.shape[:1], 1.0 if box is None else box[1] - box[0])
+        return ball(clean, radius, StickerNorm(self.rectangles), lengths, box, grid)
+
+    def senseless(self, clean: Tensor) -> str | None:
+        if bool(StickerNorm(self.rectangles).mask(clean).any()):
+            return None
+        return f"The sticker {self} lies beyond the input: give it another place."
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [str(self)] * len(adversarial)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """A patch laid upon each input. The parameters are its pixels, less the middle of the box; all rows stand for their mean.
+
+    Shapes: parameters [batch, channels, height, width] (or [batch, time] for sound); place [batch, 3]: radians, and how far
+    right and down of the middle, in shares of the room that there is.
+    """
+
+    size: tuple[int, ...]
+    middle: float
+    turn: float
+    place: Tensor
+
+    @property
+    def boxed(self) -> bool:
+        return False
+
+    def start(self, clean: Tensor) -> Tensor:
+        return clean.new_zeros((*clean.shape[: clean.ndim - len(self.size)], *self.size))
+
+    def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
+        patch = parameters.mean(0, keepdim=True).expand(len(clean), *parameters.shape[1:]) + self.middle
+        content, cover = (
+            self.lay(patch, clean),
+            self.lay(torch.ones_like(patch[:, :1]) if clean.ndim > 2 else torch.ones_like(patch), clean),
+        )
+        return content - cover * clean
+
+    def lay(self, patch: Tensor, clean: Tensor) -> Tensor:
+        """The patch in its place on nothing. Shapes: [batch, *, *size] -> the inputs' last axes."""
+        sizes = clean.shape[clean.ndim - len(self.size) :]
+        room = [whole - min(own, whole) for own, whole in zip(self.size, sizes, strict=True)]
+        if len(self.size) == 1:
+            # Sound: the first sample of the patch, to the nearest. 0 is the middle of the clip.
+            first = ((self.place[:, 1] + 1) / 2 * room[0]).round().long()
+            offset = torch.arange(sizes[0], device=clean.device) - first[:, None]
+            inside = (offset >= 0) & (offset < self.size[0])
+            index = offset.clamp(0, patch.shape[-1] - 1)
+            shaped = (len(clean), *[1] * (patch.ndim - 2), sizes[0])
+            return patch.gather(-1, index.view(shaped).expand(*patch.shape[:-1], -1)) * inside.view(shaped)
+        cut = patch[..., : sizes[0], : sizes[1]]
+        top, left = room[0] // 2, room[1] // 2
+        canvas = F.pad(cut, (left, room[1] - left, top, room[0] - top))
+        whole = torch.tensor([room[1] / 2, room[0] / 2], device=clean.device)
+        return rotate(canvas, torch.cat([self.place[:, :1], (self.place[:, 1:] * whole).round()], 1))
+
+    def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
+        return pull_back(self, clean, parameters, slope)
+
+    def read(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        return torch.full_like(self.start(clean), math.inf)
+
+    def rows(self, index: Tensor, width: int | None) -> "Laid":
+        return replace(self, place=self.place[index])
+
+    def redrawn(self, generators: list[torch.Generator]) -> "Laid":
+        """The same patch, each in another place, drawn from that example's own generator."""
+        drawn = torch.stack([2 * torch.rand(3, generator=generator) - 1 for generator in generators]).to(self.place)
+        return replace(self, place=drawn * drawn.new_tensor([math.radians(self.turn), 1.0, 1.0]))
+
+
+@final
+@dataclass(frozen=True)
+class Patch(Combines):
+    """One patch of this size, the same for all inputs, laid upon each, turned by up to `turn` degrees."""
+
+    size: tuple[int, ...]
+    turn: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (1, 2) or min(self.size) < 1 or not 0 <= self.turn < math.inf:
+            raise MalformedSpec(f"{self}: a patch is rows x columns, or samples, for example patch:8x8, patch:8x8,20 or patch:1600")
+
+    @staticmethod
+    def parse(text: str) -> "Patch":
+        """The patch of `8x8` or `8x8,20`. Raises ValueError or MalformedSpec."""
+        size, _, turn = text.partition(",")
+        return Patch(tuple(map(int, size.split("x"))), parse_number(turn or "0"))
+
+    def __str__(self) -> str:
+        return f"patch:{'x'.join(map(str, self.size))}" + (f",{plain(self.turn)}" if self.turn else "")
+
+    @property
+    def minimal(self) -> bool:
+        return False
+
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        if (len(self.size) == 2) != (clean.ndim == 4):
+            raise UnusableBatch(f"{self}: does not fit inputs of shape {tuple(clean.shape)}: rows x columns for images, samples for sound")
+        low, high = box or (-1.0, 1.0)
+        radius = clean.new_full(clean.shape[:1], (high - low) / 2)
+        region = ball(clean, radius, LinfNorm(), lengths, box, grid)
+        return region.by(Laid(self.size, (high + low) / 2, self.turn, clean.new_zeros(len(clean), 3)))
+
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [str(self)] * len(adversarial)

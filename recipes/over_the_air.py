@@ -1,0 +1,192 @@
+"""Over the air: does what was crafted for rooms, noise and codecs work in rooms that it has never met?
+
+    python recipes/over_the_air.py --out runs/air                 # 20 carriers, both recognisers; resumable: run it again
+    python recipes/over_the_air.py --limit 4 --steps 200 --model tiny-mel
+    python recipes/over_the_air.py --quick                        # 2 carriers, a few steps: that it runs, not what it says
+
+Four tables, each rate with its 95 % interval over draws and its count of draws, every file written and read back first:
+
+    hearing    the recogniser itself: clean sentences through judge rooms at 20 dB of noise
+    snr        exact-target rate against the SNR of the perturbation, with EOT and without
+    rt60       the same against how long the judge rooms reverberate
+    codecs     crafted for the row, judged on the column
+
+`--bound` takes more bounds for the snr table (snr:min, and whatever else `audioadv craft --bound` takes).
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import jiwer
+import torch
+from suite import DATA, ROOT, SAMPLE_RATE, Pair, pairs
+
+from audioadv.attacks.craft import craft_each
+from audioadv.audio.files import read_clip, write_wav
+from audioadv.audio.roomsets import read_rooms
+from audioadv.evaluation.rates import wilson
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import load_model
+from audioadv.threat.bounds import parse_bound
+from audioadv.threat.channels import Channel, Noise, Room, fingerprint, parse_channel
+from audioadv.threat.goals import Transcribe
+from audioadv.threat.hearing import heard_through
+
+AIR = "room_then_noise:20..30"
+NOISE = Noise((20, 30))
+SPANS = ((0.1, 0.3), (0.3, 0.55), (0.55, 0.81))  # seconds of RT60
+CODECS = ("none", "codec:mp3@64k", "codec:opus@24k", "codec:mp3@64k_or_codec:opus@24k", "codec:mulaw@64k")
+Line = dict[str, Any]
+
+
+def suited(data: Path) -> list[Pair]:
+    """One pair of each carrier: the first whose target has 2 to 5 words, and whose clip outlasts every room."""
+    found: dict[str, Pair] = {}
+    for pair in pairs(data):
+        if 2 <= len(pair.target.split()) <= 5 and pair.clip.seconds > 1:
+            found.setdefault(pair.clip.name, pair)
+    return list(found.values())
+
+
+def columns() -> dict[str, Channel | None]:
+    """What every file is judged on: the air as a whole, rooms by RT60, codecs."""
+    rooms = read_rooms()
+    spans: dict[str, Channel | None] = {f"rt60 {low:g}..{high:g}": Room(rooms.reverberating(low, high)) >> NOISE for low, high in SPANS}
+    return {
+        "none": None,
+        "air": parse_channel(AIR),
+        **spans,
+        **{spec: parse_channel(spec) for spec in CODECS if "_or_" not in spec and spec != "none"},
+    }
+
+
+def judged(model: Recogniser, path: Path, pair: Pair, draws: int, wanted: dict[str, Channel | None]) -> dict[str, list[int]]:
+    """Hits and draws of a file on each column. Codecs have nothing random in them: one draw says all."""
+    samples, result = read_clip(path, SAMPLE_RATE).samples, {}
+    for name, channel in wanted.items():
+        if channel is None:
+            texts = model.transcribe(samples[None], torch.tensor([len(samples)]))
+        else:
+            count = 1 if name.startswith("codec") else draws
+            texts = [
+                t
+                for part in heard_through(model, samples, channel, draws=count, clip=fingerprint(pair.clip.samples))
+                for t in part.transcripts()
+            ]
+        result[name] = [sum(text == pair.target for text in texts), len(texts)]
+    return result
+
+
+def craft_cell(model: Recogniser, suite: list[Pair], bound: str, crafted_for: str, steps: int, draws: int, folder: Path) -> Iterator[Line]:
+    """Craft all pairs under one bound for one channel, and judge their files on every column."""
+    channel = None if crafted_for == "none" else parse_channel(crafted_for)
+    goal, wanted = Transcribe([pair.target for pair in suite]), columns()
+    options: dict[str, Any] = {"bound": parse_bound(bound), "steps": steps, "channel": channel, "judge_draws": 1}
+    for pair, result in zip(suite, craft_each(model, [pair.clip for pair in suite], goal, **options), strict=True):
+        path = folder / f"{model.name}-{bound}-{crafted_for}-{pair.name}.wav".replace("/", "_").replace(":", "_")
+        write_wav(path, result.adversarial, SAMPLE_RATE)
+        where = {"model": model.name, "bound": bound, "crafted_for": crafted_for, "pair": pair.name, "steps": steps, "judge_draws": draws}
+        cost = {"forwards": result.forwards, "seconds": round(result.seconds, 1), "snr_db": result.line()["snr_db"]}
+        yield where | cost | {"target": pair.target, "kind": pair.kind, "judged": judged(model, path, pair, draws, wanted)}
+
+
+def rate(lines: list[Line], column: str) -> str:
+    """All draws of all files on a column, or a dash."""
+    hits, count = (sum(line["judged"][column][i] for line in lines) for i in (0, 1))
+    low, high = wilson(hits, count)
+    return f"{hits / count:4.0%} ({low:.0%}..{high:.0%}, {len(lines)} x {count // len(lines)})" if count else "-"
+
+
+def hearing(model: Recogniser, draws: int) -> str:
+    """Word error rate of the spoken samples through judge rooms at 20 dB, and of the files themselves."""
+    said, heard, plain = list[str](), list[str](), list[str]()
+    for line in (ROOT / "samples/sentences.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        samples = read_clip(ROOT / "samples" / entry["audio_filepath"], SAMPLE_RATE).samples
+        for part in heard_through(model, samples, parse_channel("room_then_noise:20"), draws=draws, clip=fingerprint(samples)):
+            heard += part.transcripts()
+        plain += draws * model.transcribe(samples[None], torch.tensor([len(samples)]))
+        said += draws * [entry["text"]]
+    return f"{model.name}: WER {jiwer.wer(said, heard):.1%} in rooms, {jiwer.wer(said, plain):.1%} without ({len(said)} transcripts)"
+
+
+def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
+    """The three tables of one recogniser."""
+    own = [line for line in lines if line["model"] == name]
+    for title, columns in (
+        ("snr: with EOT, without; crafted for the row", ["air", "none"]),
+        ("rt60", [f"rt60 {a:g}..{b:g}" for a, b in SPANS]),
+    ):
+        click.echo(f"\n{name}, {title}\n{'bound':12} {'crafted for':26}" + "".join(f"{column:32}" for column in columns) + "SNR dB, mean")
+        for bound in bounds:
+            for crafted_for in (AIR, "none"):
+                some = [line for line in own if (line["bound"], line["crafted_for"]) == (bound, crafted_for)]
+                if some:
+                    loud = [line["snr_db"] for line in some if line["snr_db"] is not None]
+                    mean = f"{sum(loud) / len(loud):.1f}" if loud else "-"
+                    click.echo(f"{bound:12} {crafted_for:26}" + "".join(f"{rate(some, column):32}" for column in columns) + mean)
+    judges = [spec for spec in CODECS if "_or_" not in spec]
+    click.echo(f"\n{name}, codecs: crafted for the row, judged on the column\n{'':36}" + "".join(f"{spec:28}" for spec in judges))
+    for spec in CODECS:
+        if some := [line for line in own if line["crafted_for"] == spec and line["bound"] == bounds[0]]:
+            click.echo(f"{spec:36}" + "".join(f"{rate(some, column):28}" for column in judges))
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
+@click.option("--bound", "bounds", multiple=True, default=("snr:15", "snr:6", "snr:10", "snr:20", "snr:min"), show_default=True)
+@click.option("--steps", default=300, show_default=True)
+@click.option("--draws", default=100, show_default=True, help="judge draws a file")
+@click.option("--limit", default=20, show_default=True, help="only so many carriers")
+@click.option("--codecs/--no-codecs", default=True, show_default=True, help="under the first bound")
+@click.option("--quick", is_flag=True, help="2 carriers, one recogniser, 6 steps")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
+@click.option("--out", type=Path, help="keep files and results.jsonl here, and go on from what is there")
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    models: tuple[str, ...],
+    bounds: tuple[str, ...],
+    steps: int,
+    draws: int,
+    limit: int,
+    codecs: bool,
+    quick: bool,
+    data: Path,
+    out: Path | None,
+    device: str,
+) -> None:
+    """Craft, judge, and print the tables."""
+    if quick:
+        models, bounds, steps, draws, limit = models[:1], ("snr:6",), min(steps, 6), 4, 2
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = out or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        results = folder / "results.jsonl"
+        lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+        suite = suited(data)[:limit]
+        cells = [(bound, crafted_for) for bound in bounds for crafted_for in (AIR, "none")]
+        cells += [(bounds[0], spec) for spec in CODECS if spec != "none" and codecs]
+        for name in models:
+            model = load_model(name, device)
+            click.echo(hearing(model, draws=2 if quick else 20))
+            for bound, crafted_for in cells:
+                there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, steps, draws)}
+                if left := [pair for pair in suite if pair.name not in there]:
+                    for line in craft_cell(model, left, bound, crafted_for, steps, draws, folder):
+                        with results.open("a") as file:
+                            file.write(json.dumps(line) + "\n")
+                        lines.append(line)
+            tell([line for line in lines if (line["steps"], line["judge_draws"]) == (steps, draws)], model.name, list(bounds))
+
+
+def settings(line: Line) -> tuple[Any, ...]:
+    """What makes a result one of this run."""
+    return tuple(line[key] for key in ("model", "bound", "crafted_for", "steps", "judge_draws"))
+
+
+if __name__ == "__main__":
+    main()

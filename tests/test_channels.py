@@ -1,0 +1,366 @@
+"""Channels: the same draws in any company, the closed forms of each, the stated backward, and specs that read back."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import audioadv as aa
+from audioadv.audio.codecs import through_codec
+from audioadv.audio.ragged import pad
+from audioadv.audio.roomsets import Role, RoomSet, Space
+from audioadv.threat.channels import (
+    Band,
+    Clipping,
+    Codec,
+    Gain,
+    Gaussian,
+    Key,
+    Loudspeaker,
+    Noise,
+    Packets,
+    Range,
+    Resample,
+    Room,
+    Rotate,
+    Shift,
+    Speed,
+    fingerprint,
+    parse_channel,
+)
+
+ROOT = Path(__file__).parent.parent
+BABBLE = str(ROOT / "samples/babble.wav")
+SOUND = [
+    "room", "noise:20", "noise:15..25@pink", "noise:20@babble", "noise:0..10@hum", f"noise:20@{BABBLE}", "gain:-6..6", "band:300..3400",
+    "loudspeaker", "loudspeaker:2..6", "shift:-20..20", "speed:0.95..1.05", "drift:-100..100", "resample:8000", "clip:0.1", "bits:8",
+    "codec:mp3@64k", "codec:vorbis@5", "codec:mulaw@64k", "packets:0..0.1@30", "gain:-6..6_then_room_then_noise:20..30",
+    "room_then_noise:20_or_codec:mp3@64k_or_shift:5", "noise:20_or_speed:0.9",
+]  # fmt: skip
+IMAGE = ["rotate:-30..30@3", "crop:0.8..1", "jpeg:50..90", "drop:0.2", "gaussian:0.05", "rotate:5_then_jpeg:75", "crop:0.9_or_drop:0.5"]
+
+
+def tone(hz: float, seconds: float = 1.0, level: float = 0.5) -> Tensor:
+    return level * torch.sin(2 * math.pi * hz * torch.arange(int(16000 * seconds)) / 16000)
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Tensor]:
+    return [clip.samples for clip in aa.read_audio([ROOT / f"samples/{name}.wav" for name in ("kitchen", "phone", "fan")], 16000)]
+
+
+def snr(clean: Tensor, heard: Tensor) -> float:
+    return float(10 * (clean.square().sum() / (heard - clean).square().sum()).log10())
+
+
+# What every channel promises
+
+
+@pytest.mark.parametrize("spec", [*SOUND, *IMAGE, "noise:15..25", "noise:20..30", "codec:mp3@64k_or_codec:opus@24k"])
+def test_a_spec_reads_back(spec: str) -> None:
+    channel = parse_channel(spec)
+    assert str(channel) == spec
+    assert parse_channel(str(channel)) == channel
+    assert hash(channel) == hash(parse_channel(spec))
+
+
+@pytest.mark.parametrize("spec", SOUND)
+def test_the_same_draws_alone_in_a_batch_and_in_any_order(spec: str, clips: list[Tensor]) -> None:
+    channel = parse_channel(spec)
+    waveforms, lengths = pad(clips)
+    keys = [Key(7, fingerprint(clip), draw) for draw in (0, 5) for clip in clips]
+    heard, ends = channel.draw(keys)(waveforms.repeat(2, 1), lengths.repeat(2))
+    assert ends is not None
+    order = [4, 0, 5, 2, 1, 3]
+    turned, _ = channel.draw([keys[i] for i in order])(waveforms.repeat(2, 1)[order], lengths.repeat(2)[order])
+    for place, i in enumerate(order):
+        alone, end = channel.draw([keys[i]])(clips[i % 3][None], lengths[i % 3 : i % 3 + 1])
+        assert end is not None
+        assert int(end) == int(ends[i])
+        torch.testing.assert_close(alone[0, : int(end)], heard[i, : int(end)], rtol=0, atol=2e-6)
+        torch.testing.assert_close(turned[place, : int(end)], heard[i, : int(end)], rtol=0, atol=2e-6)
+        assert not heard[i, int(end) :].any(), "the padding stays zero"
+
+
+@pytest.mark.parametrize("spec", ["room_then_noise:20", "noise:15..25", "loudspeaker", "speed:0.95..1.05", "packets:0.3", "shift:-20..20"])
+def test_another_draw_seed_clip_role_or_place_is_another_draw(spec: str) -> None:
+    key = Key(0, 1, 2)
+    keys = [key, key._replace(seed=1), key._replace(clip=2), key._replace(draw=3), key._replace(role=Role.JUDGE), key.part(0)]
+    heard, _ = parse_channel(spec).draw(keys)(tone(440).repeat(len(keys), 1), None)
+    for i in range(len(keys)):
+        for j in range(i):
+            assert not torch.equal(heard[i], heard[j])
+
+
+@pytest.mark.parametrize("spec", SOUND)
+def test_a_map_may_be_called_again_and_leaves_global_random_numbers_alone(spec: str) -> None:
+    state = torch.get_rng_state()
+    play = parse_channel(spec).draw([Key(0, 0, 0), Key(0, 0, 1)])
+    sound = tone(440).repeat(2, 1)
+    assert torch.equal(play(sound, None)[0], play(sound, None)[0])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("spec", [*(s for s in SOUND if s not in ("noise:20@babble", "packets:0..0.1@30")), *IMAGE])
+def test_the_backward_is_what_is_stated(spec: str) -> None:
+    """Exact: the derivative along a direction, against a difference. BPDA alone: the identity."""
+    channel = parse_channel(spec)
+    images = spec in IMAGE
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.4 + 0.1 * torch.rand(2, 3, 16, 16, generator=generator) if images else 0.1 * torch.randn(2, 16000, generator=generator)
+    clean = clean.requires_grad_()
+    play = channel.draw([Key(0, i, 0) for i in range(2)])
+    heard = play(clean, None)[0]
+    weights = torch.randn(heard.shape, generator=generator)
+    (slope,) = torch.autograd.grad((heard * weights).sum(), clean)
+    if channel.backward == "exact":
+        step = 1e-2 * torch.randn(clean.shape, generator=generator)
+        with torch.no_grad():
+            ahead, behind = (play(clean + sign * step, None)[0] for sign in (1, -1))
+        measured = ((ahead - behind).double() * weights).sum() / 2
+        tolerance = 0.02 * float(step.norm() * slope.norm()) / 10  # of the largest that it could be, over ten
+        assert float((slope * step).sum()) == pytest.approx(float(measured), abs=tolerance + 1e-4)
+    elif spec in ("bits:8", "codec:mp3@64k", "codec:vorbis@5", "jpeg:50..90"):
+        torch.testing.assert_close(slope, weights)
+    else:
+        assert slope.isfinite().all()
+        assert slope.any()
+
+
+# Closed forms
+
+
+def test_a_room_of_one_echo_is_that_echo_at_the_old_level() -> None:
+    response = torch.zeros(1, 401)
+    response[0, 0], response[0, 400] = 0.8, 0.6
+    rooms = RoomSet((Space("echo", Role.CRAFT, response, 0.1),), 16000)
+    sound = torch.zeros(1, 2000)
+    sound[0, 100] = 0.5
+    sound[0, 1900] = 0.1  # its echo would come after the clip
+    heard, lengths = Room(rooms).draw([Key(0, 0, 0)])(sound, torch.tensor([2000]))
+    assert lengths is not None
+    assert lengths.tolist() == [2000]
+    assert heard.norm() == pytest.approx(float(sound.norm()), rel=1e-5)
+    loud = heard[0] / heard[0, 100]
+    assert loud[500] == pytest.approx(0.75, abs=1e-5)
+    assert loud[1900] == pytest.approx(0.2, abs=1e-5)
+    assert int((loud.abs() > 1e-5).sum()) == 3
+
+
+def test_rooms_keep_level_and_alignment(clips: list[Tensor]) -> None:
+    waveforms, lengths = pad(clips)
+    heard, _ = parse_channel("room").draw([Key(0, i, 0) for i in range(3)])(waveforms, lengths)
+    torch.testing.assert_close(heard.norm(dim=1), waveforms.norm(dim=1))
+    click = torch.zeros(1, 16000)
+    click[0, 3000] = 0.5
+    for draw in range(20):
+        echoes, _ = parse_channel("room").draw([Key(0, 0, draw)])(click, None)
+        assert not (echoes[0, :3000].abs() > 1e-6).any()
+        assert int(echoes.abs().argmax()) == 3000
+
+
+@pytest.mark.parametrize("kind", ["white", "pink", "babble", "hum", BABBLE])
+def test_noise_is_at_its_ratio(kind: str, clips: list[Tensor]) -> None:
+    for decibels in (0.0, 20.0):
+        heard, _ = Noise(decibels, kind).draw([Key(0, 0, 0)])(clips[0][None], None)
+        assert snr(clips[0], heard[0]) == pytest.approx(decibels, abs=0.01)
+    silent, _ = Noise(20, kind).draw([Key(0, 0, 0)])(torch.zeros(1, 8000), None)
+    assert not silent.any()
+
+
+def test_ranges_are_met_from_end_to_end() -> None:
+    found = [float(Gain((-6, 6)).draw([Key(0, 0, d)])(torch.ones(1, 1), None)[0].log10() * 20) for d in range(200)]
+    assert -6 <= min(found) < -5.5
+    assert 5.5 < max(found) <= 6
+    assert abs(sum(found) / 200) < 0.8
+
+
+def test_colours_fall_as_they_should() -> None:
+    """Pink: the same energy in each octave. White: twice as much in the octave above."""
+    for kind, ratio in (("pink", 1.0), ("white", 2.0)):
+        keys = [Key(0, 0, draw) for draw in range(20)]
+        sound = tone(440, 2).repeat(20, 1)
+        noise = Noise(0, kind).draw(keys)(sound, None)[0] - sound
+        power = torch.fft.rfft(noise).abs().square().mean(0)
+        hz = torch.fft.rfftfreq(noise.shape[1], 1 / 16000)
+        octaves = [float(power[(hz >= low) & (hz < 2 * low)].sum()) for low in (250, 500, 1000, 2000)]
+        for lower, upper in pairwise(octaves):
+            assert upper / lower == pytest.approx(ratio, rel=0.15)
+
+
+def gain_at(channel: aa.Channel, hz: float) -> float:
+    sound = tone(hz)[None]
+    heard, _ = channel.draw([Key(0, 0, 0)])(sound, None)
+    return float(20 * (heard[:, 4000:12000].norm() / sound[:, 4000:12000].norm()).log10())
+
+
+def test_bands_pass_what_is_inside_without_delay() -> None:
+    band = Band(300, 3400)
+    assert gain_at(band, 1000) == pytest.approx(0, abs=0.1)
+    assert gain_at(band, 300) == pytest.approx(-3, abs=0.5)
+    assert gain_at(band, 100) < -30
+    assert gain_at(band, 7000) < -20
+    sound = tone(1000)
+    heard, _ = band.draw([Key(0, 0, 0)])(sound[None], None)
+    assert snr(sound[4000:12000], heard[0, 4000:12000]) > 40
+    flat = Loudspeaker(0)
+    assert gain_at(flat, 1000) == pytest.approx(0, abs=0.3)
+    assert gain_at(flat, 30) < -20
+
+
+def test_resampling_loses_what_lies_above() -> None:
+    assert gain_at(Resample(8000), 1000) == pytest.approx(0, abs=0.1)
+    assert gain_at(Resample(8000), 5000) < -40
+    assert gain_at(Resample(32000), 5000) == pytest.approx(0, abs=0.1)
+
+
+def test_speed_moves_tones_and_lengths() -> None:
+    for factor in (0.9, 1.1, 1.0001):
+        heard, lengths = Speed(factor).draw([Key(0, 0, 0)])(tone(1000)[None], None)
+        assert lengths is not None
+        assert int(lengths) == heard.shape[1] == round(16000 / factor)
+        inner = slice(2000, 12000)
+        assert snr(tone(1000 * factor, 2)[inner], heard[0][inner]) > 40
+
+
+def test_shift_clipping_bits_and_packets() -> None:
+    ramp = torch.arange(1.0, 161)[None] / 1000
+    late, _ = Shift(5).draw([Key(0, 0, 0)])(ramp, None)
+    assert not late[0, :80].any()
+    assert torch.equal(late[0, 80:], ramp[0, :80])
+    early, _ = Shift(-5).draw([Key(0, 0, 0)])(torch.cat([ramp, torch.zeros(1, 40)], 1), torch.tensor([160]))
+    assert torch.equal(early[0, :80], ramp[0, 80:])
+    assert not early[0, 80:].any()
+    assert float(Clipping(0.1).draw([Key(0, 0, 0)])(ramp, None)[0].max()) == pytest.approx(0.1)
+    sixteen, _ = parse_channel("bits:16").draw([Key(0, 0, 0)])(torch.tensor([[0.3, 2.0, -2.0]]), None)
+    assert (sixteen * 32768).tolist() == [[9830.0, 32767.0, -32768.0]]
+    lossy, _ = Packets(0.25).draw([Key(0, 0, draw) for draw in range(40)])(torch.ones(40, 16000), None)
+    pieces = lossy.unflatten(1, (50, 320))
+    assert torch.equal(pieces.amin(2), pieces.amax(2)), "a packet is there or not"
+    assert float(lossy.mean()) == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("mp3", 32), ("mp3", 64), ("opus", 24), ("vorbis", 5), ("mulaw", 128)])
+def test_codecs_are_aligned_and_audibly_close(name: str, rate: float, clips: list[Tensor]) -> None:
+    back = through_codec(clips[0], 16000, name, rate)
+    assert back.shape == clips[0].shape
+    assert snr(clips[0], back) > 10
+
+
+def test_fewer_bits_are_worse(clips: list[Tensor]) -> None:
+    figures = [snr(clips[0], through_codec(clips[0], 16000, "opus", rate)) for rate in (12, 24, 64)]
+    assert figures == sorted(figures)
+
+
+# The algebra
+
+
+def test_chains_are_their_parts_in_order_and_choices_choose_each() -> None:
+    chain = Gain(20) >> Clipping(0.5)
+    assert torch.allclose(chain.draw([Key(0, 0, 0)])(torch.full((1, 4), 0.1), None)[0], torch.tensor(0.5))
+    back = Clipping(0.5) >> Gain(20)
+    assert torch.allclose(back.draw([Key(0, 0, 0)])(torch.full((1, 4), 0.1), None)[0], torch.tensor(1.0))
+    either = Gain(20) | Gain(0) | Gain(-20)
+    found, _ = either.draw([Key(0, 0, draw) for draw in range(300)])(torch.ones(300, 1), None)
+    for value in (10.0, 1.0, 0.1):
+        assert 70 <= int(torch.isclose(found, torch.tensor(value)).sum()) <= 130
+
+
+def test_a_choice_within_a_chain_is_a_choice_of_chains() -> None:
+    channel = (Gain(3) | Noise(20)) >> Clipping(0.5)
+    assert str(channel) == "gain:3_then_clip:0.5_or_noise:20_then_clip:0.5"
+    assert parse_channel(str(channel)) == channel
+    assert channel.backward == "exact"
+    assert (channel >> parse_channel("bits:8")).backward == "BPDA"
+
+
+# Images
+
+
+def test_images_turn_crop_and_move() -> None:
+    image = torch.zeros(1, 1, 9, 9)
+    image[0, 0, 4, 7] = 1.0
+    turned, _ = Rotate(90).draw([Key(0, 0, 0)])(image, None)
+    assert turned[0, 0].argmax() in (1 * 9 + 4, 7 * 9 + 4)
+    assert float(turned.sum()) == pytest.approx(1, abs=1e-4)
+    gradient = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    for spec in ("rotate:0", "crop:1"):
+        same, _ = parse_channel(spec).draw([Key(0, 0, 0)])(gradient, None)
+        torch.testing.assert_close(same, gradient, rtol=0, atol=1e-5)
+    half, _ = parse_channel("crop:0.5").draw([Key(0, 0, 0)])(gradient, None)
+    assert float(half.amax() - half.amin()) == pytest.approx(0.5, abs=0.03)
+    noisy, _ = Gaussian(0.1).draw([Key(0, 0, 0)])(torch.full((1, 3, 64, 64), 0.5), None)
+    assert float(noisy.std()) == pytest.approx(0.1, rel=0.05)
+    gone, _ = parse_channel("drop:0.25").draw([Key(0, 0, 0)])(torch.ones(1, 3, 64, 64), None)
+    assert torch.equal(gone[:, 0], gone[:, 2])
+    assert float(gone.mean()) == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize("spec", IMAGE)
+def test_images_meet_the_same_draws_alone(spec: str) -> None:
+    images = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    keys = [Key(0, i, 3) for i in range(4)]
+    together, lengths = parse_channel(spec).draw(keys)(images, None)
+    assert lengths is None
+    assert together.shape == images.shape
+    for i in range(4):
+        alone, _ = parse_channel(spec).draw([keys[i]])(images[i : i + 1], None)
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-6)
+
+
+# What is wrong is said
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("echo", "not a channel"),
+        ("", "not a channel"),
+        ("noise", "noise:20"),
+        ("noise:loud", "'loud'"),
+        ("noise:25..15", "25..15"),
+        ("gain:nan", "gain:NUMBER"),
+        ("speed:0", "0.5 to 2"),
+        ("band:3400..300", "lower first"),
+        ("bits:99", "2 to 24"),
+        ("resample:1", "100 at least"),
+        ("codec:mp3@fast", "codec:mp3@64k"),
+        ("codec:mp3@0k", "kilobits"),
+        ("room_then_", "not a channel"),
+        ("packets:2", "from 0 to 1"),
+    ],
+)
+def test_specs_that_make_no_sense(spec: str, said: str) -> None:
+    with pytest.raises(aa.errors.MalformedSpec, match=said):
+        parse_channel(spec)
+
+
+def test_codecs_that_are_not_there(monkeypatch: pytest.MonkeyPatch, clips: list[Tensor]) -> None:
+    with pytest.raises(aa.errors.OptionError, match=r"'amr'.*mp3, opus"):
+        parse_channel("codec:amr")
+    with pytest.raises(aa.errors.OptionError, match="44100 Hz, only 8000"):
+        through_codec(clips[0], 44100, "opus", 24)
+    with pytest.raises(aa.errors.OptionError, match="8 to 160 kbit/s"):
+        Codec("mp3", 500).draw([Key(0, 0, 0)])(clips[0][None], None)
+    monkeypatch.setattr("soundfile.available_formats", lambda: {"WAV": "WAV"})
+    with pytest.raises(aa.errors.BrokenInstallation, match="libsndfile"):
+        parse_channel("codec:mp3@64k")
+
+
+def test_noise_that_is_too_short_or_silent_or_missing(tmp_path: Path) -> None:
+    aa.write_wav(tmp_path / "short.wav", tone(100, 0.5), 16000)
+    with pytest.raises(aa.errors.UnusableResponse, match=r"0.50 s of noise.*1.00 s"):
+        Noise(20, str(tmp_path / "short.wav")).draw([Key(0, 0, 0)])(tone(440)[None], None)
+    aa.write_wav(tmp_path / "silent.wav", torch.zeros(16000), 16000)
+    with pytest.raises(aa.errors.UnusableResponse, match="silence"):
+        Noise(20, str(tmp_path / "silent.wav")).draw([Key(0, 0, 0)])(tone(440)[None], None)
+    with pytest.raises(aa.errors.UnusableResponse, match="neither a kind"):
+        Noise(20, "nowhere.wav")
+
+
+def test_ranges_read_and_write() -> None:
+    for text in ("20", "-6..6", "0.05", "0.95..1.05", "-100..-50"):
+        assert str(Range.read(text)) == text

@@ -1,0 +1,317 @@
+"""Attacks over a channel: the mean over draws, in any chunks; rates over draws that had no part in it; roles kept."""
+
+import math
+from pathlib import Path
+
+import pytest
+import recognisers
+import torch
+from torch import Tensor
+
+import audioadv as aa
+from audioadv.attacks import find_then_shrink, pgd
+from audioadv.attacks.eot import REMEMBERED, Expectation
+from audioadv.audio.files import Clip
+from audioadv.audio.ragged import pad
+from audioadv.audio.roomsets import Role, read_rooms
+from audioadv.models.alphabet import ALPHABET
+from audioadv.threat.channels import Gain, Key, Noise, Room, fingerprint, parse_channel
+from audioadv.threat.hearing import heard_through
+
+TEXTS = ["go", "no no", "stop"]
+NOISY = Noise(10)
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [0.1 * torch.randn(length, generator=generator) for length in (8000, 4000, 6300)]
+
+
+def over(channel: aa.Channel, clips: list[Tensor], which: list[int], **options: object) -> aa.Objective:
+    lengths = torch.tensor([len(clips[i]) for i in which])
+    goal = aa.Transcribe([TEXTS[i] for i in which])
+    return aa.objective(recognisers.linear(), goal, lengths, Expectation(channel, **options))  # type: ignore[arg-type]
+
+
+def look(objective: aa.Objective, waveforms: Tensor) -> tuple[aa.Objective, aa.attacks.Look]:
+    begun = objective.begun(waveforms)
+    return begun, begun.look(waveforms)
+
+
+# The mean over draws
+
+
+def test_loss_and_slope_are_the_mean_over_draws(clips: list[Tensor]) -> None:
+    """Against a loop that plays one draw at a time."""
+    for spec in ("noise:10", "gain:-6..6_then_clip:0.2", "noise:10_or_speed:0.9", "room"):
+        channel = parse_channel(spec)
+        rooms = spec == "room"
+        some = [torch.nn.functional.pad(clip, (0, 9000)) for clip in clips] if rooms else clips
+        waveforms, lengths = pad(some)
+        objective, seen = look(over(channel, some, [0, 1, 2], draws=5), waveforms)
+        for i, clip in enumerate(some):
+            sound = clip[None].clone().requires_grad_()
+            total = torch.zeros(())
+            for draw in range(5):
+                heard, ends = channel.draw([Key(0, fingerprint(clip), draw)])(sound, lengths[i : i + 1])
+                assert ends is not None
+                total = total + aa.Transcribe(TEXTS[i]).loss(recognisers.linear()(heard, ends)).sum() / 5
+            (slope,) = torch.autograd.grad(total, sound)
+            assert float(seen.loss[i]) == pytest.approx(total.item(), rel=1e-4)
+            torch.testing.assert_close(seen.slope[i, : len(clip)], slope[0], rtol=1e-3, atol=1e-4)
+        assert objective.cost.forwards.tolist() == objective.cost.backwards.tolist() == [5, 5, 5]
+
+
+def test_alone_batched_turned_or_in_chunks_it_is_the_same(clips: list[Tensor]) -> None:
+    def after(which: list[int], memory_mib: float) -> list[Tensor]:
+        waveforms, _ = pad([clips[i] for i in which])
+        objective = over(NOISY, clips, which, draws=6, hard=0.34, memory_mib=memory_mib).begun(waveforms)
+        for _ in range(4):
+            seen = objective.look(waveforms)
+            waveforms = waveforms - 1e-3 * seen.slope / seen.slope.norm(dim=1, keepdim=True)
+        return [waveforms[row, : len(clips[i])] for row, i in enumerate(which)]
+
+    together = after([0, 1, 2], 512)
+    for other in (after([0, 1, 2], 0.05), [after([i], 512)[0] for i in range(3)], [after([2, 0, 1], 0.1)[i] for i in (1, 2, 0)]):
+        for a, b in zip(together, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_the_same_clip_twice_meets_the_same_draws_but_learns_by_itself(clips: list[Tensor]) -> None:
+    twice = torch.stack([clips[0], clips[0]])
+    goal = aa.Transcribe(["go", "no no"])
+    lengths = torch.tensor([8000, 8000])
+    both = aa.objective(recognisers.linear(), goal, lengths, Expectation(NOISY, hard=0.5)).begun(twice)
+    alone = aa.objective(recognisers.linear(), goal.rows(torch.tensor([1])), lengths[:1], Expectation(NOISY, hard=0.5)).begun(twice[:1])
+    for _ in range(3):
+        torch.testing.assert_close(both.look(twice).loss[1], alone.look(twice[:1]).loss[0])
+
+
+def test_chunks_hold_no_more_than_the_memory_however_many_draws(clips: list[Tensor]) -> None:
+    widest = []
+    for draws in (32, 128):
+        rows: list[int] = []
+
+        def listen(waveforms: Tensor, lengths: Tensor, rows: list[int] = rows) -> tuple[Tensor, Tensor]:
+            rows.append(len(waveforms))
+            return recognisers.listen(waveforms, lengths)
+
+        waveforms, lengths = pad(clips)
+        spied = aa.Recogniser(listen, 16000, ALPHABET)
+        objective = aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(NOISY, draws=draws, memory_mib=1)).begun(waveforms)
+        objective.look(waveforms)
+        objective.look(waveforms)
+        assert sum(rows) == 2 * 3 * draws
+        assert objective.memory is not None
+        assert max(rows[2:]) * 4000 * objective.memory.bytes_per_sample <= 2**20
+        widest.append(max(rows))
+    assert widest[0] == widest[1]
+
+
+def test_new_draws_each_time_and_hard_ones_again(clips: list[Tensor]) -> None:
+    waveforms, _ = pad(clips[:1])
+    for hard in (0.0, 0.5):
+        objective = over(Noise((-10, 40)), clips, [0], draws=8, hard=hard).begun(waveforms)
+        assert objective.memory is not None
+        expectation, seen, met = objective.expectation, objective.memory.losses[0], set[int]()
+        assert expectation is not None
+        again: list[float] = []
+        for number in range(20):
+            keys = list(expectation.plan(objective.memory, 0, 8 * number))
+            again += [seen[key.draw] / (sum(seen.values()) / len(seen)) for key in keys if key.draw in met]
+            assert sum(key.draw in met for key in keys) == (int(8 * hard) if number else 0)
+            met |= {key.draw for key in keys}
+            objective.look(waveforms)
+        assert len(seen) <= REMEMBERED
+        if hard:
+            assert sum(again) / len(again) > 1.02, "harder than the mean"
+
+
+# Rates
+
+
+def test_a_rate_is_the_share_of_check_draws_that_reach(clips: list[Tensor]) -> None:
+    result = aa.craft(recognisers.linear(), [Clip("hiss", clips[0], 16000)], aa.Transcribe("go"), bound=aa.SNR("min"), steps=60).clips[0]
+    waveforms = result.adversarial[None]
+    channel, name = Noise((0, 60)), fingerprint(waveforms[0])
+    objective = over(channel, [waveforms[0]], [0], check_draws=50).begun(waveforms)
+    assert objective.memory is not None
+    objective.memory.shares[0] = 1.0
+    rate = float(objective.rates(waveforms, torch.tensor([True]), torch.zeros(1)))
+    heard = heard_through(recognisers.linear(), waveforms[0], channel, draws=50, clip=name, role=Role.CHECK)
+    hits = sum(text == "go" for part in heard for text in part.transcripts())
+    assert 0.1 < rate < 0.9
+    assert rate == pytest.approx(hits / 50, abs=0.021)  # a lead of no more than rounding counts for one and not for the other
+    assert float(objective.rates(waveforms, torch.tensor([False]), torch.zeros(1))) == 0
+    objective.cost.forwards.add_(50)  # as if steps had been taken
+    before = int(objective.cost.forwards)
+    assert float(objective.rates(waveforms, torch.tensor([True]), torch.ones(1))) < 1
+    assert int(objective.cost.forwards) - before < 50, "given up once it cannot win"
+    before = int(objective.cost.forwards)
+    assert float(objective.rates(waveforms, torch.tensor([True]), torch.zeros(1))) == 0
+    assert int(objective.cost.forwards) == before, "checks have cost more than steps"
+
+
+@pytest.mark.parametrize("spec", ["snr:min", "linf:min", "snr:5", "linf:0.05"])
+def test_what_is_found_holds_on_draws_that_nothing_has_seen(spec: str, clips: list[Tensor]) -> None:
+    bound = aa.parse_bound(spec)
+    some = [Clip(str(i), clip, 16000) for i, clip in enumerate(clips[:2])]
+    options = {"bound": bound, "steps": 80, "draws": 4, "check_draws": 24, "judge_draws": 60}
+    plain = aa.craft(recognisers.linear(), some, aa.Transcribe(TEXTS[:2]), bound=bound, steps=80)
+    made = aa.craft(recognisers.linear(), some, aa.Transcribe(TEXTS[:2]), channel=NOISY, **options)
+    for result, naive in zip(made.clips, plain.clips, strict=True):
+        assert result.rate >= 0.75
+        assert result.excess <= 0
+        assert result.line()["channel"] == "noise:10"
+        heard = heard_through(recognisers.linear(), naive.adversarial, NOISY, draws=60, clip=fingerprint(naive.clip.samples))
+        hits = sum(text == naive.target for part in heard for text in part.transcripts())
+        assert hits / 60 < (0.5 if bound.minimal else result.rate + 0.1), "without EOT, what just works does not last"
+    again = aa.craft(recognisers.linear(), some, aa.Transcribe(TEXTS[:2]), channel=NOISY, **options)
+    assert all(torch.equal(a, b) for a, b in zip(made.adversarial, again.adversarial, strict=True))
+
+
+def test_the_best_by_rate_is_returned_even_where_it_is_too_low(clips: list[Tensor]) -> None:
+    waveforms, lengths = pad(clips[:1])
+    wanted = Expectation(Noise((-20, 20)), draws=4, check_draws=32, rate=1.0)
+    for attack in (find_then_shrink, pgd):
+        region = aa.SNR(3).around(waveforms, lengths, box=(-1, 1))
+        options = {"minimal": False} if attack is find_then_shrink else {}
+        result = attack(aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, wanted), region, steps=60, **options)
+        assert result.rate is not None
+        assert result.outcome == (aa.Outcome.MISSED,)
+        assert 0.1 < float(result.rate) < 1
+        assert not torch.equal(result.adversarial, waveforms)
+        objective = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, wanted).begun(waveforms)
+        assert objective.memory is not None
+        objective.memory.shares[0] = 1.0
+        assert float(objective.rates(result.adversarial, torch.tensor([True]), torch.zeros(1))) == pytest.approx(float(result.rate))
+
+
+# Images and classifiers
+
+
+def test_a_classifier_over_turned_images() -> None:
+    """The slope of a linear classifier's mean score over shifts is the mean of its shifted weights."""
+    weights = torch.randn(3 * 8 * 8, generator=torch.Generator().manual_seed(0))
+
+    class Score:
+        def loss(self, outputs: Tensor) -> Tensor:
+            return outputs
+
+        margin = loss
+
+        def reached(self, outputs: Tensor) -> Tensor:
+            return outputs < 0
+
+        def rows(self, index: Tensor) -> "Score":
+            return self
+
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    channel = parse_channel("rotate:-20..20@1_then_drop:0.2")
+    objective = aa.objective(lambda x: x.flatten(1) @ weights, Score(), None, Expectation(channel, draws=6))  # type: ignore[arg-type]
+    seen = objective.begun(images).look(images)
+    image = images[1:].clone().requires_grad_()
+    keys = [Key(0, fingerprint(images[1]), draw) for draw in range(6)]
+    score = (channel.draw(keys)(image.expand(6, -1, -1, -1), None)[0].flatten(1) @ weights).mean()
+    torch.testing.assert_close(seen.loss[1], score.detach())
+    torch.testing.assert_close(seen.slope[1], torch.autograd.grad(score, image)[0][0])
+
+
+# What is wrong is said
+
+
+def test_crafting_on_judge_rooms_is_an_error() -> None:
+    clip = Clip("hiss", 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0)), 16000)
+    judge = Room(read_rooms().only(Role.JUDGE))
+    with pytest.raises(aa.errors.WrongRole, match="for judge, not for craft"):
+        aa.craft(recognisers.linear(), [clip], aa.Transcribe("go"), channel=judge, steps=2)
+    with pytest.raises(aa.errors.WrongRole, match="for craft, not for check"):
+        aa.craft(recognisers.linear(), [clip], aa.Transcribe("go"), channel=Room(read_rooms().only(Role.CRAFT)), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"draws": 0}, "draws 0"),
+        ({"check_draws": 0}, "check_draws 0"),
+        ({"judge_draws": 0}, "judge_draws 0"),
+        ({"rate": 0.0}, "rate 0"),
+        ({"rate": math.nan}, "rate nan"),
+    ],
+)
+def test_numbers_that_make_no_sense(options: dict[str, float], said: str, clips: list[Tensor]) -> None:
+    with pytest.raises(aa.errors.OptionError, match=said):
+        aa.craft(recognisers.linear(), [Clip("hiss", clips[0], 16000)], aa.Transcribe("go"), channel=Gain(3), **options)
+
+
+def test_short_clips_are_refused_in_long_rooms(clips: list[Tensor]) -> None:
+    with pytest.raises(aa.errors.UnusableBatch, match=r"the clip lasts 0\.25 s"):
+        aa.craft(recognisers.linear(), [Clip("short", clips[1], 16000)], aa.Transcribe("go"), channel=parse_channel("room"), steps=3)
+
+
+def test_the_model_and_the_random_numbers_are_left_alone(clips: list[Tensor]) -> None:
+    model = aa.load_model("tiny-mel")
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}  # type: ignore[attr-defined]
+    state = torch.get_rng_state()
+    aa.craft(model, [Clip("hiss", clips[1], 16000)], aa.Transcribe("no"), channel=NOISY, steps=2, draws=2, judge_draws=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())  # type: ignore[attr-defined]
+
+
+def test_craft_over_a_channel_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_cli import LINEAR, lines, run
+
+    monkeypatch.chdir(tmp_path)
+    aa.write_wav("hiss.wav", 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), 16000)
+    quick = [*LINEAR, "--steps", "80", "--draws", "4", "--judge", "20", "--no-picture", "--device", "cpu"]
+    wanted = ["craft", "hiss.wav", "--target", "go", "--bound", "snr:3", "--channel", "noise:10..20", *quick]
+    result = run(*wanted, "--json")
+    (line,) = lines(result)
+    assert result.exit_code == 0
+    assert line["reached"]
+    assert line["channel"] == "noise:10..20"
+    assert line["draws"] == 20
+    assert line["hits"] >= 18
+    assert "judge draws" in line["note"]
+    first = Path("adversarial/hiss.wav").read_bytes()
+    table = run(*wanted)
+    assert Path("adversarial/hiss.wav").read_bytes() == first
+    assert "of 20 judge draws" in table.stdout
+    missed = run("craft", "hiss.wav", "--target", "go", "--bound", "snr:60", "--channel", "noise:0", *quick, "--json")
+    assert missed.exit_code == 1
+    assert not lines(missed)[0]["reached"]
+    assert not Path("adversarial/hiss.wav").exists()
+    assert run("craft", "hiss.wav", "--target", "go", "--channel", "rooom", *quick).exit_code == 2
+
+
+def test_the_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    import sys
+
+    from click.testing import CliRunner
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
+    import over_the_air
+
+    options = [
+        "--quick",
+        "--no-codecs",
+        "--model",
+        "module:recognisers:linear",
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(tmp_path / "nowhere"),
+    ]
+    first = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
+    assert "rt60 0.1..0.3" in first.stdout
+    kept = (tmp_path / "results.jsonl").read_text()
+    assert len(kept.splitlines()) == 4, "two carriers, with EOT and without"
+    assert len(list(tmp_path.glob("*.wav"))) == 4
+    (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in kept.splitlines()[:3]))
+    again = CliRunner().invoke(over_the_air.main, options, catch_exceptions=False)
+    results = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert results[:3] == kept.splitlines()[:3]
+    assert len(results) == 4
+    assert again.stdout == first.stdout
+    assert "2 x 4)" in first.stdout, "two files, four draws each"

@@ -1,0 +1,148 @@
+"""Sets of rooms: split by room, aligned, refused where they could not be played, and each role kept to its use."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner, Result
+
+import audioadv as aa
+from audioadv.audio.rooms import decay_seconds, measured_rooms, simulate_positions, simulate_room
+from audioadv.audio.roomsets import DEFAULT, Role, read_rooms
+from audioadv.cli import main
+from audioadv.threat.channels import Key, Room, parse_channel
+
+MEASURED = Path(__file__).parent.parent.parent / "shared/data/real_clips/rir_0.flac"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rooms") / "set"
+    result = run("rooms", str(out), "--craft", "2", "--check", "1", "--judge", "1", "--positions", "2", "--rt60", "0.1..0.3", "--json")
+    assert result.exit_code == 0
+    assert [json.loads(line)["role"] for line in result.stdout.splitlines()] == ["craft", "craft", "check", "judge"]
+    return out
+
+
+def test_the_samples_cover_the_range_in_each_role() -> None:
+    rooms = read_rooms()
+    assert rooms.roles == set(Role)
+    for role in Role:
+        times = [space.rt60_seconds for space in rooms.only(role).spaces]
+        assert len(times) >= 6
+        assert min(times) < 0.25
+        assert max(times) > 0.65
+    assert sum(path.stat().st_size for path in DEFAULT.rglob("*.flac")) < 2e6
+
+
+def test_no_two_rooms_of_a_set_are_the_same() -> None:
+    starts = {tuple(row[:50].tolist()) for space in read_rooms().spaces for row in space.responses}
+    assert len(starts) == sum(len(space.responses) for space in read_rooms().spaces)
+
+
+def test_responses_decay_as_stated_from_the_direct_sound_on() -> None:
+    """The tail falls at the stated rate; the first 20 dB fall faster where the nearest walls are near."""
+    ratios = []
+    for space in read_rooms().spaces:
+        assert (space.responses.abs().argmax(1) == 0).all()
+        torch.testing.assert_close(space.responses.norm(dim=1), torch.ones(len(space.responses)))
+        ratios += [decay_seconds(response, 16000) / space.rt60_seconds for response in space.responses]
+    assert 0.75 < sum(ratios) / len(ratios) < 1.1
+    assert min(ratios) > 0.3
+    assert max(ratios) < 1.5
+
+
+def test_the_same_command_makes_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    again = ["rooms", str(tmp_path / "set"), "--craft", "2", "--check", "1", "--judge", "1", "--positions", "2", "--rt60", "0.1..0.3"]
+    assert run(*again).exit_code == 0
+    for path in made.rglob("*.*"):
+        assert (tmp_path / "set" / path.relative_to(made)).read_bytes() == path.read_bytes()
+
+
+def test_one_position_is_the_first_of_several() -> None:
+    one = simulate_room(torch.Generator().manual_seed(3), 16000, 0.2)
+    several = simulate_positions(torch.Generator().manual_seed(3), 16000, 0.2, 3)
+    assert torch.equal(one, several[0])
+    assert not torch.equal(several[0], several[1])
+
+
+def test_roles_are_kept_apart() -> None:
+    everything = read_rooms()
+    judge = Room(everything.only(Role.JUDGE))
+    sound = torch.ones(1, 16000)
+    judge.draw([Key(0, 0, 0, Role.JUDGE)])(sound, None)
+    with pytest.raises(aa.errors.WrongRole, match="for judge, not for craft"):
+        judge.draw([Key(0, 0, 0, Role.CRAFT)])
+    names = [{space.name for space in everything.only(role).spaces} for role in Role]
+    assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]
+
+
+def test_rooms_cannot_be_had_at_another_rate_or_for_a_shorter_clip(made: Path) -> None:
+    channel = parse_channel(f"room:{made}")
+    with pytest.raises(aa.errors.UnusableResponse, match=r"16000 Hz, but the sound is at 8000 Hz.*--rate 8000"):
+        channel.draw([Key(0, 0, 0)], 8000)
+    with pytest.raises(aa.errors.UnusableBatch, match=r"the clip lasts 0\.05 s"):
+        channel.draw([Key(0, 0, 0)])(torch.ones(1, 800), None)
+
+
+def test_sets_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(aa.errors.UnusableResponse, match=r"no rooms.json.*audioadv rooms"):
+        read_rooms(tmp_path / "nowhere")
+    (tmp_path / "rooms.json").write_text("{}")
+    with pytest.raises(aa.errors.UnusableResponse, match="not a set of rooms"):
+        read_rooms(tmp_path)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [(np.zeros(800), "silent"), (np.full(800, np.nan), "NaN"), (np.zeros(0), "zero taps")])
+def test_responses_that_cannot_be_played(tmp_path: Path, wrong: np.ndarray, said: str) -> None:
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    for name in "abc":
+        soundfile.write(folder / f"{name}.wav", wrong if name == "b" else np.eye(1, 800)[0], 16000, subtype="FLOAT")
+    result = run("rooms", str(tmp_path / "set"), "--from", str(folder))
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "set").exists()
+
+
+def test_folders_and_options_that_make_no_sense(tmp_path: Path, made: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no responses there" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "empty")).stderr
+    assert "set of rooms already" in run("rooms", str(made)).stderr
+    assert "the lower first" in run("rooms", str(tmp_path / "set"), "--rt60", "0.8..0.1").stderr
+    soundfile.write(tmp_path / "empty/one.wav", np.eye(1, 800)[0], 16000)
+    assert "at least 3 are needed" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "empty")).stderr
+
+
+def test_measured_rooms_are_dealt_out_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "measured"
+    generator = torch.Generator().manual_seed(0)
+    for name in "abcd":
+        (folder / name).mkdir(parents=True)
+        for position in range(2):
+            soundfile.write(folder / name / f"{position}.wav", simulate_room(generator, 16000, 0.2).numpy(), 16000)
+    assert run("rooms", str(tmp_path / "set"), "--from", str(folder), "--rate", "8000").exit_code == 0
+    rooms = read_rooms(tmp_path / "set")
+    assert rooms.sample_rate == 8000
+    assert sorted(space.name for space in rooms.spaces) == list("abcd")
+    assert rooms.roles == set(Role)
+    assert all(len(space.responses) == 2 for space in rooms.spaces)
+    assert all(0.1 < space.rt60_seconds < 0.3 for space in rooms.spaces)
+
+
+@pytest.mark.skipif(not MEASURED.exists(), reason=f"no measured room at {MEASURED}")
+def test_a_measured_room_plays() -> None:
+    samples, rate = soundfile.read(MEASURED, dtype="float32", always_2d=True)
+    rooms = {name: torch.from_numpy(samples.T.copy()) for name in "abc"}
+    made = measured_rooms(rooms, dict.fromkeys(Role, 1), rate, 0)
+    taps = made.spaces[0].responses.shape[1]
+    heard, _ = Room(made).draw([Key(0, 0, 0)], rate)(torch.randn(1, 2 * taps, generator=torch.Generator().manual_seed(0)), None)
+    assert heard.isfinite().all()
+    assert 0.02 < made.spaces[0].rt60_seconds < 3

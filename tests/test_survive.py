@@ -1,0 +1,106 @@
+"""Survival: the matrix says what is heard, draw by draw, and the command says what the matrix says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import recognisers
+import torch
+from test_cli import LINEAR, lines, run
+from torch import Tensor
+
+import audioadv as aa
+from audioadv.evaluation.rates import wilson
+from audioadv.evaluation.survival import Subject, Survival, survive, together
+from audioadv.report.survival import draw_survival
+from audioadv.threat.channels import parse_channel
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one example that was crafted for the file alone."""
+    folder = tmp_path_factory.mktemp("survive")
+    aa.write_wav(folder / "hiss.wav", 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), 16000)
+    out = ["--steps", "40", "--no-picture", "--device", "cpu", "--out", str(folder / "out")]
+    assert run("craft", str(folder / "hiss.wav"), "--target", "go", "--bound", "snr:min", *LINEAR, *out).exit_code == 0
+    return folder / "out"
+
+
+def sound(path: Path) -> Tensor:
+    return aa.read_clip(path, 16000).samples
+
+
+def test_figures_are_those_of_what_is_heard() -> None:
+    survival = Survival("a", "noise:20", "stop the car", "turn left", ("stop the car", "stop car", "stop the car"), ("turn left",) * 3)
+    line = survival.line()
+    assert (line["hits"], line["draws"], line["clean_hits"]) == (2, 3, 0)
+    assert (line["rate_low"], line["rate_high"]) == pytest.approx(wilson(2, 3), abs=1e-4)
+    assert line["wer_to_target"] == pytest.approx(1 / 9, abs=1e-4)
+    assert line["clean_wer_to_text"] == 0
+    assert line["clean_wer_to_target"] == 1
+    both = together([survival, survival], "noise:20")
+    assert (both["clips"], both["hits"], both["draws"]) == (2, 4, 6)
+    assert both["wer_to_target"] == line["wer_to_target"]
+    assert Survival("a", None, "", None, ("",), None).line()["wer_to_target"] is None
+
+
+def test_more_noise_is_survived_less_often(made: Path) -> None:
+    subject = Subject("hiss", sound(made / "hiss.wav"), "go", clean=sound(made / "hiss.clean.wav"))
+    channels = [None, *(parse_channel(f"noise:{ratio}") for ratio in (60, 30, 10))]
+    survivals = list(survive(recognisers.linear(), [subject], channels, draws=40))
+    rates = [survival.line()["rate"] for survival in survivals]
+    assert rates[0] == 1
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2
+    assert len(survivals[0].heard) == 1
+    assert all(survival.line()["clean_hits"] == 0 for survival in survivals)
+
+
+def test_a_clean_clip_as_its_own_example_hears_the_same_draws(made: Path) -> None:
+    samples = sound(made / "hiss.clean.wav")
+    (survival,) = survive(recognisers.linear(), [Subject("x", samples, "go", clean=samples)], [parse_channel("noise:0..30")], draws=20)
+    assert survival.heard == survival.clean_heard
+    assert len(set(survival.heard)) > 1
+
+
+def test_the_command_reads_what_craft_left(made: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "matrix.png"
+    options = [*LINEAR, "--draws", "10", "--device", "cpu", "--channel", "none", "--channel", "noise:5"]
+    result = run("survive", str(made), *options, "--json", "--png", str(picture))
+    first, second = lines(result)
+    assert result.exit_code == 1, "it does not survive 5 dB"
+    assert (first["channel"], first["target"], first["rate"], first["clean_hits"]) == ("none", "go", 1, 0)
+    assert (second["channel"], second["draws"]) == ("noise:5", 10)
+    assert second["rate"] < 0.9
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run("survive", str(made / "hiss.wav"), *options, "--json").stdout == result.stdout
+    table = run("survive", str(made / "hiss.wav"), *options)
+    assert "noise:5" in table.stdout
+    assert "1/1" in table.stdout
+    assert run("survive", str(made / "hiss.wav"), *LINEAR, "--channel", "none", "--device", "cpu").exit_code == 0
+    assert run("survive", str(made / "hiss.wav"), *LINEAR, "--channel", "none", "--device", "cpu", "--target", "stop").exit_code == 1
+
+
+def test_the_picture_is_the_same_twice(tmp_path: Path) -> None:
+    survivals = [Survival("a", spec, "go", None, ("go", "no"), None) for spec in ("room", "noise:20")]
+    rows = [together(survivals, spec) for spec in ("room", "noise:20")]
+    for name in ("a.png", "b.png"):
+        draw_survival(tmp_path / name, rows, [survival.line() for survival in survivals])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
+    aa.write_wav(tmp_path / "bare.wav", sound(made / "hiss.wav"), 16000)
+    bare = run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none")
+    assert bare.exit_code == 2
+    assert "--target TEXT" in bare.stderr
+    (tmp_path / "empty").mkdir()
+    assert "no adversarial WAV" in run("survive", str(tmp_path / "empty"), *LINEAR).stderr
+    assert run("survive", str(made), *LINEAR, "--channel", "rom").exit_code == 2
+    (tmp_path / "bare.json").write_text("{")
+    assert "not a result of craft" in run("survive", str(tmp_path / "bare.wav"), *LINEAR).stderr
+    aa.write_wav(tmp_path / "bare.clean.wav", torch.ones(100) * 0.1, 16000)
+    (tmp_path / "bare.json").write_text(json.dumps({"target": "go"}))
+    assert "its clean clip has 100" in run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none").stderr
+    with pytest.raises(aa.errors.OptionError, match="draws 0"):
+        list(survive(recognisers.linear(), [], [None], draws=0))

@@ -1,0 +1,134 @@
+"""The claim: in words, as JSON, and held against what an attack made."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.models.recogniser import Access
+from audioadv.threat.bounds import L1, Linf, parse_bound
+from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.model import KNOWLEDGE, PROTOCOLS, ThreatModel
+from audioadv.threat.warps import Spatial
+
+CLAIMS = [
+    ThreatModel(Linf(0.3) | L1(10)),
+    ThreatModel("snr:min", Transcribe(["open the door", "no"]), "room_then_noise:20", Access.SCORES, "oblivious", 10_000),
+    ThreatModel("linf:0.1@0.5_mix_l1:10@0.5", Mistranscribe("so it was said", 0.25), access="decisions", protocol="true-max"),
+    ThreatModel(Spatial(30, 3), Silence(), knowledge="transfer"),
+    ThreatModel("linf:8/255_and_l2:0.5", "take a cat for a dog"),
+]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: str(claim.bound))
+def test_it_comes_back_from_json_and_says_all_it_claims(claim: ThreatModel) -> None:
+    again = ThreatModel.from_json(claim.to_json())
+    assert again == claim
+    assert str(again) == str(claim)
+    words = " ".join(str(claim).split())
+    for part in (
+        claim.bound,
+        claim.access,
+        KNOWLEDGE[claim.knowledge],
+        PROTOCOLS[claim.protocol],
+        claim.channel or "",
+        claim.queries or "",
+    ):
+        assert str(part) in words
+    assert "min" not in str(claim.bound) or "smallest" in words
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"bound": "linf:-1"}, "radius"),
+        ({"bound": 0.3}, "not a bound"),
+        ({"bound": Linf(0.1), "access": "everything"}, "gradients, scores or decisions"),
+        ({"bound": Linf(0.1), "knowledge": "some"}, "adaptive"),
+        ({"bound": Linf(0.1), "protocol": "max"}, "true-max"),
+        ({"bound": Linf(0.1), "queries": 0}, "at least 1"),
+        ({"bound": Linf(0.1), "goal": ""}, "misclassify"),
+    ],
+)
+def test_claims_that_say_nothing(wrong: dict[str, object], match: str) -> None:
+    with pytest.raises(MalformedSpec, match=match):
+        ThreatModel(**wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"bound": "linf:0.1"}',
+        '{"bound": "linf:0.1", "goal": {"kind": "model:told"}}',
+        '{"bound": "linf:1", "goal": "x", "y": 1}',
+    ],
+)
+def test_json_that_is_no_claim(text: str) -> None:
+    with pytest.raises(MalformedSpec, match="threat model"):
+        ThreatModel.from_json(text)
+
+
+def inputs() -> Tensor:
+    return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+
+
+def test_each_way_to_break_it_is_found_in_the_example_that_does() -> None:
+    clean = inputs()
+    claim = ThreatModel(Linf(0.1), queries=100, access="scores")
+    fine = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).sign()
+    assert claim.check(clean, fine, forwards=torch.tensor([1, 100, 7, 0]), access="decisions") == [None] * 4
+    wrong = fine.clone()
+    wrong[1] = clean[1] + 0.1001
+    wrong[2, 0, 0, 0] = math.nan
+    wrong[3, 0, 7, 7] = -0.01
+    found = claim.check(clean, wrong, forwards=torch.tensor([101, 0, 0, 0]))
+    assert [words in str(complaint) for words, complaint in zip(["100", "1.001 times", "box", "box"], found, strict=True)] == [True] * 4
+    assert all("grants scores" in str(complaint) for complaint in claim.check(clean, fine, access="gradients"))
+    with pytest.raises(UnusableBatch, match="shape"):
+        claim.check(clean, fine[:2])
+
+
+def test_what_lies_in_the_padding_is_found() -> None:
+    clean, lengths = torch.zeros(2, 10), torch.tensor([10, 6])
+    assert ThreatModel("linf:0.1").check(clean, clean + 0.05, lengths=lengths, box=None) == [None, "changed beyond its own length"]
+
+
+def test_a_move_is_checked_by_its_parameters() -> None:
+    clean = inputs()
+    claim = ThreatModel(Spatial(10, 1))
+    region = claim.bound.around(clean)
+    parameters = region.sample([torch.Generator().manual_seed(i) for i in range(4)])
+    moved = region.inputs(parameters)
+    assert claim.check(clean, moved, parameters=parameters) == [None] * 4
+    assert all("parameters" in str(complaint) for complaint in claim.check(clean, moved))
+    assert claim.check(clean, clean) == [None] * 4
+    far = claim.check(
+        clean,
+        region.inputs(3 * parameters / parameters.abs().amax(1, keepdim=True)),
+        parameters=3 * parameters / parameters.abs().amax(1, keepdim=True),
+    )
+    assert all("3 times" in str(complaint) for complaint in far)
+    moved[2, 0, 0, 0] += 0.1
+    assert [complaint is None for complaint in claim.check(clean, moved, parameters=parameters)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "spec", ["linf:0.05_and_l2:0.3", "linf:0.05_or_l1:2", "linf:0.05@0.5_mix_l1:2@0.5", "snr:20", "l0:5", "sticker:2x2+1+1"]
+)
+def test_what_an_attack_may_make_passes_and_a_tenth_more_does_not(spec: str) -> None:
+    clean, bound = inputs(), parse_bound(spec)
+    region = bound.around(clean)
+    parameters = region.project(
+        region.steepest(region.pull(region.start(), inputs() - 0.4))
+        * region.radius[:, None, None, None].view(-1, *[1] * (region.start().ndim - 1))
+    )
+    adversarial = region.inputs(parameters)
+    claim = ThreatModel(bound)
+    assert claim.check(clean, adversarial) == [None] * 4
+    further = adversarial + 0.1 * (adversarial - clean) if not spec.startswith(("l0", "sticker")) else adversarial + 0.01
+    assert all("outside" in str(complaint) for complaint in claim.check(clean, further))
