@@ -1,6 +1,6 @@
 """What one step of the craft attack costs, over the floor: forward, CTC loss and input gradient, parameters frozen.
 
-    python recipes/step_cost.py                                  # both recognisers, linf:min and snr:min
+    python recipes/step_cost.py                                  # both recognisers, linf:min, snr:min, masked:min
     python recipes/step_cost.py --quick                          # 4 clips, 8 steps, once
 
 A ragged batch of 16. The attack runs once, and after each of its steps, outside its clock, one floor iteration runs on the
@@ -9,7 +9,8 @@ same padded batch: step, floor, step, floor ... so that both meet the same machi
     never    gibberish, which is not reached in so few steps: every clip is still searching
     soon     the suite's own: most steps are spent shrinking
 
-Only steps that the whole batch took with one forward each are compared; `steps` says how many of all that were.
+Only steps that the whole batch took with one forward each are compared; `steps` says how many of all that were. `project` is
+what one projection costs, as a share of the floor.
 """
 
 import json
@@ -58,21 +59,28 @@ def floor(model: Recogniser, waveforms: Tensor, lengths: Tensor, goal: Transcrib
     return seconds() - began
 
 
-def measure(model: Recogniser, batch: list[Pair], goal: Transcribe, spec: str, steps: int, warm: int) -> list[tuple[float, float, int]]:
-    """(seconds of a step, seconds of the floor after it, clips found by then) for each step that the whole batch took."""
+def measure(
+    model: Recogniser, batch: list[Pair], goal: Transcribe, spec: str, steps: int, warm: int
+) -> list[tuple[float, float, float, int]]:
+    """(seconds of a step, of the floor after it, of a projection, clips found by then) for each step that the whole batch took."""
     waveforms, lengths = pad([pair.clip.samples.to(model.device) for pair in batch])
     bound, timed = parse_bound(spec), objective(model, goal, lengths)
     region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
     for _ in range(warm):
         floor(model, waveforms, lengths, goal)
-    rows: list[tuple[float, float, int]] = []
+    unit = region.at(torch.ones_like(region.radius))
+    outside = 1.1 * unit.sample([torch.Generator().manual_seed(i) for i in range(len(waveforms))])
+    rows: list[tuple[float, float, float, int]] = []
     since = seconds()
 
     def after(step: int, best: Tensor, inputs: Tensor) -> None:
         nonlocal since
         spent = seconds() - since
         if step > warm:
-            rows.append((spent, floor(model, waveforms, lengths, goal), int(best.isfinite().sum())))
+            began = seconds()
+            unit.project(outside)
+            projecting = seconds() - began
+            rows.append((spent, floor(model, waveforms, lengths, goal), projecting, int(best.isfinite().sum())))
         since = seconds()
 
     find_then_shrink(timed, region, steps=warm + steps, minimal=bound.minimal, progress=after)
@@ -87,7 +95,7 @@ def quartiles(values: list[float]) -> str:
 
 @click.command()
 @click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--bound", "specs", multiple=True, default=("linf:min", "snr:min"), show_default=True)
+@click.option("--bound", "specs", multiple=True, default=("linf:min", "snr:min", "masked:min"), show_default=True)
 @click.option("--steps", default=60, show_default=True, help="steps a repetition")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--warm", default=3, show_default=True, help="first steps that are not timed")
@@ -114,26 +122,38 @@ def main(
     some, lines = pairs(data)[: 2 * batch : 2], list[dict[str, Any]]()
     goals = {"never": Transcribe([gibberish(pair) for pair in some]), "soon": Transcribe([pair.target for pair in some])}
     click.echo(f"ragged batch of {len(some)}, {min(p.clip.seconds for p in some):.1f} to {max(p.clip.seconds for p in some):.1f} s")
-    click.echo("model        bound     target  ratio (repetitions from .. to)  single steps (quartiles)   floor, s  steps    found")
+    click.echo(
+        "model        bound     target  ratio (repetitions from .. to)  single steps (quartiles)   floor, s  project  steps    found"
+    )
     for name in models:
         model = load_model(name, device)
         for spec in specs:
             for kind, goal in goals.items():
                 runs = [measure(model, some, goal, spec, steps, warm) for _ in range(repeats)]
                 rows = [row for run in runs for row in run]
-                ratios = [statistics.median(step / base for step, base, _ in run) for run in runs if run]
+                ratios = [statistics.median(step / base for step, base, _, _ in run) for run in runs if run]
                 if len(rows) < 2:
                     click.echo(f"{model.name:12} {spec:9} {kind:7} no step was taken by the whole batch")
                     continue
-                base = statistics.median(base for _, base, _ in rows)
+                base = statistics.median(base for _, base, _, _ in rows)
                 ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} .. {max(ratios):.3f})"
-                spread, found = quartiles([step / base for step, base, _ in rows]), [count for _, _, count in rows]
-                row = f"{ratio:30}  {spread:26} {base:8.4f}  {len(rows):4}/{repeats * steps:<4}  {min(found)} to {max(found)}"
+                spread, found = quartiles([step / base for step, base, _, _ in rows]), [count for *_, count in rows]
+                share = statistics.median(project / base for _, base, project, _ in rows)
+                row = f"{ratio:30}  {spread:26} {base:8.4f}  {share:7.3f}  {len(rows):4}/{repeats * steps:<4}  {min(found)} to {max(found)}"
                 click.echo(f"{model.name:12} {spec:9} {kind:7} {row}")
                 lines += [
-                    {"model": model.name, "bound": spec, "target": kind, "repeat": i, "step_seconds": s, "floor_seconds": f, "found": n}
+                    {
+                        "model": model.name,
+                        "bound": spec,
+                        "target": kind,
+                        "repeat": i,
+                        "step_seconds": s,
+                        "floor_seconds": f,
+                        "project_seconds": p,
+                        "found": n,
+                    }
                     for i, run in enumerate(runs)
-                    for s, f, n in run
+                    for s, f, p, n in run
                 ]
     if out:
         out.write_text("".join(json.dumps(line) + "\n" for line in lines))
