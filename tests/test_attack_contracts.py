@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.errors import AccessDenied
+from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access
-from audioadv.threat.bounds import L2, MIN, Linf
+from audioadv.threat.bounds import L0, L1, L2, MIN, Linf
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
 from audioadv.threat.region import Region
+from audioadv.threat.warps import Spatial
 
 Bound = type[Linf] | type[L2]
 
@@ -255,3 +257,70 @@ def test_fallen_examples_leave_and_nothing_is_lost() -> None:
     assert 0 < sum(short.reached) < 40
     assert short.forwards.sum() < 0.8 * full.forwards.sum()
     assert (full.forwards == 31).all()
+
+
+SPARSE = {
+    "pgd": partial(attacks.pgd, steps=60),
+    "apgd_l1": partial(attacks.apgd_l1, steps=60),
+    "standard": attacks.standard,
+    "fmn": partial(attacks.fmn, steps=60),
+    "find_then_shrink": partial(attacks.find_then_shrink, steps=80, minimal=False),
+}
+KINDS = pytest.mark.parametrize("bound", [L1(1.0), Linf(1.0) | L1(6.0)], ids=str)
+
+
+@KINDS
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_and_joined_bounds_fail_just_inside_and_succeed_outside(name: str, bound: Any) -> None:
+    """The nearest change in L1 is of a single entry, of the greatest weight."""
+    net = linear(2, (1, 5, 6))
+    x = far_enough(net, inputs_for((1, 5, 6), 8, None), Linf)
+    weight = net[1].weight.detach()
+    in_l1 = (net(x).detach() @ torch.tensor([1.0, -1.0], dtype=torch.float64)).abs() / (weight[0] - weight[1]).abs().max()
+    region = bound.around(x, box=None)
+    distance = in_l1 if isinstance(bound, L1) else torch.minimum(nearest(net, x, Linf), in_l1 / 6)
+    inside = attacks.worst_member(SPARSE[name], misclassify(net, x), region.at(0.95 * distance))
+    assert not any(inside.reached)
+    wide = region.at(1.2 * distance)
+    outside = attacks.worst_member(SPARSE[name], misclassify(net, x), wide)
+    assert all(outside.reached)
+    assert (labels_of(net, outside.adversarial) != labels_of(net, x)).all()
+    assert wide.holds(wide.gauge(outside.adversarial)).all()
+
+
+@pytest.mark.parametrize("name", ["apgd_l1", "fmn", "standard"])
+def test_few_places_are_enough_in_l0(name: str) -> None:
+    """In a box, all that the k greatest gains of entries add up to is needed and enough on a linear net."""
+    net = linear(2, (1, 5, 6))
+    x = far_enough(net, inputs_for((1, 5, 6), 8, (0, 1)), L2)
+    scores, weight = net(x).detach(), net[1].weight.detach()
+    way = (weight[0] - weight[1]) * (scores[:, :1] - scores[:, 1:]).sign()
+    gains = (way.clamp_min(0) * x.flatten(1) - way.clamp_max(0) * (1 - x.flatten(1))).sort(1, descending=True).values
+    count = ((gains.cumsum(1) < (scores[:, 0] - scores[:, 1]).abs()[:, None]).sum(1) + 1).to(x)
+    region = L0(1).around(x)
+    assert not any(SPARSE[name](misclassify(net, x), region.at(count - 1)).reached)
+    found = SPARSE[name](misclassify(net, x), region.at(count + 3))
+    assert sum(found.reached) >= 4
+    assert (region.gauge(found.adversarial) <= count + 3).all()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd momentum", "pgd restarts", "apgd", "apgd_targeted", "fmn", "ddn", "deepfool"])
+def test_a_region_with_parameters_of_its_own_gets_them_back(name: str) -> None:
+    net, x = small(4, (1, 6, 6)), inputs_for((1, 6, 6), 12, (0, 1))
+    region = Spatial(30, 2).around(x)
+    result = TABLE[name].run(misclassify(net, x), region)
+    assert result.parameters is not None
+    torch.testing.assert_close(region.inputs(result.parameters), result.adversarial)
+    assert region.holds(region.knowing(result.parameters).gauge(result.adversarial)).all()
+    assert (labels_of(net, result.adversarial) != labels_of(net, x)).tolist() == result.reached
+    assert any(result.reached) or name == "fgsm"
+
+
+def test_attacks_on_the_change_itself_refuse_parameters() -> None:
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
+    for attack in (attacks.square, attacks.boundary, attacks.hop_skip_jump, attacks.universal, attacks.carlini_wagner, attacks.sigma_zero):
+        with pytest.raises(OptionError, match="parameters of its own"):
+            attack(misclassify(net, x), Spatial(30, 2).around(x))
+    for attack in (attacks.ddn, attacks.deepfool):
+        with pytest.raises(OptionError, match="L0"):
+            attack(misclassify(net, x), L0(3).around(x))

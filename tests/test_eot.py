@@ -1,6 +1,7 @@
 """Attacks over a channel: the mean over draws, in any chunks; rates over draws that had no part in it; roles kept."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,37 @@ def test_a_classifier_over_turned_images() -> None:
     torch.testing.assert_close(seen.slope[1], torch.autograd.grad(score, image)[0][0])
 
 
+def test_attacks_on_scores_and_decisions_meet_draws_too() -> None:
+    """A score is the mean over new draws, and what an attack without gradients finds is put to check draws as well."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)))
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    goal = aa.Misclassify(net(images).argmax(1))
+    channel = parse_channel("drop:0.1")
+    wanted = aa.objective(net, goal, None, Expectation(channel, draws=6, hard=0, rate=0.8))
+    scored, looked = wanted.begun(images).score(images), wanted.begun(images).look(images)
+    torch.testing.assert_close(scored.loss, looked.loss)
+    assert torch.equal(scored.reached, looked.reached)
+    assert torch.equal(wanted.begun(images).decide(images), looked.reached)
+    region = aa.L2(2.5).around(images)
+    for attack in (aa.attacks.pgd, partial(aa.attacks.square, steps=150), partial(aa.attacks.hop_skip_jump, steps=3, draws=10)):
+        result = attack(wanted, region)
+        assert result.rate is not None
+        assert any(result.reached)
+        assert (result.rate >= 0.8).tolist() == result.reached
+        keys = [Key(7, 7, draw, Role.JUDGE) for draw in range(100)]
+        for image, label, reached in zip(result.adversarial, goal.labels, result.reached, strict=True):
+            fooled = net(channel.draw(keys)(image.expand(100, -1, -1, -1), None)[0]).argmax(1) != label
+            assert not reached or fooled.float().mean() > 0.6
+
+
 # What is wrong is said
+
+
+def test_slopes_from_scores_do_not_go_with_a_channel() -> None:
+    with pytest.raises(aa.errors.OptionError, match="over a channel"):
+        aa.objective(recognisers.linear(), aa.Transcribe("go"), None, Expectation(NOISY), slopes=aa.attacks.nes())
 
 
 def test_crafting_on_judge_rooms_is_an_error() -> None:

@@ -57,22 +57,30 @@ class Run:
 
     def note(self, region: Region, spot: Tensor, inputs: Tensor, reached: Tensor, anywhere: bool) -> Tensor:
         """`keep` for some examples, `spot` their numbers. Shapes: spot, reached and result [some], inputs [some, *]."""
-        gauge, before = region.gauge(inputs), self.rate[spot]
+        gauge = region.gauge(inputs)
         fits = reached if anywhere else reached & region.holds(gauge)
-        enough, nearer = self.objective.rate if anywhere else 1.0, gauge < self.size[spot]
-        rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
-        better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
-        good = better & (rate >= self.objective.rate)
-        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, gauge, self.size[spot])
+        if self.objective.expectation is None:
+            better = good = done = fits & (gauge < self.gauge[spot])
+        else:
+            better, good, done = self.oftener(inputs, gauge, fits, spot, anywhere)
         self.gauge[spot] = torch.where(good, gauge, self.gauge[spot])
         put(self.best, spot, inputs, better)
         if self.parameters is not None and region.known is not None:
             put(self.parameters, spot, region.known, better)
-        return better & (rate >= enough)
+        return done
+
+    def oftener(self, inputs: Tensor, gauge: Tensor, fits: Tensor, spot: Tensor, anywhere: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Over a channel: which inputs are better than the best so far, which of them a success, and which are good enough."""
+        enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], gauge < self.size[spot]
+        rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
+        better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
+        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, gauge, self.size[spot])
+        return better, better & (rate >= self.objective.rate), better & (rate >= enough)
 
     def open(self) -> Tensor:
         """Who has not come to the goal yet; over a channel, not in all draws. Shapes: -> bool [still in]."""
-        return self.rate[self.here.to(self.rate.device)] < 1
+        spot = self.here.to(self.gauge.device)
+        return self.gauge[spot].isinf() if self.objective.expectation is None else self.rate[spot] < 1
 
     def leave(self, finite: Tensor, done: Tensor) -> tuple[Tensor, int] | None:
         """End a step: what is not finite, or done, leaves the batch.
@@ -99,8 +107,8 @@ class Run:
     def result(self) -> AttackResult:
         """How it ended."""
         outcome = tuple(ended(gauge, bad) for gauge, bad in zip(self.gauge.tolist(), self.broken.tolist(), strict=True))
-        cost = self.cost
-        return AttackResult(self.best, outcome, self.gauge, self.steps, cost.forwards, cost.backwards, self.parameters, self.rate)
+        cost, rate = self.cost, None if self.objective.expectation is None else self.rate
+        return AttackResult(self.best, outcome, self.gauge, self.steps, cost.forwards, cost.backwards, self.parameters, rate)
 
 
 def finite_rows(*tensors: Tensor) -> Tensor:
