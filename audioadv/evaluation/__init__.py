@@ -1,6 +1,6 @@
 """Evaluation: how robust a model is, with figures that carry their count, their interval and their cost."""
 
 from audioadv.evaluation.evaluate import Evaluation, Trial, evaluate
-from audioadv.evaluation.statistics import Rate
+from audioadv.evaluation.rates import Rate
 
 __all__ = ["Evaluation", "Rate", "Trial", "evaluate"]

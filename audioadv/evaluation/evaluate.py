@@ -21,7 +21,7 @@ from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.evaluation.statistics import Rate
+from audioadv.evaluation.rates import Rate
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Misclassify
 

@@ -1,6 +1,8 @@
 """Rates with their intervals."""
 
 import math
+from dataclasses import dataclass
+from typing import final
 
 Z95 = 1.959964
 
@@ -18,3 +20,30 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     middle = (rate + Z95 * Z95 / (2 * count)) / (1 + Z95 * Z95 / count)
     reach = Z95 / (1 + Z95 * Z95 / count) * math.sqrt(rate * (1 - rate) / count + Z95 * Z95 / (4 * count * count))
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+@final
+@dataclass(frozen=True)
+class Rate:
+    """So many of so many, with the 95 % interval of Wilson.
+
+    >>> print(Rate(40, 40))
+    100.0 % (40 of 40, 91.2 .. 100.0)
+    """
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """In 0..1; not a number for none of none."""
+        return self.hits / self.count if self.count else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Both ends, in 0..1."""
+        return wilson(self.hits, self.count)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.1f} % ({self.hits} of {self.count}, {100 * low:.1f} .. {100 * high:.1f})"
