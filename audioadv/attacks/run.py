@@ -38,22 +38,26 @@ class Run:
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)
 
-    def keep(self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False) -> Tensor:
+    def keep(
+        self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False, size: Tensor | None = None
+    ) -> Tensor:
         """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is better than the best so far.
 
         `anywhere` says that the search is for the smallest: a rate that is high enough is then as good as any higher one;
         else nothing but all draws is enough. Over a channel, `inputs` are those that the objective has just looked at.
-        `delta` are the region's parameters that the inputs were made with; a region that cannot read them back needs them.
-        Shapes: inputs and delta [still in, *], reached bool [still in] -> bool [still in], which were kept and are good enough.
+        `delta` are the region's parameters that the inputs were made with; a region that cannot read them back needs them. `size`
+        is what should be small, where that is not the gauge.
+        Shapes: inputs and delta [still in, *], reached bool and size [still in] -> bool [still in], which were kept and are good enough.
         """
         spot, width = self.here.to(inputs.device), inputs.shape[-1]
         gauge = (self.region if delta is None else self.region.knowing(delta)).gauge(inputs)
+        size = gauge if size is None else size
         fits = reached if anywhere else reached & self.region.holds(gauge)
-        enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], gauge < self.size[spot]
+        enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], size < self.size[spot]
         rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
         better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
         good = better & (rate >= self.objective.rate)
-        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, gauge, self.size[spot])
+        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, size, self.size[spot])
         self.gauge[spot] = torch.where(good, gauge, self.gauge[spot])
         self.best[spot, ..., :width] = torch.where(each(better, inputs), inputs, self.best[spot, ..., :width])
         if self.parameters is not None and delta is not None:
