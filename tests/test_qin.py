@@ -118,6 +118,24 @@ def test_the_second_stage_makes_it_less_audible() -> None:
     assert (after < 0.9 * before).all()
 
 
+def test_of_all_that_reach_the_goal_it_keeps_the_least_audible() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    net, goal, lengths, region = linear(), aa.Transcribe(TEXTS), torch.tensor(LENGTHS), around("masked:min")
+
+    def listen(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = net(waveforms, lengths)
+        penalty = audible(region, waveforms.detach() - region.clean)[0]
+        seen.append((torch.where(goal.reached(outputs), penalty, torch.inf), region.gauge(waveforms.detach())))
+        return outputs.log_probs, outputs.frames
+
+    result = qin(aa.objective(aa.Recogniser(listen, RATE), goal, lengths), region, steps=80, alpha=20.0)
+    penalties, gauges = (torch.stack(values) for values in zip(*seen, strict=True))
+    least = penalties.argmin(0)
+    assert (least > 16).all()  # of stage 2
+    torch.testing.assert_close(audible(region, result.adversarial - region.clean)[0], penalties.amin(0))
+    torch.testing.assert_close(result.gauge, gauges.gather(0, least[None])[0])
+
+
 def test_neighbours_leave_the_outcome_as_it_is() -> None:
     together = attack([0, 1, 2], steps=8)
     for i in range(3):
