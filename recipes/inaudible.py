@@ -47,7 +47,6 @@ from audioadv.threat.masked import Masked
 Line = dict[str, Any]
 OURS, QIN, PEER = "masked:min", "qin", "asr-attacks"
 MARGINS = tuple(range(12, -25, -3))  # dB
-FURTHER = (60, 48, 36, 24, 18)  # for the picture: where the baselines are
 ROUNDING = 0.5  # dB that a file may be over a fixed margin
 RUN = ("model", "weights", "forwards_allowed", "seed", "temporal")  # what must agree for lines to be compared
 FIRST = 0.2  # of the steps, stage 1's: the paper's 1,000 of 5,000
@@ -162,7 +161,10 @@ def draw(path: Path, runs: dict[str, dict[str, list[Line]]]) -> None:
     except ImportError:  # in the peers' environment
         return
     figure = Figure(figsize=(6.5 * len(runs), 4.5), layout="constrained")
-    margins = torch.linspace(MARGINS[-1], FURTHER[0], 400).tolist()
+    loudest = max(
+        (need for by in runs.values() for lines in by.values() for need in map(margin, lines) if math.isfinite(need)), default=0.0
+    )
+    margins = torch.linspace(MARGINS[-1], max(MARGINS[0], loudest) + 3, 400).tolist()
     for axes, (title, by) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
         for ink, (entrant, lines) in zip(INK * len(by), by.items(), strict=False):
             found, at_db = [margin(line) for line in lines], fixed(entrant)
@@ -171,7 +173,8 @@ def draw(path: Path, runs: dict[str, dict[str, list[Line]]]) -> None:
             rates, ends = [count / len(lines) for count in counts], [wilson(count, len(lines)) for count in counts]
             if at_db is None:
                 axes.plot(places, rates, color=ink, label=f"{entrant} ({len(lines)} pairs)", drawstyle="steps-post")
-                axes.fill_between(places, *zip(*ends, strict=True), color=ink, alpha=0.12, step="post", linewidth=0)
+                some = [count > 0 for count in counts]  # the bands of none would hide each other
+                axes.fill_between(places, *zip(*ends, strict=True), where=some, color=ink, alpha=0.12, step="post", linewidth=0)
             else:
                 bars = [[rates[0] - ends[0][0]], [ends[0][1] - rates[0]]]
                 axes.errorbar(places, rates, yerr=bars, color=ink, fmt="o", capsize=3, label=f"{entrant} ({len(lines)} pairs)")
