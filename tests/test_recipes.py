@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "recipes"))
@@ -76,3 +77,46 @@ def test_wilson_interval_of_known_rates() -> None:
 def test_a_verdict_is_json_even_where_nothing_changed() -> None:
     line = Verdict("go home", False, float("inf"), float("-inf")).line()
     assert line == {"heard": "go home", "reached": False, "snr_db": None, "relative_db": None}
+
+
+def test_the_inaudible_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    import inaudible
+
+    options = ["--model", "tiny-mel", "--steps", "3", "--limit", "2", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    options += ["--entrant", "masked:min", "--entrant", "qin"]
+    first = CliRunner().invoke(inaudible.main, options, catch_exceptions=False)
+    assert first.exit_code == 0
+    results = tmp_path / "run/results.jsonl"
+    whole = [json.loads(text) for text in results.read_text().splitlines()]
+    assert [(line["entrant"], line["pair"]) for line in whole] == [
+        (entrant, pair.name) for entrant in ("masked:min", "qin") for pair in pairs(tmp_path / "nowhere")[:2]
+    ]
+    assert (tmp_path / "run/success.png").exists()
+    kept = [whole[0] | {"seconds": 1234.5}, whole[1] | {"weights": "of another net"}]  # one of this run, one of another
+    cut = json.dumps(whole[2])[:100]  # as a stop leaves it
+    results.write_text("".join(json.dumps(line) + "\n" for line in kept) + cut)
+    again = CliRunner().invoke(inaudible.main, options, catch_exceptions=False)
+    assert again.exit_code == 0
+    lines = [json.loads(text) for text in results.read_text().splitlines()]
+    assert lines[:2] == kept
+    fixed = [{key: value for key, value in line.items() if key != "seconds"} for line in (*lines[2:], *whole[1:])]
+    assert fixed[:3] == fixed[3:]  # done again: the pair of another net, and both of the entrant that was cut short
+    assert again.output == first.output
+
+
+def test_a_pair_counts_from_its_worst_bin_on_and_only_where_it_is_reached() -> None:
+    import inaudible
+
+    lines = [{"reached": reached, "worst_db": worst} for reached, worst in ((True, 2.9), (True, -3.4), (False, -20.0), (True, None))]
+    assert [inaudible.share(lines, at_db).split("/")[0].strip() for at_db in (3, 0, -24)] == ["3", "2", "1"]
+    assert inaudible.share(lines, 2.5, inaudible.ROUNDING).startswith("  3/4")
+    assert inaudible.share(lines, float("inf")).startswith("  3/4")
+
+
+def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
+    import inaudible
+
+    for allowed in (10, 150, 2000):
+        first, second = inaudible.affordable(allowed)
+        looks = sum((n + 1) % 10 == 0 for n in range(first)) + sum((n + 1) % 20 == 0 or (n + 1) % 50 == 0 for n in range(second))
+        assert allowed - 2 <= first + second + looks <= allowed

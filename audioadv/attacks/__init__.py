@@ -3,6 +3,7 @@
 Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
 In a union       worst_member (any attack, one member after another), msd (all members at once)
+Under hearing    qin (two stages, a soft penalty over the masking threshold)
 Others           universal (one change for all), unbounded, transfer (from a substitute)
 Slopes from      the model; from scores: nes, spsa, bandits, coordinates (objective(..., slopes=nes()))
 Over channels    Expectation (objective(..., expectation=Expectation(channel)))
@@ -22,6 +23,7 @@ from audioadv.attacks.hop_skip_jump import hop_skip_jump
 from audioadv.attacks.objective import Look
 from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
+from audioadv.attacks.qin import qin
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.sigma_zero import sigma_zero
 from audioadv.attacks.square import square
@@ -51,6 +53,7 @@ __all__ = [
     "nes",
     "pdpgd",
     "pgd",
+    "qin",
     "sigma_zero",
     "spsa",
     "square",

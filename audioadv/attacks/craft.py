@@ -20,6 +20,7 @@ from torch import Tensor
 from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
+from audioadv.attacks.qin import qin
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.union import worst_member
@@ -34,6 +35,7 @@ from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 from audioadv.threat.hearing import heard_through
+from audioadv.threat.masked import Masked
 
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 BATCH = 16
@@ -140,6 +142,8 @@ def craft_each(
         raise OptionError(f"attack {attack!r}: unknown. Use {' or '.join(ATTACKS)}")
     if attack == "pgd" and bound.minimal:
         raise OptionError(f"attack 'pgd' works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
+    if attack == "qin" and not isinstance(bound, Masked):
+        raise OptionError(f"attack 'qin' hides a change under a masking threshold, and {bound} has none. Give the bound masked:min")
     if steps < 1:
         raise OptionError(f"steps {steps}: an attack takes at least one")
     if judge_draws < 1:
@@ -293,7 +297,7 @@ def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -
     return None if why is None else (Outcome.INFEASIBLE, why)
 
 
-ATTACKS: dict[str, Callable[..., AttackResult]] = {"shrink": find_then_shrink, "pgd": pgd}
+ATTACKS: dict[str, Callable[..., AttackResult]] = {"shrink": find_then_shrink, "pgd": pgd, "qin": qin}
 
 
 @final

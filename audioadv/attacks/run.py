@@ -39,42 +39,48 @@ class Run:
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)
 
-    def keep(self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False) -> Tensor:
+    def keep(
+        self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False, size: Tensor | None = None
+    ) -> Tensor:
         """Keep each input that reaches the goal, lies in its region (or `anywhere`) and is better than the best so far.
 
         `anywhere` says that the search is for the smallest: a rate that is high enough is then as good as any higher one;
         else nothing but all draws is enough. Over a channel, `inputs` are those that the objective has just looked at.
-        `delta` are the region's parameters that the inputs were made with; a region that cannot read them back needs them.
-        Shapes: inputs and delta [still in, *], reached bool [still in] -> bool [still in], which were kept and are good enough.
+        `delta` are the region's parameters that the inputs were made with; a region that cannot read them back needs them. `size`
+        is what should be small, where that is not the gauge.
+        Shapes: inputs and delta [still in, *], reached bool and size [still in] -> bool [still in], which were kept and are good enough.
         """
         region = self.region if delta is None else self.region.knowing(delta)
         if inputs.device.type != "cpu" or self.objective.expectation is not None:  # to ask which ones would be to wait
-            return self.note(region, self.here.to(inputs.device), inputs, reached, anywhere)
+            return self.note(region, self.here.to(inputs.device), inputs, reached, anywhere, size)
         rows, kept = reached.nonzero()[:, 0], torch.zeros_like(reached)
         if len(rows):
-            kept[rows] = self.note(region.rows(rows), self.here[rows], inputs[rows], reached[rows], anywhere)
+            own = None if size is None else size[rows]
+            kept[rows] = self.note(region.rows(rows), self.here[rows], inputs[rows], reached[rows], anywhere, own)
         return kept
 
-    def note(self, region: Region, spot: Tensor, inputs: Tensor, reached: Tensor, anywhere: bool) -> Tensor:
+    def note(self, region: Region, spot: Tensor, inputs: Tensor, reached: Tensor, anywhere: bool, size: Tensor | None) -> Tensor:
         """`keep` for some examples, `spot` their numbers. Shapes: spot, reached and result [some], inputs [some, *]."""
         gauge = region.gauge(inputs)
         fits = reached if anywhere else reached & region.holds(gauge)
+        size = gauge if size is None else size
         if self.objective.expectation is None:
-            better = good = done = fits & (gauge < self.gauge[spot])
+            better = good = done = fits & (size < self.size[spot])
+            self.size[spot] = torch.where(better, size, self.size[spot])
         else:
-            better, good, done = self.oftener(inputs, gauge, fits, spot, anywhere)
+            better, good, done = self.oftener(inputs, size, fits, spot, anywhere)
         self.gauge[spot] = torch.where(good, gauge, self.gauge[spot])
         put(self.best, spot, inputs, better)
         if self.parameters is not None and region.known is not None:
             put(self.parameters, spot, region.known, better)
         return done
 
-    def oftener(self, inputs: Tensor, gauge: Tensor, fits: Tensor, spot: Tensor, anywhere: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def oftener(self, inputs: Tensor, size: Tensor, fits: Tensor, spot: Tensor, anywhere: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Over a channel: which inputs are better than the best so far, which of them a success, and which are good enough."""
-        enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], gauge < self.size[spot]
+        enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], size < self.size[spot]
         rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
         better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
-        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, gauge, self.size[spot])
+        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, size, self.size[spot])
         return better, better & (rate >= self.objective.rate), better & (rate >= enough)
 
     def open(self) -> Tensor:
