@@ -137,7 +137,9 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
     return found
 
 
-ATTACKS = sorted(set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "qin", "Expectation", "Look"})
+ATTACKS = sorted(
+    set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "qin", "Expectation", "Look"}
+)
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
