@@ -60,7 +60,8 @@ def survive(
     entries = read_entries([file for path in clips for file in crafted_in(path)])
     if targets and len(targets) not in (1, len(entries)):
         raise click.UsageError(f"{len(targets)} targets for {len(entries)} clips: give one for all, or one for each")
-    wanted = [*targets] * (len(entries) if len(targets) == 1 else 1) if targets else [None] * len(entries)
+    wanted: list[str | None] = [*targets] if targets else [None]
+    wanted = wanted if len(wanted) == len(entries) else wanted * len(entries)
     model = load_model(model_name, device)
     problems = Problems()
     done: list[Survival] = []
