@@ -34,7 +34,8 @@ from audioadv.threat.region import Region
 COARSEST, FINEST = 0.2, 0.01  # gamma
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 8  # steps without success before gamma is halved
-GROWTH, GROWTH_EVERY = 1.2, 24  # of the radius, while nothing is found; at 1.5 it outran the search under `masked`
+GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
+SLOW_GROWTH = 1.2  # where small sets are best entered from larger ones: there 1.5 outran the search
 LEVELS = 5  # of step sizes, from COARSEST to SHORTEST_STEP, that a search over a channel goes through once
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
@@ -80,7 +81,8 @@ def find_then_shrink(
     attacks on speech-to-text", III; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
     clean, ones = region.clean, torch.ones_like(region.radius)
-    run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or getattr(region.norm, "gradual", False)
+    gradual = getattr(region.norm, "gradual", False)
+    run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or gradual
     if shrinks:
         faint = torch.full_like(clean, QUIETEST) if region.inside is None else QUIETEST * region.inside
         radius = start * torch.maximum(region.extent(clean), region.extent(faint))
@@ -98,7 +100,7 @@ def find_then_shrink(
 
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = look.reached & rounded if objective.expectation is None else kept
-            aim(search, hit, shrinks, cycle)
+            aim(search, hit, shrinks, cycle, SLOW_GROWTH if gradual else GROWTH)
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
             search.velocity = momentum * search.velocity + (1 - momentum) * step
@@ -121,10 +123,10 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(search: Search, hit: Tensor, shrinks: bool, cycle: int = GROWTH_EVERY) -> None:
+def aim(search: Search, hit: Tensor, shrinks: bool, cycle: int = GROWTH_EVERY, growth: float = GROWTH) -> None:
     """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
 
-    `cycle` is how many steps a fixed region spends on one step size.
+    `cycle` is how many steps a fixed region spends on one step size; `growth` is how a search grows that has found nothing.
     """
     search.fails = torch.where(hit, 0.0, search.fails + 1)
     if not shrinks:  # the region stays: only the step sizes go through their cycle again and again
@@ -135,6 +137,6 @@ def aim(search: Search, hit: Tensor, shrinks: bool, cycle: int = GROWTH_EVERY) -
     search.proven = torch.where(hit, torch.minimum(search.proven, search.radius), search.proven)
     tired = search.proven.isfinite() & (search.fails >= PATIENCE)
     search.gamma = torch.where(tired, (search.gamma / 2).clamp_min(FINEST), search.gamma)
-    grown = torch.where(search.proven.isinf() & (search.fails % GROWTH_EVERY == 0), GROWTH * search.radius, search.radius)
+    grown = torch.where(search.proven.isinf() & (search.fails % GROWTH_EVERY == 0), growth * search.radius, search.radius)
     search.radius = torch.where(hit | tired, search.proven * (1 - search.gamma), grown)
     search.fails = torch.where(tired, 0.0, search.fails)
