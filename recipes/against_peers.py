@@ -33,7 +33,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from suite import DATA, Pair, judge, pairs, wilson
+from suite import DATA, Pair, judge, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +42,7 @@ from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.files import FULL_SCALE, round16
 from audioadv.audio.ragged import pad
+from audioadv.evaluation.rates import wilson
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import parse_bound

@@ -17,9 +17,10 @@ from typing import Any
 
 import click
 import torch
-from suite import DATA, Pair, judge, pairs, wilson
+from suite import DATA, Pair, judge, pairs
 
 from audioadv.attacks.craft import BATCH, craft_each
+from audioadv.evaluation.rates import wilson
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import Bound, parse_bound

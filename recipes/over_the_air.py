@@ -33,8 +33,8 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import parse_bound
 from audioadv.threat.channels import Channel, Noise, Room, fingerprint, parse_channel
+from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Transcribe
-from audioadv.threat.hearing import heard_through
 
 AIR = "room_then_noise:20..30"
 NOISE = Noise((20, 30))

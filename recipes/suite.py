@@ -155,20 +155,6 @@ def judge(model: Recogniser, pair: Pair, adversarial: Tensor, folder: Path) -> V
     return Verdict(heard, heard == pair.target, float(snr_db(pair.clip.samples, samples)), float(relative_db(pair.clip.samples, samples)))
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate. Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-
-    >>> [round(end, 3) for end in wilson(40, 40)]
-    [0.912, 1.0]
-    """
-    if not count:
-        return 0.0, 1.0
-    z, rate = 1.959964, hits / count
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
 @click.command()
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 def main(data: Path) -> None:

@@ -17,7 +17,7 @@ from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role, read_rooms
 from audioadv.models.alphabet import ALPHABET
 from audioadv.threat.channels import Gain, Key, Noise, Room, fingerprint, parse_channel
-from audioadv.threat.hearing import heard_through
+from audioadv.threat.channels.heard import heard_through
 
 TEXTS = ["go", "no no", "stop"]
 NOISY = Noise(10)

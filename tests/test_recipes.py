@@ -10,8 +10,9 @@ from click.testing import CliRunner
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "recipes"))
 
-from suite import DATA, DENSEST, LONGEST_SECONDS, SAMPLE_RATE, Pair, Verdict, pairs, wilson  # noqa: E402
+from suite import DATA, DENSEST, LONGEST_SECONDS, SAMPLE_RATE, Pair, Verdict, pairs  # noqa: E402
 
+from audioadv.evaluation.rates import wilson  # noqa: E402
 from audioadv.models.alphabet import ALPHABET  # noqa: E402
 
 

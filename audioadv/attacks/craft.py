@@ -32,9 +32,9 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import MIN, Bound, Linf
 from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
-from audioadv.threat.hearing import heard_through
 from audioadv.threat.masked import Masked
 
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold

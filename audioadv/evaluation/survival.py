@@ -18,8 +18,8 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.rates import wilson
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
-from audioadv.threat.hearing import heard_through
 
 
 @final
