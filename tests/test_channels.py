@@ -49,7 +49,9 @@ def tone(hz: float, seconds: float = 1.0, level: float = 0.5) -> Tensor:
 
 @pytest.fixture(scope="module")
 def clips() -> list[Tensor]:
-    return [clip.samples for clip in aa.read_audio([ROOT / f"samples/{name}.wav" for name in ("kitchen", "phone", "fan")], 16000)]
+    """Three lengths, the longest as long as half of the babble."""
+    sounds = aa.read_audio([ROOT / f"samples/{name}.wav" for name in ("kitchen", "phone", "fan")], 16000)
+    return [clip.samples[: 28000 - 4000 * place] for place, clip in enumerate(sounds)]
 
 
 def snr(clean: Tensor, heard: Tensor) -> float:
@@ -350,9 +352,20 @@ def test_codecs_that_are_not_there(monkeypatch: pytest.MonkeyPatch, clips: list[
         parse_channel("codec:mp3@64k")
 
 
+def test_noise_to_judge_by_is_not_the_noise_crafted_with(tmp_path: Path) -> None:
+    steps = torch.arange(1, 32001) / 32001  # each place of the recording has a level of its own
+    aa.write_wav(tmp_path / "steps.wav", steps, 16000)
+    noise, ends = Noise(20, str(tmp_path / "steps.wav")), {}
+    for role in Role:
+        heard = torch.cat([noise.cut(4000, 16000, Key(0, 0, draw, role).generator(), role) for draw in range(40)])
+        ends[role] = float(heard.min()), float(heard.max())
+    assert ends[Role.CRAFT][1] <= 0.5 < ends[Role.JUDGE][0]
+    assert ends[Role.CHECK][1] <= 0.5
+
+
 def test_noise_that_is_too_short_or_silent_or_missing(tmp_path: Path) -> None:
     aa.write_wav(tmp_path / "short.wav", tone(100, 0.5), 16000)
-    with pytest.raises(aa.errors.UnusableResponse, match=r"0.50 s of noise.*1.00 s"):
+    with pytest.raises(aa.errors.UnusableResponse, match=r"0.25 s of noise.*1.00 s"):
         Noise(20, str(tmp_path / "short.wav")).draw([Key(0, 0, 0)])(tone(440)[None], None)
     aa.write_wav(tmp_path / "silent.wav", torch.zeros(16000), 16000)
     with pytest.raises(aa.errors.UnusableResponse, match="silence"):

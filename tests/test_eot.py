@@ -276,9 +276,16 @@ def test_numbers_that_make_no_sense(options: dict[str, float], said: str, clips:
         aa.craft(recognisers.linear(), [Clip("hiss", clips[0], 16000)], aa.Transcribe("go"), channel=Gain(3), **options)
 
 
-def test_short_clips_are_refused_in_long_rooms(clips: list[Tensor]) -> None:
-    with pytest.raises(aa.errors.UnusableBatch, match=r"the clip lasts 0\.25 s"):
-        aa.craft(recognisers.linear(), [Clip("short", clips[1], 16000)], aa.Transcribe("go"), channel=parse_channel("room"), steps=3)
+def test_a_clip_that_rooms_outlast_stops_no_other(clips: list[Tensor]) -> None:
+    both = [Clip("short", clips[1], 16000), Clip("long", torch.cat([clips[0]] * 4), 16000)]
+    short, long = aa.craft(
+        recognisers.linear(), both, aa.Transcribe("go"), channel=parse_channel("gain:3_then_room_or_noise:20"), steps=2, judge_draws=2
+    ).clips
+    assert short.outcome is aa.Outcome.INFEASIBLE
+    assert "the clip lasts 0.25 s" in short.note
+    assert torch.equal(short.adversarial, clips[1])
+    assert long.outcome is not aa.Outcome.INFEASIBLE
+    assert long.steps == 2
 
 
 def test_the_model_and_the_random_numbers_are_left_alone(clips: list[Tensor]) -> None:

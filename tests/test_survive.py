@@ -26,6 +26,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_a_folder_is_also_named_by_its_results(made: Path) -> None:
+    options = ["--channel", "none", *LINEAR, "--device", "cpu", "--json"]
+    assert lines(run("survive", str(made / "results.jsonl"), *options)) == lines(run("survive", str(made), *options))
+
+
 def sound(path: Path) -> Tensor:
     return aa.read_clip(path, 16000).samples
 

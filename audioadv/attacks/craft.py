@@ -290,6 +290,8 @@ def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
 
 def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:
     """How a clip ends before any attack, and why: needless, infeasible, or not yet (None)."""
+    if verdict.over is not None and (why := verdict.over.channel.unfit(len(clean), verdict.model.sample_rate)):
+        return Outcome.INFEASIBLE, why
     if bool(verdict.goal.reached(outputs)) and verdict.enough(verdict.hits(clean, outputs)):
         return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
     (why,) = verdict.goal.impossible(outputs)

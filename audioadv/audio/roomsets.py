@@ -45,6 +45,11 @@ class Space:
     responses: Tensor
     rt60_seconds: float
 
+    @property
+    def taps(self) -> int:
+        """How long its longest response is, in samples, without the zeros at its end."""
+        return int(self.responses.any(0).nonzero()[-1]) + 1
+
 
 @final
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,12 @@ def survive(
 
 
 def crafted_in(path: Path) -> list[Path]:
-    """The adversarial files of a folder that craft wrote; a file is itself. Raises InputError for a folder without any."""
+    """The adversarial files of a folder that craft wrote, or of its results.jsonl; a file is itself.
+
+    Raises InputError for a folder without any.
+    """
+    if path.name == "results.jsonl":  # craft's own list of what it made
+        path = path.parent
     if not path.is_dir():
         return [path]
     files = [file for file in sorted(path.glob("*.wav")) if not file.name.endswith(".clean.wav")]

@@ -39,6 +39,10 @@ class Channel(Protocol):
         """A map for as many rows as there are keys, each row's its own. Units: Hz (nothing to images)."""
         ...
 
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        """Why some draw cannot be played on a clip of this many samples; None where all can."""
+        return None
+
     def __rshift__(self, other: "Channel") -> "Channel":
         return pick([chain(first, second) for first in options(self) for second in options(other)])
 
@@ -59,6 +63,9 @@ class Chain(Channel):
     @property
     def backward(self) -> Backward:
         return "BPDA" if any(part.backward == "BPDA" for part in self.parts) else "exact"
+
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        return next((why for part in self.parts if (why := part.unfit(length, sample_rate))), None)
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         plays = [part.draw([key.part(place) for key in keys], sample_rate) for place, part in enumerate(self.parts)]
@@ -84,6 +91,9 @@ class Pick(Channel):
     @property
     def backward(self) -> Backward:
         return "BPDA" if any(option.backward == "BPDA" for option in self.among) else "exact"
+
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        return next((why for option in self.among if (why := option.unfit(length, sample_rate))), None)
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         chosen = torch.stack([torch.randint(len(self.among), (), generator=key.generator()) for key in keys])

@@ -6,7 +6,8 @@ pink      Gaussian, equal energy in each octave                          3 dB
 babble    six talkers: speech-shaped noise (Byrne et al. 1994, roughly)  9 dB from 500 Hz on
           that swells at the rate of syllables, each by itself
 hum       eight harmonics of 50 or 60 Hz mains                           -
-FILE      a recording, from another place in it at each draw             as recorded
+FILE      a recording, from another place in it at each draw; judge      as recorded
+          draws come from its second half, all others from its first
 """
 
 import math
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import inside
+from audioadv.audio.roomsets import Role
 from audioadv.errors import UnusableResponse
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key, Numbers, Range
@@ -127,17 +129,25 @@ class Noise(Channel):
         rows = torch.zeros(len(keys), width)
         for row, key, length in zip(rows, keys, lengths, strict=True):
             generator = key.part(0).generator()
-            sound = MAKERS[self.kind](length, sample_rate, generator) if self.kind in MAKERS else self.cut(length, sample_rate, generator)
+            made = self.kind in MAKERS
+            sound = MAKERS[self.kind](length, sample_rate, generator) if made else self.cut(length, sample_rate, generator, key.role)
             row[:length] = sound / sound.norm().clamp_min(1e-12)
         return rows
 
-    def cut(self, length: int, sample_rate: int, generator: torch.Generator) -> Tensor:
-        """A piece of the recording, from anywhere in it. Raises UnusableResponse where the recording is shorter."""
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        if self.kind in MAKERS or (seconds := len(recording(self.kind, sample_rate)) // 2 / sample_rate) >= length / sample_rate:
+            return None
+        return (
+            f"{self.kind}: {seconds:.2f} s of noise for each half, one to craft with and one to judge by, but the clip lasts "
+            f"{length / sample_rate:.2f} s. Name a longer recording: repeated noise would be easier than real noise"
+        )
+
+    def cut(self, length: int, sample_rate: int, generator: torch.Generator, role: Role) -> Tensor:
+        """A piece of the role's half of the recording. Raises UnusableResponse where that is shorter."""
+        if why := self.unfit(length, sample_rate):
+            raise UnusableResponse(why)
         sound = recording(self.kind, sample_rate)
-        if len(sound) < length:
-            raise UnusableResponse(
-                f"{self.kind}: {len(sound) / sample_rate:.2f} s of noise, but the clip lasts {length / sample_rate:.2f} s. "
-                "Name a longer recording: repeated noise would be easier than real noise"
-            )
+        half = len(sound) // 2
+        sound = sound[half:] if role is Role.JUDGE else sound[:half]
         first = int(torch.randint(len(sound) - length + 1, (), generator=generator))
         return sound[first : first + length]

@@ -50,15 +50,24 @@ class Room(Channel):
             lengths = all_of(waveforms) if lengths is None else lengths
             for tap, length in zip(taps, lengths.tolist(), strict=True):
                 if tap > length:
-                    raise UnusableBatch(
-                        f"a room response of {tap / sample_rate:.2f} s, but the clip lasts {length / sample_rate:.2f} s. "
-                        "Take a longer clip, or rooms that reverberate less: audioadv rooms OUT --rt60 0.1..0.3"
-                    )
+                    raise UnusableBatch(too_long(tap, length, sample_rate))
             heard = convolve(waveforms, padded.to(waveforms)) * inside(lengths, waveforms.shape[1])
             loudness = waveforms.norm(dim=1, keepdim=True) / heard.norm(dim=1, keepdim=True).clamp_min(1e-12)
             return heard * loudness, lengths
 
         return play
+
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        longest = max(space.taps for space in self.rooms.spaces)
+        return too_long(longest, length, sample_rate) if longest > length else None
+
+
+def too_long(taps: int, length: int, sample_rate: int) -> str:
+    """What is said of a response that outlasts a clip. Units: samples, Hz."""
+    return (
+        f"a room response of {taps / sample_rate:.2f} s, but the clip lasts {length / sample_rate:.2f} s. "
+        "Take a longer clip, or rooms that reverberate less: audioadv rooms OUT --rt60 0.1..0.3"
+    )
 
 
 def draw_response(spaces: Sequence[Space], key: Key) -> Tensor:
