@@ -257,12 +257,10 @@ def command_line(manifest: Path, out: Path, arguments: Mapping[str, Any]) -> str
 
 def threat_models(jobs: Sequence[Job], settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """The claim of each bound and channel: as an object, and in words."""
-    targets = {job.target for job in jobs}
-    wishes = (
-        [] if targets == {None} else [f"hear each clip as {next(iter(targets))!r}" if len(targets) == 1 else "hear each clip as its target"]
-    )
-    if None in targets:
-        wishes.append(f"{'mishear the clips that have none' if wishes else 'mishear each clip'}, at least half of the words wrong")
+    targets = {job.target for job in jobs} - {None}
+    wishes = [f"hear each clip as {next(iter(targets))!r}" if len(targets) == 1 else "hear each clip as its target"] if targets else []
+    if any(job.target is None for job in jobs):
+        wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least half of the words wrong")
     claims = dict.fromkeys((setting.bound, setting.channel) for setting in settings)
     made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]
     return [{**json.loads(threat.to_json()), "claim": " ".join(str(threat).split())} for threat in made]

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import Any, final
 
 from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+
+stores: Any = distributed  # whose names are exported, but not to type checkers
 
 LEASE_SECONDS = 60.0
 BEATS = 6  # signs of life in a lease
@@ -108,6 +108,6 @@ class Claims:
 def workers(run: str) -> Claims:
     """This process among its fellows at the run of that name, if a launcher (torchrun, or what sets the same variables) started it."""
     if not all(os.environ.get(name) for name in LAUNCHED):
-        return Claims(distributed.HashStore())
-    store, rank, world = next(rendezvous("env://"))
-    return Claims(PrefixStore(f"audioadv/{run}", store), rank, world)
+        return Claims(stores.HashStore())
+    store, rank, world = next(stores.rendezvous("env://"))
+    return Claims(stores.PrefixStore(f"audioadv/{run}", store), rank, world)

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from audioadv.evaluation.rates import Rate
@@ -11,9 +11,9 @@ from audioadv.evaluation.word_errors import word_error_rate
 KEYS = ("model", "attack", "bound", "channel")
 
 
-def settings_of(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], list[Mapping[str, Any]]]:
+def settings_of(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
     """The lines of each model, attack, bound and channel, in order of appearance. What a line does not say is a dash."""
-    found: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
+    found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for line in lines:
         # the bound that was asked for; craft says only what it found, of which the kind is the same for all
         bound = line.get("bound_asked") or f"{line['bound'].partition(':')[0]}:…"
@@ -22,7 +22,7 @@ def settings_of(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str,
     return found
 
 
-def summarise(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarise(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a setting: how many goals are reached (those that need no attack included, and counted apart), word error rates
     against what is said, how loud the changes are, and the cost.
 
@@ -32,7 +32,7 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(zip(KEYS, key, strict=True)) | row(some) for key, some in settings_of(lines).items()]
 
 
-def row(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def row(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One setting's figures."""
     hits = Rate(sum(bool(line["reached"]) for line in lines), len(lines))
     low, high = hits.interval
@@ -55,18 +55,18 @@ def row(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def heard_at_last(line: Mapping[str, Any]) -> str:
+def heard_at_last(line: dict[str, Any]) -> str:
     """What is heard when the attack has done what it can."""
     return str(line["clean_transcript"] if line["adversarial_transcript"] is None else line["adversarial_transcript"])
 
 
-def median(lines: Iterable[Mapping[str, Any]], key: str) -> float | None:
+def median(lines: Iterable[dict[str, Any]], key: str) -> float | None:
     """Over the clips reached that have the figure: a clip that needed no change has no ratio to it."""
     values = [line[key] for line in lines if line["reached"] and line[key] is not None]
     return statistics.median(values) if values else None
 
 
-def curve(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, int]]:
+def curve(lines: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
     """Success against loudness: (SNR in dB, clips reached by a change at least that far below them), from quiet to loud.
 
     A clip that needed no change is reached at any ratio, and counted from the first point on.
