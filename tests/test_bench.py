@@ -28,19 +28,23 @@ STEPS = ["--steps", "15", "--bound", "snr:min", "--device", "cpu"]
 QUICK = [*LINEAR, *STEPS]
 
 
-@pytest.fixture
-def manifest(folder: Path) -> Path:  # noqa: F811
+def write_manifest(path: Path) -> Path:
     """Eight clips of 0.2 to 0.34 s; every other one has a target."""
     sound = noise(0.34)
     entries = []
     for i in range(8):
-        soundfile.write(f"{i}.wav", sound[: 3200 + 320 * i], 16000)
+        soundfile.write(path.parent / f"{i}.wav", sound[: 3200 + 320 * i], 16000)
         entries.append(
             {"audio_filepath": f"{i}.wav", "duration": 0.2 + 0.02 * i, "text": "It's hiss."} | ({"target": "go"} if i % 2 else {})
         )
-    path = folder / "list.jsonl"
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return path
+
+
+@pytest.fixture
+def manifest(folder: Path) -> Path:  # noqa: F811
+    """In the current folder."""
+    return write_manifest(folder / "list.jsonl")
 
 
 def results(run_folder: str | Path, *without: str) -> dict[str, dict[str, Any]]:

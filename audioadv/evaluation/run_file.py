@@ -63,7 +63,9 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def shown(value: Any) -> str:
     """An argument as one would give it."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else "not given" if value is None else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return {None: "not given", True: "given", False: "not given"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def fingerprint_of(model: Recogniser) -> str | None:

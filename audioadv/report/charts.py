@@ -8,7 +8,7 @@ SNR against density     how loud a change each clip needed, by how fast its targ
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import matplotlib as mpl
@@ -31,11 +31,12 @@ READ_AT: Final = (60, 50, 40, 30, 20, 10, 0)  # dB, in the table beside the curv
 @final
 @dataclass(frozen=True)
 class Series:
-    """One setting in a chart: its label, and which of the page's colours and dashes it has."""
+    """One setting in a chart: its label, which of the page's colours and dashes it has, and whether it is drawn as points."""
 
     label: str
     ink: int
     dash: str
+    points: bool = False
 
 
 @final
@@ -65,11 +66,10 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
     figure, axes = blank("SNR of the change, dB (to the right: louder)", "clips that fall")
     quiet, loud = max(ratios) + 3, min(ratios) - 3
     rows = [["SNR of at least", *(f"{at} dB" for at in READ_AT)]]
-    told = []
+    told, drawn = [], []
     for look, (label, lines) in zip(looks, groups, strict=True):
-        count, points = len(lines), curve(lines)
-        fixed = len({line["bound"] for line in lines if line["reached"] and line["snr_db"] is not None}) <= 1 < count
-        if fixed:
+        count = len(lines)
+        if not searched(lines):
             hits, at = sum(line["reached"] for line in lines), median(lines, "snr_db")
             if at is None:
                 continue
@@ -77,7 +77,9 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
             whiskers = [[max(0.0, hits / count - low)], [max(0.0, high - hits / count)]]
             axes.errorbar([at], [hits / count], yerr=whiskers, fmt="o", color=ink(look), capsize=4, markersize=6, linewidth=1.6)
             told.append(f"{label}: {Rate(hits, count)} at a median of {at:.1f} dB.")
+            drawn.append(replace(look, points=True))
             continue
+        points = curve(lines)
         start = points[0][1] - 1 if points else 0
         steps = [(quiet, start), *points, (loud, points[-1][1] if points else 0)]
         x, y = [step[0] for step in steps], [step[1] / count for step in steps]
@@ -85,14 +87,9 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
         axes.step(x, y, where="post", color=ink(look), linewidth=2, dashes=dashes(look))
         axes.fill_between(x, [low for low, _ in band], [high for _, high in band], step="post", color=ink(look), alpha=0.13, linewidth=0)
         rows.append(
-            [
-                label,
-                *(
-                    f"{100 * sum(line['reached'] and (line['snr_db'] is None or line['snr_db'] >= at) for line in lines) / count:.0f} %"
-                    for at in READ_AT
-                ),
-            ]
+            [label, *(f"{100 * max([hits for ratio, hits in steps if ratio >= at], default=start) / count:.0f} %" for at in READ_AT)]
         )
+        drawn.append(look)
         middle = median(lines, "snr_db")
         fallen = points[-1][1] if points else 0
         told.append(f"{label}: {fallen} of {count} clips fall, half of those to a change of {middle or 0:.1f} dB or quieter.")
@@ -103,18 +100,22 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
         "The share of clips that fall to a change at least so far below them. "
         "Curves: the smallest change was searched for; points: the bound was fixed."
     )
-    return Chart("Success against loudness", " ".join(told), caption, svg(figure, "success"), looks, rows if len(rows) > 1 else ())
+    return Chart("Success against loudness", " ".join(told), caption, svg(figure, "success"), drawn, rows if len(rows) > 1 else ())
 
 
 def density_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Chart | None:
-    """As `success_chart`. None for fewer than five clips with a target of their own that were changed and reached."""
+    """As `success_chart`, of searches for the smallest change. None for fewer than five clips that were brought to a text."""
     looks = series([label for label, _ in groups])
-    found = [[(len(line["target"]) / line["duration"], line["snr_db"]) for line in lines if worth_drawing(line)] for _, lines in groups]
+    found = [
+        [(len(line["target"]) / line["duration"], line["snr_db"]) for line in lines if searched(lines) and worth_drawing(line)]
+        for _, lines in groups
+    ]
     if sum(map(len, found)) < 5:
         return None
     figure, axes = blank("letters of the target for each second", "SNR of the change, dB")
     for look, points in zip(looks, found, strict=True):
-        axes.plot(*zip(*points, strict=True), MARKS[look.ink], color=ink(look), markersize=4.5, alpha=0.75) if points else None
+        if points:
+            axes.plot(*zip(*points, strict=True), MARKS[look.ink], color=ink(look), markersize=5, alpha=0.8)
     axes.set_xlim(left=0)
     together = sorted(point for points in found for point in points)
     half = len(together) // 2
@@ -123,7 +124,15 @@ def density_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
         f"The half of the targets with fewer letters a second has a median SNR of {medians[0]:.1f} dB, the denser half {medians[1]:.1f} dB."
     )
     caption = f"A point a clip: how loud a change it took, by how dense its target is. {alt}"
-    return Chart("What makes a clip hard", alt, caption, svg(figure, "density"), looks, ())
+    drawn = [replace(look, points=True) for look, points in zip(looks, found, strict=True) if points]
+    return Chart("What makes a clip hard", alt, caption, svg(figure, "density"), drawn, ())
+
+
+def searched(lines: Sequence[dict[str, Any]]) -> bool:
+    """Whether the smallest change was searched for, clip by clip, rather than any within one bound."""
+    if "bound_asked" in lines[0]:
+        return re.search(r":min\b", lines[0]["bound_asked"]) is not None
+    return len({line["bound"] for line in lines if line["reached"] and line["snr_db"] is not None}) > 1 or len(lines) == 1
 
 
 def worth_drawing(line: dict[str, Any]) -> bool:

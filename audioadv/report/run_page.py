@@ -7,10 +7,8 @@ from typing import Any
 from audioadv.audio.files import read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.ledger import read_results
-from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.run_file import read_run, shown
-from audioadv.evaluation.summary import KEYS, heard_at_last, median, settings_of, summarise
-from audioadv.evaluation.word_errors import word_error_rate
+from audioadv.evaluation.summary import KEYS, settings_of, summarise
 from audioadv.report.charts import density_chart, success_chart
 from audioadv.report.page import write_from_template
 from audioadv.report.pictures import draw_pair
@@ -52,7 +50,7 @@ def write_report(folder: Path, *, clips: int = 6, pictures: bool = True) -> Path
         lede=lede(lines, rows, run),
         done=len(lines),
         jobs=max(len(lines), run.get("jobs", 0)) if run else len(lines),
-        total=total(lines),
+        total=total(lines, rows),
         run=run,
         claims=claims(run, rows),
         channels=any(row["channel"] != "none" for row in rows),
@@ -79,37 +77,39 @@ def lede(lines: Lines, rows: Lines, run: Mapping[str, Any] | None) -> str:
     return f"{', '.join(parts)}; at most {arguments.get('--steps')} steps, seed {arguments.get('--seed')}."
 
 
-def claims(run: Mapping[str, Any] | None, rows: Lines) -> list[str]:
-    """The threat models in words."""
-    if run is not None:
-        return [threat["claim"] for threat in run.get("threat_models", [])]
-    bounds = ", ".join(dict.fromkeys(row["bound"] for row in rows))
-    return [f"Single examples, crafted within {bounds}. They show what can be done to these clips; they are no rate over a test set."]
+def claims(run: Mapping[str, Any] | None, rows: Lines) -> list[list[str]]:
+    """The threat models in words, sentence by sentence: one version of what all share, all versions of what they do not."""
+    if run is None:
+        bounds = ", ".join(dict.fromkeys(row["bound"] for row in rows))
+        return [
+            [f"Single examples, crafted within {bounds}."],
+            ["They show what can be done to these clips; they are no rate over a test set."],
+        ]
+    told = [[f"{part.rstrip('.')}." for part in threat["claim"].split(". ")] for threat in run.get("threat_models", [])]
+    if len({len(sentences) for sentences in told}) > 1:  # some go over a channel
+        return [[" ".join(sentences) for sentences in told]]
+    return [list(dict.fromkeys(versions)) for versions in zip(*told, strict=True)]
 
 
-def total(lines: Lines) -> dict[str, Any]:
-    """The figures at the top."""
-    hits = sum(line["reached"] for line in lines)
-    low, high = wilson(hits, len(lines))
-    told = [line for line in lines if line.get("text")]
-    rates = [
-        word_error_rate([line["text"] for line in told], heard)
-        for heard in ([line["clean_transcript"] for line in told], [*map(heard_at_last, told)])
-    ]
+def total(lines: Lines, rows: Lines) -> dict[str, Any]:
+    """The figures at the top: of one setting, or from the least to the greatest of several, which share their clips."""
     seconds = sum(line["seconds"] for line in lines)
-    relative = median(lines, "relative_db")
+    known = [row for row in rows if row["wer_before"] is not None]
     return {
-        "clips": len(lines),
-        "reached": hits,
-        "low": low,
-        "high": high,
-        "snr_db": median(lines, "snr_db"),
-        "loudness": "" if relative is None else f"dBx {relative:.1f} dB".replace("-", "\N{MINUS SIGN}"),
-        "wer": [rate.value for rate in rates if rate is not None],
+        "rate": reach([100 * row["rate"] for row in rows], 0),
+        "snr_db": reach([row["snr_db"] for row in rows if row["snr_db"] is not None], 1),
+        "wer_before": reach([100 * row["wer_before"][0] for row in known], 0),
+        "wer_after": reach([100 * row["wer_after"][0] for row in known], 0),
         "forwards": sum(line["forwards"] for line in lines),
         "backwards": sum(line["backwards"] for line in lines),
         "time": f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
     }
+
+
+def reach(values: Sequence[float], digits: int) -> str:
+    """The one value, or the least and the greatest."""
+    ends = list(dict.fromkeys(f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in sorted(values)))
+    return " to ".join(ends[:: max(len(ends) - 1, 1)])
 
 
 def to_listen_to(folder: Path, lines: Lines, count: int) -> tuple[Lines, int]:
