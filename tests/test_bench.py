@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from recognisers import linear
 from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
 from torch import distributed
 
-from audioadv.errors import InputError, UnwritableOutput
+from audioadv.errors import InputError, OptionError, UnwritableOutput
 from audioadv.evaluation.claims import Claims
 from audioadv.evaluation.ledger import Ledger, read_results
+from audioadv.evaluation.run_file import fingerprint_of, state_run
 from audioadv.evaluation.summary import curve, summarise
 from audioadv.evaluation.word_errors import word_error_rate
+from audioadv.models.recogniser import Recogniser
 
 STEPS = ["--steps", "15", "--bound", "snr:min", "--device", "cpu"]
 QUICK = [*LINEAR, *STEPS]
@@ -246,6 +249,28 @@ def test_other_arguments_are_told_apart(manifest: Path) -> None:
     assert Path("run/results.jsonl").read_bytes() == before
     assert run("craft", "0.wav", "--target", "go", *LINEAR, "--steps", "5", "--out", "crafted").exit_code in (0, 1)
     assert "holds results, but of no run" in run("bench", "list.jsonl", "--out", "crafted", *QUICK).stderr
+
+
+def test_another_net_under_the_same_name_is_told_apart() -> None:
+    def recogniser(bias: float) -> Recogniser:
+        net = torch.nn.Linear(2, 2)
+        torch.nn.init.zeros_(net.weight)
+        torch.nn.init.constant_(net.bias, bias)
+        return Recogniser(net, sample_rate=16000)
+
+    assert fingerprint_of(recogniser(1.0)) == fingerprint_of(recogniser(1.0)) != fingerprint_of(recogniser(2.0))
+    assert fingerprint_of(linear()) is None
+
+
+def test_two_workers_may_state_the_same_run_at_once(tmp_path: Path) -> None:
+    stated = {"arguments": {"--seed": 0, "--model": ("a", "b"), "weights of a": None}}
+    for _ in range(2):
+        state_run(tmp_path, stated)
+    with pytest.raises(OptionError, match=r"\(weights of a: was not given, now 12\)"):
+        state_run(tmp_path, {"arguments": {**stated["arguments"], "weights of a": "12"}})
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        state_run(tmp_path, stated)
 
 
 def test_bad_lines_are_told_by_number_and_the_others_done(manifest: Path) -> None:

@@ -37,6 +37,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.text += " " if tag not in {"span", "q", "b", "i", "sub"} else ""
         if tag not in VOID:
             self.open.append(tag)
 
@@ -78,7 +79,7 @@ def test_the_page_says_what_the_results_say(report: Path) -> None:
     text = " ".join(page.text.split())
     for words in (
         "Robustness of module:recognisers:linear",
-        "Goals reached 44 to 89\N{NO-BREAK SPACE}% in 3 settings",
+        "Goals reached 44 to 89 % in 3 settings",
         "The attacker wants the model to hear each clip as its target, and to mishear the clips that have none",
         "It may change each input within linf:0.3.",
         "audioadv bench list.jsonl --out run",
@@ -89,7 +90,7 @@ def test_the_page_says_what_the_results_say(report: Path) -> None:
     ):
         assert words in text
     low, high = wilson(8, 9)
-    assert f"8/9 {100 * 8 / 9:.0f}\N{NO-BREAK SPACE}% {100 * low:.0f}\N{THIN SPACE}\N{EN DASH}\N{THIN SPACE}{100 * high:.0f}" in text
+    assert f"8/9 {100 * 8 / 9:.0f} % {100 * low:.0f} \N{EN DASH} {100 * high:.0f}" in text
     sources = [unquote(audio["src"]) for audio in page.of("audio")]
     assert len(sources) == 2 * 2 * 3, "clean and adversarial, of two clips, under three settings"
     for source in (*sources, *(unquote(image["src"]) for image in page.of("img"))):
@@ -120,7 +121,7 @@ def test_a_page_in_the_middle_of_a_run(report: Path) -> None:
     whole = path.read_text().splitlines()
     path.write_text("\n".join(whole[:20]) + "\n" + whole[20][:50])
     write_report(report.parent, pictures=False)
-    assert "20 of 27 jobs are done so far" in Page(report).text
+    assert "20 of 27 jobs have a result" in Page(report).text
 
 
 def test_a_page_about_what_craft_wrote(folder: Path) -> None:  # noqa: F811
@@ -171,12 +172,14 @@ def test_charts_draw_and_tell_the_same() -> None:
         "20 dB": "60 %", "10 dB": "80 %", "0 dB": "80 %",
     }  # fmt: skip
     assert "a: 4 of 5 clips fall, half of those to a change of 30.0 dB or quieter. b: 66.7 % (2 of 3" in chart.alt
-    dense = density_chart([("a", searched), ("b", fixed)])
+    dense = density_chart([("b", fixed), ("a", [*searched, result(40.0, "snr:40", "g" * 10)])])
     assert dense is not None
-    assert "fewer letters a second has a median SNR of 31.0 dB, the denser half 25.0 dB" in dense.alt
+    assert "fewer letters a second has a median SNR of 42.5 dB, the denser half 25.0 dB" in dense.alt
+    assert [(look.label, look.points) for look in dense.legend] == [("a", True)], "a fixed bound says not what it takes"
+    assert [(look.label, look.points) for look in chart.legend] == [("a", False), ("b", True)]
     for svg in (chart.svg, dense.svg):
         ElementTree.fromstring(svg)
-        assert {"var(--s0)", "var(--s1)", "var(--soft)", "var(--line)"} <= set(re.findall(r"var\(--\w+\)", svg))
+        assert {"var(--s1)", "var(--soft)", "var(--line)"} <= set(re.findall(r"var\(--\w+\)", svg))
         assert not re.findall(r"#[0-9a-f]{6}", svg), "no colour but the page's own"
     assert success_chart([("a", [result(None, "snr:min")])]) is None
     assert density_chart([("a", searched[:2])]) is None

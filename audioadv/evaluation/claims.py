@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, final
 
 from torch import distributed
@@ -67,9 +67,10 @@ class Claims:
 
         def beat() -> None:
             count = 0
-            while not over.is_set():
-                store.set(f"beat/{self.me}", str(count := count + 1))
-                over.wait(self.lease_seconds / BEATS)
+            with suppress(RuntimeError):  # of a store that is gone, of which the main thread hears too
+                while not over.is_set():
+                    store.set(f"beat/{self.me}", str(count := count + 1))
+                    over.wait(self.lease_seconds / BEATS)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

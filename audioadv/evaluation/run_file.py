@@ -27,8 +27,9 @@ def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
 
     Raises OptionError that names each argument that differs, UnwritableOutput.
     """
+    used = (folder / "results.jsonl").exists()  # asked first: a fellow worker may be writing both at this moment
     before = read_run(folder)
-    if before is None and (folder / "results.jsonl").exists():
+    if before is None and used:
         raise OptionError(f"--out {folder}: holds results, but of no run (there is no {NAME}). Name another folder")
     if before is not None:
         then, now = before.get("arguments", {}), json.loads(json.dumps(stated["arguments"]))

@@ -7,6 +7,7 @@ SNR against density     how loud a change each clip needed, by how fast its targ
 
 import io
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
@@ -119,7 +120,7 @@ def density_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
     axes.set_xlim(left=0)
     together = sorted(point for points in found for point in points)
     half = len(together) // 2
-    medians = [sorted(ratio for _, ratio in part)[len(part) // 2] for part in (together[:half], together[half:])]
+    medians = [statistics.median(ratio for _, ratio in part) for part in (together[:half], together[half:])]
     alt = (
         f"The half of the targets with fewer letters a second has a median SNR of {medians[0]:.1f} dB, the denser half {medians[1]:.1f} dB."
     )
