@@ -1,5 +1,6 @@
 """A run is done once, whoever works on it and however often it is killed; and the same as if none of that had happened."""
 
+import fcntl
 import json
 import os
 import random
@@ -19,7 +20,9 @@ from recognisers import linear
 from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
 from torch import distributed
 
+import audioadv as aa
 from audioadv.errors import InputError, OptionError, UnwritableOutput
+from audioadv.evaluation.bench import Job, Setting, plan
 from audioadv.evaluation.claims import Claims
 from audioadv.evaluation.ledger import Ledger, read_results
 from audioadv.evaluation.run_file import fingerprint_of, state_run
@@ -99,6 +102,19 @@ def test_a_full_disk_leaves_the_results_as_they_were(tmp_path: Path) -> None:
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert path.read_text() == '{"name": "a"}\n'
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "results.jsonl")
+    with ledger.path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = threading.Thread(target=ledger.append, args=([{"name": "a"}],))
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive()
+        assert read_results(ledger.path) == []
+    writer.join()
+    assert read_results(ledger.path) == [{"name": "a"}]
 
 
 def test_writers_that_are_killed_leave_whole_lines(tmp_path: Path) -> None:
@@ -184,6 +200,27 @@ def test_alone_there_is_no_queue_to_wait_for() -> None:
 
 
 # A run
+
+
+def test_batches_hold_clips_of_like_length_and_kind() -> None:
+    some = [Job(f"line {i}", Path(f"{i}.wav"), str(i), "a", target, seconds) for i, (target, seconds) in enumerate(
+        [("go", 1.0), (None, 3.0), ("go", 5.0), ("stop", 2.0), (None, 4.0), ("go", 5.0)]
+    )]  # fmt: skip
+    settings = [Setting("tiny-mel", "shrink", aa.Linf(radius), None, str(radius)) for radius in (0.1, 0.2)]
+    planned = [(batch.setting.folder, [job.name for job in batch.jobs]) for batch in plan(some, settings, 3)]
+    assert planned == [(place, names) for place in ("0.1", "0.2") for names in (["2", "5", "3"], ["0"], ["4", "1"])]
+
+
+def test_no_line_without_its_files(manifest: Path) -> None:
+    obstacle = Path("run/module-recognisers-linear_shrink_snr-min/1.wav")
+    obstacle.mkdir(parents=True)
+    wrong = run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2", "--batch", "1")
+    assert wrong.exit_code == 2
+    assert "files cannot be written" in wrong.stderr
+    assert not any(name.endswith("/1") for name in results("run"))
+    obstacle.rmdir()
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2", "--batch", "1").exit_code == 0
+    assert len(results("run")) == 2
 
 
 def test_a_run_from_end_to_end(manifest: Path) -> None:
