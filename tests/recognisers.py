@@ -1,5 +1,8 @@
 """Stand-ins for trained recognisers, to be named on the command line as module:recognisers:NAME."""
 
+import itertools
+import os
+import signal
 import time
 
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.recogniser import Recogniser
 
+CALLS = itertools.count(1)
 HOP = 320  # samples a frame: 20 ms
 WEIGHTS = torch.randn(HOP, len(ALPHABET), generator=torch.Generator().manual_seed(0))
 
@@ -32,12 +36,33 @@ def listen_nowhere(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return log_probs * torch.nan, frames
 
 
+def listen_until_killed(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The second of two workers does not survive its first start for long."""
+    if os.environ.get("RANK") == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and next(CALLS) == 25:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return listen(waveforms, lengths)
+
+
+def listen_in_little_memory(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    if len(waveforms) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory, or so it seems")
+    return listen(waveforms, lengths)
+
+
 def linear() -> Recogniser:
     return Recogniser(listen, sample_rate=16000, name="linear")
 
 
 def slow() -> Recogniser:
     return Recogniser(listen_slowly, sample_rate=16000, name="slow")
+
+
+def mortal() -> Recogniser:
+    return Recogniser(listen_until_killed, sample_rate=16000, name="mortal")
+
+
+def small() -> Recogniser:
+    return Recogniser(listen_in_little_memory, sample_rate=16000, name="small")
 
 
 def nowhere() -> Recogniser:

@@ -49,8 +49,9 @@ class Crafted:
     """What became of one clip. `adversarial` [time] is on the 16-bit grid: the clean clip where nothing was found.
 
     `excess` says how far it lies outside the bound, in the bound's unit, at most 0 for inside; for a `min` bound, `bound`
-    is the smallest that holds it. `seconds` is this clip's share of its batch's time. Over a channel, `hits` of `draws` judge
-    draws are heard as wanted, and `adversarial` is the best that was found even where that is too few.
+    is the smallest that holds it, and `gauge` is that size as a number, in its norm's unit. `seconds` is this clip's share of
+    its batch's time. Over a channel, `hits` of `draws` judge draws are heard as wanted, and `adversarial` is the best that was
+    found even where that is too few.
     """
 
     clip: Clip
@@ -71,6 +72,7 @@ class Crafted:
     channel: str | None = None
     hits: int = 0
     draws: int = 0
+    gauge: float = 0.0
 
     @property
     def reached(self) -> bool:
@@ -247,6 +249,7 @@ def craft_batch(
             channel=None if over is None else str(over.channel),
             hits=hits,
             draws=0 if over is None else judge_draws,
+            gauge=float(own.gauge(changed[None].to(device))),
         )
 
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import click
 
+from audioadv.cli.bench import bench
 from audioadv.cli.compare import compare
 from audioadv.cli.craft import craft
 from audioadv.cli.models import models
 from audioadv.cli.options import STOPPED, WRONG_INPUT
+from audioadv.cli.report import report
 from audioadv.cli.rooms import rooms
 from audioadv.cli.survive import survive
 from audioadv.cli.transcribe import transcribe
@@ -38,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (craft, transcribe, compare, survive, rooms, models):
+for command in (craft, transcribe, compare, survive, rooms, bench, report, models):
     main.add_command(command)

@@ -17,11 +17,12 @@ from audioadv.errors import InputError
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One sound to work on: its file, and from a manifest what is said in it and what it should be heard as."""
+    """One sound to work on: its file, and from a manifest what is said in it, what it should be heard as, and how long it is."""
 
     path: Path
     text: str | None = None
     target: str | None = None
+    seconds: float | None = None
 
 
 def read_entries(paths: Iterable[Path]) -> list[Entry]:
@@ -30,21 +31,26 @@ def read_entries(paths: Iterable[Path]) -> list[Entry]:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """The entries of one manifest; blank lines are skipped."""
+    """The entries of one manifest."""
+    return [as_entry(path, number, line) for number, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a manifest from 1 on, without the blank ones. Raises InputError for one that cannot be read or has none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"{path}: the manifest cannot be read ({error.strerror}). Check its name and permissions") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: the manifest is not UTF-8 text. A manifest is JSON Lines; name sound files themselves") from error
-    entries = [as_entry(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not entries:
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
         raise InputError(f"{path}: a manifest without a line. Write one object a line: {EXAMPLE}")
-    return entries
+    return numbered
 
 
 def as_entry(manifest: Path, number: int, line: str) -> Entry:
-    """One line of a manifest."""
+    """One line of a manifest. Raises InputError."""
     try:
         keys: Any = json.loads(line)
     except ValueError as error:
@@ -54,7 +60,8 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
         raise InputError(
             f"{manifest}, line {number}: no text under audio_filepath, or something else than text. Write for example {EXAMPLE}"
         )
-    return Entry(manifest.parent / texts[0], texts[1], texts[2])
+    seconds = keys.get("duration")
+    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if type(seconds) in (int, float) else None)
 
 
 EXAMPLE = '{"audio_filepath": "kitchen.wav", "target": "open the door"}'

@@ -18,17 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from audioadv.attacks.craft import Crafted, heard_alone
-from audioadv.attacks.result import Outcome
-from audioadv.audio.files import read_clip, write_wav
+from audioadv.attacks.craft import Crafted, TextGoal
 from audioadv.cli.manifests import Entry
 from audioadv.errors import UnwritableOutput
+from audioadv.evaluation.on_disk import source, write_and_judge
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
-from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 
 SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
 
@@ -72,40 +68,20 @@ def output_names(folder: Path, clips: Sequence[Path]) -> list[str]:
     return names
 
 
-def save(
-    folder: Path, name: str, entry: Entry, crafted: Crafted, goal: Transcribe | Silence | Mistranscribe, model: Recogniser, picture: bool
-) -> dict[str, Any]:
+def save(folder: Path, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, picture: bool) -> dict[str, Any]:
     """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
 
     Raises UnwritableOutput, and then nothing of the clip was written.
     """
-    line = crafted.line() | {"adversarial_transcript": None, "reached": False, "out": None, "notices": crafted.clip.notices}
     with staged(folder, name) as stage:
-        if crafted.reached:
-            write_wav(stage / f"{name}.wav", crafted.adversarial, model.sample_rate)
-            samples = read_clip(stage / f"{name}.wav", model.sample_rate).samples
-            outputs = heard_alone(model, samples)
-            line |= {
-                "adversarial_transcript": outputs.transcripts()[0],
-                # a channel's judge draws were heard from the array: the file must be that array
-                "reached": bool(goal.reached(outputs)) if crafted.channel is None else torch.equal(samples, crafted.adversarial),
-                "out": str(folder / f"{name}.wav"),
-            }
+        line = write_and_judge(stage, name, crafted, goal, model)
         if line["reached"]:
-            write_wav(stage / f"{name}.clean.wav", crafted.clip.samples, model.sample_rate)
+            line["out"] = str(folder / f"{name}.wav")
             if picture:
                 heard = crafted.clean_transcript, line["adversarial_transcript"]
                 title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"
                 draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
-        elif crafted.reached:
-            (stage / f"{name}.wav").unlink()
-            line |= {
-                "outcome": str(Outcome.MISSED),
-                "note": "Reached, but not in the file read back. Run it again with more steps.",
-                **dict.fromkeys(("adversarial_transcript", "snr_db", "relative_db", "out")),
-            }
-        source = {"audio_filepath": os.path.relpath(entry.path, folder), "duration": round(crafted.clip.seconds, 3)}
-        record = {"name": name, **source, **({} if entry.text is None else {"text": entry.text}), **line}
+        record = {"name": name, **source(crafted, entry.path, folder, entry.text), "model": model.name, **line}
         (stage / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (stage / "results.jsonl").write_bytes(with_line(folder / "results.jsonl", name, json.dumps(record)))
     return line

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
@@ -17,9 +18,13 @@ def write_page(folder: Path, title: str = "Adversarial examples") -> Path:
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
         line["picture"] = (folder / f"{line['name']}.png").exists()
-    page = Environment(loader=PackageLoader("audioadv", "report"), autoescape=True).get_template("page.html")
-    text = page.render(title=title, lines=lines, reached=sum(line["reached"] for line in lines))
-    path, part = folder / "index.html", folder / ".index.part"
+    return write_from_template(folder / "index.html", "page.html", title=title, lines=lines, reached=sum(line["reached"] for line in lines))
+
+
+def write_from_template(path: Path, template: str, **context: Any) -> Path:
+    """Write one page, whole or not at all. Raises UnwritableOutput."""
+    pages = Environment(loader=PackageLoader("audioadv", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text, part = pages.get_template(template).render(**context), path.parent / f".{path.name}.part"
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)

@@ -1,7 +1,7 @@
 """Results as tables for people; --json is for programs."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -83,6 +83,34 @@ def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
         interval = f"{100 * row['rate_low']:.0f}..{100 * row['rate_high']:.0f}"
         table.add_row(row["channel"], f"{row['hits']}/{row['draws']}", percent(row["rate"]), interval, *rates, clean)
     return table
+
+
+def bench_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a setting of a run (`evaluation.summary.summarise`). What is the same in all rows is said once, above."""
+    rows = list(rows)
+    settings = {key: list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "attack", "bound", "channel")}
+    same = [f"{key} {values[0]}" for key, values in settings.items() if len(values) == 1 and key != "bound"]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, title=", ".join(same), title_justify="left")
+    varied = [key for key, values in settings.items() if len(values) > 1 or key == "bound"]
+    for key in varied:
+        table.add_column(key, overflow="fold", min_width=8)
+    for heading in ("reached", "95 %", "WER\nbefore", "95 %", "WER\nafter", "95 %", "SNR dB", "dB_x", "forwards"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        rates = [row["rate"], row["rate_low"], row["rate_high"]], row["wer_before"], row["wer_after"]
+        cells = [
+            f"{row['reached']}/{row['clips']}",
+            interval(rates[0]),
+            *(cell for rate in rates[1:] for cell in (percent(rate and rate[0]), interval(rate))),
+        ]
+        loud = decibels(row["snr_db"]), decibels(row["relative_db"])
+        table.add_row(*(printable(row[key]) for key in varied), *cells, *loud, f"{row['forwards']:.0f}")
+    return table
+
+
+def interval(rate: Sequence[float] | None) -> str:
+    """Both ends, in whole percents."""
+    return "-" if rate is None else f"{100 * rate[1]:.0f}..{100 * rate[2]:.0f}"
 
 
 def percent(value: float | None) -> str:

@@ -1,0 +1,5 @@
+"""python -m audioadv: the commands, for launchers that take a module."""
+
+from audioadv.cli import main
+
+main(prog_name="audioadv")

@@ -1,0 +1,266 @@
+"""audioadv bench: a whole manifest under every model, attack, bound and channel, in a run that can be killed and goes on."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+from torch import distributed
+
+from audioadv.attacks.craft import ATTACKS, craft_each
+from audioadv.cli.manifests import Entry, as_entry, numbered_lines
+from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, common_options
+from audioadv.cli.outputs import check_writable, make_folder, output_names
+from audioadv.cli.progress import run_progress
+from audioadv.errors import AudioadvError, OptionError
+from audioadv.evaluation.bench import UNTARGETED, Bench, Job, Setting, changed_clips, length_of, plan
+from audioadv.evaluation.claims import workers
+from audioadv.evaluation.ledger import Ledger
+from audioadv.evaluation.run_file import fingerprint_of, state_run
+from audioadv.evaluation.summary import summarise
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import load_model
+from audioadv.report.tables import bench_table, show
+from audioadv.threat.bounds import parse_bound
+from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.goals import Silence, Transcribe
+from audioadv.threat.model import ThreatModel
+
+LONGEST_FOLDER = 80  # characters of its name
+FEW = 3  # differences that a message tells
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="RUN", help="The run's folder. If it is there, go on.")
+@click.option("--model", "models", multiple=True, default=["tiny-mel"], show_default=True, metavar="M", help="May be repeated.")
+@click.option(
+    "--attack", "attacks", multiple=True, type=click.Choice(list(ATTACKS)), default=["shrink"], show_default=True, help="May be repeated."
+)
+@click.option("--bound", "bounds", multiple=True, default=["linf:min"], show_default=True, metavar="B", help="May be repeated.")
+@click.option("--channel", "channels", multiple=True, default=["none"], show_default=True, metavar="C", help="May be repeated.")
+@click.option("--target", metavar="TEXT", help="What every clip is to be heard as, in place of its own target.")
+@click.option("--untargeted", is_flag=True, help="Every clip is to be misheard, whatever its target.")
+@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
+@click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws of a channel for each step.")
+@click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file.")
+@click.option("--rate", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N clips; more can follow later.")
+@common_options
+@click.pass_context
+def bench(
+    context: click.Context,
+    manifest: Path,
+    out: Path,
+    models: tuple[str, ...],
+    attacks: tuple[str, ...],
+    bounds: tuple[str, ...],
+    channels: tuple[str, ...],
+    target: str | None,
+    untargeted: bool,
+    steps: int,
+    draws: int,
+    judge_draws: int,
+    rate: float,
+    batch: int,
+    limit: int | None,
+    as_json: bool,
+    device: str,
+    seed: int,
+) -> None:
+    """Attack every clip of a manifest under every setting.
+
+    MANIFEST is JSON Lines: audio_filepath (relative to it), duration, text (what is said) and, if you like, target (what
+    should be heard). A clip without a target is to be misheard: at least half of its words wrong. RUN gets the files of each
+    clip, a line for each in results.jsonl, and run.json, which says what is claimed.
+
+    Killed or stopped anywhere, a run goes on where it was: start the same command again. Under torchrun all workers share
+    the work, what a dead one held is done by another, and the status of a run that is done is always 0.
+
+    \b
+    audioadv bench test.jsonl --out run --bound snr:30 --bound snr:20 --bound snr:min
+    torchrun --nproc-per-node 4 --max-restarts 3 -m audioadv bench test.jsonl --out run
+    audioadv report run
+    """
+    if target is not None and untargeted:
+        raise click.UsageError("--target and --untargeted are two different goals. Give one of them")
+    options = {"steps": steps, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
+    settings = as_settings(models, attacks, bounds, channels)
+    entries, complaints = read_lines(manifest)
+    jobs = as_jobs(manifest, entries, out, settings, target, untargeted)
+    check_writable(out)
+    claims = workers(str(out.absolute()))
+    load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device)))
+    seen = examine(settings, jobs[:limit], target, load, options)
+
+    def complain(error: AudioadvError) -> None:
+        if claims.first(str(error)):
+            click.echo(f"Error: {error}", err=True)
+
+    for error in (*complaints, *seen.complaints):
+        complain(error)
+    if not seen.names:
+        context.exit(WRONG_INPUT)
+    arguments: dict[str, Any] = {"MANIFEST": os.path.relpath(manifest, out), "--model": models, "--attack": attacks, "--bound": bounds}
+    arguments |= {"--channel": channels, "--target": target, "--untargeted": untargeted}
+    arguments |= {"--steps": steps, "--draws": draws, "--judge": judge_draws, "--rate": rate, "--seed": seed}
+    make_folder(out)
+    state_run(
+        out,
+        {
+            "command": command_line(manifest, out, arguments),
+            "arguments": {**arguments, **seen.weights},
+            "started_with": {"device": device, "batch": batch, "limit": limit, "workers": claims.world, "torch": torch.__version__},
+            "jobs": len(seen.names),
+            "threat_models": threat_models(jobs[:limit], seen.settings),
+        },
+    )
+    ledger = Ledger(out / "results.jsonl")
+    if changed := changed_clips(ledger.lines, jobs, settings, out):
+        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
+        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
+
+    def results() -> list[dict[str, Any]]:
+        return [line for name, line in ledger.refresh().items() if name in seen.names]
+
+    batches = {some.key: some for some in plan(jobs[:limit], seen.settings, batch)}
+    stopped = False
+    try:
+        with claims.alive(), run_progress(claims.rank == 0 and not (as_json and sys.stdout.isatty()), len(seen.names)) as shown:
+            work = Bench(out, ledger, options, load, complain, shown.step)
+            for key in claims.units([*batches]):
+                for line in work.work(batches[key]):
+                    if as_json:
+                        click.echo(json.dumps(line))
+                shown.done(results())
+            if claims.rank == 0:
+                work.tidy()
+    except KeyboardInterrupt:
+        stopped = True
+    except distributed.DistError as error:
+        raise AudioadvError(
+            f"{out}: the workers' queue is gone with the process that held it ({str(error).splitlines()[0]}). "
+            "What is finished is kept: start the same command again"
+        ) from error
+    lines = results()
+    if stopped:
+        click.echo(f"Stopped: {len(lines)} of {len(seen.names)} jobs are done and kept in {out}. Start it again to go on", err=True)
+    if claims.rank == 0 and lines and not as_json:
+        show(bench_table(summarise(lines)))
+        click.echo(f"A page to read and listen: audioadv report {shlex.quote(click.format_filename(out))}")
+    wrong = bool(complaints or seen.complaints) or len(lines) < len(seen.names)
+    status = WRONG_INPUT if wrong else DONE if all(line["reached"] for line in lines) else NOT_REACHED
+    # to a launcher, any other status than 0 says: start all workers again
+    context.exit(STOPPED if stopped else DONE if claims.world > 1 else status)
+
+
+def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[str], channels: Sequence[str]) -> list[Setting]:
+    """Every combination, model by model, each once and each with a folder of its own. Raises MalformedSpec."""
+    names: dict[str, int] = {}
+    settings = []
+    parsed = [parse_bound(spec) for spec in dict.fromkeys(bounds)], [None if spec == "none" else parse_channel(spec) for spec in channels]
+    for model, channel, attack, bound in product(dict.fromkeys(models), dict.fromkeys(parsed[1]), dict.fromkeys(attacks), parsed[0]):
+        parts = (model, attack, str(bound), *([] if channel is None else [str(channel)]))
+        name = "_".join(re.sub(r"[^A-Za-z0-9.,=+@-]+", "-", part) for part in parts)[:LONGEST_FOLDER]
+        names[name.casefold()] = names.get(name.casefold(), 0) + 1
+        settings.append(Setting(model, attack, bound, channel, name if names[name.casefold()] == 1 else f"{name}_{names[name.casefold()]}"))
+    return settings
+
+
+def read_lines(manifest: Path) -> tuple[list[tuple[str, Entry]], list[AudioadvError]]:
+    """The entries of a manifest, each with where it stands, and what is wrong with the other lines. Raises InputError."""
+    entries: list[tuple[str, Entry]] = []
+    complaints: list[AudioadvError] = []
+    for number, text in numbered_lines(manifest):
+        try:
+            entries.append((f"{manifest}, line {number}", as_entry(manifest, number, text)))
+        except AudioadvError as error:
+            complaints.append(error)
+    return entries, complaints
+
+
+def as_jobs(
+    manifest: Path, entries: Sequence[tuple[str, Entry]], out: Path, settings: Sequence[Setting], target: str | None, untargeted: bool
+) -> list[Job]:
+    """A job for each entry. Raises OptionError where files of the run would come to lie among the clips."""
+    ours = {os.path.realpath(out / setting.folder) for setting in settings}
+    jobs = []
+    for (where, entry), name in zip(entries, output_names(out, [entry.path for _, entry in entries]), strict=True):
+        if os.path.realpath(entry.path.parent) in ours:
+            raise OptionError(f"{where}: {entry.path} lies where --out {out} puts its files. Name another folder")
+        text, own, seconds = entry.text, entry.target, entry.seconds
+        if own is not None and own.startswith(UNTARGETED):  # the manifest is the result of an untargeted run
+            text, own = text or own.removeprefix(UNTARGETED), None
+        wanted = None if untargeted else own if target is None else target
+        jobs.append(Job(where, entry.path, name, text, wanted, length_of(entry.path) if seconds is None else seconds))
+    return jobs
+
+
+def own_device(device: str) -> str:
+    """Of several, the one that the launcher meant for this process."""
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+class Examined(NamedTuple):
+    """What can be done: settings that make sense, the names of results to come, each model's weights, and what is wrong."""
+
+    settings: list[Setting]
+    names: set[str]
+    weights: dict[str, str | None]
+    complaints: list[AudioadvError]
+
+
+def examine(
+    settings: Iterable[Setting], jobs: Sequence[Job], target: str | None, load: Callable[[str], Recogniser], options: Mapping[str, Any]
+) -> Examined:
+    """Meet each model once, before any work. Raises UnknownModel, UnusableTarget for a --target that a model never writes."""
+    seen = Examined([], set(), {}, [])
+    for setting in settings:
+        model = load(setting.model)
+        seen.weights[f"weights of {setting.model}"] = seen.weights.get(f"weights of {setting.model}") or fingerprint_of(model)
+        if target is not None and jobs:
+            Transcribe(target)
+            jobs[0].goal(model)
+        try:  # without a clip, craft_each checks its options and goes home
+            list(craft_each(model, [], Silence(), bound=setting.bound, attack=setting.attack, channel=setting.channel, **options))
+        except OptionError as error:
+            seen.complaints.append(error)
+            continue
+        seen.settings.append(setting)
+        for job in jobs:
+            try:
+                job.goal(model)
+                seen.names.add(f"{setting.folder}/{job.name}")
+            except AudioadvError as error:
+                seen.complaints.append(error)
+    return seen
+
+
+def command_line(manifest: Path, out: Path, arguments: Mapping[str, Any]) -> str:
+    """The call as one would type it, with every option that decides the results."""
+    words = ["audioadv", "bench", str(manifest), "--out", str(out)]
+    for option, value in arguments.items():
+        if option.startswith("--") and value is not None and value is not False:
+            values = [] if value is True else value if isinstance(value, tuple) else [value]
+            words += [option] if value is True else [word for one in values for word in (option, str(one))]
+    return shlex.join(words)
+
+
+def threat_models(jobs: Sequence[Job], settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """The claim of each bound and channel: as an object, and in words."""
+    targets = {job.target for job in jobs} - {None}
+    wishes = [f"hear each clip as {next(iter(targets))!r}" if len(targets) == 1 else "hear each clip as its target"] if targets else []
+    if any(job.target is None for job in jobs):
+        wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least half of the words wrong")
+    claims = dict.fromkeys((setting.bound, setting.channel) for setting in settings)
+    made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]
+    return [{**json.loads(threat.to_json()), "claim": " ".join(str(threat).split())} for threat in made]

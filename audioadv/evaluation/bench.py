@@ -1,0 +1,218 @@
+"""A run: every clip of a manifest, under every setting, into a folder; it may be killed anywhere and started again.
+
+    clips x models x channels x attacks x bounds --plan--> batches of clips of like length --work--> files, then lines
+
+    RUN/run.json                  what is claimed, and the arguments
+    RUN/results.jsonl             a line a job (`evaluation/ledger.py`): a manifest too
+    RUN/SETTING/NAME.wav          the adversarial clip, 16 bits; only where the goal is reached
+    RUN/SETTING/NAME.clean.wav    the clean clip as it was attacked
+    RUN/SETTING/NAME.json         the line again, beside its files
+
+A batch's files take their places first, its lines come after, all in one write: what has a line is done, what has none is done
+again and gives the same bytes.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, final
+
+import soundfile
+import torch
+
+from audioadv.attacks.craft import Progress, TextGoal, craft_each
+from audioadv.audio.files import Clip, read_clip
+from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
+from audioadv.evaluation.ledger import Ledger, Line
+from audioadv.evaluation.on_disk import source, write_and_judge
+from audioadv.evaluation.word_errors import plain_words
+from audioadv.models.recogniser import Recogniser
+from audioadv.threat.bounds import Bound
+from audioadv.threat.channels.channel import Channel
+from audioadv.threat.goals import Mistranscribe, Transcribe, as_texts, spell
+
+STAGE = ".stage-"
+UNTARGETED = "not: "  # what the text of such a goal begins with in a result line
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for a whole table row. `folder` is where its files go, within the run's."""
+
+    model: str
+    attack: str
+    bound: Bound
+    channel: Channel | None
+    folder: str
+
+    def line(self) -> Line:
+        """Its part of a result line."""
+        return {"model": self.model, "attack": self.attack, "bound_asked": str(self.bound)}
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One clip of the manifest. `name` is that of its files; `text` is what is said, `target` what is to be heard, None for
+    anything but the text."""
+
+    where: str
+    path: Path
+    name: str
+    text: str | None
+    target: str | None
+    seconds: float
+
+    def goal(self, model: Recogniser) -> TextGoal:
+        """What the model is to make of the clip. Raises UnusableTarget for texts that it never writes, or none at all."""
+        if self.target is None and not plain_words(self.text or ""):
+            raise UnusableTarget(
+                f"{self.where}: neither a target nor a text. Say what it should be heard as (target, or --target TEXT), or what is "
+                "said in it (text), to have that misheard"
+            )
+        try:
+            goal = Mistranscribe(plain_words(self.text or "")) if self.target is None else Transcribe(self.target)
+            spell(goal.references if isinstance(goal, Mistranscribe) else goal.texts, model.vocabulary, torch.device("cpu"))
+        except UnusableTarget as error:
+            raise UnusableTarget(f"{self.where}: {error}") from error
+        return goal
+
+
+class Batch(NamedTuple):
+    """Jobs to be attacked at once: of one setting, all with a target or all without, of like length."""
+
+    setting: Setting
+    jobs: tuple[Job, ...]
+
+    @property
+    def key(self) -> str:
+        """The same in each process that works on the run."""
+        return f"{self.setting.folder}/{self.jobs[0].name}"
+
+
+def plan(jobs: Sequence[Job], settings: Sequence[Setting], size: int) -> list[Batch]:
+    """All batches, the longest clips of each setting first: what does not fit into memory is seen early, and the last to finish
+    are short."""
+    batches = []
+    for setting in settings:
+        for targeted in (True, False):
+            some = sorted((job for job in jobs if (job.target is not None) is targeted), key=lambda job: -job.seconds)
+            batches += [Batch(setting, tuple(some[first : first + size])) for first in range(0, len(some), size)]
+    return batches
+
+
+def length_of(path: Path) -> float:
+    """Seconds, by the file's header; 0 where it cannot be read, which is told when the clip's turn comes."""
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except (soundfile.SoundFileError, OSError, TypeError):
+        return 0.0
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A run at work in one process.
+
+    `folder` is RUN, `options` are those of `craft_each` that all settings share; `model` gives the recogniser of a name, and
+    `complain` hears, of each clip that cannot be used, why.
+    """
+
+    folder: Path
+    ledger: Ledger
+    options: Mapping[str, Any]
+    model: Callable[[str], Recogniser]
+    complain: Callable[[AudioadvError], None]
+    progress: Callable[[Progress], None] | None = None
+
+    def missing(self, batch: Batch) -> list[Job]:
+        """The jobs of a batch that have no line yet."""
+        done = self.ledger.refresh()
+        return [job for job in batch.jobs if f"{batch.setting.folder}/{job.name}" not in done]
+
+    def work(self, batch: Batch) -> list[Line]:
+        """Attack what is missing of a batch; the new lines. What cannot be used is told and left out.
+
+        Raises UnwritableOutput, and what `craft_each` does.
+        """
+        jobs = self.missing(batch)
+        model = self.model(batch.setting.model) if jobs else None
+        usable: list[tuple[Job, Clip]] = []
+        for job in jobs:
+            assert model is not None
+            try:
+                job.goal(model)
+                usable.append((job, read_clip(job.path, model.sample_rate)))
+            except AudioadvError as error:
+                self.complain(error if str(error).startswith(job.where) else type(error)(f"{job.where}: {error}"))
+        return self.attack(batch.setting, usable, model) if usable and model is not None else []
+
+    def attack(self, setting: Setting, usable: Sequence[tuple[Job, Clip]], model: Recogniser) -> list[Line]:
+        """Craft, judge and save these clips together; in halves where the device's memory does not hold them all."""
+        try:
+            return self.save(setting, usable, model)
+        except torch.OutOfMemoryError:
+            if len(usable) == 1:
+                (job, clip), *_ = usable
+                cure = "Leave the clip out, or use --device cpu"
+                self.complain(UnusableBatch(f"{job.where}: {clip.seconds:.1f} s are too long for the memory of {model.device}. {cure}"))
+                return []
+        half = len(usable) // 2
+        return self.attack(setting, usable[:half], model) + self.attack(setting, usable[half:], model)
+
+    def save(self, setting: Setting, usable: Sequence[tuple[Job, Clip]], model: Recogniser) -> list[Line]:
+        """As `attack`, at once. Nothing takes its place before all of it is written."""
+        goals = [job.goal(model) for job, _ in usable]
+        texts = [text for goal in goals for text in (goal.references if isinstance(goal, Mistranscribe) else getattr(goal, "texts", ()))]
+        together = Mistranscribe(texts) if isinstance(goals[0], Mistranscribe) else Transcribe(texts)
+        options = {**self.options, "bound": setting.bound, "attack": setting.attack, "channel": setting.channel, "batch": len(usable)}
+        results = craft_each(model, [clip for _, clip in usable], together, progress=self.progress, **options)
+        place, lines = self.folder / setting.folder, []
+        try:
+            with TemporaryDirectory(prefix=STAGE, dir=self.folder) as name:
+                stage = Path(name)
+                for (job, _), goal, crafted in zip(usable, goals, results, strict=True):
+                    line = write_and_judge(stage, job.name, crafted, goal, model)
+                    line |= {"out": str(place / f"{job.name}.wav") if line["reached"] else None, "seed": self.options["seed"]}
+                    gauge = crafted.gauge if line["reached"] else None
+                    head = {"name": f"{setting.folder}/{job.name}", **source(crafted, job.path, self.folder, job.text), **setting.line()}
+                    lines.append({**head, **line, "gauge": gauge})
+                    (stage / f"{job.name}.json").write_text(json.dumps(lines[-1], indent=2) + "\n", encoding="utf-8")
+                place.mkdir(exist_ok=True)
+                for made in sorted(stage.iterdir()):
+                    os.replace(made, place / made.name)
+        except OSError as error:
+            raise UnwritableOutput(
+                f"{place}: files cannot be written ({error.strerror}). Make room, and start the same command again"
+            ) from error
+        return self.ledger.append(lines)
+
+    def tidy(self) -> None:
+        """Take away what killed workers left behind. Only once all is done."""
+        for stage in self.folder.glob(f"{STAGE}*"):
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Iterable[Setting], folder: Path) -> list[str]:
+    """In words, which results are of other clips or texts than the manifest has by now under the same name."""
+    now = {f"{setting.folder}/{job.name}": job for setting in settings for job in jobs}
+    changed = []
+    for name, line in ledger.items():
+        job = now.get(name)
+        if job is None:
+            changed.append(f"{name}: no longer in the manifest")
+            continue
+        target = UNTARGETED + plain_words(job.text or "") if job.target is None else as_texts(job.target)[0]
+        for key, then, value in (
+            ("audio_filepath", line.get("audio_filepath"), os.path.relpath(job.path, folder)),
+            ("text", line.get("text"), job.text),
+            ("target", line.get("target"), target),
+        ):
+            if then != value:
+                changed.append(f"{job.where}: {key} was {then!r}, now {value!r}")
+    return changed

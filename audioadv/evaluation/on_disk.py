@@ -1,0 +1,39 @@
+"""What is on disk is what counts: a crafted clip is written as 16-bit WAV, read back, and judged there."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audioadv.attacks.craft import Crafted, TextGoal, heard_alone
+from audioadv.attacks.result import Outcome
+from audioadv.audio.files import read_clip, write_wav
+from audioadv.models.recogniser import Recogniser
+
+
+def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, model: Recogniser) -> dict[str, Any]:
+    """Write NAME.wav and NAME.clean.wav into the folder `stage`, where the goal is reached in the file; the result line.
+
+    `goal` is that of this one clip. The line's `out` is the file within `stage`, None where there is none. Raises UnwritableOutput.
+    """
+    line = crafted.line() | {"adversarial_transcript": None, "reached": False, "out": None, "notices": crafted.clip.notices}
+    if not crafted.reached:
+        return line
+    file = stage / f"{name}.wav"
+    write_wav(file, crafted.adversarial, model.sample_rate)
+    samples = read_clip(file, model.sample_rate).samples
+    outputs = heard_alone(model, samples)
+    # a channel's judge draws were heard from the array: the file must be that array
+    if bool(goal.reached(outputs)) if crafted.channel is None else torch.equal(samples, crafted.adversarial):
+        write_wav(stage / f"{name}.clean.wav", crafted.clip.samples, model.sample_rate)
+        return line | {"adversarial_transcript": outputs.transcripts()[0], "reached": True, "out": str(file)}
+    file.unlink()
+    note = "Reached, but not in the file read back. Run it again with more steps."
+    return line | {"outcome": str(Outcome.MISSED), "note": note, "snr_db": None, "relative_db": None}
+
+
+def source(crafted: Crafted, path: Path, folder: Path, text: str | None) -> dict[str, Any]:
+    """Where a result came from, as a manifest in `folder` says it."""
+    where = {"audio_filepath": os.path.relpath(path, folder), "duration": round(crafted.clip.seconds, 3)}
+    return where if text is None else {**where, "text": text}

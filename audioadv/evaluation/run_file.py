@@ -1,0 +1,80 @@
+"""RUN/run.json: what a run claims, and with which arguments; a run that goes on must go on with the same.
+
+arguments      what decides the results, by option; compared at each start
+started_with   what does not: the device, the batch, how many of the clips
+threat_models  each bound and channel as a `ThreatModel`, and in words (claim)
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audioadv.errors import InputError, OptionError, UnwritableOutput
+from audioadv.models.recogniser import Recogniser
+
+NAME = "run.json"
+
+
+def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
+    """Write what a run in this folder claims, or find that it goes on as it began. `stated` has at least `arguments`.
+
+    Raises OptionError that names each argument that differs, UnwritableOutput.
+    """
+    used = (folder / "results.jsonl").exists()  # asked first: a fellow worker may be writing both at this moment
+    before = read_run(folder)
+    if before is None and used:
+        raise OptionError(f"--out {folder}: holds results, but of no run (there is no {NAME}). Name another folder")
+    if before is not None:
+        then, now = before.get("arguments", {}), json.loads(json.dumps(stated["arguments"]))
+        names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        if names:
+            differ = "; ".join(f"{name}: was {shown(then.get(name))}, now {shown(now.get(name))}" for name in names)
+            raise OptionError(
+                f"--out {folder}: a run that was started with other arguments ({differ}). "
+                "Start it with the same ones to go on, or name another folder"
+            )
+    part = folder / f".{uuid.uuid4().hex}.part"
+    try:
+        part.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, folder / NAME)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UnwritableOutput(f"{folder / NAME}: cannot be written ({error.strerror}). Make room, or name another folder") from error
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What the run in this folder claims; None where none was ever started. Raises InputError for a file that says nothing."""
+    try:
+        stated = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / NAME}: cannot be read ({error}). Move it away, and the results with it") from error
+    if not isinstance(stated, dict):
+        raise InputError(f"{folder / NAME}: not what audioadv bench wrote. Move it away, and the results with it")
+    return stated
+
+
+def shown(value: Any) -> str:
+    """An argument as one would give it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return {None: "not given", True: "given", False: "not given"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def fingerprint_of(model: Recogniser) -> str | None:
+    """What tells a net from another of the same name: a digest of its state. None for a recogniser that is no module."""
+    if not isinstance(model.net, nn.Module):
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.net.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

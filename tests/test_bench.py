@@ -1,0 +1,455 @@
+"""A run is done once, whoever works on it and however often it is killed; and the same as if none of that had happened."""
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from recognisers import linear
+from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
+from torch import distributed
+
+import audioadv as aa
+from audioadv.errors import InputError, OptionError, UnwritableOutput
+from audioadv.evaluation.bench import Job, Setting, plan
+from audioadv.evaluation.claims import Claims
+from audioadv.evaluation.ledger import Ledger, read_results
+from audioadv.evaluation.run_file import fingerprint_of, state_run
+from audioadv.evaluation.summary import curve, summarise
+from audioadv.evaluation.word_errors import word_error_rate
+from audioadv.models.recogniser import Recogniser
+
+STEPS = ["--steps", "15", "--bound", "snr:min", "--device", "cpu"]
+QUICK = [*LINEAR, *STEPS]
+
+
+def write_manifest(path: Path) -> Path:
+    """Eight clips of 0.2 to 0.34 s; every other one has a target."""
+    sound = noise(0.34)
+    entries = []
+    for i in range(8):
+        soundfile.write(path.parent / f"{i}.wav", sound[: 3200 + 320 * i], 16000)
+        entries.append(
+            {"audio_filepath": f"{i}.wav", "duration": 0.2 + 0.02 * i, "text": "It's hiss."} | ({"target": "go"} if i % 2 else {})
+        )
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+@pytest.fixture
+def manifest(folder: Path) -> Path:  # noqa: F811
+    """In the current folder."""
+    return write_manifest(folder / "list.jsonl")
+
+
+def results(run_folder: str | Path, *without: str) -> dict[str, dict[str, Any]]:
+    """The lines by name, without what may differ between two runs."""
+    found = read_results(Path(run_folder, "results.jsonl"))
+    names = [line["name"] for line in found]
+    assert len(set(names)) == len(names)
+    return {line["name"]: {key: value for key, value in line.items() if key not in {"seconds", "out", *without}} for line in found}
+
+
+def sounds(run_folder: str) -> dict[str, bytes]:
+    return {str(path.relative_to(run_folder)): path.read_bytes() for path in Path(run_folder).rglob("*.wav")}
+
+
+# The results file
+
+
+def test_a_line_is_there_once_and_whole(tmp_path: Path) -> None:
+    one, other = (Ledger(tmp_path / "results.jsonl") for _ in range(2))
+    assert one.append([{"name": "a", "by": 1}, {"name": "b", "by": 1}]) == [{"name": "a", "by": 1}, {"name": "b", "by": 1}]
+    assert other.append([{"name": "b", "by": 2}, {"name": "c", "by": 2}]) == [{"name": "c", "by": 2}]
+    assert one.refresh() == other.refresh() == {"a": {"name": "a", "by": 1}, "b": {"name": "b", "by": 1}, "c": {"name": "c", "by": 2}}
+
+
+def test_a_torn_end_is_cut_and_a_strange_line_told(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"name": "a"}\n{"name": "b", "te')
+    assert read_results(path) == [{"name": "a"}]
+    Ledger(path).append([{"name": "c"}])
+    assert path.read_text() == '{"name": "a"}\n{"name": "c"}\n'
+    path.write_text('{"name": "a"}\n[1]\n')
+    with pytest.raises(InputError, match="line 2: not a result"):
+        Ledger(path)
+
+
+def test_a_full_disk_leaves_the_results_as_they_were(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for it."""
+    path = tmp_path / "results.jsonl"
+    Ledger(path).append([{"name": "a"}])
+    if not (child := os.fork()):
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        try:
+            Ledger(path).append([{"name": "b", "text": "x" * 60}, {"name": "c", "text": "y" * 60}])
+        except UnwritableOutput:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.read_text() == '{"name": "a"}\n'
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "results.jsonl")
+    with ledger.path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = threading.Thread(target=ledger.append, args=([{"name": "a"}],))
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive()
+        assert read_results(ledger.path) == []
+    writer.join()
+    assert read_results(ledger.path) == [{"name": "a"}]
+
+
+def test_writers_that_are_killed_leave_whole_lines(tmp_path: Path) -> None:
+    """Real processes, real SIGKILL, at any moment; lines long enough to take several pages."""
+    path = tmp_path / "results.jsonl"
+
+    def start(writer: int) -> int:
+        if not (child := os.fork()):
+            ledger, count = Ledger(path), 0
+            while True:
+                ledger.append([{"name": f"{writer}.{count}.{i}", "text": "x" * 5000} for i in range(3)])
+                count += 1
+        return child
+
+    draw = random.Random(0)
+    for turn in range(6):
+        children = [start(2 * turn + i) for i in range(2)]
+        time.sleep(0.05 + 0.1 * draw.random())
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    names = [line["name"] for line in read_results(path)]
+    assert len(set(names)) == len(names) > 6
+    Ledger(path).append([{"name": "last"}])
+    assert read_results(path)[-1] == {"name": "last"}
+
+
+# The queue
+
+
+def share(store: Any, names: list[str], busy: float = 0.0, world: int = 2, lease: float = 5.0) -> list[list[str]]:
+    """What each worker of a queue gets, as threads."""
+    got: list[list[str]] = [[] for _ in range(world)]
+
+    def worker(rank: int) -> None:
+        claims = Claims(store.clone(), rank, world, lease_seconds=lease)
+        with claims.alive():
+            for name in claims.units(names):
+                got[rank].append(name)
+                time.sleep(busy)
+
+    threads = [threading.Thread(target=worker, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+@pytest.fixture
+def store() -> Any:
+    return distributed.TCPStore("127.0.0.1", 0, None, True)
+
+
+def test_each_unit_falls_to_one_worker(store: Any) -> None:
+    names = [str(i) for i in range(20)]
+    got = share(store, names, busy=0.01, world=3)
+    assert sorted(name for some in got for name in some) == sorted(names)
+    assert all(got)
+    assert share(store, names) == [[], []], "all of it is done"
+
+
+def test_what_a_silent_worker_holds_is_done_by_another(store: Any) -> None:
+    silent = Claims(store.clone(), 7, 8)
+    held = next(silent.units(["a", "b"]))
+    began = time.monotonic()
+    got = share(store, ["a", "b"], lease=0.5)
+    assert held == "a"
+    assert sorted(got[0] + got[1]) == ["a", "b"]
+    assert time.monotonic() - began > 0.5, "not before its lease was over"
+
+
+def test_what_a_dead_worker_held_is_free_when_another_comes_in_its_place(store: Any) -> None:
+    next(Claims(store.clone(), 0, 1).units(["a"]))
+    assert list(Claims(store.clone(), 0, 1).units(["a"])) == ["a"]
+
+
+def test_alone_there_is_no_queue_to_wait_for() -> None:
+    claims = Claims(distributed.HashStore())
+    with claims.alive():
+        assert list(claims.units(["a", "b"])) == ["a", "b"]
+    assert [claims.first("x"), claims.first("y"), claims.first("x")] == [True, True, False]
+
+
+# A run
+
+
+def test_batches_hold_clips_of_like_length_and_kind() -> None:
+    some = [Job(f"line {i}", Path(f"{i}.wav"), str(i), "a", target, seconds) for i, (target, seconds) in enumerate(
+        [("go", 1.0), (None, 3.0), ("go", 5.0), ("stop", 2.0), (None, 4.0), ("go", 5.0)]
+    )]  # fmt: skip
+    settings = [Setting("tiny-mel", "shrink", aa.Linf(radius), None, str(radius)) for radius in (0.1, 0.2)]
+    planned = [(batch.setting.folder, [job.name for job in batch.jobs]) for batch in plan(some, settings, 3)]
+    assert planned == [(place, names) for place in ("0.1", "0.2") for names in (["2", "5", "3"], ["0"], ["4", "1"])]
+
+
+def test_no_line_without_its_files(manifest: Path) -> None:
+    obstacle = Path("run/module-recognisers-linear_shrink_snr-min/1.wav")
+    obstacle.mkdir(parents=True)
+    wrong = run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2", "--batch", "1")
+    assert wrong.exit_code == 2
+    assert "files cannot be written" in wrong.stderr
+    assert not any(name.endswith("/1") for name in results("run"))
+    obstacle.rmdir()
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2", "--batch", "1").exit_code == 0
+    assert len(results("run")) == 2
+
+
+def test_a_run_from_end_to_end(manifest: Path) -> None:
+    done = run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "linf:0.3", "--batch", "3", "--json")
+    printed = {line["name"]: line for line in lines(done)}
+    assert done.exit_code == 0
+    assert printed == {line["name"]: line for line in read_results(Path("run/results.jsonl"))}
+    assert len(printed) == 16
+    for name, line in printed.items():
+        assert (line["model"], line["attack"], line["seed"], line["text"]) == ("module:recognisers:linear", "shrink", 0, "It's hiss.")
+        assert line["bound_asked"] in ("snr:min", "linf:0.3")
+        assert line["outcome"] == ("reached" if line["target"] == "go" else "needless")
+        assert Path(line["out"]) == Path("run", f"{name}.wav")
+        assert json.loads(Path("run", f"{name}.json").read_text()) == line
+        heard = lines(run("transcribe", line["out"], *LINEAR, "--json"))[0]["transcript"] if line["target"] == "go" else None
+        assert heard in ("go", None)
+    reached = next(line for line in printed.values() if line["target"] == "go" and line["bound_asked"] == "snr:min")
+    pair = [torch.tensor(soundfile.read(reached["out"].replace(".wav", end))[0]) for end in (".wav", ".clean.wav")]
+    assert reached["gauge"] == pytest.approx(float((pair[0] - pair[1]).norm()), rel=1e-4)
+    assert 20 * np.log10(float(pair[1].norm()) / reached["gauge"]) == pytest.approx(reached["snr_db"], abs=1e-2)
+
+    claim = json.loads(Path("run/run.json").read_text())
+    assert [threat["bound"] for threat in claim["threat_models"]] == ["snr:min", "linf:0.3"]
+    assert "hear each clip as 'go', and to mishear the clips that have none" in " ".join(claim["threat_models"][0]["claim"].split())
+    assert claim["arguments"]["--steps"] == 15
+
+    again = run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "linf:0.3", "--batch", "5")
+    assert again.exit_code == 0
+    assert {line["name"]: line for line in read_results(Path("run/results.jsonl"))} == printed, "nothing is done twice"
+    for text in ("snr:min", "linf:0.3", "8/8", "68..100", "WER", "forwards"):
+        assert text in again.stdout
+
+
+def test_a_clip_is_the_same_alone_or_among_others_and_more_can_follow(manifest: Path) -> None:
+    assert run("bench", "list.jsonl", "--out", "some", *QUICK, "--limit", "3", "--untargeted").exit_code == 0
+    assert len(results("some")) == 3
+    assert run("bench", "list.jsonl", "--out", "some", *QUICK, "--limit", "5", "--untargeted").exit_code == 0
+    some = results("some")
+    assert len(some) == 5
+    assert {line["target"] for line in some.values()} == {"not: it's hiss"}
+    assert run("bench", "some/results.jsonl", "--out", "next", *QUICK, "--limit", "1", "--target", "so").exit_code in (0, 1)
+    assert [line["target"] for line in results("next").values()] == ["so"]
+    assert run("bench", "some/results.jsonl", "--out", "same", *QUICK, "--limit", "1").exit_code == 0
+    assert [line["target"] for line in results("same").values()] == ["not: it's hiss"]
+
+
+def test_other_arguments_are_told_apart(manifest: Path) -> None:
+    first = ["bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2"]
+    assert run(*first).exit_code == 0
+    before = Path("run/results.jsonl").read_bytes()
+    wrong = run(*first, "--steps", "16", "--bound", "snr:20", "--target", "stop")
+    assert wrong.exit_code == 2
+    for text in ("--steps: was 15, now 16", "--bound: was snr:min, now snr:min, snr:20", "--target: was not given, now stop"):
+        assert text in wrong.stderr
+    assert "--seed" not in wrong.stderr
+    entries = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([entries[0], entries[1].replace('"go"', '"stop"'), *entries[2:]]))
+    wrong = run(*first)
+    assert wrong.exit_code == 2
+    assert "list.jsonl, line 2: target was 'go', now 'stop'" in wrong.stderr
+    manifest.write_text("\n".join(entries[1:]))
+    assert "0: no longer in the manifest" in run(*first).stderr
+    assert Path("run/results.jsonl").read_bytes() == before
+    assert run("craft", "0.wav", "--target", "go", *LINEAR, "--steps", "5", "--out", "crafted").exit_code in (0, 1)
+    assert "holds results, but of no run" in run("bench", "list.jsonl", "--out", "crafted", *QUICK).stderr
+
+
+def test_another_net_under_the_same_name_is_told_apart() -> None:
+    def recogniser(bias: float) -> Recogniser:
+        net = torch.nn.Linear(2, 2)
+        torch.nn.init.zeros_(net.weight)
+        torch.nn.init.constant_(net.bias, bias)
+        return Recogniser(net, sample_rate=16000)
+
+    assert fingerprint_of(recogniser(1.0)) == fingerprint_of(recogniser(1.0)) != fingerprint_of(recogniser(2.0))
+    assert fingerprint_of(linear()) is None
+
+
+def test_two_workers_may_state_the_same_run_at_once(tmp_path: Path) -> None:
+    stated = {"arguments": {"--seed": 0, "--model": ("a", "b"), "weights of a": None}}
+    for _ in range(2):
+        state_run(tmp_path, stated)
+    with pytest.raises(OptionError, match=r"\(weights of a: was not given, now 12\)"):
+        state_run(tmp_path, {"arguments": {**stated["arguments"], "weights of a": "12"}})
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        state_run(tmp_path, stated)
+
+
+def test_bad_lines_are_told_by_number_and_the_others_done(manifest: Path) -> None:
+    good = manifest.read_text().splitlines()[:2]
+    Path("prose.wav").write_text("not a sound at all")
+    bad = ['{"audio_', '{"audio_filepath": "0.wav"}', '{"audio_filepath": "1.wav", "target": "route 66"}']
+    late = ['{"audio_filepath": "missing.wav", "text": "a"}', '{"audio_filepath": "prose.wav", "duration": 9, "text": "a"}']
+    manifest.write_text("\n".join([*bad, good[0], *late, "", good[1]]))
+    for _ in range(2):
+        told = run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "snr:20", "--batch", "4", "--json")
+        assert told.exit_code == 2
+        errors = [line for line in told.stderr.splitlines() if line.startswith("Error")]
+        assert [line.split(":")[1].strip() for line in errors[:3]] == [f"list.jsonl, line {number}" for number in (1, 2, 3)]
+        assert sorted(line.split(":")[1].strip() for line in errors[3:]) == [f"list.jsonl, line {number}" for number in (5, 6)], "each once"
+        assert len(results("run")) == 4
+    assert lines(told) == [], "what is done stays done"
+    soundfile.write("missing.wav", noise(0.2), 16000)
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "snr:20", "--batch", "4").exit_code == 2
+    assert len(results("run")) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "route 66"], "does not write '6'"),
+        (["--target", ""], "nothing to be heard as"),
+        (["--target", "go", "--untargeted"], "two different goals"),
+        (["--bound", "loud"], "bound 'loud'"),
+        (["--channel", "tin can"], "channel 'tin can'"),
+        (["--model", "huge-mel"], "huge-mel"),
+        (["--out", "list.jsonl"], "is a file"),
+        (["--limit", "0"], "--limit"),
+        (["--attack", "pgd"], "works within a fixed bound"),
+    ],
+)
+def test_wrong_options_make_nothing(manifest: Path, options: list[str], message: str) -> None:
+    wrong = run("bench", "list.jsonl", "--out", "run", *QUICK, *options)
+    assert wrong.exit_code == 2
+    assert message in wrong.stderr
+    assert not Path("run").exists()
+    Path("empty.jsonl").write_text("\n")
+    assert "without a line" in run("bench", "empty.jsonl", "--out", "run", *QUICK).stderr
+
+
+def test_settings_that_make_no_sense_are_told_and_the_others_done(manifest: Path) -> None:
+    told = run(
+        "bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1", "--bound", "linf:0.2", "--attack", "shrink", "--attack", "pgd"
+    )
+    assert told.exit_code == 2
+    assert told.stderr.count("Error: attack 'pgd' works within a fixed bound, not snr:min") == 1
+    assert len(results("run")) == 3
+    assert len({Path(name).parent for name in results("run")}) == 3
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(manifest: Path) -> None:
+    assert run("bench", "list.jsonl", "--out", "run", *STEPS, "--model", "module:recognisers:small", "--untargeted").exit_code == 0
+    assert len(results("run")) == 8
+
+
+def start(*command: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+BENCH = ["bench", "list.jsonl", *STEPS, "--batch", "2", "--json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_goes_on(manifest: Path, how: signal.Signals) -> None:
+    options = ["--model", "module:recognisers:slow", "--steps", "60"]
+    process = start("audioadv", *BENCH, *options, "--out", "run")
+    path, until = Path("run/results.jsonl"), time.monotonic() + 240
+    while not (path.exists() and path.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=60)
+    before = path.read_bytes()
+    assert 2 <= before.count(b"\n") < 8
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert "of 8 jobs are done and kept in run" in told
+        assert "Traceback" not in told
+    assert run(*BENCH, *options, "--out", "run").exit_code == 0
+    assert path.read_bytes().startswith(before), "what was done is not done again"
+    assert run(*BENCH, *options, "--out", "whole").exit_code == 0
+    assert results("run") == results("whole")
+    assert sounds("run") == sounds("whole")
+    assert {item.name for item in Path("run").iterdir()} == {item.name for item in Path("whole").iterdir()}, "nothing half written is left"
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_dies_do_what_one_does(manifest: Path) -> None:
+    options = ["--model", "module:recognisers:mortal"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "audioadv"]
+    process = start(*launcher, *BENCH, *options, "--out", "run")
+    printed, told = process.communicate(timeout=540)
+    assert process.returncode == 0, told
+    assert "Signal 9" in told or "SIGKILL" in told or "exitcode: -9" in told
+    assert run(*BENCH, *options, "--out", "whole").exit_code == 0
+    assert results("run") == results("whole")
+    assert sounds("run") == sounds("whole")
+    assert {json.loads(line)["name"] for line in printed.splitlines() if line.startswith("{")} == set(results("run"))
+    assert {item.name for item in Path("run").iterdir()} == {item.name for item in Path("whole").iterdir()}
+
+
+# Figures
+
+
+def test_word_errors_of_many_clips() -> None:
+    rate = word_error_rate(["one two three four", "Five.", ""], ["one two", "five six", "what"])
+    assert rate is not None
+    assert (rate.value, rate.clips) == (3 / 5, 2)
+    assert (rate.low, rate.high) == (0.5, 1.0), "of a resample: one clip, or the other"
+    assert word_error_rate([""], ["a"]) is None
+    same = word_error_rate(["a b"] * 50, ["a c"] * 50)
+    assert same is not None
+    assert (same.low, same.value, same.high) == (0.5, 0.5, 0.5)
+    coins = word_error_rate(["a"] * 100, ["a", "b"] * 50)
+    assert coins is not None
+    assert (coins.low, coins.high) == (pytest.approx(0.4, abs=0.03), pytest.approx(0.6, abs=0.03)), "0.5 +- 1.96 sqrt(0.25 / 100)"
+
+
+def made(reached: bool, snr_db: float | None, **more: Any) -> dict[str, Any]:
+    outcome = ("needless" if snr_db is None else "reached") if reached else "missed"
+    cost = {"forwards": 10, "backwards": 8, "seconds": 0.5, "relative_db": None if snr_db is None else -snr_db}
+    heard = {"clean_transcript": "a b", "adversarial_transcript": "go" if reached else None, "text": "a b"}
+    return {"reached": reached, "outcome": outcome, "bound": "snr:20", "snr_db": snr_db, **cost, **heard, **more}
+
+
+def test_a_row_counts_what_is_reached_and_what_would_be_played() -> None:
+    some = [made(True, 30.0), made(True, 20.0), made(True, None), made(False, None)]
+    (row,) = summarise(some)
+    assert (row["model"], row["bound"], row["channel"]) == ("-", "snr:…", "none")
+    assert (row["reached"], row["clips"], row["snr_db"], row["relative_db"], row["forwards"]) == (3, 4, 25.0, -25.0, 10)
+    assert row["outcomes"] == {"reached": 2, "needless": 1, "missed": 1}
+    assert row["wer_before"][0] == 0
+    assert row["wer_after"][0] == 0.75, "where nothing was found, the clean clip is played"
+    assert curve(some) == [(30.0, 2), (20.0, 3)]
+    two = summarise(
+        [made(True, 30.0, model="a", bound_asked="snr:min"), made(True, 30.0, model="b", bound_asked="snr:min", channel="room")]
+    )
+    assert [(row["model"], row["bound"], row["channel"]) for row in two] == [("a", "snr:min", "none"), ("b", "snr:min", "room")]
