@@ -16,6 +16,7 @@ from typing import final
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 
 @final
@@ -58,6 +59,17 @@ class Processes:
             tensor.copy_(part.view_as(tensor))
 
 
+def fresh_store(count: int) -> Store:
+    """A store in which nothing is left of processes that died: torchrun's own keeps their addresses, to which none answers.
+
+    (pytorch issue 135712.) Restarts are numbered by each machine: on several machines set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    place, first = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), os.environ["RANK"] == "0" and not shared
+    store = TCPStore(*place, count, is_master=first, multi_tenant=True)
+    return PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store) if shared else store
+
+
 @contextmanager
 def together(device: str = "cpu") -> Iterator[Processes]:
     """The processes that torchrun started, joined; this one alone, where it did not."""
@@ -66,7 +78,9 @@ def together(device: str = "cpu") -> Iterator[Processes]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, store=fresh_store(count), rank=rank, world_size=count)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
     finally:

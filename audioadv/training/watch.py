@@ -53,7 +53,7 @@ class Mark:
 @final
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """What is looked at after each pass: some test examples and some of training, by PGD of so many steps within a bound (of a union, on each member)."""
+    """What is looked at after each pass: some test examples and some of training, by PGD within a bound (of a union, each member)."""
 
     bound: Bound
     test: Batch
