@@ -6,12 +6,14 @@ AudioadvError
 |   |-- UnusableTarget         letters that the model does not write, or nothing at all
 |   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
 |   |-- UnusableResponse       a room response or recorded noise that cannot be played to a clip
+|   |-- UnusableCheckpoint     a file of no training, or of another one's
 |   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
 |-- OptionError                a choice that does not exist or makes no sense
 |   |-- UnknownModel
 |   |-- WrongRole              rooms of one role (craft, check, judge) asked to play another
 |   `-- MalformedSpec          a bound, channel or attack that cannot be read
 |-- AccessDenied               an attack asked the model for more than was granted
+|-- TrainingDiverged           a loss that is no longer a finite number
 `-- BrokenInstallation         packages that do not fit together
 """
 
@@ -40,6 +42,10 @@ class UnusableResponse(InputError):
     """A room response or recorded noise that cannot be played to a clip."""
 
 
+class UnusableCheckpoint(InputError):
+    """A checkpoint or weights that do not belong to what is trained."""
+
+
 class UnwritableOutput(InputError):
     """A place that cannot be written."""
 
@@ -62,6 +68,10 @@ class MalformedSpec(OptionError):
 
 class AccessDenied(AudioadvError):
     """An attack that asked the model for more than it was granted."""
+
+
+class TrainingDiverged(AudioadvError):
+    """Training whose loss is no longer a finite number."""
 
 
 class BrokenInstallation(AudioadvError):

@@ -1,5 +1,6 @@
 """The craft suite is what its figures say that it is: 20 carriers, 2 targets each, none too dense, the same every time."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -121,3 +122,20 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
         first, second = inaudible.affordable(allowed)
         looks = sum((n + 1) % 10 == 0 for n in range(first)) + sum((n + 1) % 20 == 0 or (n + 1) % 50 == 0 for n in range(second))
         assert allowed - 2 <= first + second + looks <= allowed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "told"),
+    [
+        ("train_mnist", ["--radius", "0.1", "--steps", "1"], ["pass 1: loss", "test robust"]),
+        ("robust_training", ["--only", "fast", "--only", "yopo", "--only", "pgd"], ["fast", "yopo", "pgd", "of PGD"]),
+        ("multi_perturbation", ["--only", "msd"], ["linf:0.3", "l2:2", "worst of them"]),
+        ("robust_recogniser", [], ["WER", "targeted at snr:30", "targeted at snr:min"]),
+    ],
+)
+def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list[str], tmp_path: Path) -> None:
+    main = importlib.import_module(recipe).main
+    out = {"train_mnist": ["--out", str(tmp_path / "net.safetensors")], "robust_recogniser": []}.get(recipe, ["--out", str(tmp_path)])
+    result = CliRunner().invoke(main, ["--quick", *options, *out], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert all(word in result.output for word in told)

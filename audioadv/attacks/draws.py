@@ -87,12 +87,13 @@ class Draws:
 def random_start(region: Region, seed: int) -> Tensor:
     """Random allowed parameters for each example: uniform in the ball, then projected. Shapes: -> as region.start().
 
-    Linf and L2 are drawn for all examples at once; other norms and maps draw for one after another, by their own `sample`.
+    Linf (of any parameters) and L2 are drawn for all examples at once; other norms and maps draw for one after another, by
+    their own `sample`.
     """
     clean = region.clean
     draws = Draws.of(seed, clean)
-    if region.added and isinstance(region.norm, LinfNorm):
-        unit = 2 * draws.uniform(clean) - 1
+    if isinstance(region.norm, LinfNorm):
+        unit = 2 * draws.uniform(clean if region.added else region.start()) - 1
     elif region.added and isinstance(region.norm, L2Norm):
         unit = draws.normal(clean) if region.inside is None else draws.normal(clean) * region.inside
         size = clean[0].numel() if region.inside is None else region.inside.expand_as(clean).flatten(1).sum(1).clamp_min(1)
@@ -100,4 +101,4 @@ def random_start(region: Region, seed: int) -> Tensor:
         unit = unit * each(distance / unit.flatten(1).norm(dim=1).clamp_min(1e-30), unit)
     else:
         return region.sample([torch.Generator().manual_seed(key) for key in draws.keys.tolist()])
-    return region.project(each(region.radius, unit) * (unit if region.inside is None else unit * region.inside))
+    return region.project(each(region.radius, unit) * (unit * region.inside if region.added and region.inside is not None else unit))

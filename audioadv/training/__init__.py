@@ -1,0 +1,63 @@
+"""Training that holds: a model learns from what an attacker makes of its examples. One method a file, one loop for all.
+
+The loop       train(model, data, method, ...): checkpoints, exact resume, many processes (processes.together), early stopping
+Data           Labelled (any shape), Spoken (ragged clips), Mixed (with pseudo_labels), each a Batch at a time
+One set        Natural, Adversarial (Madry), fast (Wong) and Guarded, Free (Shafahi), Yopo, Trades
+Several sets   Worst, Average, RandomOne, MSD, EAT
+Around it      Watch (accuracies after each pass), TensorBoard, start_from (fine-tuning), cycle, constant, growing (schedules)
+"""
+
+from audioadv.training.adversarial import Adversarial, fast
+from audioadv.training.batches import Batch, Data, Labelled, Spoken, key, keyed, of_like_length
+from audioadv.training.checkpoint import start_from
+from audioadv.training.curves import TensorBoard
+from audioadv.training.e_at import EAT
+from audioadv.training.free import Free
+from audioadv.training.guard import Guarded
+from audioadv.training.loop import Training, train
+from audioadv.training.method import Method, Moment, Natural
+from audioadv.training.msd import MSD
+from audioadv.training.processes import Processes, together
+from audioadv.training.pseudo_labels import Mixed, pseudo_labels
+from audioadv.training.schedule import constant, cycle, growing
+from audioadv.training.several import Average, RandomOne, Worst
+from audioadv.training.trades import Trades
+from audioadv.training.watch import Mark, Watch
+from audioadv.training.yopo import Yopo
+
+__all__ = [
+    "EAT",
+    "MSD",
+    "Adversarial",
+    "Average",
+    "Batch",
+    "Data",
+    "Free",
+    "Guarded",
+    "Labelled",
+    "Mark",
+    "Method",
+    "Mixed",
+    "Moment",
+    "Natural",
+    "Processes",
+    "RandomOne",
+    "Spoken",
+    "TensorBoard",
+    "Trades",
+    "Training",
+    "Watch",
+    "Worst",
+    "Yopo",
+    "constant",
+    "cycle",
+    "fast",
+    "growing",
+    "key",
+    "keyed",
+    "of_like_length",
+    "pseudo_labels",
+    "start_from",
+    "together",
+    "train",
+]

@@ -1,0 +1,51 @@
+"""Adversarial training: learn from the worst inputs near by, as PGD finds them.
+
+    min over weights of  E [ max over changes of the loss ]        by Danskin's theorem, the gradient of the maximum is
+                                                                  the gradient at the input where it lies
+
+Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", 2.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from audioadv.threat.bounds import Bound
+from audioadv.training.batches import Batch
+from audioadv.training.method import Method, Model, Moment, descend
+from audioadv.training.nearby import usual_step, worst_for
+
+
+@final
+@dataclass(frozen=True)
+class Adversarial:
+    """PGD training. Steps are `step_size` times the radius (2.5 / steps where it is not given).
+
+    With `clean`, that share of the loss is that of the clean inputs (Kurakin et al. 2017, "Adversarial machine learning at
+    scale", 3). A batch costs steps + 1 passes, and one more with `clean`.
+    """
+
+    bound: Bound
+    steps: int = 7
+    step_size: float | None = None
+    clean: float = 0.0
+
+    def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
+        region = batch.region(self.bound, moment.share)
+        step_size = usual_step(self.steps) if self.step_size is None else self.step_size
+        inputs = worst_for(model, batch, region, steps=self.steps, step_size=step_size, seed=moment.seed)
+        loss = descend((1 - self.clean) * batch.losses(model, inputs).mean())
+        if self.clean:
+            loss = loss + descend(self.clean * batch.losses(model, batch.inputs).mean())
+        yield loss
+
+
+def fast(bound: Bound, step_size: float = 1.25) -> Method:
+    """Fast training: one step, from a random start. It can collapse from one pass to the next: train with `Guarded(fast(...))`.
+
+    A batch costs two passes. Source: Wong, Rice and Kolter 2020, "Fast is better than free: revisiting adversarial training",
+    algorithm 3; the step size, section 5.1.
+    """
+    return Adversarial(bound, steps=1, step_size=step_size)

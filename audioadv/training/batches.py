@@ -1,0 +1,186 @@
+"""What is learnt from: examples in batches, each with the goal of whoever attacks them.
+
+A model that is trained learns to lose the attacker's game: what it wants small is minus the goal's loss. For `Misclassify` that
+is the cross-entropy of the labels, for `Mistranscribe` the CTC loss of the texts, a letter. So one loop trains classifiers
+and recognisers.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, final
+
+import torch
+from torch import Tensor
+
+from audioadv.audio.ragged import pad
+from audioadv.errors import UnusableBatch
+from audioadv.threat.bounds import Bound, Box
+from audioadv.threat.goals import Goal, Mistranscribe
+from audioadv.threat.labels import Misclassify
+from audioadv.threat.region import Region
+
+
+def key(*parts: object) -> int:
+    """A number of 63 bits that depends on all parts: what draws are keyed by.
+
+    >>> key(0, "pass", 1) == key(0, "pass", 1), key(0, "pass", 1) == key(0, "pass", 2)
+    (True, False)
+    """
+    return random.Random(" ".join(map(str, parts))).getrandbits(63)
+
+
+def keyed(*parts: object) -> torch.Generator:
+    """A generator keyed by all parts."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples and what an attacker wants of them. Shapes: inputs [batch, *]; lengths [batch] in samples, or None; `box` their range."""
+
+    inputs: Tensor
+    goal: Goal
+    lengths: Tensor | None = None
+    box: Box = (0.0, 1.0)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def outputs(self, model: Callable[..., Any], inputs: Tensor) -> Any:
+        """What the model makes of inputs in place of these. Shapes: inputs [batch, *]."""
+        return model(inputs) if self.lengths is None else model(inputs, self.lengths)
+
+    def losses(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
+        """What the model wants small of inputs in place of these. Shapes: [batch, *] -> [batch]."""
+        return -self.goal.loss(self.outputs(model, inputs))
+
+    def region(self, bound: Bound, share: float = 1.0) -> Region:
+        """The allowed changes, of this share of the bound's radius."""
+        region = bound.around(self.inputs, self.lengths, box=self.box)
+        return region if share == 1 else region.at(share * region.radius)
+
+    def rows(self, index: Tensor) -> "Batch":
+        """Some of the examples. Shapes: index int64 [fewer], on the CPU."""
+        there = index.to(self.inputs.device)
+        return Batch(self.inputs[there], self.goal.rows(index), None if self.lengths is None else self.lengths[there], self.box)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same examples on this device."""
+        return replace(self, inputs=self.inputs.to(device), lengths=None if self.lengths is None else self.lengths.to(device))
+
+
+class Data(Protocol):
+    """Examples to be learnt, pass after pass. `str()` says what they are: a checkpoint goes on with the same data only."""
+
+    def order(self, generator: torch.Generator) -> Sequence[Tensor]:
+        """The batches of one pass: which examples are in each. Shapes: int64 [batch] each."""
+        ...
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
+        """Some of the examples, with whatever is drawn anew for them. Shapes: rows int64 [batch]."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Inputs and their classes, shuffled for each pass, `size` a batch. Shapes: inputs [examples, *], labels int64 [examples].
+
+    Raises UnusableBatch for labels that are missing, or do not fit.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    size: int = 128
+    box: Box = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            raise UnusableBatch(
+                f"{len(self.inputs)} inputs without labels. Give labels, or let a model guess them: pseudo_labels(model, inputs)"
+            )
+        if len(self.labels) != len(self.inputs):
+            raise UnusableBatch(f"{len(self.labels)} labels for {len(self.inputs)} inputs: give one for each")
+        if len(self.labels) and int(self.labels.min()) < 0:
+            raise UnusableBatch(
+                f"label {int(self.labels.min())}: classes are numbered from 0. Where it stands for a label that is missing, "
+                "let a model guess it: pseudo_labels(model, inputs)"
+            )
+        if self.size < 1:
+            raise UnusableBatch(f"size {self.size}: a batch has at least one example")
+
+    def __str__(self) -> str:
+        return f"{len(self.inputs)} labelled inputs of shape {tuple(self.inputs.shape[1:])}, {self.size} a batch"
+
+    def order(self, generator: torch.Generator) -> Sequence[Tensor]:
+        return torch.split(torch.randperm(len(self.inputs), generator=generator), self.size)
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
+        assert self.labels is not None
+        labels = self.labels[rows.to(self.labels.device)]
+        return Batch(self.inputs[rows.to(self.inputs.device)], Misclassify(labels), box=self.box)
+
+    def first(self, count: int) -> Batch:
+        """The first `count` of them, as one batch."""
+        return self.batch(torch.arange(min(count, len(self.inputs))), torch.Generator())
+
+    def sized(self, size: int) -> Self:
+        """The same, so many a batch."""
+        return replace(self, size=size)
+
+
+Spoil = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""What happens to speech before it is learnt: `(waveforms [batch, time], lengths [batch], generator) -> as waveforms`."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """Clips and what is said in them, clips of like length together, about `seconds` of sound a batch. Shapes: clips [time] each.
+
+    Raises UnusableBatch for texts that are missing.
+    """
+
+    clips: Sequence[Tensor]
+    texts: Sequence[str]
+    seconds: float = 48.0
+    sample_rate: int = 16000
+    spoil: Spoil | None = None
+    errors: float = 0.5  # of the attacker's goal, `Mistranscribe`
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.clips) or not all(self.texts):
+            told = sum(map(bool, self.texts))
+            raise UnusableBatch(f"{told} texts for {len(self.clips)} clips: say of each clip what is said in it, or leave it out")
+
+    def __str__(self) -> str:
+        return f"{len(self.clips)} clips, {self.seconds:g} s a batch"
+
+    def order(self, generator: torch.Generator) -> Sequence[Tensor]:
+        lengths = torch.tensor([len(clip) for clip in self.clips])
+        return of_like_length(lengths, self.seconds * self.sample_rate, generator)
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
+        waveforms, lengths = pad([self.clips[i] for i in rows.tolist()])
+        if self.spoil is not None:
+            waveforms = self.spoil(waveforms, lengths, generator)
+        return Batch(waveforms, Mistranscribe([self.texts[i] for i in rows.tolist()], self.errors), lengths, (-1.0, 1.0))
+
+
+def of_like_length(lengths: Tensor, most: float, generator: torch.Generator) -> list[Tensor]:
+    """Clips in groups that hold at most `most` samples, padding counted, or one clip; the groups in random order.
+
+    Clips are sorted by their length times a random 0.9 to 1.1, so that the groups differ from pass to pass. Shapes: lengths [clips].
+    """
+    order = (lengths * (0.9 + 0.2 * torch.rand(len(lengths), generator=generator))).argsort().tolist()
+    groups, longest = list[list[int]](), 0
+    for i in order:
+        longest = max(longest, int(lengths[i]))
+        if groups and longest * (len(groups[-1]) + 1) <= most:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            longest = int(lengths[i])
+    return [torch.tensor(groups[i]) for i in torch.randperm(len(groups), generator=generator).tolist()]

@@ -1,0 +1,91 @@
+"""Checkpoints: the whole state of a training in one file, written whole or not at all. No pickle is ever loaded."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
+from torch import nn
+
+from audioadv.errors import UnusableCheckpoint, UnwritableOutput
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file by way of one beside it, which takes its place when it is on the disk. Raises UnwritableOutput."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UnwritableOutput(f"{path}: cannot be written ({error.strerror}). Give a folder that has room and permission") from error
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a state of tensors, numbers and texts, in lists and dictionaries. Raises UnwritableOutput."""
+    write_whole(path, lambda file: torch.save(state, file))
+
+
+def whole_file(path: Path, text: str) -> None:
+    """Write a text. Raises UnwritableOutput."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_weights(net: nn.Module, path: Path) -> None:
+    """Write the weights as safetensors. Raises UnwritableOutput."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    write_whole(path, lambda file: file.write(as_bytes(tensors)))
+
+
+def load(path: Path, device: torch.device, described: dict[str, str]) -> dict[str, Any]:
+    """A state that `save` wrote of the training so `described`. Raises UnusableCheckpoint for any other, or a file that is none."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        before = json.loads(state["described"])
+    except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
+        raise UnusableCheckpoint(
+            f"{path}: no checkpoint of a training ({type(error).__name__}). Delete it, or give another folder"
+        ) from error
+    for what, now in described.items():
+        if before.get(what) != now:
+            raise UnusableCheckpoint(
+                f"{path}: a checkpoint of another {what}: {before.get(what)} there, {now} here. Delete it, or give another folder"
+            )
+    return state
+
+
+def forms(net: nn.Module) -> str:
+    """What tells one net from another: the names and shapes of its tensors."""
+    return ", ".join(f"{name} {'x'.join(map(str, tensor.shape)) or '1'}" for name, tensor in net.state_dict().items())
+
+
+def start_from(net: nn.Module, path: Path, new: tuple[str, ...] = ()) -> nn.Module:
+    """The net with another training's weights, to be trained on: adversarial pretraining, then fine-tuning.
+
+    Tensors whose names begin with one of `new` (the last layer, where the classes are others) stay as they are; all others
+    must be there in the same shape. Returns the net. Raises UnusableCheckpoint for weights of another model.
+    Source: Hendrycks, Lee and Mazeika 2019, "Using pre-training can improve model robustness and uncertainty", 3.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UnusableCheckpoint(f"{path}: no weights ({error}). Give a .safetensors file") from error
+    own = net.state_dict()
+    for name in dict.fromkeys([*own, *weights]):
+        there, here = (tuple(tensors[name].shape) if name in tensors else None for tensors in (weights, own))
+        if there != here and not name.startswith(new or "\0"):
+            raise UnusableCheckpoint(
+                f"{path}: weights of another model: {name} is {there or 'missing'} there, {here or 'missing'} here. "
+                "Build the net that they are of, or say which of its layers are to be learnt anew: new=('head',)"
+            )
+    kept = {name: weights[name].to(value) for name, value in own.items() if not name.startswith(new or "\0")}
+    net.load_state_dict(kept, strict=False)
+    return net

@@ -1,0 +1,57 @@
+"""Fast training can collapse: within a few batches the net learns to fool its one-step attacker, and PGD fells everything.
+
+                  accuracy under PGD on a held batch, looked at every so many batches
+    one step   ~~~~~~~~~~~~~~\\                              /~~~~~~~~~~~~  one step again
+                              \\___ fell: learn from PGD __/
+
+Source: Li et al. 2020, "Towards understanding fast adversarial training", 4, which goes back to PGD until it is well again. The
+collapse: Wong et al. 2020, "Fast is better than free", 5.3 ("catastrophic overfitting").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import at_rest
+from audioadv.training.adversarial import Adversarial
+from audioadv.training.batches import Batch, key
+from audioadv.training.method import Method, Model, Moment
+from audioadv.training.nearby import usual_step, worst_for
+
+
+@final
+@dataclass(frozen=True)
+class Guarded:
+    """A method, watched on a `held` batch by the PGD of `rescue`, which takes its place while the net is down.
+
+    Every `every` batches, robust accuracy on the held batch is compared with its running mean (half the last look, half what
+    was before). Below `fall` of that mean the net is down, until it comes back to it.
+    """
+
+    method: Method
+    rescue: Adversarial
+    held: Batch = field(repr=False)
+    every: int = 50
+    fall: float = 0.7
+
+    def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
+        memory = moment.memory
+        count, usual, down = memory.setdefault("guard", torch.zeros(3)).tolist()
+        if int(count) % self.every == 0:
+            now = self.look(model, moment)
+            down = float(now < self.fall * usual)
+            usual = usual if down else (usual + now) / 2 if usual else now
+        memory["guard"] = torch.tensor([count + 1, usual, down])
+        yield from (self.rescue if down else self.method).gradients(model, batch, moment)
+
+    def look(self, model: Model, moment: Moment) -> float:
+        """Accuracy under the rescue's PGD on the held batch, at the radius of the moment."""
+        held, steps = self.held, self.rescue.steps
+        step_size = usual_step(steps) if self.rescue.step_size is None else self.rescue.step_size
+        region, seed = held.region(self.rescue.bound, moment.share), key(moment.seed, "guard")
+        inputs = worst_for(model, held, region, steps=steps, step_size=step_size, seed=seed)
+        with torch.no_grad(), at_rest(model):
+            return 1 - held.goal.reached(held.outputs(model, inputs)).float().mean().item()

@@ -1,0 +1,224 @@
+"""The loop: batch after batch, a step of the optimiser for each of a method's gradients, and a checkpoint every so often.
+
+Everything random is keyed by seed, pass and batch, and a checkpoint is the whole state: a training that was killed anywhere and
+is started again ends in the same bytes, on the CPU, as one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
+from audioadv.training.batches import Data, key, keyed
+from audioadv.training.checkpoint import forms, load, save, whole_file, write_weights
+from audioadv.training.method import Method, Model, Moment, net_of
+from audioadv.training.processes import Processes
+from audioadv.training.schedule import Schedule, cycle, growing
+from audioadv.training.watch import Mark, Watch
+
+Progress = Callable[[float, float], None]
+"""`progress(done, loss)`, called after every batch; done in 0..1."""
+
+
+ADAM: Final = partial(Adam, lr=3e-3)
+
+
+@final
+@dataclass(frozen=True)
+class Training:
+    """How a training went: a mark for each pass; `stopped` where it ended before its time."""
+
+    marks: tuple[Mark, ...]
+    stopped: bool = False
+
+    @property
+    def best(self) -> Mark:
+        """The mark of the greatest robust accuracy on the test examples, the first of equals; the last, where none was looked at."""
+        return best_of(self.marks) or self.marks[-1]
+
+
+@final
+@dataclass(eq=False)
+class State:
+    """Where a training stands, beside the net and its optimiser: what a checkpoint holds.
+
+    `number` passes are done, and `place` batches of the next; `step` steps were made. `best` are the weights of the best mark.
+    """
+
+    number: int = 0
+    place: int = 0
+    step: int = 0
+    loss: float = 0.0  # summed over the batches of this pass
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    stopped: bool = False
+    marks: list[Mark] = field(default_factory=list)
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train(
+    model: Model,
+    data: Data,
+    method: Method,
+    *,
+    passes: int,
+    optimiser: Callable[[Iterable[nn.Parameter]], Optimizer] = ADAM,
+    schedule: Schedule = cycle,
+    growth: Schedule = growing,
+    clip: float | None = None,
+    watch: Watch | None = None,
+    patience: int | None = None,
+    out: Path | str | None = None,
+    every: int = 200,
+    seed: int = 0,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[Mark], None] | None = None,
+) -> Training:
+    """Train a model in place, by a method, for so many passes over the data; it ends in evaluation mode.
+
+    The optimiser's own rates are scaled by `schedule(done)`, the radius by `growth(done)`; gradients longer than `clip` are
+    shortened to it. After each pass `watch` looks at the accuracy, and `tell` is told. With `patience`, training ends after so
+    many passes without a better robust accuracy on the test examples, and the model gets back the weights of the best pass.
+
+    `out` is a folder for checkpoint.pt (written every `every` batches and after each pass), curves.jsonl (a line a pass) and, in the
+    end, weights.safetensors. A checkpoint that is there is gone on from. `processes` are those of `processes.together()`.
+
+    Raises UnusableCheckpoint for one of another model, method, data or plan; TrainingDiverged for a loss that is not finite;
+    UnusableBatch for a model without parameters to be trained; OptionError; UnwritableOutput.
+    """
+    if passes < 1 or every < 1:
+        raise OptionError(f"passes {passes}, every {every}: both are counts of at least 1")
+    if patience is not None and watch is None:
+        raise OptionError(f"patience {patience}: robust accuracy is not looked at. Give watch=Watch(bound, test)")
+    net, here, state, folder = net_of(model), processes or Processes(), State(), None if out is None else Path(out)
+    wanting = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not wanting:
+        raise UnusableBatch("all parameters are frozen: nothing to train. Thaw those that are to learn: net.requires_grad_(True)")
+    device, steps = wanting[0].device, optimiser(wanting)
+    rates = [group["lr"] for group in steps.param_groups]
+    plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
+    described = {"model": forms(net), "method": repr(method), "data": str(data), "plan": plan}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "checkpoint.pt").exists():
+            state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
+
+    clock = Clock(state)
+    steps.zero_grad()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        while state.number < passes and not state.stopped:
+            order = [rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows) >= here.count]
+            net.train()
+            clock.start()
+            for place in range(state.place, len(order)):
+                done = (state.number + place / len(order)) / passes
+                for group, rate in zip(steps.param_groups, rates, strict=True):
+                    group["lr"] = rate * schedule(done)
+                rows, drawn = here.share(order[place]), key(seed, state.number, place)
+                torch.manual_seed(key(drawn, here.rank))  # dropout's
+                batch = data.batch(rows, keyed(drawn, here.rank)).to(device)
+                value = 0.0
+                for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, here.mean)):
+                    value = loss.item()
+                    if not math.isfinite(value):
+                        raise TrainingDiverged(
+                            f"the loss is {value} in pass {state.number + 1}, batch {place + 1}. Lower the optimiser's rate, "
+                            "clip the gradients, or look whether a text is too long for its clip"
+                        )
+                    here.merge(net, len(rows) / len(order[place]))
+                    if clip is not None:
+                        nn.utils.clip_grad_norm_(wanting, clip)
+                    steps.step()
+                    steps.zero_grad()
+                    state.step += 1
+                state.place, state.loss = place + 1, state.loss + value
+                if folder is not None and here.first and (place + 1) % every == 0 and place + 1 < len(order):
+                    clock.stop()
+                    save(folder / "checkpoint.pt", whole(state, net, steps, described))
+                    clock.start()
+                if progress is not None:
+                    progress((state.number + (place + 1) / len(order)) / passes, value)
+            clock.stop()
+            mark = marked(state, len(order), growth((state.number + 1) / passes), {} if watch is None else watch.look(model, here))
+            if patience is not None and mark is best_of(state.marks):
+                state.best = {name: value.clone() for name, value in net.state_dict().items()}
+            state.stopped = patience is not None and overdue(state.marks, patience)
+            if tell is not None and here.first:
+                tell(mark)
+            if folder is not None and here.first:
+                save(folder / "checkpoint.pt", whole(state, net, steps, described))
+                whole_file(folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks))
+    if state.best:
+        net.load_state_dict(state.best)
+    net.eval()
+    if folder is not None and here.first:
+        write_weights(net, folder / "weights.safetensors")
+    return Training(tuple(state.marks), state.stopped)
+
+
+def marked(state: State, batches: int, share: float, rates: dict[str, float]) -> Mark:
+    """End a pass: its mark."""
+    mark = Mark(state.number + 1, state.step, state.loss / max(batches, 1), share, state.seconds, state.cpu_seconds, **rates)
+    state.marks.append(mark)
+    state.number, state.place, state.loss = state.number + 1, 0, 0.0
+    return mark
+
+
+def best_of(marks: Iterable[Mark]) -> Mark | None:
+    """The mark of the greatest robust accuracy on the test examples, the first of equals."""
+    return max((mark for mark in marks if mark.test_robust is not None), key=lambda mark: mark.test_robust or 0.0, default=None)
+
+
+def overdue(marks: list[Mark], patience: int) -> bool:
+    """Whether the best mark of the full radius is so many passes old: while the radius grows, robust accuracy says little."""
+    grown = [mark for mark in marks if mark.share == 1]
+    best = best_of(grown)
+    return best is not None and grown[-1].number - best.number >= patience
+
+
+class Clock:
+    """Counts the seconds of training alone, on the wall and of this process, into a state."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.start()
+
+    def start(self) -> None:
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        self.state.seconds += time.perf_counter() - self.began
+        self.state.cpu_seconds += time.process_time() - self.cpu_began
+
+
+def name_of(part: Any) -> str:
+    """A function or class with the options filled in, the same text in every process."""
+    if isinstance(part, partial):
+        options = [*map(repr, part.args), *(f"{name}={value!r}" for name, value in part.keywords.items())]
+        return f"{name_of(part.func)}({', '.join(options)})"
+    return getattr(part, "__qualname__", type(part).__qualname__)
+
+
+def whole(state: State, net: nn.Module, steps: Optimizer, described: dict[str, str]) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    texts = {"described": json.dumps(described), "marks": json.dumps([asdict(mark) for mark in state.marks])}
+    return {**vars(state), **texts, "net": net.state_dict(), "optimiser": steps.state_dict()}
+
+
+def resumed(held: dict[str, Any], net: nn.Module, steps: Optimizer) -> State:
+    """The state that a checkpoint holds, with the net and the optimiser brought to it."""
+    net.load_state_dict(held["net"])
+    steps.load_state_dict(held["optimiser"])
+    marks = [Mark(**mark) for mark in json.loads(held["marks"])]
+    return State(**{name: held[name] for name in vars(State()) if name != "marks"}, marks=marks)

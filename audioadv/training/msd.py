@@ -1,0 +1,57 @@
+"""Multi steepest descent: one attacker of all sets, who takes at each step the member that hurts most.
+
+Source: Maini, Wong and Kolter 2020, "Adversarial robustness against the union of multiple perturbation models", algorithm 1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import at_rest
+from audioadv.errors import OptionError
+from audioadv.threat.bounds import Bound
+from audioadv.threat.projections import each
+from audioadv.threat.region import Region
+from audioadv.training.batches import Batch
+from audioadv.training.method import Model, Moment, descend
+from audioadv.training.nearby import Losses, climb, slope_of, usual_step
+
+
+@final
+@dataclass(frozen=True)
+class MSD:
+    """Learn from what multi steepest descent finds, from the clean input on. With n members a batch costs about steps * (1 + n/3) + 1
+    passes.
+
+    Raises OptionError for members that are no plain changes: they share no point.
+    """
+
+    bound: Bound
+    steps: int = 20
+    step_size: float | None = None
+
+    def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
+        region = batch.region(self.bound, moment.share)
+        if not all(member.added for member in (region, *region.members())):
+            raise OptionError(f"{self.bound}: MSD wants members that are all plain changes. Use Worst, Average or RandomOne")
+        step_size = usual_step(self.steps) if self.step_size is None else self.step_size
+        with at_rest(model):
+            inputs = descend_all(region, lambda inputs: batch.losses(model, inputs), self.steps, step_size)
+        yield descend(batch.losses(model, inputs).mean())
+
+
+def descend_all(region: Region, losses: Losses, steps: int, step_size: float) -> Tensor:
+    """From the clean inputs, at each step the member's step of the greatest loss. Shapes: -> as region.clean."""
+    delta, members = region.start(), region.members()
+    for _ in range(steps):
+        slope = slope_of(losses, region.inputs(delta))
+        candidates = [climb(member, delta, slope, step_size) for member in members]
+        with torch.no_grad():
+            heights = torch.stack([losses(region.inputs(candidate)) for candidate in candidates])
+        delta, chosen = candidates[0], heights.argmax(0)
+        for number, candidate in enumerate(candidates[1:], 1):
+            delta = torch.where(each(chosen == number, delta), candidate, delta)
+    return region.inputs(delta)

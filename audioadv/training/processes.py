@@ -1,0 +1,87 @@
+"""Many processes that learn one net, started by torchrun: each takes its share of every batch, and gradients are summed.
+
+    torchrun --nproc-per-node 2 --max-restarts 3 script.py        with processes.together() as here: train(..., processes=here)
+
+Draws are keyed by seed and example, so that two processes learn what one does, up to rounding. Gradients are summed once per
+step of the optimiser, in one piece: beside the passes of the attack before each step, overlapping that with the backward pass
+(DistributedDataParallel) would save little, and its hooks do not see what free training and YOPO do. When a process dies,
+torchrun starts all anew, and training goes on from the last checkpoint.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+
+@final
+@dataclass(frozen=True)
+class Processes:
+    """This process, as number `rank` of `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files."""
+        return self.rank == 0
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process' part of a batch. Shapes: [batch] -> [fewer]."""
+        return rows.tensor_split(self.count)[self.rank]
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes. Shapes: as given."""
+        if self.count > 1:
+            numbers = numbers.clone()
+            distributed.all_reduce(numbers)
+        return numbers
+
+    def mean(self, number: Tensor) -> Tensor:
+        """The mean over all processes. Shapes: as given."""
+        return self.sum(number) / self.count
+
+    def merge(self, net: nn.Module, weight: float) -> None:
+        """Make gradients and running statistics the same in all processes: the mean, of which this one's part is `weight`."""
+        if self.count == 1:
+            return
+        whole = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+        whole += [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+        flat = torch.cat([tensor.flatten() for tensor in whole]) * weight
+        distributed.all_reduce(flat)
+        for tensor, part in zip(whole, torch.split(flat, [tensor.numel() for tensor in whole]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def fresh_store(count: int) -> Store:
+    """A store in which nothing is left of processes that died: torchrun's own keeps their addresses, to which none answers.
+
+    (pytorch issue 135712.) Restarts are numbered by each machine: on several machines set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    place, first = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), os.environ["RANK"] == "0" and not shared
+    store = TCPStore(*place, count, is_master=first, multi_tenant=True)
+    return PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store) if shared else store
+
+
+@contextmanager
+def together(device: str = "cpu") -> Iterator[Processes]:
+    """The processes that torchrun started, joined; this one alone, where it did not."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Processes()
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    distributed.init_process_group(backend, store=fresh_store(count), rank=rank, world_size=count)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

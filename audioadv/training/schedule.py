@@ -1,0 +1,33 @@
+"""How the rate and the radius go over a training, as functions of how much of it is done: in 0..1, to a share in 0..1."""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+
+
+def cycle(done: float, peak: float = 0.3) -> float:
+    """Up along a cosine until `peak` of the training, then down to nothing.
+
+    Source: Smith and Topin 2019, "Super-convergence".
+
+    >>> [round(cycle(done), 3) for done in (0, 0.3, 0.65, 1)]
+    [0.04, 1.0, 0.5, 0.0]
+    """
+    if done < peak:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / peak)) / 2
+    return (1 + math.cos(math.pi * (done - peak) / (1 - peak))) / 2
+
+
+def constant(done: float) -> float:
+    """All along the same."""
+    return 1.0
+
+
+def growing(done: float, until: float = 0.25) -> float:
+    """In proportion, until all is there after a quarter: from a large radius at once, small nets learn nothing.
+
+    >>> growing(0.125), growing(0.5)
+    (0.5, 1.0)
+    """
+    return min(1.0, done / until)

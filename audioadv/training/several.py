@@ -1,0 +1,78 @@
+"""Several sets of changes at once, such as `Linf(0.3) | L2(2) | L1(10)`: which member's worst input is learnt from.
+
+Worst       the worst of all members', for each example
+Average     all members', in equal parts
+RandomOne   one member's, another for each batch: the cost of one set
+
+Source: Tramèr and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 3 (worst, average); a random
+one, Madaan et al. 2021, "Learning to generate noise for multi-attack robustness", 3.2. More: `training/msd.py`, `training/e_at.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import at_rest
+from audioadv.threat.bounds import Bound
+from audioadv.training.batches import Batch, keyed
+from audioadv.training.method import Model, Moment, descend
+from audioadv.training.nearby import usual_step, worst_for, worst_of
+
+
+@dataclass(frozen=True)
+class Several:
+    """What they share: the union of sets, and the PGD on each member (steps of 2.5 / steps where no size is given)."""
+
+    bound: Bound
+    steps: int = 10
+    step_size: float | None = None
+
+    def inputs_of(self, members: list[int] | None, model: Model, batch: Batch, moment: Moment) -> list[Tensor]:
+        """The worst inputs near by of some members, of all for None. Shapes: as batch.inputs each."""
+        regions = batch.region(self.bound, moment.share).members()
+        step_size = usual_step(self.steps) if self.step_size is None else self.step_size
+        return [
+            worst_for(model, batch, region, steps=self.steps, step_size=step_size, seed=moment.seed)
+            for number, region in enumerate(regions)
+            if members is None or number in members
+        ]
+
+    def count(self, batch: Batch) -> int:
+        """How many members the union has."""
+        return len(batch.region(self.bound).members())
+
+
+@final
+@dataclass(frozen=True)
+class Worst(Several):
+    """The worst of all members' inputs, for each example. With n members a batch costs about n * (steps + 1/3) + 1 passes."""
+
+    def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
+        candidates = self.inputs_of(None, model, batch, moment)
+        with at_rest(model):
+            inputs = worst_of(candidates, lambda inputs: batch.losses(model, inputs))
+        yield descend(batch.losses(model, inputs).mean())
+
+
+@final
+@dataclass(frozen=True)
+class Average(Several):
+    """All members' inputs, in equal parts. With n members a batch costs n * (steps + 1) passes."""
+
+    def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
+        candidates = self.inputs_of(None, model, batch, moment)
+        yield torch.stack([descend(batch.losses(model, inputs).mean() / len(candidates)) for inputs in candidates]).sum()
+
+
+@final
+@dataclass(frozen=True)
+class RandomOne(Several):
+    """One member's inputs, any as likely as another, drawn for each batch. A batch costs steps + 1 passes."""
+
+    def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
+        chosen = int(torch.randint(self.count(batch), (), generator=keyed(moment.seed, "member")))
+        (inputs,) = self.inputs_of([chosen], model, batch, moment)
+        yield descend(batch.losses(model, inputs).mean())

@@ -1,0 +1,197 @@
+"""Adversarial training of tiny-mel with CTC, at 30 dB below the speech, and what it buys.
+
+    python recipes/train_recogniser.py speak CORPUS --hours 10                  # once: sentences, spoken
+    python recipes/robust_recogniser.py train CORPUS --out runs/robust-mel      # hours; killed, it goes on where it was
+    python recipes/robust_recogniser.py judge runs/robust-mel/weights.safetensors
+    python recipes/robust_recogniser.py --quick                                 # five clips of samples/, one step: a smoke test
+
+Training starts from the bundled weights; half of the loss is that of the speech as it is. Judged are the plain and the robust
+net, on held-out sentences: word error rates, clean and under untargeted PGD, and crafted phrases, at 30 dB and at the least.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import jiwer
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from speech.augment import augment, room_bank
+from suite import pairs
+from torch import Tensor, nn
+
+import audioadv as aa
+from audioadv.audio.files import read_clip
+from audioadv.audio.ragged import pad
+from audioadv.models.recogniser import Recogniser
+from audioadv.threat.goals import Mistranscribe
+from audioadv.training import Adversarial, Batch, Spoken, Watch, train
+from audioadv.training.nearby import worst_for
+
+BOUND, RATE, ROOT = aa.SNR(30), 16000, Path(__file__).resolve().parent.parent
+LONGEST = 9 * RATE
+
+
+class Half(nn.Module):
+    """A net that computes in bfloat16 where it may."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(waveforms.device.type, torch.bfloat16):
+            return self.net(waveforms, lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Shards(Sequence[Tensor]):
+    """The clips of a corpus of `train_recogniser.py speak`, read from the disk when they are asked for."""
+
+    shards: tuple[np.ndarray, ...]
+    places: tuple[tuple[int, int, int], ...]  # shard, start, end
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> Tensor:
+        shard, start, end = self.places[i]
+        return torch.from_numpy(self.shards[shard][start:end].astype(np.float32) / 32768)
+
+
+def corpus(folder: Path, seconds: float) -> Spoken:
+    """A corpus as training data, each batch spoilt by rooms, noise and bands, as in the first training."""
+    indices = sorted(folder.glob("*.jsonl"))
+    lines = [(n, json.loads(text)) for n, index in enumerate(indices) for text in index.read_text().splitlines()]
+    lines = [(n, line) for n, line in lines if line["end"] - line["start"] < LONGEST]
+    clips = Shards(
+        tuple(np.load(index.with_suffix(".npy"), mmap_mode="r") for index in indices),
+        tuple((n, line["start"], line["end"]) for n, line in lines),
+    )
+    rooms = torch.load(folder / "rooms.pt", weights_only=True) if (folder / "rooms.pt").exists() else room_bank(400, seed=1)
+    return Spoken(clips, [line["text"] for _, line in lines], seconds, RATE, spoil=lambda *speech: augment(*speech[:2], rooms, speech[2]))
+
+
+def samples() -> tuple[list[Tensor], list[str]]:
+    """The speech in samples/, and what is said there."""
+    lines = [json.loads(text) for text in (ROOT / "samples/sentences.jsonl").read_text().splitlines()]
+    return [read_clip(ROOT / "samples" / line["audio_filepath"], RATE).samples for line in lines], [line["text"] for line in lines]
+
+
+def held_out(count: int) -> tuple[list[Tensor], list[str]]:
+    """Sentences and voices that no training has heard."""
+    from word_error_rate import synthetic
+
+    spoken = synthetic("unseen", count)
+    return [clip for clip, _ in spoken], [text for _, text in spoken]
+
+
+def bundled(weights: Path | None = None) -> Recogniser:
+    """tiny-mel with its own weights, or with others."""
+    model = aa.load_model("tiny-mel")
+    if weights is not None:
+        model.net.load_state_dict({name.removeprefix("net."): value for name, value in load_file(weights).items()})
+    return model
+
+
+def word_errors(model: Recogniser, clips: list[Tensor], texts: list[str], steps: int) -> float:
+    """The word error rate, with `steps` under untargeted PGD at 30 dB, on the 16-bit grid; its last iterate counts."""
+    heard = []
+    for first in range(0, len(clips), 10):
+        waveforms, lengths = pad(clips[first : first + 10])
+        if steps:
+            batch = Batch(waveforms, Mistranscribe(texts[first : first + 10]), lengths, (-1.0, 1.0))
+            region = BOUND.around(waveforms, lengths, box=(-1.0, 1.0), grid=1 / 32768)
+            waveforms = worst_for(model, batch, region, steps=steps, step_size=2.5 / steps, seed=0)
+        heard += model.transcribe(waveforms, lengths)
+    return jiwer.wer(texts, heard)
+
+
+def judged(name: str, model: Recogniser, speech: tuple[list[Tensor], list[str]], steps: int, craft_steps: int, limit: int) -> None:
+    """Print what a net withstands."""
+    clips, texts = speech
+    words = sum(len(text.split()) for text in texts)
+    clean, attacked = (word_errors(model, clips, texts, n) for n in (0, steps))
+    click.echo(f"{name}: WER {clean:.1%} clean, {attacked:.1%} under PGD-{steps} at {BOUND} ({len(clips)} clips, {words} words)")
+    some = pairs()[:limit]
+    for bound in (BOUND, aa.SNR("min")):
+        crafted = aa.craft(
+            model, [pair.clip for pair in some], aa.Transcribe([pair.target for pair in some]), bound=bound, steps=craft_steps
+        )
+        rate = aa.Rate(sum(crafted.reached), len(some))
+        ratios = [one.snr_db for one in crafted.clips if one.outcome == "reached"]
+        click.echo(
+            f"{name}: targeted at {bound}, {craft_steps} steps: {rate}" + (f", median SNR {np.median(ratios):.1f} dB" if ratios else "")
+        )
+
+
+def learn(data: Spoken, watched: Batch, out: Path | None, passes: int, steps: int, rate: float, clean: float) -> Recogniser:
+    """Adversarial training from the bundled weights."""
+    net = Half(bundled().net.requires_grad_(True))
+    model = Recogniser(net, RATE)
+    train(
+        model,
+        data,
+        Adversarial(BOUND, steps=steps, clean=clean),
+        passes=passes,
+        optimiser=partial(torch.optim.AdamW, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
+        clip=1.0,
+        watch=Watch(BOUND, watched, size=10),
+        out=out,
+        every=50,
+        tell=click.echo,
+        progress=lambda done, loss: click.echo(f"{done:.2%} loss {loss:.3f}"),
+    )
+    return Recogniser(net.net, RATE, name="tiny-mel, adversarially trained")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--quick", is_flag=True, help="a smoke test on samples/")
+@click.pass_context
+def main(context: click.Context, quick: bool) -> None:
+    """Train tiny-mel adversarially, and judge it."""
+    torch.set_num_threads(1)
+    if quick and context.invoked_subcommand is None:
+        clips, texts = (part[:5] for part in samples())
+        data = Spoken(clips, texts, seconds=20.0)
+        watched = data.batch(torch.arange(2), torch.Generator())
+        model = learn(data, watched, None, passes=1, steps=1, rate=1e-4, clean=0.5)
+        judged("robust", model, (clips[:3], texts[:3]), steps=3, craft_steps=5, limit=1)
+    elif context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@main.command("train")
+@click.argument("folder", metavar="CORPUS", type=Path)
+@click.option("--passes", default=1, show_default=True)
+@click.option("--seconds", default=48.0, show_default=True, help="speech a batch")
+@click.option("--steps", default=3, show_default=True, help="PGD steps a batch")
+@click.option("--rate", default=3e-4, show_default=True)
+@click.option("--clean", default=0.5, show_default=True, help="share of the loss that is of the speech as it is")
+@click.option("--out", type=Path, required=True)
+def train_command(folder: Path, passes: int, seconds: float, steps: int, rate: float, clean: float, out: Path) -> None:
+    """Learn CORPUS; OUT/checkpoint.pt is the whole state, OUT/weights.safetensors the end."""
+    data, (clips, texts) = corpus(folder, seconds), samples()
+    watched = Spoken(clips, texts).batch(torch.arange(len(clips)), torch.Generator())
+    learn(data, watched, out, passes, steps, rate, clean)
+
+
+@main.command("judge")
+@click.argument("weights", type=Path)
+@click.option("--count", default=100, show_default=True, help="held-out sentences")
+@click.option("--steps", default=50, show_default=True, help="of untargeted PGD")
+@click.option("--craft-steps", default=500, show_default=True)
+@click.option("--limit", default=40, show_default=True, help="pairs of clip and phrase")
+def judge_command(weights: Path, count: int, steps: int, craft_steps: int, limit: int) -> None:
+    """The bundled net and the one with these WEIGHTS, side by side."""
+    speech = held_out(count)
+    for name, model in (("plain", bundled()), ("robust", bundled(weights))):
+        judged(name, model, speech, steps, craft_steps, limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,541 @@
+"""Training: Danskin's theorem where the inner maximum is known, what each method learns from, and a loop that dies and goes on."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from recognisers import HOP
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from trainings import BOUND, blobs, killed, net, shared, small
+
+from audioadv.attacks.draws import random_start
+from audioadv.attacks.objective import at_rest
+from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
+from audioadv.models.recogniser import Recogniser
+from audioadv.threat.bounds import L1, L2, SNR, Bound, Linf
+from audioadv.threat.warps import Spatial
+from audioadv.training import (
+    EAT,
+    MSD,
+    Adversarial,
+    Average,
+    Batch,
+    Free,
+    Guarded,
+    Labelled,
+    Method,
+    Mixed,
+    Moment,
+    Natural,
+    RandomOne,
+    Spoken,
+    TensorBoard,
+    Trades,
+    Watch,
+    Worst,
+    Yopo,
+    constant,
+    fast,
+    keyed,
+    of_like_length,
+    pseudo_labels,
+    start_from,
+    train,
+)
+from audioadv.training.nearby import worst_for
+from audioadv.training.processes import Processes
+from audioadv.training.trades import divergence
+
+HERE = Path(__file__).parent
+UNION = Linf(0.05) | L2(0.15) | L1(0.3)
+TOGETHER = [Worst(UNION, 3), Average(UNION, 3), RandomOne(UNION, 3), MSD(UNION, 3), EAT(UNION, 3)]
+METHODS: list[Method] = [Natural(), Adversarial(BOUND, 3), Adversarial(BOUND, 3, clean=0.5), fast(BOUND), Trades(BOUND, steps=3), *TOGETHER]
+
+
+def two_classes(weight: Tensor) -> nn.Module:
+    """A linear model whose margin for class 1 is weight . x - 0.1."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.zeros_like(weight), weight]))
+        model[1].bias.copy_(torch.tensor([0.1, 0.0]))
+    return model
+
+
+def gradients(method: Method, model: Callable[..., Tensor], batch: Batch, moment: Moment | None = None) -> list[Tensor]:
+    """What a method that makes one step leaves with the parameters."""
+    parameters = list(getattr(model, "net", model).parameters())
+    for parameter in parameters:
+        parameter.grad = None
+    assert len(list(method.gradients(model, batch, moment or Moment()))) == 1
+    return [parameter.grad.clone() for parameter in parameters]
+
+
+@pytest.mark.parametrize(("bound", "dual"), [(Linf(0.1), 1), (L2(0.3), 2)], ids=str)
+def test_danskin_where_the_inner_maximum_has_a_closed_form(bound: Bound, dual: int) -> None:
+    """The worst loss of a linear model is softplus of radius * |w|_dual - margin; its gradient is that at the worst input."""
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = torch.randn(12, generator=generator).double(), torch.randn(20, 12, generator=generator).double()
+    labels = torch.randint(2, (20,), generator=generator)
+    model, batch = two_classes(weight), Labelled(inputs, labels, box=None).first(20)
+    left = gradients(Adversarial(bound, steps=40, step_size=1.0), model, batch)
+
+    model.zero_grad()
+    sign = 2.0 * labels - 1
+    apart = model[1].weight[1] - model[1].weight[0]
+    margin = sign * (inputs @ apart + model[1].bias[1] - model[1].bias[0])
+    worst = F.softplus(bound.radius * apart.norm(p=dual) - margin).mean()
+    worst.backward()
+    for found, known in zip(left, model.parameters(), strict=True):
+        torch.testing.assert_close(found, known.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_growing_radius_scales_the_worst_loss_and_nothing_but_radius_zero_is_natural() -> None:
+    model, batch = net().eval(), blobs(30).first(30)
+    natural = gradients(Natural(), model, batch)
+    for found, known in zip(gradients(Adversarial(BOUND, 3), model, batch, Moment(share=0.0)), natural, strict=True):
+        torch.testing.assert_close(found, known)
+    losses = [next(Adversarial(BOUND, 5).gradients(model, batch, Moment(share=share))) for share in (0.0, 0.5, 1.0)]
+    assert losses[0] < losses[1] < losses[2]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_examples_are_made_by_a_resting_net_that_stays_as_it_was(method: Method) -> None:
+    model, batch = net(dropout=0.0), blobs(30).first(30)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = gradients(method, model, batch, Moment(seed=3))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.isfinite(gradient).all() for gradient in found)
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}  # of the pass that is learnt from
+    passes = {Average: 3, Trades: 2, Adversarial: 1 + bool(getattr(method, "clean", 0))}.get(type(method), 1)
+    assert model.state_dict()["1.num_batches_tracked"] == passes
+    again = net(dropout=0.0)
+    assert all(a.equal(b) for a, b in zip(gradients(method, again, batch, Moment(seed=3)), found, strict=True))
+
+
+def test_neighbours_change_nothing() -> None:
+    model, batch = net().eval(), blobs(30).first(30)
+    region = batch.region(BOUND)
+    whole = worst_for(model, batch, region, steps=4, step_size=0.5, seed=1)
+    rows = torch.tensor([7, 3, 20])
+    some = worst_for(model, batch.rows(rows), batch.rows(rows).region(BOUND), steps=4, step_size=0.5, seed=1)
+    torch.testing.assert_close(some, whole[rows])
+    assert bool(region.holds(region.gauge(whole)).all())
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 9), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("bound", [Linf(0.1), L2(0.5), L1(1.0), Linf(0.1) | L2(0.5), Linf(0.1) & L2(0.5)], ids=str)
+def test_any_shape_and_any_bound(shape: tuple[int, ...], bound: Bound) -> None:
+    inputs = torch.rand(5, *shape, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(shape).prod()), 3))
+    left = gradients(Adversarial(bound, 2), model, Labelled(inputs, torch.arange(5) % 3).first(5))
+    assert all(gradient.any() for gradient in left)
+
+
+def test_of_turns_and_shifts_the_worst_of_random_ones_is_learnt() -> None:
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    batch = Labelled(images, torch.arange(6) % 3).first(6)
+    region = batch.region(Spatial(30, 2))
+    few, many = (batch.losses(model, worst_for(model, batch, region, steps=n, step_size=1, seed=0)) for n in (1, 12))
+    assert bool((many >= few).all())
+    assert bool((many > few).any())
+    worst = Worst(Linf(0.1) | Spatial(30, 2), steps=4)
+    assert all(gradient.isfinite().all() for gradient in gradients(worst, model, batch))
+    with pytest.raises(OptionError, match="plain changes"):
+        gradients(MSD(worst.bound), model, batch)
+
+
+def test_worst_is_at_least_every_member_and_average_is_their_mean() -> None:
+    model, batch, moment = net().eval(), blobs(30).first(30), Moment(seed=3)
+    worst, mean = (next(method.gradients(model, batch, moment)) for method in (Worst(UNION, 3), Average(UNION, 3)))
+    single = torch.stack([next(Adversarial(member, 3).gradients(model, batch, moment)) for member in (Linf(0.05), L2(0.15), L1(0.3))])
+    torch.testing.assert_close(mean, single.mean())
+    assert worst >= single.max()
+    random = {next(RandomOne(UNION, 3).gradients(model, batch, Moment(seed=seed))).item() for seed in range(12)}
+    assert len(random) >= 3
+
+
+def test_multi_steepest_descent_stays_in_the_union_and_finds_more_than_its_first_member() -> None:
+    model, batch = net().eval(), blobs(30).first(30)
+    loss = next(MSD(UNION, steps=10).gradients(model, batch, Moment()))
+    natural = next(Natural().gradients(model, batch, Moment()))
+    assert loss > natural
+    alone = next(MSD(Linf(0.05) | Linf(0.05 - 1e-6), steps=10).gradients(model, batch, Moment()))
+    assert loss > alone
+
+
+def test_e_at_draws_the_member_that_errs_most() -> None:
+    model, batch = net().eval(), blobs(30).first(30)
+    moment = Moment(memory={"e_at": torch.tensor([0.0, 1.0, 0.0])})
+    method = EAT(UNION, steps=2, follow=0.5)
+    expected = next(Adversarial(L2(0.15), 2).gradients(model, batch, moment))
+    assert next(method.gradients(model, batch, moment)) == expected
+    errors = moment.memory["e_at"]
+    assert errors[0] == 0
+    assert errors[2] == 0
+    assert 0.5 <= errors[1] < 1
+
+
+def test_free_moves_the_change_and_the_weights_by_the_same_backward_pass() -> None:
+    """Against the loop written out: each replay's slope is that of the weights before its step."""
+    model, batch = net(dropout=0.0).eval(), blobs(20).first(20)
+    method, region = Free(BOUND, replays=3, step_size=0.4), batch.region(BOUND)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    for loss in method.gradients(model, batch, Moment(seed=2)):
+        seen.append(loss)
+        optimiser.step()
+        optimiser.zero_grad()
+    twin, delta = net(dropout=0.0).eval(), random_start(region, 2)
+    for loss in seen:
+        inputs = (batch.inputs + delta).requires_grad_()
+        cost = F.cross_entropy(twin(inputs), batch.goal.labels)
+        assert cost.item() == pytest.approx(loss.item(), rel=1e-5)
+        slope, *rest = torch.autograd.grad(cost, [inputs, *twin.parameters()])
+        delta = region.project(delta + 0.04 * slope.sign())
+        with torch.no_grad():
+            for parameter, gradient in zip(twin.parameters(), rest, strict=True):
+                parameter -= 0.1 * gradient
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_yopo_on_a_net_of_one_linear_layer_is_pgd() -> None:
+    """There the co-state is the slope at the outputs, held for the inner steps: with one inner step a round, PGD."""
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Flatten(), nn.Linear(8, 3)), blobs(20).first(20)
+    seen = list[Tensor]()
+    with model[1].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone())):
+        gradients(Yopo(BOUND, rounds=4, steps=1, step_size=0.3), model, batch, Moment(seed=1))
+    for rounds in range(4):
+        pgd = worst_for(model, batch, batch.region(BOUND), steps=rounds, step_size=0.3, seed=1)
+        torch.testing.assert_close(seen[2 * rounds], pgd)
+
+
+def test_yopo_runs_its_inner_steps_on_the_first_layer_alone() -> None:
+    model, batch = net(dropout=0.0), blobs(20).first(20)
+    counts = dict.fromkeys(("0", "4"), 0)
+
+    def count(name: str, module: nn.Module, args: object) -> None:
+        counts[name] += 1
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(count, name)) for name in counts]
+    gradients(Yopo(BOUND, rounds=3, steps=5), model, batch)
+    assert counts == {"0": 3 + 15, "4": 3}
+    for hook in hooks:
+        hook.remove()
+    with pytest.raises(OptionError, match="no such layer"):
+        gradients(Yopo(BOUND, first="nowhere"), model, batch)
+
+
+def test_trades_without_beta_is_natural_and_its_divergence_is_a_divergence() -> None:
+    model, batch = net().eval(), blobs(20).first(20)
+    for found, known in zip(gradients(Trades(BOUND, beta=0.0, steps=2), model, batch), gradients(Natural(), model, batch), strict=True):
+        torch.testing.assert_close(found, known)
+    here, near = torch.randn(4, 5, generator=keyed(1)), torch.randn(4, 5, generator=keyed(2))
+    known = F.kl_div(near.log_softmax(1), here.log_softmax(1), log_target=True, reduction="none").sum(1)
+    torch.testing.assert_close(divergence(here, near), known)
+    assert divergence(here, here).abs().max() < 1e-6
+    assert next(Trades(BOUND, steps=4).gradients(model, batch, Moment())) > next(Natural().gradients(model, batch, Moment()))
+
+
+def test_the_guard_calls_for_pgd_while_the_net_is_down_and_no_longer() -> None:
+    batch, moment = blobs(40).first(40), Moment()
+    model = net(dropout=0.0)
+    train(model, blobs(200), Natural(), passes=8)
+    good, collapsed = {name: value.clone() for name, value in model.state_dict().items()}, {}
+    for name, value in good.items():
+        collapsed[name] = torch.zeros_like(value)
+    method = Guarded(Natural(), Adversarial(Linf(0.02), steps=3), held=batch, every=1)
+
+    def learnt_from() -> float:
+        model.eval()
+        model.zero_grad()
+        return next(method.gradients(model, batch, moment)).item()
+
+    def costs(one: Method) -> float:
+        return next(one.gradients(model, batch, Moment())).item()
+
+    assert learnt_from() == costs(Natural())
+    model.load_state_dict(collapsed)
+    assert learnt_from() == costs(Adversarial(Linf(0.02), steps=3))
+    usual = moment.memory["guard"][1].item()
+    assert usual > 0.8
+    model.load_state_dict(good)
+    assert learnt_from() == costs(Natural())
+
+
+# -- recognisers: ragged clips, CTC ------------------------------------------------------------------------------------------------
+
+
+class Listener(nn.Module):
+    """One linear layer over frames of 20 ms, with a dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Linear(HOP, 29)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        width = -(-waveforms.shape[1] // HOP)
+        padded = F.pad(waveforms, (0, width * HOP - waveforms.shape[1]))
+        return self.frames(padded.unflatten(1, (width, HOP))).log_softmax(-1), (lengths + HOP - 1) // HOP
+
+
+def spoken() -> Spoken:
+    clips = [0.1 * torch.randn(length, generator=keyed(length)) for length in (4000, 9000, 5200, 8100, 4100)]
+    return Spoken(clips, ["go", "stay here", "wait", "come back", "no"], seconds=1.2)
+
+
+def listener() -> Recogniser:
+    torch.manual_seed(0)
+    return Recogniser(Listener(), sample_rate=16000)
+
+
+def test_a_recognisers_loss_is_ctc_a_letter() -> None:
+    model, data = listener(), spoken()
+    batch = data.batch(torch.arange(5), keyed(0))
+    log_probs, frames = model.net(batch.inputs, batch.lengths)
+    texts = [torch.tensor([model.vocabulary.index(letter) for letter in text]) for text in data.texts]
+    known = F.ctc_loss(log_probs.transpose(0, 1), torch.cat(texts), frames, torch.tensor([len(text) for text in texts]))
+    assert batch.losses(model, batch.inputs).mean().item() == pytest.approx(known.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", [Adversarial(SNR(20), 3), Trades(SNR(20), steps=3), Yopo(SNR(20), rounds=2), Free(SNR(20), 2)], ids=repr)
+def test_recognisers_learn_from_ragged_clips_whose_padding_stays_silent(method: Method) -> None:
+    model, data = listener(), spoken()
+    batch = data.batch(torch.arange(5), keyed(0))
+    seen = list[Tensor]()
+    with model.net.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach())):
+        losses = list(method.gradients(model, batch, Moment(seed=1)))
+    assert torch.stack(losses).isfinite().all()
+    assert all(parameter.grad.any() for parameter in model.net.parameters())
+    for waveforms in seen:
+        for waveform, clean, length in zip(waveforms, batch.inputs, batch.lengths.tolist(), strict=True):
+            assert not waveform[length:].any()
+            assert (waveform - clean).norm() <= 0.1 * clean.norm() * (1 + 1e-5)
+
+
+def test_a_recogniser_becomes_robust_to_what_it_was_trained_on() -> None:
+    data, watched = spoken(), spoken().batch(torch.arange(5), keyed(0))
+    costs = {}
+    for method in (Natural(), Adversarial(SNR(10), 3)):
+        model = listener()
+        train(model, data, method, passes=20, optimiser=partial(torch.optim.Adam, lr=1e-2), clip=1.0)
+        attacked = worst_for(model, watched, watched.region(SNR(10)), steps=10, step_size=0.25, seed=0)
+        with at_rest(model):
+            costs[type(method)] = batch_mean(watched, model, attacked)
+    assert costs[Adversarial] < 0.95 * costs[Natural]
+
+
+@torch.no_grad()
+def batch_mean(batch: Batch, model: Callable[..., Tensor], inputs: Tensor) -> float:
+    return batch.losses(model, inputs).mean().item()
+
+
+def test_clips_of_like_length_share_a_batch_and_none_is_left_out() -> None:
+    lengths = torch.randint(1000, 50000, (200,), generator=keyed(1))
+    groups = of_like_length(lengths, 160000, keyed(2))
+    assert sorted(torch.cat(groups).tolist()) == list(range(200))
+    assert all(len(group) == 1 or len(group) * int(lengths[group].max()) <= 160000 for group in groups)
+    padded = sum(len(group) * int(lengths[group].max()) for group in groups)
+    assert padded < 1.2 * int(lengths.sum())
+    assert [group.tolist() for group in of_like_length(lengths, 160000, keyed(3))] != [group.tolist() for group in groups]
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------------------
+
+
+PROCESSES = multiprocessing.get_context("forkserver")  # one process imports everything, once, and all others are its forks
+PROCESSES.set_forkserver_preload(["audioadv.training"])
+
+
+def run(out: Path, status: int = 0, **how: int) -> None:
+    process = PROCESSES.Process(target=killed, args=(out,), kwargs=how)
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == status
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken")
+    run(out)
+    return out
+
+
+@pytest.mark.parametrize("how", [{"at_batch": 1}, {"at_batch": 13}, {"in_save": 3}, {"in_save": 7}], ids=str)
+def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(how: dict[str, int], unbroken: Path, tmp_path: Path) -> None:
+    run(tmp_path, status=-signal.SIGKILL, **how)
+    assert not (tmp_path / "weights.safetensors").exists()
+    run(tmp_path)
+    assert (tmp_path / "weights.safetensors").read_bytes() == (unbroken / "weights.safetensors").read_bytes()
+    lines = [(path / "curves.jsonl").read_text().splitlines() for path in (tmp_path, unbroken)]
+    assert [clean(line) for line in lines[0]] == [clean(line) for line in lines[1]]
+
+
+def clean(line: str) -> dict[str, float]:
+    return {name: value for name, value in json.loads(line).items() if "seconds" not in name}
+
+
+def test_a_training_that_is_done_is_not_done_again(unbroken: Path) -> None:
+    weights = (unbroken / "weights.safetensors").read_bytes()
+    assert len(small(unbroken, kill_at=1).marks) == 3
+    assert (unbroken / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_training_leaves_the_worlds_randomness_alone() -> None:
+    model, before = net(), torch.get_rng_state()
+    train(model, blobs(32), fast(BOUND), passes=1)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_two_processes_learn_what_one_does_and_one_that_is_killed_is_no_loss(tmp_path: Path) -> None:
+    shared(tmp_path / "alone")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone"]
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+    command = [*launcher, HERE / "trainings.py", tmp_path / "two", "13"]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+def plain(method: Method = Natural(), **options: object) -> nn.Module:  # noqa: B008
+    model = net(dropout=0.0)
+    train(model, blobs(64), method, passes=1, **options)
+    return model
+
+
+def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
+    plain(out=tmp_path)
+    torch.manual_seed(0)
+    for message, model, data, method, passes in (
+        ("model", nn.Linear(8, 3), blobs(64), Natural(), 1),
+        ("method", net(), blobs(64), fast(BOUND), 1),
+        ("data", net(), blobs(80), Natural(), 1),
+        ("plan", net(), blobs(64), Natural(), 2),
+    ):
+        with pytest.raises(UnusableCheckpoint, match=f"checkpoint of another {message}"):
+            train(model, data, method, passes=passes, out=tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UnusableCheckpoint, match="no checkpoint of a training"):
+        plain(out=tmp_path)
+
+
+class Trap:
+    """What a pickle may do on being loaded."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return Path.touch, (Path("sprung"),)  # type: ignore[return-value]
+
+
+def test_no_pickle_is_ever_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"described": Trap()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UnusableCheckpoint):
+        plain(out=tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_fine_tuning_starts_from_weights_and_may_have_a_new_last_layer(tmp_path: Path) -> None:
+    trained = plain(Adversarial(BOUND, 2), out=tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    again = start_from(net(), weights)
+    assert all(a.equal(b) for a, b in zip(again.state_dict().values(), trained.state_dict().values(), strict=True))
+    torch.manual_seed(1)
+    wider = nn.Sequential(*list(net())[:4], nn.Linear(16, 5))
+    with pytest.raises(UnusableCheckpoint, match=r"another model: 4.weight is"):
+        start_from(wider, weights)
+    last = wider[4].weight.clone()
+    start_from(wider, weights, new=("4",))
+    assert wider[4].weight.equal(last)
+    assert wider[0].weight.equal(trained[0].weight)
+    with pytest.raises(UnusableCheckpoint, match="missing"):
+        start_from(nn.Linear(8, 3), weights)
+
+
+def test_early_stopping_gives_back_the_best_weights() -> None:
+    model, data, test = net(dropout=0.0), blobs(64), blobs(200, seed=1).first(200)
+    watch = Watch(BOUND, test=test, train=data.first(64), steps=3)
+    wild = partial(torch.optim.SGD, lr=1.0)
+    result = train(model, data, Natural(), passes=40, optimiser=wild, schedule=constant, growth=constant, watch=watch, patience=3)
+    assert result.stopped
+    assert len(result.marks) == result.best.number + 3
+    assert watch.accuracy(model, test, Processes())[1] == result.best.test_robust
+    assert result.best.test_clean >= result.best.test_robust
+    with pytest.raises(OptionError, match="watch"):
+        train(model, data, Natural(), passes=1, patience=3)
+
+
+def test_a_loss_that_is_not_finite_ends_it() -> None:
+    with pytest.raises(TrainingDiverged, match="pass 1, batch"):
+        plain(optimiser=partial(torch.optim.SGD, lr=1e30))
+
+
+def test_frozen_models_cannot_be_trained() -> None:
+    with pytest.raises(UnusableBatch, match="frozen"):
+        train(net().requires_grad_(False), blobs(8), Natural(), passes=1)
+
+
+def test_curves_for_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = blobs(64)
+    watch = Watch(BOUND, test=blobs(40, seed=1).first(40), train=data.first(40), steps=2)
+    result = train(net(), data, fast(BOUND), passes=2, watch=watch, tell=TensorBoard(tmp_path))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"robust/test", "robust/train", "clean/test", "clean/train", "loss"} <= set(events.Tags()["scalars"])
+    told = [(event.step, event.value) for event in events.Scalars("robust/test")]
+    assert told == [(mark.step, pytest.approx(mark.test_robust)) for mark in result.marks]
+
+
+# -- labels that are missing -------------------------------------------------------------------------------------------------------
+
+
+def test_labels_that_are_missing_are_named() -> None:
+    inputs = torch.rand(10, 8)
+    with pytest.raises(UnusableBatch, match=r"without labels.*pseudo_labels"):
+        Labelled(inputs, None)
+    with pytest.raises(UnusableBatch, match=r"label -1.*pseudo_labels"):
+        Labelled(inputs, torch.full((10,), -1))
+    with pytest.raises(UnusableBatch, match="3 labels for 10 inputs"):
+        Labelled(inputs, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UnusableBatch, match="1 texts for 2 clips"):
+        Spoken([torch.zeros(9), torch.zeros(9)], ["hello", ""])
+
+
+def test_self_training_mixes_true_and_guessed_labels() -> None:
+    model, data, more = net(dropout=0.0), blobs(64), blobs(300, seed=4)
+    train(model, data, Natural(), passes=6)
+    guessed = pseudo_labels(model, more.inputs, size=64)
+    assert guessed.equal(model.eval()(more.inputs).argmax(1))
+    mixed = Mixed(data, Labelled(more.inputs, guessed), guessed=0.75)
+    order = mixed.order(keyed(0))
+    true = torch.cat([rows[rows < 64] for rows in order])
+    assert sorted(true.tolist()) == list(range(64))
+    assert all(int((rows >= 64).sum()) == 12 for rows in order)
+    assert len({i for rows in order for i in rows.tolist() if i >= 64}) == 12 * len(order)
+    batch = mixed.batch(order[0], keyed(1))
+    wanted = torch.cat([data.labels, guessed])[torch.cat([order[0][order[0] < 64], order[0][order[0] >= 64]])]
+    assert batch.goal.labels.equal(wanted)
+    train(model, mixed, fast(BOUND), passes=1)
+    with pytest.raises(OptionError, match="guessed"):
+        Mixed(data, more, guessed=0.0)
