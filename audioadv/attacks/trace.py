@@ -35,7 +35,7 @@ class Sight:
     broken   losses or slopes that were not finite
     tail     the share of the loss's fall that came in the last quarter of the looks: a quarter, if it falls evenly
     rise     how far its last quarter lies over its first look, as a share of all its range; below 0 if it fell
-    spent    the gauge of the last iterate, as a share of the radius
+    spent    the gauge of a miss's last iterate, as a share of the radius
     strayed  the answer lies outside the bound, or for a miss, the last iterate does
     lost     the goal was reached within the bound at some look, but the answer is a miss
 
@@ -175,7 +175,8 @@ class Trace:
             zero[step.examples] += ((step.size == 0) & step.far).cpu()
             broken[step.examples] += ~(step.size.isfinite() & step.loss.isfinite()).cpu()
         tail, rise = trends(self.attempts, len(reached))
-        strayed, figures = torch.where(reached, outside, self.strayed), (told(tail), told(rise), told(self.spent))
+        self.spent[reached] = math.nan  # who is there leaves, or goes on, as the attack likes
+        strayed, figures = torch.where(reached, outside, self.strayed), map(told, (tail, rise, self.spent))
         plain = (part.tolist() for part in (reached, looks, zero, broken))
         return [Sight(*parts) for parts in zip(*plain, *figures, strayed.tolist(), (self.hit & ~reached).tolist(), strict=True)]
 

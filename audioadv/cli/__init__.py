@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from audioadv.cli.check import check
 from audioadv.cli.compare import compare
 from audioadv.cli.craft import craft
 from audioadv.cli.models import models
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (craft, transcribe, compare, survive, rooms, models):
+for command in (craft, transcribe, compare, survive, rooms, check, models):
     main.add_command(command)

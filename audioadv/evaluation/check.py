@@ -49,7 +49,7 @@ def check(
 ) -> Checkup:
     """Attack, and look for signs that the attack fails for reasons of its own.
 
-    Examples that are at the goal from the start are left out. With `probes`, more is tried on the same examples: 25 draws of
+    Examples that are at the goal from the start, or can never be, are left out. With `probes`, more is tried on the same examples: 25 draws of
     noise and 200 queries of scores alone within the bound, the attack at twice and four times the radius and with none, and, where
     there is a `substitute` (a model that takes the same inputs), the attack on that. `progress` is told what is being tried.
 

@@ -33,7 +33,7 @@ class Evidence:
     `felled` are its successes that hold when judged again, `claimed` and `refuted` count its claims within the bound and those
     that do not hold. `probabilities`: the scores are a softmax's. `spread` is how far two answers to the same input lie apart,
     over the largest score; `passes` the forwards of one look. `searching`: the attack may leave the bound on its way. The
-    others are what was reached by other means: random noise, scores alone, another model's examples, twice the radius, any radius.
+    others are what was reached by other means: random noise, scores alone, another model's examples, a larger radius, any radius.
     """
 
     sights: Sequence[Sight]
@@ -129,8 +129,8 @@ def budget_unspent(evidence: Evidence) -> Verdict | None:
 
 
 def cut_short(evidence: Evidence) -> Verdict | None:
-    """Misses whose loss was still on its way."""
-    tails = [sight.tail for sight in evidence.missed if sight.tail is not None]
+    """Misses within the bound whose loss was still on its way."""
+    tails = [sight.tail for sight in evidence.missed if sight.tail is not None and not sight.strayed]
     if not evidence.looked or (evidence.missed and not tails):
         return None
     falling = sum(tail > LATE for tail in tails)
@@ -138,7 +138,7 @@ def cut_short(evidence: Evidence) -> Verdict | None:
 
 
 def more_budget_less(evidence: Evidence) -> Verdict | None:
-    """What lies within a radius lies within twice the radius."""
+    """What lies within a radius lies within a larger one."""
     if evidence.wider is None:
         return None
     before, after, count = sum(evidence.felled), sum(evidence.wider), len(evidence.felled)
@@ -260,7 +260,7 @@ INDICATORS: Final = (
     Indicator(
         "more budget, less success",
         more_budget_less,
-        "{before} of {count} reached within the radius, {after} within twice that",
+        "{before} of {count} reached within the radius, {after} within a larger one",
         "The larger set holds the smaller one: an attack that fares worse there has lost its way.",
         "Scale step_size with the radius, take several steps instead of one, and look for slopes that vanish far from the clean input.",
     ),

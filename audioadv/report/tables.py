@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 COLOURS = {"reached": "green", "needless": "yellow", "missed": "red", "infeasible": "red", "not_finite": "red"}
+VERDICTS = {"sound": "green", "broken": "red", "unknown": "dim"}
 WIDTH = 120  # characters, where no terminal says how wide it is
 
 
@@ -82,6 +83,17 @@ def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
         rates = [percent(row[key]) for key in ("wer_to_target", "wer_to_text", "clean_wer_to_text")]
         interval = f"{100 * row['rate_low']:.0f}..{100 * row['rate_high']:.0f}"
         table.add_row(row["channel"], f"{row['hits']}/{row['draws']}", percent(row["rate"]), interval, *rates, clean)
+    return table
+
+
+def checkup_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row an indicator: whether it speaks, and what it saw."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("indicator", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("saw", overflow="fold", ratio=1)
+    for line in lines:
+        table.add_row(line["indicator"], Text(line["verdict"], style=VERDICTS[line["verdict"]]), line["saw"] or "-")
     return table
 
 
