@@ -266,7 +266,8 @@ def test_a_softmax_is_taken_for_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "bound"), [(fast(), Linf(0.02)), ("standard", L2(0.1)), (attacks.fmn, Linf(0.02)), (attacks.ddn, L2(0.1))]
+    ("attack", "bound"),
+    [(fast(), Linf(0.02)), (partial(attacks.apgd_targeted, steps=20), L2(0.1)), (attacks.fmn, Linf(0.02)), (attacks.ddn, L2(0.1))],
 )
 def test_a_linear_model_is_silent(attack: str | Callable[..., AttackResult], bound: Linf | L2) -> None:
     found = checked(linear(3, SHAPE), attack, bound, X[:10], substitute=linear(3, SHAPE, seed=5))  # type: ignore[arg-type]
@@ -303,12 +304,12 @@ def test_a_recogniser_is_silent(bound: str) -> None:
 
 
 def test_an_average_over_draws_is_silent() -> None:
-    base = small(3, SHAPE)
-    over = attacks.Expectation(parse_channel("gaussian:0.001"), draws=12, check_draws=12, rate=0.5, hard=0)
-    wanted = objective(Noisy(base, 0.02), Misclassify(labels_of(base, X)), expectation=over)
-    found = check(wanted, BOUND.around(X), fast(20))
+    base, x = small(3, SHAPE), X[:5]
+    over = attacks.Expectation(parse_channel("gaussian:0.001"), draws=4, check_draws=4, rate=0.5, hard=0)
+    wanted = objective(Noisy(base, 0.02), Misclassify(labels_of(base, x)), expectation=over)
+    found = check(wanted, BOUND.around(x), fast(12))
     assert found.sound, found
-    assert "forwards a look: 12" in found.findings[1].saw
+    assert "forwards a look: 4" in found.findings[1].saw
 
 
 # The parts
@@ -318,7 +319,8 @@ def test_a_trace_changes_nothing_and_numbers_the_examples_as_they_came() -> None
     net, x = small(4, SHAPE), X[:10]
     wanted, region = objective(net, Misclassify(labels_of(net, x))), BOUND.around(x)
     trace = Trace(region)
-    seen, plain = attacks.standard(trace.watching(wanted), region), attacks.standard(wanted, region)
+    staged = partial(attacks.apgd_targeted, steps=12)
+    seen, plain = staged(trace.watching(wanted), region), staged(wanted, region)
     assert torch.equal(seen.adversarial, plain.adversarial)
     assert torch.equal(seen.forwards, plain.forwards)
     sights = trace.sights(seen)
@@ -326,7 +328,7 @@ def test_a_trace_changes_nothing_and_numbers_the_examples_as_they_came() -> None
     assert [sight.looks for sight in sights] == seen.backwards.tolist()
     assert len(set(seen.backwards.tolist())) > 2  # some left early, others saw all stages
     alone = Trace(region.rows(torch.tensor([5])))
-    attack = attacks.standard(alone.watching(wanted.begun(x).rows(torch.tensor([5]))), alone.region)
+    attack = staged(alone.watching(wanted.begun(x).rows(torch.tensor([5]))), alone.region)
     assert alone.sights(attack)[0] == sights[5]
 
 

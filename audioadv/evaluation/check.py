@@ -49,9 +49,10 @@ def check(
 ) -> Checkup:
     """Attack, and look for signs that the attack fails for reasons of its own.
 
-    Examples that are at the goal from the start, or can never be, are left out. With `probes`, more is tried on the same examples: 25 draws of
-    noise and 200 queries of scores alone within the bound, the attack at twice and four times the radius and with none, and, where
-    there is a `substitute` (a model that takes the same inputs), the attack on that. `progress` is told what is being tried.
+    Examples that are at the goal from the start, or can never be, are left out. With `probes`, more is tried on the same
+    examples: 25 draws of noise and 200 queries of scores alone within the bound, the attack at twice and four times the radius and
+    with none, and, where there is a `substitute` (a model that takes the same inputs), the attack on that. `progress` is told what
+    is being tried.
 
     Shapes: as in `region.clean` and `objective`. Raises OptionError for an unknown attack, UnusableBatch where nothing is left
     to attack.
@@ -115,7 +116,8 @@ def probed(
     tell("the same input twice")
     first, again = (scores(objective, region.clean) for _ in range(2))
     if first is not None and again is not None:
-        spread = float((first - again).abs().max() / first.abs().max().clamp_min(1e-30))
+        largest = first[first.isfinite()].abs().amax() if first.isfinite().any() else first.new_ones(())
+        spread = float((first - again).abs().nan_to_num(0.0).max() / largest.clamp_min(1e-30))
         evidence = replace(evidence, probabilities=look_like_probabilities(first), spread=spread)
     if substitute is not None:
         tell("transfer")

@@ -246,7 +246,7 @@ INDICATORS: Final = (
     Indicator(
         "budget unspent",
         budget_unspent,
-        "the middle one of {missed} misses ended at {spent:.2g} of the radius",
+        "of {missed} misses, the middle one ended at {spent:.2g} of the radius",
         "The strongest changes are at the edge of the bound; the attack never came there.",
         "Take longer steps or more of them: steps times step_size should be several radii.",
     ),
