@@ -11,7 +11,7 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
 from audioadv.errors import AudioadvError
-from audioadv.evaluation import Evaluation, Rate, evaluate
+from audioadv.evaluation import Checkup, Evaluation, Rate, check, evaluate
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Access, Emissions, Recogniser
@@ -39,6 +39,7 @@ __all__ = [
     "AttackResult",
     "AudioadvError",
     "Channel",
+    "Checkup",
     "Classifier",
     "Classify",
     "Clip",
@@ -63,6 +64,7 @@ __all__ = [
     "Timing",
     "Transcribe",
     "attacks",
+    "check",
     "craft",
     "craft_each",
     "errors",

@@ -27,7 +27,7 @@ LINEAR = ["--model", "module:recognisers:linear"]
 QUICK = [*LINEAR, "--steps", "40", "--no-picture", "--device", "cpu", "--json"]
 KEYS = {
     "clip", "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "bound", "excess", "snr_db", "relative_db",
-    "steps", "forwards", "backwards", "seconds", "out", "note", "notices",
+    "steps", "forwards", "backwards", "seconds", "saw", "out", "note", "notices",
 }  # fmt: skip
 
 

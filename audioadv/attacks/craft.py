@@ -10,7 +10,7 @@ part in the making.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple, final
 
@@ -23,6 +23,7 @@ from audioadv.attacks.pgd import pgd
 from audioadv.attacks.qin import qin
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
 from audioadv.audio.files import FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
@@ -51,7 +52,7 @@ class Crafted:
     `excess` says how far it lies outside the bound, in the bound's unit, at most 0 for inside; for a `min` bound, `bound`
     is the smallest that holds it, and `gauge` is that size as a number, in its norm's unit. `seconds` is this clip's share of
     its batch's time. Over a channel, `hits` of `draws` judge draws are heard as wanted, and `adversarial` is the best that was
-    found even where that is too few.
+    found even where that is too few. `saw` is what the attack saw of it; None where there was none.
     """
 
     clip: Clip
@@ -73,6 +74,7 @@ class Crafted:
     hits: int = 0
     draws: int = 0
     gauge: float = 0.0
+    saw: Sight | None = None
 
     @property
     def reached(self) -> bool:
@@ -101,6 +103,7 @@ class Crafted:
             "forwards": self.forwards,
             "backwards": self.backwards,
             "seconds": round(self.seconds, 3),
+            "saw": None if self.saw is None else asdict(self.saw),
             **({} if self.channel is None else {"channel": self.channel, "hits": self.hits, "draws": self.draws, "rate": self.rate}),
         }
 
@@ -195,7 +198,7 @@ def craft_batch(
     able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
 
     adversarial, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
-    counts = torch.zeros(3, len(clips), dtype=torch.int64)
+    counts, saw = torch.zeros(3, len(clips), dtype=torch.int64), dict[int, Sight]()
     if len(able):
         names = [clips[i].name for i in able]
 
@@ -205,7 +208,9 @@ def craft_batch(
                 progress(Progress(step, steps, names, [spec if hit else None for spec, hit in specs]))
 
         wanted = objective(model, goal.rows(able), lengths[able.to(device)], over)
-        result = attack(wanted, region.rows(able.to(device)), steps=steps, seed=seed, progress=tell if progress else None)
+        trace = Trace(region.rows(able.to(device)))
+        result = attack(trace.watching(wanted), trace.region, steps=steps, seed=seed, progress=tell if progress else None)
+        saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
         if result.parameters is not None:
             parameters = region.start()
             parameters[able.to(device)] = result.parameters
@@ -250,6 +255,7 @@ def craft_batch(
             hits=hits,
             draws=0 if over is None else judge_draws,
             gauge=float(own.gauge(changed[None].to(device))),
+            saw=saw.get(i),
         )
 
 

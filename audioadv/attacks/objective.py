@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_
 
 if TYPE_CHECKING:
     from audioadv.attacks.eot import Expectation, Memory
+    from audioadv.attacks.trace import Watch
 
 
 @final
@@ -47,6 +48,9 @@ class Score(NamedTuple):
     reached: Tensor
 
 
+Seen = TypeVar("Seen", Look, Score, Tensor)
+
+
 class SlopeSource(Protocol):
     """Where slopes come from, if not from the model's own gradients: an estimate from scores, say (`attacks/estimates.py`)."""
 
@@ -69,7 +73,8 @@ class Objective:
 
     `lengths` [batch] are the clips' own, in samples, for ragged audio. `who` numbers the examples of the batch that the
     attack began with, so that cost stays with its example when others have left. With an `expectation`, all of this is over
-    draws of a channel, and `memory` is what it has learnt of them (`attacks/eot.py`).
+    draws of a channel, and `memory` is what it has learnt of them (`attacks/eot.py`). With a `watch`, all that an attack sees
+    is recorded (`attacks/trace.py`).
 
     Raises OptionError for `slopes` and an `expectation` at once: scores over different draws differ by more than their inputs do.
     """
@@ -82,6 +87,7 @@ class Objective:
     slopes: SlopeSource | None = None
     expectation: "Expectation | None" = None
     memory: "Memory | None" = None
+    watch: "Watch | None" = None
 
     def __post_init__(self) -> None:
         if self.slopes is not None and self.expectation is not None:
@@ -91,7 +97,14 @@ class Objective:
         """The same objective over these examples, nothing spent yet: what an attack starts from. Shapes: clean [batch, *]."""
         slopes = None if self.slopes is None else self.slopes.begun(len(clean))
         memory = None if self.expectation is None else self.expectation.memory(clean, self.lengths)
-        return replace(self, who=torch.arange(len(clean)), cost=Cost.nothing(len(clean)), slopes=slopes, memory=memory)
+        watch = None if self.watch is None else self.watch.begun()
+        return replace(self, who=torch.arange(len(clean)), cost=Cost.nothing(len(clean)), slopes=slopes, memory=memory, watch=watch)
+
+    def told(self, inputs: Tensor, near: Tensor | None, seen: Seen) -> Seen:
+        """What was seen of these inputs, once the watch knows of it."""
+        if self.watch is not None:
+            self.watch.saw(self, inputs, near, seen)
+        return seen
 
     def outputs(self, inputs: Tensor) -> Any:
         """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *].
@@ -129,16 +142,16 @@ class Objective:
         """
         self.demand(Access.SCORES)
         if self.expectation is not None:
-            return self.expectation.score(self.remembering(inputs), inputs, near, slack)
+            return self.told(inputs, near, self.expectation.score(self.remembering(inputs), inputs, near, slack))
         with torch.no_grad():
-            return Score(*judged(self.outputs(inputs), self.goal, near, slack))
+            return self.told(inputs, near, Score(*judged(self.outputs(inputs), self.goal, near, slack)))
 
     def decide(self, inputs: Tensor) -> Tensor:
         """One forward: whether each input reaches the goal. Shapes: [batch, *] -> bool [batch]."""
         if self.expectation is not None:
-            return self.expectation.decide(self.remembering(inputs), inputs)
+            return self.told(inputs, None, self.expectation.decide(self.remembering(inputs), inputs))
         with torch.no_grad():
-            return self.goal.reached(self.outputs(inputs))
+            return self.told(inputs, None, self.goal.reached(self.outputs(inputs)))
 
     def look(self, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
         """One forward and one backward: how far each input is from the goal, whether it is there, and which way it lies.
@@ -148,10 +161,10 @@ class Objective:
         Raises AccessDenied where the model grants no gradients.
         """
         if self.slopes is not None:
-            return self.slopes.look(self, inputs, near, slack)
+            return self.told(inputs, near, self.slopes.look(replace(self, watch=None), inputs, near, slack))
         self.demand(Access.GRADIENTS)
         if self.expectation is not None:
-            return self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack)
+            return self.told(inputs, near, self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack))
         inputs = inputs.detach().requires_grad_()
         loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
         self.cost.backwards[self.who] += 1
@@ -161,7 +174,7 @@ class Objective:
                 "the model has no gradient with respect to its inputs. Give it one (bpda(module, stand_in)), "
                 f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
             )
-        return Look(loss.detach(), reached, slope)
+        return self.told(inputs.detach(), near, Look(loss.detach(), reached, slope))
 
     def remembering(self, inputs: Tensor) -> "Objective":
         """The same objective over a channel, begun with these inputs where it was not before."""
@@ -188,7 +201,8 @@ class Objective:
     def rows(self, index: Tensor) -> "Objective":
         """The objective of some of the examples. Shapes: index [fewer], on the CPU."""
         lengths = None if self.lengths is None else self.lengths[index.to(self.lengths.device)]
-        return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index])
+        watch = None if self.watch is None else self.watch.rows(index)
+        return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index], watch=watch)
 
 
 WITHOUT = {

@@ -51,7 +51,7 @@ def transfer(
             fresh = step_within(region.by(ADDED).rows(owner.to(inputs.device)), inputs - spread * toward.sign())
             inputs, answers = torch.cat([inputs, fresh]), torch.cat([answers, run.objective.rows(owner).answers(fresh)])
             owner = torch.cat([owner, owner])
-        proxy = replace(objective, model=substitute, slopes=None)
+        proxy = replace(objective, model=substitute, slopes=None, watch=None)
         found = attack(proxy, region)
         run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
         run.steps += rounds

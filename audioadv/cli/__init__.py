@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from audioadv.cli.bench import bench
+from audioadv.cli.check import check
 from audioadv.cli.compare import compare
 from audioadv.cli.craft import craft
 from audioadv.cli.models import models
@@ -40,5 +41,5 @@ def main() -> None:
     """
 
 
-for command in (craft, transcribe, compare, survive, rooms, bench, report, models):
+for command in (craft, transcribe, compare, survive, rooms, bench, report, check, models):
     main.add_command(command)

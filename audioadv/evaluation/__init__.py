@@ -1,6 +1,8 @@
 """Evaluation: how robust a model is, with figures that carry their count, their interval and their cost."""
 
+from audioadv.evaluation.check import check
 from audioadv.evaluation.evaluate import Evaluation, Trial, evaluate
+from audioadv.evaluation.indicators import Checkup
 from audioadv.evaluation.rates import Rate
 
-__all__ = ["Evaluation", "Rate", "Trial", "evaluate"]
+__all__ = ["Checkup", "Evaluation", "Rate", "Trial", "check", "evaluate"]

@@ -149,7 +149,18 @@ def load_transformers(name: str) -> Recogniser:
 
 
 def load_function(path: str) -> Recogniser:
-    """What `package.file:function` returns, looked for in the current folder too."""
+    """The recogniser that `package.file:function` returns."""
+    recogniser = called(path)
+    if not isinstance(recogniser, Recogniser):
+        raise UnknownModel(
+            f"model 'module:{path}': the function returned a {type(recogniser).__name__}. "
+            "Return audioadv.Recogniser(net, sample_rate, vocabulary)"
+        )
+    return recogniser
+
+
+def called(path: str) -> object:
+    """What `package.file:function` returns, looked for in the current folder too. Raises UnknownModel."""
     module_name, colon, function_name = path.partition(":")
     if not colon:
         raise UnknownModel(f"model 'module:{path}': write module:package.file:function")
@@ -159,10 +170,4 @@ def load_function(path: str) -> Recogniser:
         function: Callable[[], object] = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise UnknownModel(f"model 'module:{path}': {error}. Is the file in this folder or installed, and the name right?") from error
-    recogniser = function()
-    if not isinstance(recogniser, Recogniser):
-        raise UnknownModel(
-            f"model 'module:{path}': the function returned a {type(recogniser).__name__}. "
-            "Return audioadv.Recogniser(net, sample_rate, vocabulary)"
-        )
-    return recogniser
+    return function()

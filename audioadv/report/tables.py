@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 COLOURS = {"reached": "green", "needless": "yellow", "missed": "red", "infeasible": "red", "not_finite": "red"}
+VERDICTS = {"sound": "green", "broken": "red", "unknown": "dim"}
 WIDTH = 120  # characters, where no terminal says how wide it is
 
 
@@ -111,6 +112,17 @@ def bench_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 def interval(rate: Sequence[float] | None) -> str:
     """Both ends, in whole percents."""
     return "-" if rate is None else f"{100 * rate[1]:.0f}..{100 * rate[2]:.0f}"
+
+
+def checkup_table(lines: Iterable[Mapping[str, Any]]) -> Table:
+    """A row an indicator: whether it speaks, and what it saw."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("indicator", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("saw", overflow="fold", ratio=1)
+    for line in lines:
+        table.add_row(line["indicator"], Text(line["verdict"], style=VERDICTS[line["verdict"]]), line["saw"] or "-")
+    return table
 
 
 def percent(value: float | None) -> str:

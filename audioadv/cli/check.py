@@ -1,0 +1,162 @@
+"""audioadv check: is the evaluation itself broken?"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audioadv.attacks.craft import ATTACKS as ON_SOUND
+from audioadv.attacks.craft import BOX
+from audioadv.attacks.objective import Objective, objective
+from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.survivors import Attack
+from audioadv.audio.files import FULL_SCALE, read_clip
+from audioadv.audio.ragged import pad
+from audioadv.cli.options import DONE, NOT_REACHED, common_options
+from audioadv.errors import OptionError, UnknownModel
+from audioadv.evaluation.check import check as examined
+from audioadv.evaluation.evaluate import named_attacks
+from audioadv.evaluation.images import digits
+from audioadv.evaluation.indicators import Checkup
+from audioadv.evaluation.recorded import check_run
+from audioadv.models.classifier import BUNDLED as CLASSIFIERS
+from audioadv.models.classifier import load_classifier
+from audioadv.models.recogniser import Recogniser
+from audioadv.models.sources import called, load_model
+from audioadv.report.tables import checkup_table, show
+from audioadv.threat.bounds import parse_bound
+from audioadv.threat.goals import Transcribe
+from audioadv.threat.labels import Misclassify
+from audioadv.threat.region import Region
+
+SAMPLES = [Path(__file__).parents[2] / "samples" / name for name in ("phone.wav", "market.wav", "kitchen.wav")]
+IMAGES = 12
+
+
+@click.command()
+@click.argument("subject", metavar="MODEL|RUN")
+@click.option("--clip", "clips", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Instead of three of samples/.")
+@click.option("--target", default="open the door", show_default=True, metavar="TEXT", help="What the clips should be heard as.")
+@click.option("--bound", "spec", metavar="B", help="What may be changed. [default: snr:20 for sound, linf:0.1 for images]")
+@click.option("--attack", "attacks", multiple=True, metavar="A", help="May be repeated. [default: shrink for sound; pgd, apgd for images]")
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of an attack on sound.")
+@click.option("--substitute", metavar="M", help="Another model: do examples made for that one do better?")
+@click.option("--model", "heard_by", metavar="M", help="Of a RUN: hear its files again with the model that was attacked.")
+@common_options
+@click.pass_context
+def check(
+    context: click.Context,
+    subject: str,
+    clips: tuple[Path, ...],
+    target: str,
+    spec: str | None,
+    attacks: tuple[str, ...],
+    steps: int,
+    substitute: str | None,
+    heard_by: str | None,
+    as_json: bool,
+    device: str,
+    seed: int,
+) -> None:
+    """Look for signs that an evaluation is broken.
+
+    An attack that fails for a reason of its own looks just like a model that is robust. A MODEL is attacked on a few clips, or a
+    classifier on a few images: the attack is watched at its work, and set beside noise, scores alone, larger bounds and none at all.
+    MODEL may be a recogniser, 'mnist' or 'mnist-robust' (on scikit-learn's digits), or module:package.file:function, where the
+    function returns a Recogniser or a triple (classifier, inputs, labels). A RUN is a folder with results.jsonl: its lines and
+    files are examined, and nothing is attacked.
+
+    Exit status 0: sound; 1: something is broken; 2: the input or the options are wrong. Sound is no proof.
+
+    \b
+    audioadv check tiny-mel
+    audioadv check module:my_file:my_defense --bound linf:8/255 --attack standard
+    audioadv check runs/mine --model tiny-mel
+    """
+    lines = []
+    for name, checkup in checkups(subject, clips, target, spec, attacks, steps, substitute, heard_by, device, seed):
+        found = [{"subject": subject, "of": name, **finding.line()} for finding in checkup.findings]
+        lines += found
+        if as_json:
+            for line in found:
+                click.echo(json.dumps(line))
+            continue
+        click.echo(", ".join(filter(None, (subject, name))))
+        show(checkup_table(found))
+        for finding in checkup.findings:
+            if finding.broken:
+                click.echo(f"{finding.indicator.name}: {finding.indicator.why} {finding.indicator.cure}")
+    context.exit(NOT_REACHED if any(line["verdict"] == "broken" for line in lines) else DONE)
+
+
+def checkups(
+    subject: str,
+    clips: tuple[Path, ...],
+    target: str,
+    spec: str | None,
+    attacks: tuple[str, ...],
+    steps: int,
+    substitute: str | None,
+    heard_by: str | None,
+    device: str,
+    seed: int,
+) -> Iterator[tuple[str, Checkup]]:
+    """Each attack, or setting of a run, and what became of it."""
+    if Path(subject).is_dir():
+        yield from check_run(Path(subject), None if heard_by is None else load_model(heard_by, device)).items()
+        return
+    model: Any = loaded(subject, device)
+    other = None if substitute is None else loaded(substitute, device)
+    if isinstance(other, tuple):
+        other = other[0]
+    if isinstance(model, Recogniser):
+        wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20")
+        chosen = {name: on_sound(name, region, steps, seed) for name in attacks or ("shrink",)}
+    else:
+        net, inputs, labels = model
+        region = parse_bound(spec or "linf:0.1").around(inputs.to(device))
+        wanted, chosen = objective(net, Misclassify(labels)), named_attacks(attacks or ("pgd", "apgd"), seed)
+    for name, attack in chosen.items():
+        yield name, examined(wanted, region, attack, substitute=other, seed=seed)
+
+
+def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
+    """A recogniser, or a classifier with inputs and labels. Raises UnknownModel."""
+    if name in CLASSIFIERS:
+        net, data = load_classifier(name, device), digits()
+        images = F.interpolate(data.images[: 5 * IMAGES], 28, mode="bilinear")
+        right = (net(images.to(device)).argmax(1).cpu() == data.labels[: 5 * IMAGES]).nonzero()[:IMAGES, 0]
+        return net, images[right], data.labels[right]
+    if not name.startswith("module:"):
+        return load_model(name, device)
+    made = called(name.removeprefix("module:"))
+    if isinstance(made, Recogniser):
+        return load_model(name, device)
+    if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(part, Tensor) for part in made[1:]):
+        return made[0].to(device) if isinstance(made[0], torch.nn.Module) else made[0], made[1], made[2]
+    raise UnknownModel(
+        f"model {name!r}: the function returned a {type(made).__name__}. Return an audioadv.Recogniser, or (classifier, inputs, labels)"
+    )
+
+
+def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str) -> tuple[Objective, Region]:
+    """What is to be heard of these clips, and what may be changed."""
+    waveforms, lengths = pad([read_clip(clip, model.sample_rate).samples.to(model.device) for clip in clips])
+    lengths = lengths.to(model.device)
+    region = parse_bound(spec).at_rate(model.sample_rate).around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    return objective(model, Transcribe(target), lengths), region
+
+
+def on_sound(name: str, region: Region, steps: int, seed: int) -> Attack:
+    """An attack of craft's by its name. Raises OptionError."""
+    if name not in ON_SOUND:
+        raise OptionError(f"attack {name!r}: unknown. Use {' or '.join(ON_SOUND)}")
+    if name == "shrink":
+        return partial(find_then_shrink, steps=steps, minimal=not bool(region.radius.isfinite().all()), seed=seed)
+    return partial(ON_SOUND[name], steps=steps, seed=seed)

@@ -1,0 +1,145 @@
+"""Is a run that is over broken? What its lines say of each clip, set beside its files, and beside its other settings.
+
+    RUN/results.jsonl  --one group for each model, attack, bound and channel-->  evidence  -->  indicators (`indicators.py`)
+    RUN/NAME.wav, RUN/NAME.clean.wav  --measured, and heard again-->
+
+Nothing is attacked: what no line tells stays unknown. A line's `saw` is what the attack saw of its clip (`attacks/trace.py`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from audioadv.attacks.craft import BOX, heard_alone
+from audioadv.attacks.trace import SPILL, Sight
+from audioadv.audio.files import FULL_SCALE, read_clip
+from audioadv.errors import InputError
+from audioadv.evaluation.indicators import Checkup, Evidence
+from audioadv.models.recogniser import Recogniser
+from audioadv.threat.bounds import SNR, Ball, parse_bound
+
+Line = Mapping[str, Any]
+Group = dict[tuple[str, str], Line]
+"""Result lines by clip and target."""
+
+TRIED = {"reached", "missed", "not_finite"}  # of the outcomes: somebody attacked
+NEEDED = {"name", "clip", "target", "outcome", "reached", "bound", "adversarial_transcript"}
+
+
+class Setting(NamedTuple):
+    """What the clips of one group share; empty where the run does not say."""
+
+    model: str
+    attack: str
+    bound: str
+    channel: str
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in self if part)
+
+
+def check_run(folder: Path, model: Recogniser | None = None) -> dict[str, Checkup]:
+    """A checkup for each setting of a run, by its name. With the `model` that was attacked, the files are heard again.
+
+    Raises InputError for a folder without results, or results that are none.
+    """
+    groups: dict[Setting, Group] = {}
+    for line in read_lines(folder / "results.jsonl"):
+        if line["outcome"] in TRIED:
+            setting = Setting(*(str(line.get(key) or "") for key in ("model", "attack", "bound_asked", "channel")))
+            groups.setdefault(setting, {})[line["clip"], line["target"]] = line
+    if not groups:
+        raise InputError(f"{folder}: nobody attacked a clip of this run. Give one with clips that were reached or missed")
+    return {str(setting): Checkup.of(rivalled(told(folder, group, model), setting, groups)) for setting, group in groups.items()}
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a results file. Raises InputError."""
+    try:
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no results ({error}). Name a folder that craft or bench wrote, or a model") from error
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, dict) or not set(line) >= NEEDED:
+            raise InputError(f"{path}, line {number}: not a result of craft or bench. Take the line out")
+    return lines
+
+
+def told(folder: Path, group: Group, model: Recogniser | None) -> Evidence:
+    """What a group's lines and files say."""
+    sights, held = [sight(folder, line) for line in group.values()], [holds(folder, line, model) for line in group.values()]
+    felled = [bool(line["reached"]) and good for line, good in zip(group.values(), held, strict=True)]
+    claims = [seen.reached and not line.get("channel") for seen, line in zip(sights, group.values(), strict=True)]
+    minimal = any(parse_bound(line.get("bound_asked") or line["bound"]).minimal for line in group.values())
+    return Evidence(
+        sights=sights,
+        felled=felled,
+        claimed=sum(claims),
+        refuted=sum(claim and not good for claim, good in zip(claims, felled, strict=True)),
+        searching=True,  # the answers are measured; the way there is craft's own
+        unbounded=felled if minimal else None,
+    )
+
+
+def sight(folder: Path, line: Line) -> Sight:
+    """What the attack saw of a clip, as far as its line tells, and whether its file lies outside the bound. Raises InputError."""
+    try:
+        seen = Sight(**(line.get("saw") or {"reached": line["reached"]}))
+    except TypeError as error:
+        raise InputError(f"{folder}: {line['name']}: what was seen cannot be read ({error}). Craft the clip again") from error
+    return replace(seen, strayed=bool(line["reached"]) and ((line.get("excess") or 0) > 0 or too_large(folder, line)))
+
+
+def too_large(folder: Path, line: Line) -> bool:
+    """Whether the change between the two files is larger than the line's bound; no where a file does not tell."""
+    clean, adversarial = (folder / (line["name"] + suffix) for suffix in (".clean.wav", ".wav"))
+    if not (clean.exists() and adversarial.exists()):
+        return False
+    before, after = read_clip(clean), read_clip(adversarial)
+    bound = parse_bound(line["bound"]).at_rate(before.sample_rate)
+    region = bound.around(before.samples[None], box=BOX, grid=1.0 / FULL_SCALE)
+    if not region.added or len(before.samples) != len(after.samples):
+        return region.added
+    return bool(region.gauge(after.samples[None]) > region.radius * (1 + SPILL))
+
+
+def holds(folder: Path, line: Line, model: Recogniser | None) -> bool:
+    """Whether a clip that was reached is still there, and is heard as it was said to be."""
+    if not line["reached"]:
+        return True
+    file = folder / (line["name"] + ".wav")
+    if not file.exists():
+        return False
+    return model is None or heard_alone(model, read_clip(file, model.sample_rate).samples).transcripts() == [line["adversarial_transcript"]]
+
+
+def rivalled(evidence: Evidence, setting: Setting, groups: Mapping[Setting, Group]) -> Evidence:
+    """The evidence, and what other settings of the run reached on the same clips: scores alone, or a larger bound."""
+    own = groups[setting]
+    for other, group in groups.items():
+        if other == setting or not set(group) >= set(own):
+            continue
+        reached = [bool(group[clip]["reached"]) for clip in own]
+        if other == setting._replace(attack=other.attack) and uses_slopes(own) and not uses_slopes(group):
+            evidence = replace(evidence, black_box=reached)
+        if other == setting._replace(bound=other.bound) and is_larger(other.bound, setting.bound):
+            worse = evidence.wider is None or sum(reached) < sum(evidence.wider)
+            evidence = replace(evidence, wider=reached if worse else evidence.wider)
+    return evidence
+
+
+def uses_slopes(group: Group) -> bool:
+    """Whether any of the clips cost a backward pass."""
+    return any(line.get("backwards", 0) for line in group.values())
+
+
+def is_larger(one: str, other: str) -> bool:
+    """Whether the first of two bounds of one kind holds the second."""
+    first, second = parse_bound(one), parse_bound(other)
+    if type(first) is not type(second) or first.minimal or second.minimal:
+        return False
+    if isinstance(first, Ball) and isinstance(second, Ball):
+        return first.radius > second.radius  # type: ignore[operator]
+    return isinstance(first, SNR) and isinstance(second, SNR) and first.decibels < second.decibels  # type: ignore[operator]

@@ -1,0 +1,128 @@
+"""audioadv check from outside: on a recogniser, on a classifier with data, on a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner, Result
+from nets import inputs_for, labels_of, small
+from torch import Tensor, nn
+
+from audioadv.cli import main
+from audioadv.errors import InputError
+from audioadv.evaluation.recorded import check_run
+
+SHAPE = (1, 5, 6)
+
+
+def classifier() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x = small(3, SHAPE).float(), inputs_for(SHAPE, 6, (0, 1)).float()
+    return net, x, labels_of(net, x)
+
+
+def softmaxed() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x, labels = classifier()
+    return nn.Sequential(net, nn.Softmax(1)), x, labels
+
+
+def nothing() -> int:
+    return 7
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, ["check", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def found(result: Result) -> dict[str, list[str]]:
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    return {
+        of: [line["indicator"] for line in lines if line["of"] == of and line["verdict"] == "broken"] for of in {x["of"] for x in lines}
+    }
+
+
+@pytest.fixture
+def hiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("hiss.wav", torch.randn(8000, generator=torch.Generator().manual_seed(0)).mul(0.1).clamp(-1, 1).numpy(), 16000)
+    return tmp_path
+
+
+def test_a_recogniser(hiss: Path) -> None:
+    result = run("module:recognisers:linear", "--clip", "hiss.wav", "--target", "yes", "--steps", "40", "--json")
+    assert found(result) == {"shrink": []}
+    assert result.exit_code == 0
+    table = run("module:recognisers:nowhere", "--clip", "hiss.wav", "--target", "yes", "--steps", "10")
+    assert table.exit_code == 1
+    assert "no gradient: The attack stood still" in table.stdout
+
+
+def test_a_classifier_with_data() -> None:
+    result = run("module:test_check_command:classifier", "--bound", "linf:0.05", "--attack", "pgd", "--json")
+    assert (found(result), result.exit_code) == ({"pgd": []}, 0)
+    result = run("module:test_check_command:softmaxed", "--bound", "linf:0.05", "--attack", "pgd", "--json")
+    assert (found(result), result.exit_code) == ({"pgd": ["probabilities for logits"]}, 1)
+    (line,) = [entry for entry in map(json.loads, result.stdout.splitlines()) if entry["verdict"] == "broken"]
+    assert line["cure"].startswith("Attack the logits")
+    assert line["figures"] == {"probabilities": True}
+
+
+def test_what_cannot_be_checked(tmp_path: Path) -> None:
+    for wrong, word in (("magic", "unknown"), ("module:test_check_command:nothing", "int"), (str(tmp_path), "no results")):
+        result = run(wrong)
+        assert result.exit_code == 2
+        assert word in result.stderr
+    assert run("mnist", "--attack", "magic").exit_code == 2
+
+
+def crafted(*options: str) -> list[dict[str, Any]]:
+    arguments = ["craft", "hiss.wav", "--target", "yes", "--model", "module:recognisers:linear", "--steps", "60", "--no-picture", *options]
+    assert CliRunner().invoke(main, [*arguments, "--out", "run"]).exit_code in (0, 1)
+    return [json.loads(line) for line in Path("run/results.jsonl").read_text().splitlines()]
+
+
+def rewritten(*lines: dict[str, Any]) -> list[str]:
+    """What check_run finds broken in a run of these lines."""
+    Path("run/results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return sorted({name for checkup in check_run(Path("run")).values() for name in checkup.broken})
+
+
+def test_a_run(hiss: Path) -> None:
+    """Each fault is planted in a sound run's own lines and files."""
+    (line,) = crafted()
+    assert line["saw"]["reached"]
+    assert line["saw"]["looks"] == line["backwards"] == 60
+    assert rewritten(line) == []
+    result = run("run", "--model", "module:recognisers:linear")
+    assert result.exit_code == 0
+
+    saw, missed = line["saw"], {**line, "reached": False, "outcome": "missed", "bound": "linf:0.01", "out": None}
+    assert rewritten({**missed, "bound": "linf:min", "saw": {**saw, "reached": False}}) == ["unbounded misses"]
+    assert rewritten(missed) == ["claims fail"]  # reached in its batch, but not in the file
+    assert rewritten({**missed, "saw": {**saw, "reached": False, "zero": 50}}) == ["no gradient"]
+    assert rewritten({**missed, "saw": {**saw, "reached": False, "spent": 0.2}}) == ["budget unspent"]
+    assert rewritten({**line, "bound": "linf:0.00001"}) == ["outside the bound"]  # the files say more
+    assert rewritten({**line, "adversarial_transcript": "no"}) == []
+    assert run("run", "--model", "module:recognisers:linear").exit_code == 1  # heard again, it is something else
+    with pytest.raises(InputError, match="cannot be read"):
+        rewritten({**line, "saw": {"reached": True, "strange": 1}})
+    with pytest.raises(InputError, match="line 1"):
+        rewritten({"name": "hiss"})
+    Path("run/hiss.wav").unlink()
+    assert rewritten(line) == ["claims fail"]
+
+
+def test_settings_of_a_run_are_compared(hiss: Path) -> None:
+    (line,) = crafted("--bound", "snr:10")
+    lost = {"reached": False, "outcome": "missed", "saw": None, "out": None}
+    many = [{**line, "clip": f"{i}.wav", "bound_asked": "snr:20", "attack": "pgd"} for i in range(3)]
+    wider = [{**entry, **lost, "bound_asked": "snr:10"} for entry in many]
+    assert rewritten(*many, *wider) == ["more budget, less success"]
+    queries = [{**entry, "attack": "square", "backwards": 0} for entry in many]
+    assert rewritten(*queries, *[{**entry, **lost} for entry in many]) == ["black box wins"]
+    assert rewritten(*queries, *many) == []
