@@ -6,6 +6,7 @@ AudioadvError
 |   |-- UnusableTarget         letters that the model does not write, or nothing at all
 |   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
 |   |-- UnusableResponse       a room response or recorded noise that cannot be played to a clip
+|   |-- UnusableMemory         a file that is no memory's, or one of another kind
 |   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
 |-- OptionError                a choice that does not exist or makes no sense
 |   |-- UnknownModel
@@ -38,6 +39,10 @@ class UnusableBatch(InputError):
 
 class UnusableResponse(InputError):
     """A room response or recorded noise that cannot be played to a clip."""
+
+
+class UnusableMemory(InputError):
+    """A file that is no memory's, or that of a memory of another kind."""
 
 
 class UnwritableOutput(InputError):
