@@ -13,7 +13,7 @@ from audioadv.defenses import Exact, Near, remembering, sampled
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation import Rate
 from audioadv.evaluation.attackers import Hand, Move, Moves, drawn, greedy, repeat, stubborn
-from audioadv.evaluation.games import play, ready, together
+from audioadv.evaluation.games import Game, play, rate, ready, together
 from audioadv.models.abstention import abstained
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.goals import Mistranscribe, Transcribe
@@ -49,12 +49,12 @@ def test_a_fixed_model_errs_as_often_as_nature_makes_it_and_always_when_one_erro
     net = nn.Identity()
     game = play(net, inputs, Misclassify(labels), ThreatModel(Linf(0.1)), rounds=3 * WORLD, box=None)
     assert game.attacker == "drawn"
-    assert game.error() == Rate(3 * ERRORS, 3 * WORLD)
+    assert game.error == Rate(3 * ERRORS, 3 * WORLD)
     assert game.examples[0, :WORLD].unique().numel() == WORLD  # none twice before all have come
     for attacker in (None, greedy, repeat, partial(repeat, shake=0.1)):
         game = untargeted(net, attacker)
-        assert game.error(game.late) == Rate(200, 200)
-        assert game.error(0, WORLD).hits < WORLD
+        assert game.late_error == Rate(200, 200)
+        assert int(game.hits[0, :WORLD].sum()) < WORLD
         first = int(game.hits[0].int().argmax())
         assert first <= WORLD - ERRORS
         assert game.hits[0, first:].all()
@@ -67,8 +67,8 @@ def test_a_stochastic_model_of_two_classes(share: float) -> None:
     scores = torch.tensor([[share, 1 - share]]).log()
     model = sampled(nn.Identity())
     game = play(model, scores, Misclassify(1), ThreatModel(Linf(0), protocol="true-max"), stubborn, rounds=1000, box=None)
-    assert holds(game.error(), share)
-    assert game.miss() == Rate(1000 - game.error().hits, 1000)
+    assert holds(game.error, share)
+    assert game.late_miss.hits + game.late_error.hits == 500
 
 
 def test_the_greedy_attacker_leaves_what_works_less_than_half_of_the_time() -> None:
@@ -82,23 +82,22 @@ def test_the_greedy_attacker_leaves_what_works_less_than_half_of_the_time() -> N
     ]
     game = together(games)
     assert game.hits.shape == (5, 400)
-    assert game.error(game.late).interval[0] >= 0.5
-    assert (game.examples[:, game.late :] == 6).all(1).sum() >= 4
+    assert game.late_error.interval[0] >= 0.5
+    assert (game.examples[:, 200:] == 6).all(1).sum() >= 4
 
 
 def test_memory_with_abstention_leaves_at_most_what_nature_gives() -> None:
     game = untargeted(remembering(nn.Identity()), repeat)
-    assert game.error() == Rate(1, 400)  # the first, and never again
-    assert game.abstention(game.late) == Rate(200, 200)
+    assert game.error == Rate(1, 400)  # the first, and never again
+    assert game.late_abstention == Rate(200, 200)
     for attacker in (greedy, drawn):
         game = untargeted(remembering(nn.Identity()), attacker)
-        assert game.error() == Rate(ERRORS, 400)
-        assert game.error(0, 2 * WORLD).value <= 2 * ERRORS / WORLD
+        assert game.error == Rate(ERRORS, 400)
+        assert game.late_error.hits == 0
+        assert game.cost(0.5) == pytest.approx(0.5)  # all of the second half is refused
     everyone_once = untargeted(remembering(nn.Identity()), drawn, rounds=WORLD)
-    assert everyone_once.error() == Rate(ERRORS, WORLD)
-    assert everyone_once.abstention() == Rate(0, WORLD)
-    assert everyone_once.cost(0.5) == pytest.approx(ERRORS / WORLD)
-    assert game.cost(0.5) == pytest.approx((ERRORS + 0.5 * (400 - WORLD)) / 400)
+    assert everyone_once.error == Rate(ERRORS, WORLD)
+    assert everyone_once.abstention == Rate(0, WORLD)
 
 
 def test_memory_without_abstention_is_symmetric() -> None:
@@ -106,15 +105,15 @@ def test_memory_without_abstention_is_symmetric() -> None:
     theory = (CLASSES - 1) / CLASSES
     for attacker in (repeat, stubborn):
         game = untargeted(remembering(nn.Identity(), on_repeat="any"), attacker, rounds=600)
-        assert holds(game.error(game.late), theory)
+        assert holds(game.late_error, theory)
         assert not game.abstained.any()
     inputs, labels = world()
     target = Classify((labels + 1) % CLASSES)
     fixed = play(nn.Identity(), inputs, target, TRUE_MAX, repeat, rounds=200, box=None)
-    assert fixed.miss(fixed.late) == Rate(0, 100)
+    assert fixed.late_miss == Rate(0, 100)
     game = play(remembering(nn.Identity(), on_repeat="any"), inputs, target, TRUE_MAX, repeat, rounds=1000, box=None)
-    assert holds(game.miss(game.late), theory)
-    assert game.error().interval[1] < 1 - theory + 0.1
+    assert holds(game.late_miss, theory)
+    assert game.error.interval[1] < 1 - theory + 0.1
 
 
 def test_answering_anything_but_the_first_answer_loses_to_who_repeats_what_was_right() -> None:
@@ -123,17 +122,17 @@ def test_answering_anything_but_the_first_answer_loses_to_who_repeats_what_was_r
     for rows, theory in ((right, 1.0), (wrong, (CLASSES - 2) / (CLASSES - 1))):
         model = remembering(nn.Identity(), on_repeat="other")
         game = play(model, inputs[rows], Misclassify(labels[rows]), TRUE_MAX, stubborn, rounds=500, box=None)
-        assert holds(game.error(1), theory)
-        assert (theory < 1) or game.error(1).value == 1
+        assert holds(rate(game.hits[:, 1:]), theory)
+        assert (theory < 1) or game.hits[:, 1:].all()
 
 
 def test_noise_gets_around_exact_memory_and_not_around_a_near_one() -> None:
     shaking = partial(repeat, shake=0.1)
     exact = untargeted(remembering(nn.Identity(), Exact()), shaking)
-    assert exact.error(exact.late) == Rate(200, 200)
+    assert exact.late_error == Rate(200, 200)
     near = untargeted(remembering(nn.Identity(), Near(L2(0.03))), shaking)  # noise of up to 0.01 in three places
-    assert near.error() == Rate(1, 400)
-    assert near.abstention(near.late) == Rate(200, 200)
+    assert near.error == Rate(1, 400)
+    assert near.late_abstention == Rate(200, 200)
 
 
 def test_no_memory_helps_against_inputs_that_are_new_each_time() -> None:
@@ -144,7 +143,7 @@ def test_no_memory_helps_against_inputs_that_are_new_each_time() -> None:
     model = remembering(nn.Sequential(nn.Flatten()), Near(L2(1e-3)))
     sent = ready(model, inputs, Misclassify(labels), claim, partial(attacks.pgd, steps=20), box=None)
     game = play(model, inputs, Misclassify(labels), claim, sent=sent, rounds=WORLD, box=None)
-    assert game.error() == Rate(WORLD, WORLD)
+    assert game.error == Rate(WORLD, WORLD)
     assert not game.abstained.any()
 
 
@@ -154,7 +153,7 @@ def test_natural_duplicates_are_refused_as_well() -> None:
     game = play(
         remembering(nn.Identity(), Near(L2(1e-3))), twins, Misclassify(labels.repeat(2)[:50]), ThreatModel(Linf(0.1)), rounds=50, box=None
     )
-    assert game.abstention() == Rate(10, 50)
+    assert game.abstention == Rate(10, 50)
 
 
 def test_what_lies_outside_the_bound_is_no_hit() -> None:
@@ -164,9 +163,9 @@ def test_what_lies_outside_the_bound_is_no_hit() -> None:
         while True:
             yield Move(WORLD - 1, hand.ready[0])
 
-    assert play(nn.Identity(), inputs, Misclassify(labels), TRUE_MAX, cheat, rounds=5, box=None).error() == Rate(0, 5)
+    assert play(nn.Identity(), inputs, Misclassify(labels), TRUE_MAX, cheat, rounds=5, box=None).error == Rate(0, 5)
     thrice = ThreatModel(Linf(0.1), protocol="true-max", queries=3)
-    assert play(nn.Identity(), inputs[:1], Misclassify(labels[:1]), thrice, repeat, rounds=5, box=None).error() == Rate(3, 5)
+    assert play(nn.Identity(), inputs[:1], Misclassify(labels[:1]), thrice, repeat, rounds=5, box=None).error == Rate(3, 5)
 
 
 def test_recognisers_play_too() -> None:
@@ -179,29 +178,38 @@ def test_recognisers_play_too() -> None:
     claim = ThreatModel("snr:40", goal=wrong, protocol="true-max")
     options = {"lengths": lengths, "box": (-1.0, 1.0), "rounds": 60}
     game = play(recogniser, sounds, wrong, claim, repeat, **options)
-    assert game.error(game.late) == Rate(30, 30)
-    assert set(game.examples[0, game.late :].tolist()) == {1}
+    assert game.late_error == Rate(30, 30)
+    assert set(game.examples[0, 30:].tolist()) == {1}
     model = remembering(recogniser)
     game = play(model, sounds, wrong, claim, repeat, **options)
-    assert game.error() == Rate(1, 60)
+    assert game.error == Rate(1, 60)
     assert bool(abstained(model(sounds[1:2, :1600], lengths[1:2])))
     phrases = ("go", "stop", "wait", said[2])
     wish = Transcribe(said[2])
     model = remembering(recogniser, on_repeat="any", answers=phrases)
     game = play(model, sounds, wish, ThreatModel("snr:40", protocol="true-max"), repeat, **(options | {"rounds": 300}))
-    assert holds(game.miss(game.late), 3 / 4)
+    assert holds(game.late_miss, 3 / 4)
 
 
 def test_lines_and_curves() -> None:
     game = untargeted(nn.Identity(), repeat, rounds=100)
     line = json.loads(json.dumps(game.line()))
     assert line["attacker"] == "repeat"
-    assert (line["late_error"], line["late_count"], line["abstention"]) == (1.0, 50, 0.0)
+    assert (line["late_error"], line["late"], line["abstention"]) == (1.0, 50, 0.0)
     assert line["late_error_interval"] == pytest.approx(Rate(50, 50).interval)
     assert ThreatModel.from_json(json.dumps(line["threat"])) == TRUE_MAX
     assert [(end, error.count) for end, error, _ in game.curve(30)] == [(30, 30), (60, 30), (90, 30)]
-    assert sum(error.hits for _, error, _ in game.curve(10)) == game.error().hits
+    assert sum(error.hits for _, error, _ in game.curve(10)) == game.error.hits
     assert untargeted(nn.Identity(), repeat, seed=1).examples.tolist() != untargeted(nn.Identity(), repeat).examples.tolist()
+
+
+def test_the_long_run_begins_after_the_first_hit_and_not_before_the_second_half() -> None:
+    hits = torch.tensor([[0, 1, 1, 1, 0, 1], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]).bool()
+    game = Game(TRUE_MAX, "repeat", hits, ~hits, torch.zeros_like(hits).long())
+    assert game.late.int().tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 1]]
+    assert (game.late_error, game.late_miss, game.late_abstention) == (Rate(3, 7), Rate(4, 7), Rate(4, 7))
+    assert game.error == Rate(6, 18)
+    assert game.cost(0.25) == pytest.approx((3 + 0.25 * 4) / 7)
 
 
 def test_rules_that_make_no_sense() -> None:

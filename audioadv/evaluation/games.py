@@ -55,39 +55,57 @@ class Game:
         """How many each game has."""
         return self.hits.shape[1]
 
-    def error(self, first: int = 0, last: int | None = None) -> Rate:
-        """How often the attacker's goal was reached in these rounds."""
-        return rate(self.hits[:, first:last])
-
-    def miss(self, first: int = 0, last: int | None = None) -> Rate:
-        """How often it was not: of a targeted attacker, the target miss rate."""
-        return rate(~self.hits[:, first:last])
-
-    def abstention(self, first: int = 0, last: int | None = None) -> Rate:
-        """How often the model gave no answer."""
-        return rate(self.abstained[:, first:last])
+    @property
+    def error(self) -> Rate:
+        """How often the attacker's goal was reached, over all rounds."""
+        return rate(self.hits)
 
     @property
-    def late(self) -> int:
-        """The round that the second half begins with: after it, a game is taken to have come to its long run."""
-        return self.rounds // 2
+    def abstention(self) -> Rate:
+        """How often the model gave no answer, over all rounds."""
+        return rate(self.abstained)
 
-    def cost(self, of_abstention: float, first: int = 0) -> float:
-        """The defender's mean cost of a round, where an error costs 1 and an abstention this much."""
-        return self.error(first).value + of_abstention * self.abstention(first).value
+    @property
+    def late(self) -> Tensor:
+        """The rounds that show the long run: of the second half, those after the first hit, if there is one.
+
+        Shapes: -> bool [games, rounds].
+        """
+        found = self.hits.cumsum(1) - self.hits.long() > 0  # a hit in an earlier round
+        half = torch.arange(self.rounds) >= self.rounds // 2
+        return half & (found | ~self.hits.any(1, keepdim=True))
+
+    @property
+    def late_error(self) -> Rate:
+        """How often the attacker's goal was reached in the long run."""
+        return rate(self.hits[self.late])
+
+    @property
+    def late_miss(self) -> Rate:
+        """How often it was not: of a targeted attacker, the target miss rate."""
+        return rate(~self.hits[self.late])
+
+    @property
+    def late_abstention(self) -> Rate:
+        """How often the model gave no answer in the long run."""
+        return rate(self.abstained[self.late])
+
+    def cost(self, of_abstention: float) -> float:
+        """The defender's mean cost of a round in the long run, where an error costs 1 and an abstention this much."""
+        return self.late_error.value + of_abstention * self.late_abstention.value
 
     def curve(self, window: int) -> list[tuple[int, Rate, Rate]]:
         """Error and abstention over the game, in windows of so many rounds, each under the number of its last round."""
-        ends = range(window, self.rounds + 1, window)
-        return [(end, self.error(end - window, end), self.abstention(end - window, end)) for end in ends]
+        spans = [slice(end - window, end) for end in range(window, self.rounds + 1, window)]
+        return [(span.stop, rate(self.hits[:, span]), rate(self.abstained[:, span])) for span in spans]
 
     def line(self) -> dict[str, Any]:
-        """As one JSON object: rates over all rounds and, as `late_`, over the second half, each with its interval."""
-        line: dict[str, Any] = {"attacker": self.attacker, "games": len(self.hits), "rounds": self.rounds}
-        for key, first in (("", 0), ("late_", self.late)):
-            for name, share in (("error", self.error(first)), ("abstention", self.abstention(first))):
-                line |= {f"{key}{name}": share.value, f"{key}{name}_interval": share.interval}
-        return line | {"late_count": self.error(self.late).count, "threat": json.loads(self.threat.to_json())}
+        """As one JSON object: each rate with its interval, over all rounds and in the long run, and the claim it is a figure of."""
+        line: dict[str, Any] = {"attacker": self.attacker, "games": len(self.hits), "rounds": self.rounds, "late": int(self.late.sum())}
+        for name in ("error", "abstention", "late_error", "late_abstention"):
+            share: Rate = getattr(self, name)
+            line |= {name: share.value if share.count else None, f"{name}_interval": share.interval}
+        return line | {"threat": json.loads(self.threat.to_json())}
 
 
 def rate(hits: Tensor) -> Rate:
@@ -140,7 +158,7 @@ def play(
 
     >>> from audioadv.threat.labels import Misclassify
     >>> world, labels = torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 1])  # the model is wrong about the second
-    >>> print(play(torch.nn.Flatten(), world, Misclassify(labels), ThreatModel("linf:0", protocol="true-max"), rounds=40).error(20))
+    >>> print(play(torch.nn.Flatten(), world, Misclassify(labels), ThreatModel("linf:0", protocol="true-max"), rounds=40).late_error)
     100.0 % (20 of 20, 83.9 .. 100.0)
     """
     if attacker is None:
