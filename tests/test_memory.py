@@ -19,6 +19,7 @@ from audioadv.audio.files import read_clip
 from audioadv.audio.landmarks import landmarks, peaks
 from audioadv.audio.ragged import pad
 from audioadv.defenses import Exact, Heard, Near, forgetting, remembering, sampled, stated
+from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch, UnusableMemory, UnusableTarget, UnwritableOutput
 from audioadv.models.abstention import abstained
 from audioadv.models.recogniser import Emissions
@@ -183,6 +184,17 @@ def test_a_fingerprint_survives_what_a_channel_does_and_tells_clips_apart() -> N
     assert memory.likeness.find(memory.store, clip("letter")) is None
 
 
+def test_a_short_sound_is_known_again_when_it_starts_between_two_frames() -> None:
+    likeness, names = Heard(RATE), ("kitchen", "weather", "train", "phone", "garden", "market", "lights", "breakfast")
+    store, short = Store(str(likeness)), [clip(name)[8000:12800] for name in names]
+    for sound in short:
+        likeness.add(store, sound, None)
+    for number, sound in enumerate(short, 1):
+        noise = torch.randn(len(sound), generator=torch.Generator().manual_seed(number - 1))
+        late = torch.cat([torch.zeros(128), sound + 0.1 * sound.square().mean().sqrt() * noise])
+        assert likeness.find(store, late) == number
+
+
 def test_landmarks_move_with_the_sound_and_not_with_its_level() -> None:
     sound = clip("phone")
     marks = landmarks(sound, RATE)
@@ -210,6 +222,17 @@ def test_a_file_is_remembered_by_the_next_process_and_shared_by_two(tmp_path: Pa
         first.store.close()
         second.store.close()
         assert abstained(remembering(nn.Flatten(), likeness, path=path)(x)).all()
+
+
+def test_nobody_writes_between_a_look_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two processes could both take an input for new."""
+    monkeypatch.setattr("audioadv.defenses.store.PATIENCE_SECONDS", 0.05)
+    x = uniform(1, 1, 4, 4)
+    first, second = (remembering(nn.Flatten(), path=tmp_path / "memory.db") for _ in range(2))
+    with first.store.writing(), pytest.raises(UnwritableOutput, match="locked"):
+        second(x)
+    assert not abstained(second(x)).any()
+    assert abstained(first(x)).all()
 
 
 KILLED = """

@@ -25,7 +25,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.bounds import Bound
 
 AT_ONCE = 500  # numbers in one question to the database
-FEWEST = 12  # landmarks in common: fewer is chance
+FEWEST, ENOUGH = 12, 40  # landmarks in common, at one delay: fewer is chance in any clip, as many is none even in a long one
 
 
 class Likeness(Protocol):
@@ -125,7 +125,8 @@ def remembered(store: Store) -> dict[bytes, tuple[list[int], Tensor]]:
 @final
 @dataclass(frozen=True)
 class Heard:
-    """A sound that has this `share` of its landmarks in common with one seen, at one delay. What is kept are landmarks.
+    """A sound that has this `share` of its landmarks in common with one seen (a long one: so many), all at one delay.
+    What is kept are landmarks.
 
     `sample_rate` in Hz. Noise, level, silence around it and codecs leave a sound the same; a twentieth faster is another
     (`recipes/fingerprint_rates.py` measures how often either goes wrong). Raises OptionError for a share outside 0..1.
@@ -147,12 +148,12 @@ class Heard:
             own = self.marks(F.pad(example, (late, 0)))
             for number, votes in self.votes(store, own).items():
                 (size,) = store.database.execute("SELECT size FROM seen WHERE id = ?", (number,)).fetchone()
-                if votes >= max(FEWEST, self.share * min(len(own), size)):
+                if votes >= max(FEWEST, min(ENOUGH, self.share * min(len(own), size))):
                     agreed[number] = max(agreed[number], votes)
         return agreed.most_common(1)[0][0] if agreed else None
 
     def votes(self, store: Store, own: list[tuple[int, int]]) -> dict[int, int]:
-        """For each input with enough landmarks in common: how many of them agree on a delay, give or take a frame."""
+        """For each input with enough landmarks in common: how many of them agree on a delay."""
         starts: dict[int, list[int]] = {}
         for number, start in own:
             starts.setdefault(number, []).append(start)
@@ -162,7 +163,7 @@ class Heard:
             query = f"SELECT number, start, input FROM landmarks WHERE number IN ({','.join('?' * len(some))})"
             for number, start, seen in store.database.execute(query, some):
                 delays.setdefault(seen, Counter()).update(start - mine for mine in starts[number])
-        best = {seen: max(count + max(by[delay - 1], by[delay + 1]) for delay, count in list(by.items())) for seen, by in delays.items()}
+        best = {seen: max(by.values()) for seen, by in delays.items()}
         return {seen: votes for seen, votes in best.items() if votes >= FEWEST}
 
     def add(self, store: Store, example: Tensor, answer: int | None) -> None:

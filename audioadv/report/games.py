@@ -19,24 +19,27 @@ COLUMNS = 3
 def draw_games(
     path: str | Path, panels: Mapping[str, Mapping[str, Game]], theory: Mapping[str, float] | None = None, title: str = ""
 ) -> None:
-    """Write the picture as PNG, whole or not at all. Lines are errors in windows of a twentieth of the game, bands their 95 %
-    intervals, dots abstentions; a dashed line is the long run that `theory` gives for that panel.
+    """Write the picture as PNG, whole or not at all. Raises UnwritableOutput where the disk says no."""
+    save(games_figure(panels, theory or {}, title), Path(path))
 
-    Raises UnwritableOutput where the disk says no.
+
+def games_figure(panels: Mapping[str, Mapping[str, Game]], theory: Mapping[str, float], title: str = "") -> Figure:
+    """A panel for each defense, a line for each of its attackers: errors in windows of a twentieth of the game, with their 95 %
+    intervals as bands and abstentions as dots. A dashed line is the long run that `theory` gives for a panel.
     """
     columns, rows = min(COLUMNS, len(panels)), -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(4.4 * columns, 0.4 + 2.9 * rows), dpi=100, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    for axis in list(axes)[len(panels) :]:
-        axis.set_visible(False)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for axis in axes[len(panels) :]:
+        axis.remove()
     for axis, (name, games) in zip(axes, panels.items(), strict=False):
         draw_panel(axis, games)
         axis.set_title(name, fontsize=10, loc="left", parse_math=False)
-        if theory and name in theory:
+        if name in theory:
             axis.axhline(100 * theory[name], color="black", linestyle="--", linewidth=1)
     if title:
         figure.suptitle(title, fontsize=12, parse_math=False)
-    save(figure, Path(path))
+    return figure
 
 
 def draw_panel(axis: Axes, games: Mapping[str, Game]) -> None:
