@@ -7,6 +7,7 @@ AudioadvError
 |   |-- UnusableBatch          shapes, lengths, dtypes or devices that do not fit together
 |   |-- UnusableResponse       a room response or recorded noise that cannot be played to a clip
 |   |-- UnusableCheckpoint     a file of no training, or of another one's
+|   |-- UnusableMemory         a file that is no memory's, or one of another kind
 |   `-- UnwritableOutput       a folder or file that cannot be written, a full disk
 |-- OptionError                a choice that does not exist or makes no sense
 |   |-- UnknownModel
@@ -44,6 +45,10 @@ class UnusableResponse(InputError):
 
 class UnusableCheckpoint(InputError):
     """A checkpoint or weights that do not belong to what is trained."""
+
+
+class UnusableMemory(InputError):
+    """A file that is no memory's, or that of a memory of another kind."""
 
 
 class UnwritableOutput(InputError):

@@ -31,5 +31,7 @@ class Statement:
 
 def stated(model: Any) -> Statement:
     """What a model says of itself; one that says nothing is taken for an exact, deterministic one without memory."""
-    statement = getattr(model, "statement", None)
-    return statement if isinstance(statement, Statement) else Statement()
+    for part in (model, getattr(model, "net", None)):  # a recogniser's net may be the one that speaks
+        if isinstance(statement := getattr(part, "statement", None), Statement):
+            return statement
+    return Statement()

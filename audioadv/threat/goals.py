@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import UnusableTarget
+from audioadv.models.abstention import abstained
 from audioadv.models.decoding import writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
@@ -170,7 +171,8 @@ class Silence:
 class Mistranscribe:
     """To be heard as anything but the reference: at least `errors` words wrong for each word that was said.
 
-    The word error rate counts substitutions, insertions and deletions, so that it can pass 1.
+    The word error rate counts substitutions, insertions and deletions, so that it can pass 1. A model that abstains has
+    misheard nothing.
     """
 
     references: tuple[str, ...]
@@ -196,7 +198,7 @@ class Mistranscribe:
         heard = outputs.transcripts()
         references = self.references * len(heard) if len(self.references) == 1 else self.references
         wrong = [jiwer.wer(said, text) >= self.errors for said, text in zip(references, heard, strict=True)]
-        return torch.tensor(wrong, device=outputs.log_probs.device)
+        return torch.tensor(wrong, device=outputs.log_probs.device) & ~abstained(outputs)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
         return [None] * len(outputs.frames)

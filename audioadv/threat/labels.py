@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.models.abstention import abstained
 from audioadv.threat.both import Joins
 
 Confidence = Callable[..., Tensor]
@@ -148,7 +149,7 @@ class Misclassify(OfLabels):
     """To be taken for anything but these labels: not among the `top` best, and behind by at least `by` (kappa).
 
     `confidence` is what the attack lowers. With `rivals` [batch], it only looks at that class of each example, though any
-    wrong class will do. Integer outputs [batch] are taken as decisions.
+    wrong class will do. Integer outputs [batch] are taken as decisions. An abstention (`models/abstention.py`) is no wrong class.
 
     Raises UnusableBatch for labels that are no class numbers, OptionError for a top or kappa that makes no sense.
 
@@ -177,7 +178,7 @@ class Misclassify(OfLabels):
 
     def reached(self, outputs: Tensor) -> Tensor:
         if not outputs.is_floating_point():
-            return outputs != self.met(outputs)
+            return (outputs != self.met(outputs)) & ~abstained(outputs)
         ahead = lead(*self.scores(outputs), self.top)
         return (ahead < 0) & (ahead <= -self.by)
 

@@ -1,0 +1,76 @@
+"""The stochastic defense: instead of its likeliest answer, a model gives one drawn from its own distribution.
+
+    argmax(log p + Gumbel noise)  is drawn from  p                     Gumbel 1954; Maddison, Tarlow and Minka 2014
+
+Where the likeliest answer is wrong, the right one has a share of at most one half: whoever repeats such an input is right about
+the model half of the time at least (Goodfellow 2019, section 3). A recogniser draws the letter of each frame.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, final, overload
+
+import torch
+from torch import Tensor, nn
+
+from audioadv.defenses.statement import stated
+from audioadv.errors import OptionError
+from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.threat.channels.keys import Key
+
+
+@overload
+def sampled(model: Recogniser, **options: Any) -> Recogniser: ...
+
+
+@overload
+def sampled(model: Callable[..., Any], **options: Any) -> "Sampled": ...
+
+
+def sampled(model: Any, **options: Any) -> Any:
+    """The same classifier or recogniser, answering at random; the options are `Sampled`'s.
+
+    >>> scores = sampled(torch.nn.Flatten())(torch.tensor([[3.0, 1.0]]).log().expand(1000, 2))  # 3 to 1
+    >>> int((scores.argmax(1) == 0).sum())
+    736
+    """
+    drawing = Sampled(model, **options)
+    return replace(model, net=drawing, name=drawing.name) if isinstance(model, Recogniser) else drawing
+
+
+@final
+class Sampled(nn.Module):
+    """A classifier, or a recogniser's net, whose answers are drawn from softmax(scores / temperature).
+
+    The n-th row that it is ever asked about gets the n-th draw. Raises OptionError for a temperature that is not positive.
+    """
+
+    def __init__(self, model: Callable[..., Any], *, temperature: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise OptionError(
+                f"temperature {temperature:g}: answers are drawn at one above 0; 1 leaves the model's probabilities as they are"
+            )
+        self.model, self.temperature, self.seed, self.asked = model, temperature, seed, 0
+        inner = getattr(model, "net", None)
+        self.net = inner if isinstance(inner, nn.Module) else None  # registered here too: its mode and parameters are this model's
+        self.name = f"{getattr(model, 'name', 'the model')}, sampled"
+        self.access = getattr(model, "access", Access.GRADIENTS)
+        self.statement = replace(stated(model), random=True)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
+        """Shapes: inputs [batch, *], lengths [batch] -> as the model's; for a recogniser (log_probs, frames)."""
+        outputs = self.model(inputs) if lengths is None else self.model(inputs, lengths)
+        if isinstance(outputs, Emissions):
+            return self.drawn(outputs.log_probs), outputs.frames
+        return self.drawn(outputs)
+
+    def drawn(self, scores: Tensor) -> Tensor:
+        """Scores whose greatest is a draw. Shapes: [batch, *, answers] -> the same."""
+        if not scores.is_floating_point():
+            raise OptionError(f"{self.name}: decisions have no distribution to draw from. Give a model that gives scores")
+        keys = [Key(self.seed, 0, self.asked + row) for row in range(len(scores))]
+        self.asked += len(scores)
+        uniform = torch.stack([torch.rand(scores.shape[1:], generator=key.generator(), dtype=torch.float64) for key in keys])
+        gumbel = -(-uniform.clamp_min(1e-300).log()).log()
+        return (scores / self.temperature).log_softmax(-1) + gumbel.to(scores)

@@ -1,0 +1,204 @@
+"""Games: an attacker and a model, round by round.
+
+    world      inputs, and what the attacker wants of each (a goal: misclassified, misheard, taken for a phrase)
+    attacker   --move: an input for one of them-->  model  --its answer-->  referee: a hit, an abstention, or neither
+               <-------------------------------- reply -------------------------------'
+
+What the rules are, the threat model's protocol says. `expectimax`: the world draws the examples, none twice before all have
+come up, and the attacker changes each as it can. `true-max`: the attacker picks, and may repeat what works (`attackers.py`).
+A model that remembers plays a sequential game: what it answers depends on all rounds before, and each game wants a fresh one.
+An abstention is no hit, but it has its cost.
+
+Source: Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks"; the attack that repeats an
+error: Gilmer et al. 2018, "Motivating the rules of the game for adversarial example research".
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.objective import at_rest, objective
+from audioadv.attacks.survivors import Attack
+from audioadv.attacks.union import worst_member
+from audioadv.defenses.memory import forgetting
+from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.attackers import Attacker, Hand, Reply, drawn, greedy, title
+from audioadv.evaluation.rates import Rate
+from audioadv.models.abstention import abstained
+from audioadv.threat.bounds import Box
+from audioadv.threat.channels.keys import Key
+from audioadv.threat.goals import Goal
+from audioadv.threat.model import ThreatModel
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Game:
+    """What happened, round by round, in one game or several.
+
+    Shapes [games, rounds]: hits and abstained bool, examples int64 (whose input it was).
+    """
+
+    threat: ThreatModel
+    attacker: str
+    hits: Tensor
+    abstained: Tensor
+    examples: Tensor
+
+    @property
+    def rounds(self) -> int:
+        """How many each game has."""
+        return self.hits.shape[1]
+
+    @property
+    def error(self) -> Rate:
+        """How often the attacker's goal was reached, over all rounds."""
+        return rate(self.hits)
+
+    @property
+    def abstention(self) -> Rate:
+        """How often the model gave no answer, over all rounds."""
+        return rate(self.abstained)
+
+    @property
+    def late(self) -> Tensor:
+        """The rounds that show the long run: of the second half, those after the first hit, if there is one.
+
+        Shapes: -> bool [games, rounds].
+        """
+        found = self.hits.cumsum(1) - self.hits.long() > 0  # a hit in an earlier round
+        half = torch.arange(self.rounds) >= self.rounds // 2
+        return half & (found | ~self.hits.any(1, keepdim=True))
+
+    @property
+    def late_error(self) -> Rate:
+        """How often the attacker's goal was reached in the long run."""
+        return rate(self.hits[self.late])
+
+    @property
+    def late_miss(self) -> Rate:
+        """How often it was not: of a targeted attacker, the target miss rate."""
+        return rate(~self.hits[self.late])
+
+    @property
+    def late_abstention(self) -> Rate:
+        """How often the model gave no answer in the long run."""
+        return rate(self.abstained[self.late])
+
+    def cost(self, of_abstention: float) -> float:
+        """The defender's mean cost of a round in the long run, where an error costs 1 and an abstention this much."""
+        return self.late_error.value + of_abstention * self.late_abstention.value
+
+    def curve(self, window: int) -> list[tuple[int, Rate, Rate]]:
+        """Error and abstention over the game, in windows of so many rounds, each under the number of its last round."""
+        spans = [slice(end - window, end) for end in range(window, self.rounds + 1, window)]
+        return [(span.stop, rate(self.hits[:, span]), rate(self.abstained[:, span])) for span in spans]
+
+    def line(self) -> dict[str, Any]:
+        """As one JSON object: each rate with its interval, over all rounds and in the long run, and the claim it is a figure of."""
+        line: dict[str, Any] = {"attacker": self.attacker, "games": len(self.hits), "rounds": self.rounds, "late": int(self.late.sum())}
+        for name in ("error", "abstention", "late_error", "late_abstention"):
+            share: Rate = getattr(self, name)
+            line |= {name: share.value if share.count else None, f"{name}_interval": share.interval}
+        return line | {"threat": json.loads(self.threat.to_json())}
+
+
+def rate(hits: Tensor) -> Rate:
+    """How many of these are true. Shapes: bool [*]."""
+    return Rate(int(hits.sum()), hits.numel())
+
+
+def together(games: Sequence[Game]) -> Game:
+    """Several games by the same rules as one. Raises OptionError for games of different length."""
+    if len({game.rounds for game in games}) != 1:
+        raise OptionError(f"games of {sorted({game.rounds for game in games})} rounds: only games of one length are counted together")
+    hits, refused, examples = (torch.cat([getattr(game, name) for game in games]) for name in ("hits", "abstained", "examples"))
+    return replace(games[0], hits=hits, abstained=refused, examples=examples)
+
+
+def ready(
+    model: Any, inputs: Tensor, goal: Goal, threat: ThreatModel, attack: Attack, *, lengths: Tensor | None = None, box: Box = (0.0, 1.0)
+) -> Tensor:
+    """What an attacker prepares before the game: adversarial inputs, made on a copy that remembers nothing of it.
+
+    Where the attack misses, the input stays clean. Shapes: inputs [examples, *], lengths [examples] -> as inputs.
+    """
+    wanted = objective(forgetting(model), goal, lengths)
+    result = worst_member(attack, wanted.begun(inputs), threat.bound.around(inputs, lengths, box))
+    return result.adversarial.detach()
+
+
+@torch.no_grad()
+def play(
+    model: Callable[..., Any],
+    inputs: Tensor,
+    goal: Goal,
+    threat: ThreatModel,
+    attacker: Attacker | None = None,
+    *,
+    sent: Tensor | None = None,
+    lengths: Tensor | None = None,
+    rounds: int = 1000,
+    box: Box = (0.0, 1.0),
+    seed: int = 0,
+) -> Game:
+    """One game of so many rounds. A model that remembers is played as it is: give each game a fresh one.
+
+    `goal` is what the attacker wants, with one entry for each example or one for all. `sent` are the inputs that it has made
+    ready (`ready`), clean ones where nothing is said. Without an `attacker` the protocol's own plays: `drawn` for expectimax,
+    `greedy` for true-max. An input that breaks the threat model's claim is no hit.
+
+    Shapes: inputs and sent [examples, *], lengths [examples]. Raises OptionError for an attacker that picks under expectimax or
+    a bound without a radius, UnusableBatch for shapes that do not fit.
+
+    >>> from audioadv.threat.labels import Misclassify
+    >>> world, labels = torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 1])  # the model is wrong about the second
+    >>> print(play(torch.nn.Flatten(), world, Misclassify(labels), ThreatModel("linf:0", protocol="true-max"), rounds=40).late_error)
+    100.0 % (20 of 20, 83.9 .. 100.0)
+    """
+    if attacker is None:
+        attacker = drawn if threat.protocol == "expectimax" else greedy
+    elif threat.protocol == "expectimax" and attacker is not drawn:
+        raise OptionError("under expectimax the world draws the inputs. For an attacker that picks them, the protocol is true-max")
+    if rounds < 1:
+        raise OptionError(f"rounds {rounds}: a game has at least one")
+    sent = inputs if sent is None else sent
+    if sent.shape != inputs.shape:
+        raise UnusableBatch(
+            f"inputs of shape {tuple(sent.shape)} are sent for clean ones of shape {tuple(inputs.shape)}: give one for each"
+        )
+    region = threat.bound.around(inputs, lengths, box)
+    if threat.bound.minimal or not region.added:
+        raise OptionError(f"bound {threat.bound}: a game is played within a fixed bound on the change itself, for example linf:0.1")
+    ends = [inputs.shape[-1]] * len(inputs) if lengths is None else lengths.tolist()
+    generator = Key(seed, 0, 0).generator()
+
+    def shaken(example: int, share: float) -> Tensor:
+        own = region.rows(torch.tensor([example], device=inputs.device), ends[example])
+        start = sent[example : example + 1, ..., : ends[example]] - own.clean
+        return own.inputs(own.project(start + share * own.sample([generator])))[0]
+
+    hand = Hand([row[..., :end] for row, end in zip(sent, ends, strict=True)], shaken, generator)
+    hits, refused, examples, asked = [], [], [], Counter[int]()
+    moves = attacker(hand)
+    with at_rest(model):
+        move = next(moves)
+        for _ in range(rounds):
+            asked[move.example] += 1
+            row, end = torch.tensor([move.example]), ends[move.example]
+            outputs = model(move.inputs[None]) if lengths is None else model(move.inputs[None], torch.tensor([end], device=inputs.device))
+            hit = bool(goal.rows(row).reached(outputs))
+            if hit:  # only then does it matter whether the move was allowed
+                clean = inputs[row.to(inputs.device), ..., :end]
+                hit = threat.check(clean, move.inputs[None], box=box, forwards=torch.tensor([asked[move.example]])) == [None]
+            reply = Reply(hit, bool(abstained(outputs)))
+            hits.append(reply.hit)
+            refused.append(reply.abstained)
+            examples.append(move.example)
+            move = moves.send(reply)
+    return Game(threat, title(attacker), *(torch.tensor([rows]) for rows in (hits, refused, examples)))

@@ -1,0 +1,44 @@
+"""Abstention: a model that gives no answer. No number is no answer.
+
+outputs                            abstaining
+scores [batch, classes]            a row of NaN
+decisions, int64 [batch]           -1
+Emissions                          the blank's column NaN, all others -inf: the transcript is empty, but silence is not heard
+
+No goal is reached by an abstention: it is neither the phrase that was wanted nor a word misheard.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioadv.models.recogniser import Emissions
+
+ABSTAIN = -1
+"""In place of a class."""
+
+
+def abstained(outputs: Any) -> Tensor:
+    """Where the model gave no answer. Shapes: -> bool [batch].
+
+    >>> abstained(torch.tensor([[0.3, 0.7], [torch.nan, torch.nan]]))
+    tensor([False,  True])
+    """
+    if isinstance(outputs, Emissions):
+        return outputs.log_probs.isnan().any(2).all(1)
+    return outputs.isnan().all(1) if outputs.is_floating_point() else outputs < 0
+
+
+def nothing_like(scores: Tensor, blank: int | None = None) -> Tensor:
+    """What abstaining looks like in place of scores; of log-probabilities of letters, say which column is the blank.
+
+    Shapes: [*, classes or letters], or decisions [batch] -> the same.
+    """
+    if not scores.is_floating_point():
+        return torch.full_like(scores, ABSTAIN)
+    nothing = torch.full_like(scores, torch.nan)
+    if blank is not None:
+        others = torch.arange(scores.shape[-1], device=scores.device) != blank
+        nothing[..., others] = -torch.inf
+    return nothing
