@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
