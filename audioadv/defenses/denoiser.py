@@ -102,6 +102,6 @@ def learn_to_denoise(
             loss = F.mse_loss(denoiser(spoilt), some)
             torch.autograd.backward(loss)
             optimiser.step()
-            left += float(loss) * len(rows) / len(clean)
+            left += float(loss.detach()) * len(rows) / len(clean)
     denoiser.eval()
     return left
