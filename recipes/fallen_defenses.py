@@ -132,7 +132,7 @@ def rows(nets: dict[str, nn.Module], data: Images, bound: aa.threat.bounds.Bound
 @click.option("--quick", is_flag=True, help="40 images, small training sets")
 def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick: bool) -> None:
     """Print the table; write it, and the picture."""
-    count, steps, passes, size = (40, 20, 2, 4000) if quick else (count, steps, 5, 60000)
+    count, steps, passes, size = (min(count, 40), min(steps, 20), 2, 4000) if quick else (count, steps, 5, 60000)
     learn = mnist(data, "train").first(size) if data.is_dir() else blown_up_digits()
     test, name = images(data, count)
     folder = out / f"nets-{name.split()[0].lower()}-{len(learn.images)}x{passes}" if out else None
@@ -162,6 +162,7 @@ def draw(found: list[Row], title: str, path: Path) -> None:
     panel = figure.subplots()
     for place, row in enumerate(reversed(found)):
         claimed = CLAIMS.get(row.defense, (None, ""))[0]
+        panel.plot(100 * row.clean.value, place, "|", color="0.3", markersize=14, label="no attack")
         if claimed is not None:
             panel.plot(claimed, place, "D", color="0.6", markerfacecolor="none", label="claimed (elsewhere)")
         for rate, shift, colour, kind, label in ((row.static, 0.15, "C0", "s", "static"), (row.adaptive, -0.15, "C3", "o", "adaptive")):
@@ -173,7 +174,7 @@ def draw(found: list[Row], title: str, path: Path) -> None:
     panel.set_xlim(-3, 103)
     panel.set_xlabel(f"accuracy under attack, % ({title})")
     handles = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    panel.legend(handles.values(), handles.keys(), loc="lower right", fontsize="small")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=150)
 
 

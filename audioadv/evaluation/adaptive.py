@@ -109,8 +109,9 @@ def in_words(statement: Statement, draws: int) -> str:
 
 def unseen_too(model: Any, goal: Goal) -> Goal:
     """The goal, and to pass unseen. Raises OptionError for a model that does not say what that is."""
-    if isinstance(model, Detecting):
-        return Both((goal, model.undetected()))
+    for view in (model, getattr(model, "net", None)):
+        if isinstance(view, Detecting):
+            return Both((goal, view.undetected()))
     name = getattr(model, "name", type(model).__name__)
     raise OptionError(f"{name} states that it detects. Give it undetected(), the goal of passing unseen, judged on its outputs")
 
