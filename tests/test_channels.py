@@ -47,7 +47,7 @@ IMAGE = [
 ]  # fmt: skip
 FIXED = {
     "band:300..3400", "resample:8000", "clip:0.1", "bits:8", "codec:mp3@64k", "codec:vorbis@5", "codec:mulaw@64k", "median:5", "mean:3",
-    "median:3", "depth:3",
+    "median:3", "depth:3", "rotate:5_then_jpeg:75",
 }  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_another_draw_seed_clip_role_or_place_is_another_draw(spec: str) -> None
 @pytest.mark.parametrize("spec", [*SOUND, *IMAGE])
 def test_whether_two_draws_may_differ_is_what_is_stated(spec: str) -> None:
     channel = parse_channel(spec)
-    inputs = tone(440, 0.5)[None] if spec in SOUND else torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    inputs = tone(440)[None] if spec in SOUND else torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     heard = [channel.draw([Key(0, 1, draw)])(inputs, None)[0] for draw in range(6)]
     assert any(not torch.equal(one, heard[0]) for one in heard) == channel.random == (spec not in FIXED)
 
@@ -133,7 +133,8 @@ def test_the_backward_is_what_is_stated(spec: str) -> None:
     weights = torch.randn(heard.shape, generator=generator)
     (slope,) = torch.autograd.grad((heard * weights).sum(), clean)
     if channel.backward == "exact":
-        step = 1e-2 * torch.randn(clean.shape, generator=generator)
+        reach = 1e-4 if "median" in spec else 1e-2  # a median's slope changes where two neighbours change places
+        step = reach * torch.randn(clean.shape, generator=generator)
         with torch.no_grad():
             ahead, behind = (play(clean + sign * step, None)[0] for sign in (1, -1))
         measured = ((ahead - behind).double() * weights).sum() / 2

@@ -267,6 +267,8 @@ def test_a_defense_that_changes_shapes_where_there_are_no_lengths() -> None:
         defend(nn.Flatten(), "speed:2")(torch.rand(2, 800))
     with pytest.raises(UnusableBatch, match="old lengths"):
         defend(recognisers.linear(), Padded())(torch.rand(2, 800), torch.tensor([800, 700]))
+    with pytest.raises(UnusableBatch, match=r"\[batch, time\]"):
+        defend(nn.Flatten(), "gain:3")(torch.rand(2, 1, 800))
     with pytest.raises(MalformedSpec):
         defend(nn.Flatten(), "magic")
 

@@ -60,6 +60,10 @@ class Through(nn.Module):
 
     def preprocessed(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the model gets to hear or see, in the next draws. Shapes: inputs [batch, *], lengths [batch] -> the same kind."""
+        if inputs.ndim == 3:
+            raise UnusableBatch(
+                f"inputs of {list(inputs.shape)}: channels take sound [batch, time] or images [batch, channels, height, width]"
+            )
         keys = [Key(self.seed, 0, self.asked + row, Role.JUDGE) for row in range(len(inputs))]
         self.asked += len(inputs)
         if not keys:

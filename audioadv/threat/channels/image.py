@@ -52,6 +52,10 @@ class Rotate(Channel):
     def __str__(self) -> str:
         return f"rotate:{self.degrees}" + (f"@{number(self.pixels)}" if self.pixels else "")
 
+    @property
+    def random(self) -> bool:
+        return self.degrees.low < self.degrees.high or self.pixels > 0
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         generators, side = [key.generator() for key in keys], Range(-self.pixels, self.pixels)
         angle, x, y = self.degrees.draw(generators).deg2rad(), side.draw(generators), side.draw(generators)
