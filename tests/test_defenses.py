@@ -324,7 +324,7 @@ def test_an_attacker_draws_from_a_known_channel_by_his_own_keys() -> None:
     net, x = aa.Classifier(small(3, SHAPE)), inputs_for(SHAPE, 6, (0, 1))
     labels, safer = labels_of(net, x), defend(net, "drop:0.3")
     plan = planned(safer, aa.Misclassify(labels))
-    assert plan.adaptive.model is net or plan.adaptive.model.net is net.net  # type: ignore[attr-defined]
+    assert plan.adaptive.model is net
     assert plan.judge.model is safer
     region, attack = aa.Linf(0.1).around(x), partial(attacks.pgd, steps=4)
     whole = attack(plan.adaptive, region)
@@ -335,6 +335,26 @@ def test_an_attacker_draws_from_a_known_channel_by_his_own_keys() -> None:
     asked = planned(safer.granting(aa.Access.SCORES), aa.Misclassify(labels))
     assert asked.adaptive.model.access is aa.Access.SCORES  # type: ignore[attr-defined]
     assert asked.adaptive.model.net is safer.net  # type: ignore[attr-defined]
+
+
+def test_a_plan_for_a_random_recogniser(clips: list[Tensor]) -> None:
+    """It is crafted over the channel by the attacker's keys, and judged by the half of the defender's own draws."""
+    model = recognisers.linear()
+    safer, (waveforms, lengths) = defend(model, "noise:20"), pad(clips[:2])
+    plan = planned(safer, aa.Transcribe(["go", "no"]), lengths, draws=4, judge_draws=9)
+    assert plan.adaptive.model is model
+    assert plan.static is not None
+    assert plan.static.model is model
+    assert plan.static.expectation is None
+    region = aa.SNR(0).around(waveforms, lengths, box=(-1, 1))
+    result = attacks.pgd(plan.adaptive, region, steps=40)
+    assert result.reached == [True, True]
+    net = safer.net
+    assert isinstance(net, Through)
+    assert net.asked == 0
+    assert plan.judge.begun(result.adversarial).decide(result.adversarial).all()
+    assert net.asked == 2 * 9
+    assert not plan.judge.begun(waveforms).decide(waveforms).any()
 
 
 def test_rounding_falls_to_its_stand_in_and_not_to_a_transfer() -> None:

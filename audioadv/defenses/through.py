@@ -5,7 +5,8 @@
     defend(model, "resample:8000_then_median:5")     sound           defend(net, "crop:0.8..1_then_jpeg:75")     images
 
 What the channel's backward pass is, and whether it is random, the defense states. The attacker who knows it draws from the same
-channel by his own keys, and averages; the defender's draws are nobody's to choose.
+channel by his own keys, and averages: for a recogniser, that is craft(undefended(model), ..., channel=the defender's). The
+defender's draws are nobody's to choose.
 
 Sources: Guo et al. 2018, "Countering adversarial images using input transformations"; Xu, Evans and Qi 2018, "Feature squeezing";
 for sound, Yang et al. 2019, "Characterizing audio adversarial examples using temporal dependency", section 4.

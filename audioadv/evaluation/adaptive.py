@@ -131,7 +131,7 @@ def averaged(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, draw
 
 def granting(model: Callable[..., Any], access: Access) -> Callable[..., Any]:
     """The model with this much access, where it knows of access."""
-    return model.granting(access) if hasattr(model, "granting") else model
+    return model.granting(access) if hasattr(model, "granting") and granted(model) is not access else model
 
 
 def gradient_free(objective: Objective, region: Region, *, steps: int = 5000, seed: int = 0) -> AttackResult:
