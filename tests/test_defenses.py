@@ -93,7 +93,7 @@ def test_a_second_defense_comes_before_the_first() -> None:
 def test_what_is_stated_is_that_of_all_parts() -> None:
     net = small(3, SHAPE)
     assert stated(net) == Statement()
-    assert stated(defend(net, "mean:3_then_band:300..3400")) == Statement()
+    assert stated(defend(recognisers.linear(), "mean:3_then_band:300..3400")) == Statement()
     assert stated(defend(net, "depth:3")) == Statement("BPDA")
     assert stated(defend(net, "crop:0.8..1_then_jpeg:75")) == Statement("BPDA", random=True)
     assert stated(defend(recognisers.linear(), "codec:mp3@64k_or_noise:20")) == Statement("BPDA", random=True)
@@ -267,8 +267,12 @@ def test_a_defense_that_changes_shapes_where_there_are_no_lengths() -> None:
         defend(nn.Flatten(), "speed:2")(torch.rand(2, 800))
     with pytest.raises(UnusableBatch, match="old lengths"):
         defend(recognisers.linear(), Padded())(torch.rand(2, 800), torch.tensor([800, 700]))
-    with pytest.raises(UnusableBatch, match=r"\[batch, time\]"):
-        defend(nn.Flatten(), "gain:3")(torch.rand(2, 1, 800))
+    with pytest.raises(UnusableBatch, match="no channel takes that"):
+        defend(nn.Flatten(), "mean:3")(torch.rand(2, 1, 800))
+    with pytest.raises(UnusableBatch, match=r"gain:3 is for sound.*median"):
+        defend(nn.Flatten(), "mean:3_then_gain:3")(torch.rand(2, 1, 2, 2))
+    with pytest.raises(UnusableBatch, match="jpeg:75 is for images"):
+        defend(nn.Flatten(), "mean:3_or_jpeg:75")(torch.rand(2, 800))
     with pytest.raises(MalformedSpec):
         defend(nn.Flatten(), "magic")
 

@@ -26,7 +26,7 @@ from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Chain, Channel, options
 from audioadv.threat.channels.keys import Key
-from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, parse_channel
 
 Kind = TypeVar("Kind", bound=Callable[..., Any])
 
@@ -61,10 +61,7 @@ class Through(nn.Module):
 
     def preprocessed(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the model gets to hear or see, in the next draws. Shapes: inputs [batch, *], lengths [batch] -> the same kind."""
-        if inputs.ndim == 3:
-            raise UnusableBatch(
-                f"inputs of {list(inputs.shape)}: channels take sound [batch, time] or images [batch, channels, height, width]"
-            )
+        check_kind(self.channel, inputs)
         keys = [Key(self.seed, 0, self.asked + row, Role.JUDGE) for row in range(len(inputs))]
         self.asked += len(inputs)
         if not keys:
@@ -91,6 +88,18 @@ class Through(nn.Module):
             raise UnusableBatch(f"defense {self.channel}: {fault}")
 
 
+def check_kind(channel: Channel, inputs: Tensor) -> None:
+    """Raises UnusableBatch for sound that goes through what is for images, or the reverse."""
+    strange = [part for part in parts(channel) if isinstance(part, IMAGE if inputs.ndim == 2 else SOUND)]
+    if inputs.ndim not in (2, 4) or strange:
+        fault = f"{strange[0]} is for {'images' if inputs.ndim == 2 else 'sound'}" if strange else "no channel takes that"
+        raise UnusableBatch(
+            f"defense {channel}, inputs of {list(inputs.shape)}: {fault}. "
+            f"Sound is [batch, time] ({', '.join(kind.NAME for kind in (*SOUND, *EITHER))}), "
+            f"images are [batch, channels, height, width] ({', '.join(kind.NAME for kind in (*IMAGE, *EITHER))})"
+        )
+
+
 def parts(channel: Channel) -> list[Channel]:
     """Everything that a channel may do, one by one."""
     return [part for option in options(channel) for part in (option.parts if isinstance(option, Chain) else (option,))]
@@ -103,7 +112,7 @@ def defend(model: Kind, channel: Channel | str, *, seed: int = 0) -> Kind:
     Raises MalformedSpec.
 
     >>> net = defend(nn.Flatten(), "depth:1")
-    >>> net(torch.tensor([[0.2, 0.6]])).tolist(), str(stated(net))
+    >>> net(torch.tensor([0.2, 0.6]).reshape(1, 1, 1, 2)).tolist(), str(stated(net))
     ([[0.0, 1.0]], 'backward pass: BPDA')
     """
     channel = parse_channel(channel) if isinstance(channel, str) else channel
