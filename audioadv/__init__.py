@@ -5,11 +5,12 @@
 'snr:min'
 """
 
-from audioadv import attacks, errors
+from audioadv import attacks, defenses, errors
 from audioadv.attacks.craft import Crafted, CraftResult, craft, craft_each
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
+from audioadv.defenses import defend
 from audioadv.errors import AudioadvError
 from audioadv.evaluation import Checkup, Evaluation, Rate, check, evaluate
 from audioadv.models.bpda import BPDA
@@ -67,6 +68,8 @@ __all__ = [
     "check",
     "craft",
     "craft_each",
+    "defend",
+    "defenses",
     "errors",
     "evaluate",
     "load_classifier",

@@ -106,6 +106,28 @@ def test_the_inaudible_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert again.output == first.output
 
 
+def test_fallen_defenses_fall_and_their_nets_are_trained_once(tmp_path: Path) -> None:
+    import fallen_defenses
+
+    options = ["--quick", "--count", "12", "--steps", "10", "--out", str(tmp_path)]
+    first = CliRunner().invoke(fallen_defenses.main, options, catch_exceptions=False)
+    assert first.exit_code == 0
+    assert (tmp_path / "fallen.png").exists()
+    rows = {line["defense"]: line for line in map(json.loads, (tmp_path / "table.jsonl").read_text().splitlines())}
+    assert set(rows) == {"nothing", *fallen_defenses.CLAIMS}
+    for name, row in rows.items():
+        assert row["adaptive"]["accuracy"] <= 0.1, name
+        assert row["static"] is None or row["static"]["accuracy"] >= row["adaptive"]["accuracy"]
+    assert rows["thermometer"]["static"]["accuracy"] > 0.2
+    assert rows["drop:0.3"]["way"] == "pgd, EOT 8"
+    assert "saturate" in rows["distillation"]["warned"][0]
+    nets = {path: path.stat().st_mtime_ns for path in tmp_path.glob("nets-*/*.safetensors")}
+    assert len(nets) == 5
+    again = CliRunner().invoke(fallen_defenses.main, options, catch_exceptions=False)
+    assert again.output == first.output
+    assert nets == {path: path.stat().st_mtime_ns for path in nets}
+
+
 def test_a_pair_counts_from_its_worst_bin_on_and_only_where_it_is_reached() -> None:
     import inaudible
 

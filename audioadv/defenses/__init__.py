@@ -1,8 +1,40 @@
-"""Defenses: models made from models, each with a statement of how it can be attacked."""
+"""Defenses: models made from models, each with a statement of how it can be attacked.
 
+defend          the model behind a channel that the defender draws: bits, codecs, JPEG, bands, medians, crops, drops, noise
+Thermometer     the first layer of a net that is trained on codes
+distill         a net taught by another's softened answers
+Purify          a denoiser, as a channel like any other
+sampled         answers drawn from the scores
+remembering     what was asked before is refused, or answered at random: Exact, Near, Heard say what is the same
+"""
+
+from audioadv.defenses.denoiser import Denoiser, Purify, learn_to_denoise
+from audioadv.defenses.distillation import Tempered, distill
 from audioadv.defenses.likeness import Exact, Heard, Near
 from audioadv.defenses.memory import Memory, forgetting, remembering
 from audioadv.defenses.sampled import Sampled, sampled
 from audioadv.defenses.statement import Statement, stated
+from audioadv.defenses.thermometer import Thermometer
+from audioadv.defenses.through import Through, defend, undefended
 
-__all__ = ["Exact", "Heard", "Memory", "Near", "Sampled", "Statement", "forgetting", "remembering", "sampled", "stated"]
+__all__ = [
+    "Denoiser",
+    "Exact",
+    "Heard",
+    "Memory",
+    "Near",
+    "Purify",
+    "Sampled",
+    "Statement",
+    "Tempered",
+    "Thermometer",
+    "Through",
+    "defend",
+    "distill",
+    "forgetting",
+    "learn_to_denoise",
+    "remembering",
+    "sampled",
+    "stated",
+    "undefended",
+]

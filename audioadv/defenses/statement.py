@@ -3,8 +3,16 @@
 Source: Tramèr, Carlini, Brendel and Madry 2020, "On adaptive attacks to adversarial example defenses", section 3.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
+
+from torch import nn
+
+from audioadv.models.bpda import BPDA
+
+Backward = Literal["exact", "BPDA", "none"]
+KINDS: Final[tuple[Backward, ...]] = ("exact", "BPDA", "none")
 
 
 @final
@@ -20,7 +28,7 @@ class Statement:
     'backward pass: BPDA; random'
     """
 
-    backward: Literal["exact", "BPDA", "none"] = "exact"
+    backward: Backward = "exact"
     random: bool = False
     remembers: bool = False
     detects: bool = False
@@ -29,9 +37,31 @@ class Statement:
         return "; ".join([f"backward pass: {self.backward}", *(word for word in ("random", "remembers", "detects") if getattr(self, word))])
 
 
+def joined(statements: Iterable[Statement]) -> Statement:
+    """What a model made of several parts is: as hard to differentiate as its worst part, random if one of them is, and so on.
+
+    >>> str(joined([Statement("BPDA"), Statement(random=True)]))
+    'backward pass: BPDA; random'
+    """
+    parts = list(statements)
+    worst = max((part.backward for part in parts), key=KINDS.index, default=KINDS[0])
+    return Statement(worst, *(any(getattr(part, word) for part in parts) for word in ("random", "remembers", "detects")))
+
+
 def stated(model: Any) -> Statement:
-    """What a model says of itself; one that says nothing is taken for an exact, deterministic one without memory."""
-    for part in (model, getattr(model, "net", None)):  # a recogniser's net may be the one that speaks
-        if isinstance(statement := getattr(part, "statement", None), Statement):
-            return statement
-    return Statement()
+    """What a model says of itself, or else what its net and that net's parts say together.
+
+    One that says nothing is taken for an exact, deterministic one without memory; BPDA speaks for itself.
+
+    >>> str(stated(nn.Sequential(BPDA(round), nn.Flatten())))
+    'backward pass: BPDA'
+    """
+    statement = getattr(model, "statement", None)
+    if isinstance(statement, Statement):
+        return statement
+    if isinstance(model, BPDA):
+        return Statement("BPDA")
+    if isinstance(model, nn.Module):
+        return joined(stated(part) for part in model.children())
+    net = getattr(model, "net", None)
+    return Statement() if net is None else stated(net)

@@ -3,12 +3,14 @@
     inputs --model--> right?  --attack 1--> standing? --attack 2--> standing? ...      robust = right, and standing at the end
 
 Only examples that the model gets right are attacked, and an attack sees only those that all before it missed, unless each
-is asked to try them all.
+is asked to try them all. A defense is attacked twice: as if nobody knew of it (static), and by what is made for it
+(`adaptive.py`); both are judged on the model as it is.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, final
 
@@ -16,14 +18,18 @@ import torch
 from torch import Tensor
 
 from audioadv import attacks as catalogue
-from audioadv.attacks.objective import Objective, at_rest, objective
+from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
+from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Misclassify
+
+PLAIN = Statement()  # of a model that is no defense
 
 
 class Threat(Protocol):
@@ -36,7 +42,10 @@ class Threat(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One attack's part. Shapes [examples]: tried and felled bool; gauge (infinite where not felled), forwards, backwards."""
+    """One attack's part. Shapes [examples]: tried and felled bool; gauge (infinite where not felled), forwards, backwards.
+
+    A `static` one did not know of the defense.
+    """
 
     attack: str
     tried: Tensor
@@ -44,6 +53,7 @@ class Trial:
     gauge: Tensor
     forwards: Tensor
     backwards: Tensor
+    static: bool = False
 
 
 @final
@@ -53,6 +63,7 @@ class Evaluation:
 
     Shapes: correct and robust bool [examples]; gauge [examples], of the nearest adversarial input found (zero where the model
     was wrong from the start, infinite where none was found); adversarial [examples, *], clean where none was found.
+    `statement` is what the model says of itself; a random one is right where it is in more than half of its draws.
     """
 
     bound: str
@@ -61,6 +72,7 @@ class Evaluation:
     adversarial: Tensor
     outcome: tuple[Outcome, ...]
     trials: tuple[Trial, ...]
+    statement: Statement = PLAIN
 
     @property
     def robust(self) -> Tensor:
@@ -76,6 +88,12 @@ class Evaluation:
     def robust_accuracy(self) -> Rate:
         """Robust accuracy, against these attacks: an upper bound of the true one."""
         return Rate(int(self.robust.sum()), len(self.robust))
+
+    @property
+    def static_accuracy(self) -> Rate | None:
+        """Robust accuracy against an attacker who does not know of the defense; None where there is none to know of."""
+        found = [trial.felled for trial in self.trials if trial.static]
+        return Rate(int((self.correct & ~torch.stack(found).any(0)).sum()), len(self.correct)) if found else None
 
     @property
     def forwards(self) -> int:
@@ -112,9 +130,11 @@ class Evaluation:
 
     def __str__(self) -> str:
         """A table: rate with interval, and passes an example."""
-        head = f"{self.bound}\n{'':20}{'accuracy':34}{'forwards':>10}{'backwards':>10}   an example"
+        wide = max(20, *(len(trial.attack) + 2 for trial in self.trials)) if self.trials else 20
+        said = "" if self.statement == PLAIN else f" ({self.statement})"
+        head = f"{self.bound}{said}\n{'':{wide}}{'accuracy':34}{'forwards':>10}{'backwards':>10}   an example"
         rows = [
-            f"{line['attack']:20}{Rate(round(line['accuracy'] * line['count']), line['count'])!s:34}"
+            f"{line['attack']:{wide}}{Rate(round(line['accuracy'] * line['count']), line['count'])!s:34}"
             f"{line['forwards'] / max(line['count'], 1):10.1f}{line['backwards'] / max(line['count'], 1):10.1f}"
             for line in self.lines()
             if line["count"]
@@ -137,6 +157,7 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
     return found
 
 
+PEEK = 8  # examples on which a model's statement is compared with what it does
 ATTACKS = sorted(
     set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "qin", "Expectation", "Look"}
 )
@@ -149,14 +170,15 @@ def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def judged(model: Callable[..., Any], goal: Misclassify, inputs: Tensor, batch: int) -> Tensor:
+def judged(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> Tensor:
     """Whether the model gets each input right: not merely not beaten, but ahead. Shapes: -> bool [examples]."""
     rights = []
-    with at_rest(model):
+    with at_rest(judge.model):
         for rows in batches(torch.arange(len(inputs)), batch):
-            wanted = objective(model, goal.rows(rows)).begun(inputs[rows.to(inputs.device)])
-            outputs = wanted.outputs(inputs[rows.to(inputs.device)])
-            wrong = goal.rows(rows).reached(outputs)
+            some = inputs[rows.to(inputs.device)]
+            wanted = replace(judge, goal=goal.rows(rows)).begun(some)
+            outputs = wanted.outputs(some)
+            wrong = goal.rows(rows).reached(outputs) if judge.expectation is None else wanted.decide(some)
             finite = outputs.isfinite().flatten(1).all(1) if outputs.is_floating_point() else ~torch.zeros_like(wrong)
             rights.append(~wrong & finite)
     return torch.cat(rights) if rights else torch.zeros(0, dtype=torch.bool)
@@ -173,6 +195,9 @@ def evaluate(
     box: Box = (0.0, 1.0),
     batch: int = 500,
     all_attacks_see_all: bool = False,
+    static: Callable[..., Any] | None = None,
+    draws: int = 8,
+    judge_draws: int = 32,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
@@ -182,6 +207,11 @@ def evaluate(
     what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack,
     how many examples are done and of how many. What counts is judged once more on the inputs that came out, and must lie
     within the bound.
+
+    What the model states of itself picks the attack (`adaptive.py`); where it is a defense, every attack is first tried by someone
+    who does not know that, on the undefended model (or on `static`). A random model is averaged over `draws` at each look, and
+    judged over `judge_draws`, by half of them. A threat model whose knowledge is "oblivious" stops after the first. Warns where
+    the statement is not what is seen.
 
     Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied.
 
@@ -194,22 +224,32 @@ def evaluate(
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")
     goal = Misclassify(labels) if goal is None else goal
-    wanted, chosen = objective(model, goal).begun(inputs), named_attacks(attacks, seed)
+    statement, plan = stated(model), planned(model, goal, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
+    rounds = [(f"{name}, static", attack, plan.static) for name, attack in named_attacks(attacks, seed).items() if plan.static]
+    if not rounds or getattr(threat, "knowledge", "adaptive") != "oblivious":
+        blind = statement.backward == "none" and attacks == "standard"
+        chosen = {"gradient_free": partial(gradient_free, seed=seed)} if blind else named_attacks(attacks, seed)
+        rounds += [(", ".join(filter(None, (name, plan.way))), attack, plan.adaptive) for name, attack in chosen.items()]
     bound.around(inputs, box=box)  # checks the inputs, before any work
-    correct = judged(model, goal, inputs, batch).cpu()
+    correct, judge = judged(plan.judge, goal, inputs, batch).cpu(), plan.judge.begun(inputs)
+    some = correct.nonzero()[:PEEK, 0]
+    for sentence in disagreements(model, goal.rows(some), inputs[some.to(inputs.device)]):
+        warnings.warn(sentence, stacklevel=2)
     gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
     adversarial, ends = inputs.clone(), [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
     trials: list[Trial] = []
-    for name, attack in chosen.items():
+    for name, attack, view in rounds:
+        wanted = view.begun(inputs)
         tried = correct.clone() if all_attacks_see_all or bound.minimal else correct & gauge.isinf()
         felled, sizes = torch.zeros_like(tried), torch.full_like(gauge, math.inf)
         cost = torch.zeros(2, len(inputs), dtype=torch.int64)
         for rows in batches(tried.nonzero()[:, 0], batch):
             some = inputs[rows.to(inputs.device)]
             region = bound.around(some, box=box)
-            result = worst_member(attack, wanted.rows(rows), region)
+            with at_rest(model):
+                result = worst_member(attack, wanted.rows(rows), region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
-            good = verified(wanted.rows(rows), bound, region, result)
+            good = verified(judge.rows(rows), bound, region, result)
             felled[rows], sizes[rows] = good, torch.where(good, result.gauge.cpu().to(gauge), math.inf)
             nearer = rows[sizes[rows] < gauge[rows]]
             gauge[nearer] = sizes[nearer]
@@ -219,8 +259,8 @@ def evaluate(
                     ends[row] = Outcome.REACHED if hit else outcome
             if progress is not None:
                 progress(name, int(rows[-1]) + 1, len(inputs))
-        trials.append(Trial(name, tried, felled, sizes, *cost))
-    return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials))
+        trials.append(Trial(name, tried, felled, sizes, cost[0], cost[1], view is plan.static))
+    return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
 
 
 def verified(wanted: Objective, bound: Bound, region: Any, result: AttackResult) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from audioadv.errors import UnusableBatch
+
 
 class Borrowed(torch.autograd.Function):
     """The first tensor's slope, the second's value. Shapes: two alike -> as they are."""
@@ -40,8 +42,13 @@ class BPDA(nn.Module):
         self.module, self.stand_in = module, stand_in
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shapes: as the module's."""
+        """Shapes: as the module's. Raises UnusableBatch for a stand-in of another shape."""
         with torch.no_grad():
             value = self.module(inputs)
         near = inputs if self.stand_in is None else self.stand_in(inputs)
+        if near.shape != value.shape:
+            raise UnusableBatch(
+                f"the stand-in gives {list(near.shape)}, but the module {list(value.shape)} for inputs of {list(inputs.shape)}. "
+                "Give a stand-in whose outputs have the module's shape: BPDA(module, stand_in)"
+            )
         return Borrowed.apply(near, value)  # type: ignore[no-untyped-call]

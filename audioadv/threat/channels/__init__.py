@@ -1,7 +1,7 @@
 """Channels: what happens between the attacker and the model. One family a file; `specs.py` has the list."""
 
 from audioadv.threat.channels.band import Band, Loudspeaker
-from audioadv.threat.channels.channel import Chain, Channel, Pick
+from audioadv.threat.channels.channel import NOTHING, Chain, Channel, Pick
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
@@ -10,8 +10,10 @@ from audioadv.threat.channels.level import Bits, Clipping, Gain
 from audioadv.threat.channels.noise import Noise
 from audioadv.threat.channels.room import Room
 from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.channels.squeeze import Depth, Mean, Median
 
 __all__ = [
+    "NOTHING",
     "Band",
     "Bits",
     "Chain",
@@ -19,6 +21,7 @@ __all__ = [
     "Clipping",
     "Codec",
     "Crop",
+    "Depth",
     "Drift",
     "Drop",
     "Gain",
@@ -26,6 +29,8 @@ __all__ = [
     "Jpeg",
     "Key",
     "Loudspeaker",
+    "Mean",
+    "Median",
     "Noise",
     "Packets",
     "Pick",

@@ -72,6 +72,10 @@ class Band(Channel):
     def __str__(self) -> str:
         return f"band:{number(self.low_hz)}..{number(self.high_hz)}"
 
+    @property
+    def random(self) -> bool:
+        return False
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         one = torch.ones(1)
         return filtered(butterworth(bins(sample_rate), self.low_hz * one, self.high_hz * one, 4), sample_rate)

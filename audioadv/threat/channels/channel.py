@@ -14,7 +14,7 @@ how long a clip is, gives the new lengths. Images are rows without lengths.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, Self, final
+from typing import ClassVar, Final, Literal, Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -34,6 +34,11 @@ class Channel(Protocol):
     def backward(self) -> Backward:
         """What the backward pass is: exact, unless the channel says otherwise."""
         return "exact"
+
+    @property
+    def random(self) -> bool:
+        """Whether two draws may differ: they may, unless the channel says otherwise."""
+        return True
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         """A map for as many rows as there are keys, each row's its own. Units: Hz (nothing to images)."""
@@ -67,6 +72,10 @@ class Chain(Channel):
     def unfit(self, length: int, sample_rate: int) -> str | None:
         return next((why for part in self.parts if (why := part.unfit(length, sample_rate))), None)
 
+    @property
+    def random(self) -> bool:
+        return any(part.random for part in self.parts)
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         plays = [part.draw([key.part(place) for key in keys], sample_rate) for place, part in enumerate(self.parts)]
 
@@ -76,6 +85,10 @@ class Chain(Channel):
             return inputs, lengths
 
         return play
+
+
+NOTHING: Final = Chain(())
+"""The channel through which everything arrives as it was."""
 
 
 @final
@@ -159,6 +172,10 @@ class OneNumber(Channel):
     def read(cls, text: str) -> Self:
         """From what a spec says after the colon. Raises ValueError."""
         return cls(Range.read(text))
+
+    @property
+    def random(self) -> bool:
+        return self.range.low < self.range.high
 
     def __str__(self) -> str:
         return f"{self.NAME}:{self.range}"

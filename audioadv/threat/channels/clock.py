@@ -113,6 +113,10 @@ class Resample(Channel):
     def __str__(self) -> str:
         return f"resample:{number(self.rate_hz)}"
 
+    @property
+    def random(self) -> bool:
+        return False
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths

@@ -51,6 +51,10 @@ class Codec(Channel):
     def backward(self) -> Backward:
         return "BPDA"
 
+    @property
+    def random(self) -> bool:
+        return False
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths

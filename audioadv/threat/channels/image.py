@@ -1,7 +1,9 @@
-"""The same for images: what a camera, a crop or a file does to them. Images are [rows, channels, height, width] in 0..1."""
+"""The same for images: what a camera, a crop or a file does to them. Images are [rows, channels, height, width] in 0..1.
+
+`drop` and `gaussian` are for sound too, [rows, time]."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
+from audioadv.threat.projections import each
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
@@ -49,6 +52,10 @@ class Rotate(Channel):
     def __str__(self) -> str:
         return f"rotate:{self.degrees}" + (f"@{number(self.pixels)}" if self.pixels else "")
 
+    @property
+    def random(self) -> bool:
+        return self.degrees.low < self.degrees.high or self.pixels > 0
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         generators, side = [key.generator() for key in keys], Range(-self.pixels, self.pixels)
         angle, x, y = self.degrees.draw(generators).deg2rad(), side.draw(generators), side.draw(generators)
@@ -64,11 +71,19 @@ class Rotate(Channel):
 @final
 @dataclass(frozen=True, init=False)
 class Crop(OneNumber):
-    """A part of the image, `share` of each side, from anywhere in it, and that enlarged to the old size (bilinear)."""
+    """A part of the image, `share` of each side, from anywhere in it, and that enlarged to the old size (bilinear).
+
+    With a share above 1 the whole image, so many times smaller, lies anywhere on black (Xie et al. 2018, "Mitigating adversarial
+    effects through randomization").
+    """
 
     NAME: ClassVar[str] = "crop"
-    EXAMPLE: ClassVar[str] = "crop:0.9 or crop:0.8..1"
-    LIMITS: ClassVar = (0.05, 1, "of each side")
+    EXAMPLE: ClassVar[str] = "crop:0.9, crop:0.8..1 or crop:1..1.3"
+    LIMITS: ClassVar = (0.05, 20, "of each side")
+
+    @property
+    def random(self) -> bool:
+        return self.range != Range(1, 1)
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         generators = [key.generator() for key in keys]
@@ -120,18 +135,22 @@ def through_jpeg(image: Tensor, quality: int) -> Tensor:
 @final
 @dataclass(frozen=True, init=False)
 class Drop(OneNumber):
-    """Pixels that are lost, each by itself, all colours at once; what is lost is black."""
+    """Pixels or samples that are lost, each by itself, all colours at once; what is lost is black, or silent."""
 
     NAME: ClassVar[str] = "drop"
     EXAMPLE: ClassVar[str] = "drop:0.1 or drop:0..0.3"
-    LIMITS: ClassVar = (0, 1, "of the pixels")
+    LIMITS: ClassVar = (0, 1, "of the pixels or samples")
+
+    @property
+    def random(self) -> bool:
+        return self.range.high > 0
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
-        shares = self.range.draw([key.generator() for key in keys]).reshape(-1, 1, 1, 1)
+        shares = self.range.draw([key.generator() for key in keys])
 
-        def play(images: Tensor, lengths: Tensor | None) -> Played:
-            luck = torch.stack([torch.rand((1, *images.shape[2:]), generator=key.part(0).generator()) for key in keys])
-            return images * (luck >= shares).to(images), lengths
+        def play(inputs: Tensor, lengths: Tensor | None) -> Played:
+            luck = drawn(torch.rand, keys, inputs[:, :1] if inputs.ndim > 2 else inputs, lengths)
+            return inputs * (luck >= each(shares, luck)).to(inputs), lengths
 
         return play
 
@@ -139,17 +158,34 @@ class Drop(OneNumber):
 @final
 @dataclass(frozen=True, init=False)
 class Gaussian(OneNumber):
-    """Gaussian noise of this standard deviation in every pixel (full scale = 1); nothing is clipped."""
+    """Gaussian noise of this standard deviation in every pixel or sample (full scale = 1); nothing is clipped."""
 
     NAME: ClassVar[str] = "gaussian"
     EXAMPLE: ClassVar[str] = "gaussian:0.05 or gaussian:0..0.1"
     LIMITS: ClassVar = (0, 10, "of full scale")
 
-    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
-        deviations = self.range.draw([key.generator() for key in keys]).reshape(-1, 1, 1, 1)
+    @property
+    def random(self) -> bool:
+        return self.range.high > 0
 
-        def play(images: Tensor, lengths: Tensor | None) -> Played:
-            noise = torch.stack([torch.randn(images.shape[1:], generator=key.part(0).generator()) for key in keys])
-            return images + (deviations * noise).to(images), lengths
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        deviations = self.range.draw([key.generator() for key in keys])
+
+        def play(inputs: Tensor, lengths: Tensor | None) -> Played:
+            noise = drawn(torch.randn, keys, inputs, lengths)
+            return inputs + (each(deviations, noise) * noise).to(inputs), lengths
 
         return play
+
+
+def drawn(kind: Callable[..., Tensor], keys: Sequence[Key], like: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each key's own numbers, `kind` of them (torch.rand, torch.randn), on the CPU; zero beyond a clip's length.
+
+    A clip's numbers hang on its length, not on how far it is padded. Shapes: like [rows, *], lengths [rows] -> as like.
+    """
+    if lengths is None:
+        return torch.stack([kind(like.shape[1:], generator=key.part(0).generator()) for key in keys])
+    numbers = torch.zeros(like.shape)
+    for row, key, length in zip(numbers, keys, lengths.tolist(), strict=True):
+        row[..., :length] = kind((*like.shape[1:-1], length), generator=key.part(0).generator())
+    return numbers

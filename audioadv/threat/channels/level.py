@@ -70,6 +70,10 @@ class Bits(Channel):
     def backward(self) -> Backward:
         return "BPDA"
 
+    @property
+    def random(self) -> bool:
+        return False
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         steps = 2 ** (self.bits - 1)
 

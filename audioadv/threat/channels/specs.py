@@ -9,8 +9,10 @@ shift:-20..20   speed:0.95..1.05           milliseconds; times as fast
 drift:-100..100   resample:8000            parts per million; to so many Hz and back
 codec:mp3@64k   codec:opus@24k             also vorbis@QUALITY and mulaw@64k, which is 8 kHz
 packets:0.05                               the share of 20 ms packets that are lost
+median:3   mean:3                          of so many samples, or pixels a side
+drop:0.1   gaussian:0.05                   share of samples or pixels; standard deviation of noise
 rotate:-30..30@3   crop:0.8..1             images: degrees and pixels; share of each side
-jpeg:75   drop:0.1   gaussian:0.05         images: quality; share of pixels; standard deviation
+jpeg:75   depth:3                          images: quality; bits
 
 A_then_B is both, in this order; A_or_B is one of them at each draw. `_then_` binds more closely.
 """
@@ -28,10 +30,12 @@ from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
 from audioadv.threat.channels.level import Bits, Clipping, Gain
 from audioadv.threat.channels.noise import Noise
 from audioadv.threat.channels.room import Room
+from audioadv.threat.channels.squeeze import Depth, Mean, Median
 
 SOUND: Final = (Room, Noise, Gain, Band, Loudspeaker, Shift, Speed, Drift, Resample, Clipping, Bits, Codec, Packets)
-IMAGE: Final = (Rotate, Crop, Jpeg, Drop, Gaussian)
-KINDS: Final = {kind.NAME: kind for kind in (*SOUND, *IMAGE)}
+IMAGE: Final = (Rotate, Crop, Jpeg, Depth)
+EITHER: Final = (Median, Mean, Drop, Gaussian)
+KINDS: Final = {kind.NAME: kind for kind in (*SOUND, *IMAGE, *EITHER)}
 
 
 def parse_channel(spec: str) -> Channel:

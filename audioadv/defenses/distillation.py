@@ -1,0 +1,78 @@
+"""Defensive distillation: a net taught by the softened answers of another, then used unsoftened.
+
+    labels -> teacher at T        softmax(teacher / T) -> student at T        the student at 1 is the defense
+
+At 1 its scores are T times too large: the softmax rounds to 0 and 1, and the slope of the cross-entropy to 0. Scores over T, a
+margin or a difference of logits ratio have slopes as ever (`Tempered`, or the goal's confidence; `standard` uses the last).
+
+Sources: Papernot et al. 2016, "Distillation as a defense to adversarial perturbations against deep neural networks", section IV;
+Carlini and Wagner 2016, "Defensive distillation is not robust to adversarial examples".
+"""
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioadv.errors import OptionError, UnusableBatch
+
+
+@final
+class Tempered(nn.Module):
+    """A classifier whose scores are divided by `temperature`: the same answers, softer. What an attacker makes of a distilled net.
+
+    >>> Tempered(nn.Flatten(), 4.0)(torch.tensor([[8.0, -4.0]]))
+    tensor([[ 2., -1.]])
+    """
+
+    def __init__(self, model: Callable[..., Tensor], temperature: float) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        self.model, self.temperature = model, temperature
+        self.net = getattr(model, "net", None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shapes: [batch, *] -> scores [batch, classes]."""
+        return self.model(inputs) / self.temperature
+
+
+def distill(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tensor, *, temperature: float = 100.0, **options: int) -> None:
+    """Train the teacher on labels and the student on the teacher's softened answers, in place, both at `temperature`.
+
+    `options` are those of `train_at`. Shapes: inputs [count, *], labels int64 [count].
+    """
+    train_at(temperature, teacher, inputs, labels, **options)
+    with torch.no_grad():
+        softened = torch.cat([(teacher(some) / temperature).softmax(1) for some in torch.split(inputs, 1000)])
+    train_at(temperature, student, inputs, softened, **options)
+
+
+def train_at(
+    temperature: float, net: nn.Module, inputs: Tensor, targets: Tensor, *, passes: int = 5, batch: int = 128, seed: int = 0
+) -> None:
+    """Train a net in place with cross-entropy on its scores over `temperature` (1: as ever), by Adam on one cycle.
+
+    Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch.
+    """
+    check_temperature(temperature)
+    if len(targets) != len(inputs) or not len(inputs):
+        raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each, and some")
+    rate, generator = 3e-3, torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=passes * -(-len(inputs) // batch), pct_start=0.3)
+    net.train()
+    for _ in range(passes):
+        for rows in torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch):
+            optimiser.zero_grad()
+            torch.autograd.backward(F.cross_entropy(net(inputs[rows]) / temperature, targets[rows]))
+            optimiser.step()
+            schedule.step()
+    net.eval()
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises OptionError for what is no temperature."""
+    if not 0 < temperature < float("inf"):
+        raise OptionError(f"temperature {temperature:g}: give a number above 0; 1 leaves scores as they are")
