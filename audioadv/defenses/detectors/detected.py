@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from audioadv.defenses.detectors.seen import Seen, look
 from audioadv.defenses.statement import Statement, stated
+from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.recogniser import Access
 from audioadv.models.suspicion import carrying, suspicions
+from audioadv.threat.undetected import Undetected
 
 BATCH = 256
 HELD_OUT = 5  # every fifth example sets the threshold, the others teach
@@ -70,7 +71,7 @@ class Detector:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Detected:
+class Detected(Wrapped):
     """A model with a detector: its outputs carry the suspicion, and everything else is the model's own.
 
     Detectors add up: Detected(Detected(model, one), another). An attack that does not know of them attacks the model; one
@@ -97,17 +98,12 @@ class Detected:
     @property
     def net(self) -> nn.Module:
         """All that has parameters."""
-        inner = self.model if isinstance(self.model, nn.Module) else getattr(self.model, "net", None)
+        inner = super().net
         return nn.ModuleList([self.detector.sense, *([inner] if isinstance(inner, nn.Module) else [])])
 
-    def granting(self, access: Access) -> "Detected":
-        """The same, seen by an attacker with this much access."""
-        return replace(self, model=self.model.granting(access))  # type: ignore[attr-defined]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.model, name)
+    def undetected(self) -> Undetected:
+        """The goal of passing every detector of this model."""
+        return Undetected()
 
 
 def fit(
