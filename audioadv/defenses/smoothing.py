@@ -27,7 +27,7 @@ from audioadv.models.rest import at_rest
 from audioadv.threat.channels.keys import Key, fingerprint
 
 ABSTAINS = -1
-BLOCK = 64  # draws at once on a CPU: what stays near its cores is much faster than what does not
+BLOCK = 128  # draws at once on a CPU: what stays near its cores is faster than what does not
 BLOCK_ON_CUDA = 1024
 SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
 
