@@ -137,6 +137,15 @@ def test_a_pair_counts_from_its_worst_bin_on_and_only_where_it_is_reached() -> N
     assert inaudible.share(lines, float("inf")).startswith("  3/4")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "says"), [("smoothing", "certified accuracy at an L2 radius"), ("detectors", "a network on inputs")])
+def test_recipes_of_defenses_run_quickly(name: str, says: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(importlib.import_module(name).main, ["--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert says in result.output
+    assert list(tmp_path.glob("*.jsonl"))
+
+
 def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
     import inaudible
 

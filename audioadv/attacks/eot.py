@@ -33,7 +33,6 @@ from torch import Tensor
 from audioadv.attacks.objective import Look, Objective, Score, judged
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError
-from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Goal
@@ -231,7 +230,7 @@ class Expectation:
 
     def played(self, objective: Objective, rows: list[Row], index: Tensor, part: Tensor, lengths: Tensor | None) -> tuple[Any, Goal]:
         """What the model makes of each row, and the rows' goal."""
-        rate = objective.model.sample_rate if isinstance(objective.model, Recogniser) else self.sample_rate
+        rate = getattr(objective.model, "sample_rate", self.sample_rate)
         heard, ends = self.channel.draw([row.key for row in rows], rate)(part, lengths)
         outputs = objective.model(heard) if ends is None else objective.model(heard, ends)
         return outputs, objective.goal.rows(index.cpu())

@@ -1,8 +1,7 @@
 """The objective: model and goal as one function of the inputs. An attack knows nothing else of either."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, final
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.recogniser import Access
+from audioadv.models.rest import at_rest as at_rest
 from audioadv.threat.goals import Goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
 
@@ -252,24 +252,3 @@ def check_fit(model: Callable[..., Any], inputs: Tensor) -> None:
             f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device}. "
             "Bring them together: inputs.to(device, dtype), or model.to(inputs)"
         )
-
-
-@contextmanager
-def at_rest(model: Callable[..., Any]) -> Iterator[None]:
-    """The model in evaluation mode with its parameters frozen, and afterwards as it was before."""
-    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
-    if not isinstance(net, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in net.modules() if module.training]
-    wanting = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    try:
-        net.eval()
-        for parameter in wanting:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter in wanting:
-            parameter.requires_grad_(True)

@@ -1,7 +1,7 @@
 """A speech recogniser as attacks meet it: waveforms in, letters' log-probabilities out, with what it takes to read them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import final
 
@@ -26,15 +26,19 @@ class Emissions:
     """What a CTC recogniser says of a batch: at each frame, how likely each letter is.
 
     Shapes: log_probs [batch, frames, letters], frames [batch] (a clip's own; what lies after them means nothing).
+    `suspicions` are what detectors make of the clips (`models/suspicion.py`), `voted` the transcripts of a model that does not
+    read them off the letters, but has them voted on (`defenses/smoothed_recogniser.py`).
     """
 
     log_probs: Tensor
     frames: Tensor
     vocabulary: tuple[str, ...]
+    suspicions: Mapping[object, Tensor] = field(default_factory=dict)
+    voted: tuple[str, ...] | None = None
 
     def transcripts(self) -> list[str]:
-        """The greedy transcripts, one a clip."""
-        return transcripts(self.log_probs, self.frames, self.vocabulary)
+        """The transcripts, one a clip: greedy, unless there was a vote."""
+        return transcripts(self.log_probs, self.frames, self.vocabulary) if self.voted is None else list(self.voted)
 
 
 @final

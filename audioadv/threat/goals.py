@@ -18,6 +18,7 @@ from audioadv.models.abstention import abstained
 from audioadv.models.decoding import writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
+from audioadv.threat.joined import Joins
 
 
 class Goal(Protocol):
@@ -33,6 +34,10 @@ class Goal(Protocol):
 
     def reached(self, outputs: Any) -> Tensor:
         """Shapes: -> bool [batch]."""
+        ...
+
+    def lack(self, outputs: Any) -> Tensor:
+        """What is missing, as one goal of several (`joined.py`). Shapes: -> [batch]."""
         ...
 
     def rows(self, index: Tensor) -> Self:
@@ -94,9 +99,17 @@ def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
     return (costs * share).sum(2).square().sum(1)
 
 
+def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Tensor:
+    """Whether each clip is heard as its text: letter by letter, or by vote where the model has one. Shapes: -> bool [batch]."""
+    if outputs.voted is None:
+        return writes_exactly(outputs.log_probs, outputs.frames, *spelling)
+    wanted = texts * len(outputs.voted) if len(texts) == 1 else texts
+    return torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
+
+
 @final
 @dataclass(frozen=True)
-class Transcribe:
+class Transcribe(Joins):
     """To be heard as these texts: one for all clips, or one for each.
 
     >>> Transcribe("Open the  door").texts
@@ -118,7 +131,7 @@ class Transcribe:
         return ctc_margin(outputs, self.spelt(outputs), slack)
 
     def reached(self, outputs: Emissions) -> Tensor:
-        return writes_exactly(outputs.log_probs, outputs.frames, *self.spelt(outputs))
+        return writes(outputs, self.spelt(outputs), self.texts)
 
     def spelt(self, outputs: Emissions) -> Spelling:
         """The texts as columns, one row a clip."""
@@ -139,7 +152,7 @@ class Transcribe:
 
 @final
 @dataclass(frozen=True)
-class Silence:
+class Silence(Joins):
     """To be heard as nothing at all."""
 
     def loss(self, outputs: Emissions) -> Tensor:
@@ -149,7 +162,7 @@ class Silence:
         return ctc_margin(outputs, self.nothing(outputs), slack)
 
     def reached(self, outputs: Emissions) -> Tensor:
-        return writes_exactly(outputs.log_probs, outputs.frames, *self.nothing(outputs))
+        return writes(outputs, self.nothing(outputs), ("",))
 
     @staticmethod
     def nothing(outputs: Emissions) -> Spelling:
@@ -168,7 +181,7 @@ class Silence:
 
 @final
 @dataclass(frozen=True)
-class Mistranscribe:
+class Mistranscribe(Joins):
     """To be heard as anything but the reference: at least `errors` words wrong for each word that was said.
 
     The word error rate counts substitutions, insertions and deletions, so that it can pass 1. A model that abstains has

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import abstained
-from audioadv.threat.both import Joins
+from audioadv.threat.joined import Joins
 
 Confidence = Callable[..., Tensor]
 
@@ -173,6 +173,10 @@ class Misclassify(OfLabels):
             return lead(scores, labels, self.top)
         return self.confidence(scores, labels) if self.rivals is None else self.confidence(scores, labels, self.rivals)
 
+    def lack(self, outputs: Tensor) -> Tensor:
+        """The signed margin, whatever the confidence: exact on either side of the goal, and never saturated."""
+        return replace(self, confidence=margin).loss(outputs) + self.by
+
     def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
         return (lead(*self.scores(outputs), self.top) + self.by + slack).clamp_min(0)
 
@@ -220,6 +224,10 @@ class Classify(OfLabels):
     def loss(self, outputs: Tensor) -> Tensor:
         scores, labels = self.scores(outputs)
         return -(lead(scores, labels, self.top) if self.confidence is margin else self.confidence(scores, labels))
+
+    def lack(self, outputs: Tensor) -> Tensor:
+        """The signed margin, whatever the confidence."""
+        return replace(self, confidence=margin).loss(outputs) + self.by
 
     def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
         return (self.by + slack - lead(*self.scores(outputs), self.top)).clamp_min(0)

@@ -1,0 +1,61 @@
+"""A recogniser under noise: each draw is heard, and the transcripts vote (ROVER).
+
+    waveform + noise, 16 times  --recogniser-->  16 transcripts  --ROVER-->  what is heard
+                                      '--------> letters' probabilities, averaged: what has gradients
+
+Sources: Olivier and Raj 2021, "Sequential randomized smoothing for adversarially robust speech recognition"; the vote, `rover.py`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from audioadv.defenses.rover import rover
+from audioadv.defenses.smoothing import ATTACK, check_noise, each_example, noise_blocks
+from audioadv.defenses.wrapped import Wrapped
+from audioadv.models.recogniser import Emissions, Recogniser
+from audioadv.threat.channels.keys import Key, fingerprint
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SmoothedRecogniser(Wrapped):
+    """A recogniser that hears `draws` noisy versions of a clip (Gaussian of `sigma`, full scale 1) and has their words voted on.
+
+    Its outputs are the letters' mean probabilities frame by frame, which have gradients, with the transcript that was voted:
+    goals go down the one and are judged by the other. Draws are keyed by seed and by the clip's content: the same clip is
+    always heard the same, and an attack meets new draws at each step (EOT). Nothing is certified, since words are no classes.
+    Raises OptionError for a sigma that is not above 0.
+    """
+
+    model: Recogniser
+    sigma: float
+    draws: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_noise(self.sigma, self.draws)
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
+        """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions."""
+        alone = [self.heard(clip, own) for clip, own in each_example(waveforms, lengths) if own is not None]
+        widest = max(int(one.frames.max()) for one in alone)
+        log_probs = [torch.nn.functional.pad(one.log_probs[:, :widest], (0, 0, 0, widest - one.log_probs.shape[1])) for one in alone]
+        voted = tuple(text for one in alone for text in one.transcripts())
+        return replace(alone[0], log_probs=torch.cat(log_probs), frames=torch.cat([one.frames for one in alone]), voted=voted)
+
+    def heard(self, clip: Tensor, own: Tensor) -> Emissions:
+        """One clip without padding. Shapes: clip [1, time], own [1]."""
+        key = Key(self.seed, fingerprint(clip), ATTACK)
+        draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, own, self.sigma, self.draws, key)]
+        log_probs = torch.cat([draw.log_probs for draw in draws]).logsumexp(0, keepdim=True) - math.log(self.draws)
+        texts = [text for draw in draws for text in draw.transcripts()]
+        return replace(draws[0], log_probs=log_probs, frames=draws[0].frames[:1], voted=(rover(texts),))
+
+    @torch.no_grad()
+    def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
+        """What the draws voted for. Shapes: waveforms [batch, time], lengths [batch] in samples."""
+        return self(waveforms, lengths).transcripts()

@@ -1,0 +1,56 @@
+"""The goal of an attacker who has to pass a detector."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from audioadv.errors import OptionError
+from audioadv.models.suspicion import suspicions
+from audioadv.threat.joined import Joins
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Undetected(Joins):
+    """To pass this detector, or every one that the model has, by at least `by` (in the detector's unit).
+
+    It judges outputs of a model that has detectors (`defenses.Detected`), and joins: Misclassify(3) & Undetected(detector).
+
+    >>> from audioadv.models.suspicion import carrying
+    >>> Undetected().reached(carrying(torch.zeros(2, 10), "a detector", torch.tensor([0.5, -2.0])))
+    tensor([False,  True])
+    """
+
+    detector: object = None
+    by: float = 0.0
+
+    def suspicion(self, outputs: Any) -> Tensor:
+        """The greatest of those that count. Shapes: -> [batch]. Raises OptionError where there are none."""
+        held = suspicions(outputs)
+        if not held or (self.detector is not None and self.detector not in held):
+            who = self.detector or "any detector"
+            raise OptionError(f"the model's outputs carry nothing of {who}. Attack the model that has it: Detected(model, detector)")
+        return torch.stack(list(held.values())).amax(0) if self.detector is None else held[self.detector]
+
+    def loss(self, outputs: Any) -> Tensor:
+        return self.suspicion(outputs)
+
+    def lack(self, outputs: Any) -> Tensor:
+        return self.suspicion(outputs) + self.by
+
+    def margin(self, outputs: Any, slack: float = 0.0) -> Tensor:
+        return (self.suspicion(outputs) + self.by + slack).clamp_min(0)
+
+    def reached(self, outputs: Any) -> Tensor:
+        return self.suspicion(outputs) <= -self.by
+
+    def rows(self, index: Tensor) -> "Undetected":
+        return self
+
+    def impossible(self, outputs: Any) -> list[str | None]:
+        return [None] * len(self.suspicion(outputs))
+
+    def __str__(self) -> str:
+        return f"undetected by {self.detector or 'any detector'}"

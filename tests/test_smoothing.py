@@ -1,0 +1,173 @@
+"""Randomized smoothing against closed forms: a linear classifier's certificate is known, and binomial bounds have their books."""
+
+import math
+
+import pytest
+import torch
+from recognisers import linear as recogniser
+from scipy.stats import beta, binomtest
+from torch import Tensor, nn
+
+from audioadv.attacks import pgd
+from audioadv.attacks.objective import objective
+from audioadv.defenses import Smoothed, SmoothedRecogniser, rover, stated
+from audioadv.defenses.smoothing import ABSTAINS, coin_p_value, lower_bound
+from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.certified import certified_curve
+from audioadv.models.recogniser import Access
+from audioadv.threat.bounds import L2, Linf
+from audioadv.threat.goals import Silence, Transcribe
+from audioadv.threat.labels import Misclassify
+
+SIGMA, DRAWS = 0.5, 4000
+
+
+def half_space(size: int = 20) -> tuple[nn.Module, Tensor]:
+    """Class 1 where w.x > 0, |w| = 1: smoothed, it is itself, and its radius is the distance to the plane."""
+    w = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    net = nn.Linear(size, 2, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.stack([-w, w]) / w.norm())
+    return net, w / w.norm()
+
+
+def test_a_linear_classifiers_radius_is_its_distance() -> None:
+    net, w = half_space()
+    distances = torch.tensor([0.1, -0.4, 0.8, -1.2])
+    certificates = Smoothed(net, SIGMA).certify(distances[:, None] * w, draws=DRAWS, alpha=0.001)
+    assert certificates.classes.tolist() == [1, 0, 1, 0]
+    assert (certificates.radii <= distances.abs()).all()
+    assert (certificates.radii >= distances.abs() - 0.15).all()
+    labels = torch.tensor([1, 1, 1, 0])
+    assert [rate.hits for _, rate in certified_curve(certificates, labels, [0.0, 0.5, 1.0, 2.0])] == [3, 2, 1, 0]
+
+
+def test_predict_abstains_on_the_plane_and_not_far_from_it() -> None:
+    net, w = half_space()
+    distances = torch.tensor([0.0, 0.0, 0.5, -0.5])
+    inputs = distances[:, None] * w + torch.tensor([[0.0], [1.0], [0.0], [0.0]]) * (torch.ones(20) - w.sum() * w)
+    assert Smoothed(net, SIGMA).predict(inputs, draws=500).tolist() == [ABSTAINS, ABSTAINS, 1, 0]
+    certificates = Smoothed(net, SIGMA).certify(inputs[:2], draws=500)
+    assert certificates.classes.tolist() == [ABSTAINS, ABSTAINS]
+    assert certificates.radii.tolist() == [0, 0]
+    assert not certificates.hold(torch.tensor([ABSTAINS, 1]), 0.1).any()
+
+
+def test_bounds_are_those_of_the_books() -> None:
+    for hits, draws, alpha in ((0, 50, 0.001), (1, 50, 0.05), (37, 50, 0.001), (50, 50, 0.01), (99_900, 100_000, 0.001)):
+        book = binomtest(hits, draws, alternative="greater").proportion_ci(1 - alpha, method="exact").low
+        assert float(lower_bound(hits, draws, alpha)) == pytest.approx(book, rel=1e-9)
+        assert float(lower_bound(hits, draws, alpha)) == pytest.approx(beta.ppf(alpha, hits, draws - hits + 1) if hits else 0, rel=1e-9)
+    for heads, tosses in ((5, 10), (0, 7), (60, 100), (533, 1000)):
+        assert float(coin_p_value(heads, tosses)) == pytest.approx(binomtest(heads, tosses, 0.5).pvalue, rel=1e-9)
+
+
+def test_neighbours_order_and_padding_change_nothing() -> None:
+    class Loud(nn.Module):
+        def forward(self, sounds: Tensor, lengths: Tensor) -> Tensor:
+            own = torch.arange(sounds.shape[1]) < lengths[:, None]
+            assert (sounds[~own] == 0).all()
+            mean = sounds.sum(1) / lengths
+            return torch.stack([mean, -mean], 1)
+
+    generator = torch.Generator().manual_seed(0)
+    sounds, lengths = 0.02 * torch.randn(3, 30, generator=generator), torch.tensor([30, 17, 25])
+    sounds *= torch.arange(30) < lengths[:, None]
+    smoothed = Smoothed(Loud(), 0.1, draws=100)
+    whole, back = smoothed.certify(sounds, lengths, draws=300), smoothed.certify(sounds.flip(0), lengths.flip(0), draws=300)
+    assert whole.counts.tolist() == back.counts.flip(0).tolist()
+    alone = smoothed.certify(sounds[1:2, :17], lengths[1:2], draws=300)
+    assert alone.counts[0] == whole.counts[1]
+    torch.testing.assert_close(smoothed(sounds, lengths)[1], smoothed(sounds[1:2, :17], lengths[1:2])[0])
+    assert smoothed.certify(sounds, lengths, draws=100).counts.le(100).all()
+    assert not torch.equal(Smoothed(Loud(), 0.1, seed=1).certify(sounds, lengths, draws=300).counts, whole.counts)
+
+
+def test_the_differentiable_form_is_the_mean_probability_and_can_be_attacked() -> None:
+    net, w = half_space()
+    inputs = torch.stack([0.3 * w, -0.3 * w])
+    smoothed = Smoothed(net, SIGMA, draws=2000)
+    outputs = smoothed(inputs)
+    torch.testing.assert_close(outputs.exp().sum(1), torch.ones(2))
+    grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    mean = float(torch.trapezoid(torch.sigmoid(2 * (0.3 + SIGMA * grid)) * torch.exp(-(grid**2) / 2), grid) / math.sqrt(2 * math.pi))
+    assert outputs.exp()[[0, 1], [1, 0]].tolist() == pytest.approx([mean, mean], abs=0.03)
+    wanted = objective(Smoothed(net, SIGMA, draws=400), Misclassify(torch.tensor([1, 0])))
+    for radius, reached in ((0.2, [False, False]), (0.45, [True, True])):
+        assert list(pgd(wanted, L2(radius).around(inputs, box=None), steps=30).reached) == reached
+
+
+def test_smoothing_leaves_the_model_and_says_what_it_is() -> None:
+    net, w = half_space()
+    net.train()
+    before = torch.get_rng_state()
+    smoothed = Smoothed(net, SIGMA)
+    smoothed.certify(w[None], draws=100)
+    assert net.training
+    assert net.weight.requires_grad
+    assert torch.equal(before, torch.get_rng_state())
+    assert str(stated(smoothed)) == "backward pass: exact"
+    assert smoothed.in_features == 20
+    assert SmoothedRecogniser(recogniser(), 0.01).granting(Access.SCORES).access is Access.SCORES
+
+
+def test_noise_that_is_none_and_numbers_that_make_no_sense() -> None:
+    net, w = half_space()
+    for sigma in (0, -1, math.nan, math.inf):
+        with pytest.raises(OptionError, match=r"sigma .*above 0"):
+            Smoothed(net, sigma)
+        with pytest.raises(OptionError, match="sigma"):
+            SmoothedRecogniser(recogniser(), sigma)
+    with pytest.raises(OptionError, match="draws 0"):
+        Smoothed(net, 1).predict(w[None], draws=0)
+    with pytest.raises(OptionError, match="alpha 1"):
+        Smoothed(net, 1).certify(w[None], alpha=1)
+    with pytest.raises(UnusableBatch, match="classes"):
+        Smoothed(lambda x: x.argmax(1), 1).predict(w[None])
+
+
+@pytest.mark.parametrize(
+    ("said", "voted"),
+    [
+        (["a b c"], "a b c"),
+        (["a b c d", "b z d e", "b c d e f"], "b c d e"),  # the alignment of Fiscus 1997, figures 3 and 4; of ties, the earliest
+        (["the cat sat", "cat sat", "cat sat"], "cat sat"),
+        (["", "", "no"], ""),
+        (["no", "", "no"], "no"),
+        (["a x c", "a y c", "a z c"], "a x c"),
+        (["open door", "open the door", "open the door now"], "open the door"),
+    ],
+)
+def test_rover_votes_word_by_word(said: list[str], voted: str) -> None:
+    assert rover(said) == voted
+
+
+def test_rover_weighs_confidences() -> None:
+    said, sure = ["a x", "a y", "a y"], [[1, 0.9], [1, 0.2], [1, 0.1]]
+    assert rover(said, sure, alpha=1) == "a y"
+    assert rover(said, sure, alpha=0) == "a x"
+    assert rover(["a b", "a"], [[1, 0.4], [1]], alpha=0, null=0.5) == "a"
+    for bad in ({"transcripts": []}, {"transcripts": ["a"], "alpha": 2}, {"transcripts": ["a b"], "confidences": [[1]]}):
+        with pytest.raises(OptionError):
+            rover(**bad)
+
+
+def test_a_smoothed_recogniser_votes_and_can_be_attacked() -> None:
+    generator = torch.Generator().manual_seed(3)
+    clips, lengths = 0.02 * torch.randn(2, 1600, generator=generator), torch.tensor([1600, 960])
+    clips[1, 960:] = 0
+    model = SmoothedRecogniser(recogniser(), 1e-3, draws=5)
+    outputs = model(clips, lengths)
+    assert outputs.frames.tolist() == [5, 3]
+    assert model.sample_rate == 16000
+    torch.testing.assert_close(outputs.log_probs[1, :3], model(clips[1:, :960], lengths[1:]).log_probs[0])
+    torch.testing.assert_close(outputs.log_probs[0].exp().sum(1), torch.ones(5))
+    heard = model.transcribe(clips, lengths)
+    assert outputs.transcripts() == heard
+    assert heard == recogniser().transcribe(clips, lengths)  # noise this quiet changes no letter
+    assert Transcribe(heard[1]).reached(outputs).tolist() == [heard[0] == heard[1], True]
+    assert Silence().reached(outputs).tolist() == [text == "" for text in heard]
+    region = Linf(0.05).around(clips, lengths, box=(-1, 1))
+    result = pgd(objective(model, Transcribe("no"), lengths), region, steps=60)
+    assert all(result.reached)
+    assert model.transcribe(result.adversarial, lengths) == ["no", "no"]
