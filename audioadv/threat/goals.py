@@ -18,6 +18,8 @@ from audioadv.models.decoding import writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
 
+LOST = 1.0  # nats: a letter that is so far behind is not heard
+
 
 class Goal(Protocol):
     """What the model should be brought to say, for each example."""
@@ -86,11 +88,34 @@ def too_long(text: str, frames: int) -> str | None:
     return f"The target needs {needed} frames, but the clip has {frames}. {fits}: shorten the target or take a longer clip."
 
 
+def letters_wrong(text: str, heard: str) -> int:
+    """Letters to be put in, left out or replaced to turn one text into the other: Levenshtein's distance.
+
+    >>> letters_wrong("stop", "top it")
+    4
+    """
+    import jiwer
+
+    counts = jiwer.process_characters(text, heard)
+    return counts.substitutions + counts.insertions + counts.deletions
+
+
 def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
     """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
     costs = (margins(outputs.log_probs) + slack).clamp_min(0)
     share = alignment(costs, outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
     return (costs * share).sum(2).square().sum(1)
+
+
+def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:
+    """How firmly a text is still heard: how far its letters lead along its best alignments, mean over frames (nats).
+
+    A frame that is lost by `LOST` counts no more, so that the slope goes on to those that hold; the likelihood, which falls
+    without end where one letter is ruled out, stays with that letter. Shapes: -> [batch].
+    """
+    behind = margins(outputs.log_probs)
+    share = alignment(behind.clamp_min(0), outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
+    return -(behind * share).sum(2).clamp_max(LOST).sum(1) / outputs.frames
 
 
 @final
@@ -118,6 +143,12 @@ class Transcribe:
 
     def reached(self, outputs: Emissions) -> Tensor:
         return writes_exactly(outputs.log_probs, outputs.frames, *self.spelt(outputs))
+
+    def apart(self, outputs: Emissions) -> Tensor:
+        """How many letters of each transcript are wrong: what a search by transcripts alone goes by. Shapes: -> [batch]."""
+        heard = outputs.transcripts()
+        texts = self.texts * len(heard) if len(self.texts) == 1 else self.texts
+        return outputs.log_probs.new_tensor([letters_wrong(text, got) for text, got in zip(texts, heard, strict=True)])
 
     def spelt(self, outputs: Emissions) -> Spelling:
         """The texts as columns, one row a clip."""
@@ -149,6 +180,10 @@ class Silence:
 
     def reached(self, outputs: Emissions) -> Tensor:
         return writes_exactly(outputs.log_probs, outputs.frames, *self.nothing(outputs))
+
+    def apart(self, outputs: Emissions) -> Tensor:
+        """How many letters are heard. Shapes: -> [batch]."""
+        return outputs.log_probs.new_tensor([len(text) for text in outputs.transcripts()])
 
     @staticmethod
     def nothing(outputs: Emissions) -> Spelling:
@@ -184,19 +219,22 @@ class Mistranscribe:
 
     def loss(self, outputs: Emissions) -> Tensor:
         texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
-        columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
-        return -likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
+        return ctc_hold(outputs, spell(texts, outputs.vocabulary, outputs.log_probs.device))
 
     def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
-        return self.loss(outputs)  # word errors have no exact margin: the loss goes on rising
+        return self.loss(outputs)  # word errors have no exact margin: more of the text is let go
 
     def reached(self, outputs: Emissions) -> Tensor:
+        return self.apart(outputs) <= 0
+
+    def apart(self, outputs: Emissions) -> Tensor:
+        """What each word error rate is short of. Shapes: -> [batch]."""
         import jiwer
 
         heard = outputs.transcripts()
         references = self.references * len(heard) if len(self.references) == 1 else self.references
-        wrong = [jiwer.wer(said, text) >= self.errors for said, text in zip(references, heard, strict=True)]
-        return torch.tensor(wrong, device=outputs.log_probs.device)
+        rates = [jiwer.wer(said, text) for said, text in zip(references, heard, strict=True)]
+        return torch.tensor([self.errors - rate for rate in rates], dtype=torch.float64, device=outputs.log_probs.device)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
         return [None] * len(outputs.frames)
