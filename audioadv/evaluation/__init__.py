@@ -2,5 +2,7 @@
 
 from audioadv.evaluation.evaluate import Evaluation, Trial, evaluate
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.speech import SpeechEvaluation, SpeechTrial
+from audioadv.evaluation.words import WordErrors
 
-__all__ = ["Evaluation", "Rate", "Trial", "evaluate"]
+__all__ = ["Evaluation", "Rate", "SpeechEvaluation", "SpeechTrial", "Trial", "WordErrors", "evaluate"]
