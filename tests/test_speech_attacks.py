@@ -79,7 +79,7 @@ def test_estimated_slopes_ask_nothing_of_the_padding() -> None:
         assert not (waves * beyond[: len(waves)]).any()
         return recognisers.listen(waves, own)
 
-    for source in (attacks.nes(2), attacks.spsa(2), attacks.bandits(2), attacks.coordinates(2000)):
+    for source in (attacks.nes(2), attacks.spsa(2), attacks.bandits(2), attacks.coordinates(300)):
         begun = objective(Recogniser(watchful, 16000), Silence(), lengths, slopes=source).begun(waveforms)
         assert not (begun.look(waveforms).slope * beyond).any()
 

@@ -37,11 +37,13 @@ def universal(
 ) -> AttackResult:
     """One change within the bound that brings as many examples as possible to the goal.
 
-    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions. The change repeats
-    every `period` entries along the last axis (by default it is as long as the longest example) and is cut to shorter ones; each
-    example takes the nearest to it that its own region holds. Kept is the change that most examples fell to: it is the result's
-    `shared`, which `everywhere` lays upon other examples; those that did not fall are returned clean. By its nature an example's
-    outcome depends on the others. Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound.
+    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than
+    the one before, down to nothing. The change repeats every `period` entries along the last axis (by default it is as long as
+    the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region holds. Kept is the
+    change that most examples fell to, the latest of such: it is the result's `shared`, which `everywhere` lays upon other
+    examples; those that did not fall are returned clean. By its nature an example's outcome depends on the others.
+
+    Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound.
     """
     plain_changes(region, "universal")
     if not bool(region.radius.isfinite().all()):
@@ -62,11 +64,12 @@ def universal(
             pushes = some.steepest(look.slope * each(~look.reached, look.slope))
             push = folded(pushes.sum(0), shared.shape[-1])[None]
             norm = some.norm.rows(torch.zeros(1, dtype=torch.int64, device=rows.device))
-            stepped = shared[None] - each(step_size * widest, push) * norm.steepest(push)
+            step = step_size * (1 - number / steps) * widest
+            stepped = shared[None] - each(step, push) * norm.steepest(push)
             shared = norm.project(stepped, widest, None, None)[0]
             if number % 10 == 9 or number == steps - 1:
                 there = run.objective.decide(everywhere(region, shared))
-                if there.sum() > most:
+                if there.sum() >= most:
                     best, most = shared, there.sum()
         inputs = everywhere(region, best)
         run.keep(inputs, run.objective.decide(inputs))
