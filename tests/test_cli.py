@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -184,6 +185,31 @@ def test_silence_and_mishearing(folder: Path) -> None:
     (misheard,) = lines(run("craft", "hiss.wav", "--not-as", heard, *QUICK))
     assert misheard["reached"]
     assert misheard["adversarial_transcript"] != heard
+
+
+def test_attacks_by_name_and_as_many_errors_as_asked(folder: Path) -> None:
+    (plain,) = lines(run("craft", "hiss.wav", "--silence", *QUICK))
+    heard = plain["clean_transcript"]
+    goal = ("craft", "hiss.wav", "--not-as", heard, "--errors", "1")
+    for attack, steps in (("apgd", "40"), ("nes", "4"), ("genetic", "12"), ("kenansville", "20")):
+        (line,) = lines(run(*goal, *QUICK, "--attack", attack, "--steps", steps, "--bound", "linf:0.2"))
+        assert line["reached"], attack
+        assert jiwer.wer(heard, line["adversarial_transcript"]) >= 1
+        assert (line["backwards"] == 0) == (attack != "apgd")
+    fixed = run(*goal, *QUICK, "--attack", "genetic")
+    assert fixed.exit_code == 2
+    assert "genetic" in fixed.stderr
+
+
+def test_what_is_said_before_the_clip_stays_before_it(folder: Path) -> None:
+    soundfile.write("nothing.wav", np.zeros(800), 16000)
+    (line,) = lines(run("craft", "nothing.wav", "--target", "a", "--lead-in", "0.1", "--bound", "sticker:1600+0_and_linf:0.1", *QUICK))
+    assert line["reached"]
+    said, _ = soundfile.read(line["out"])
+    assert len(said) == 1600 + 800
+    assert said[:1600].any()
+    assert not said[1600:].any()
+    assert any("silence" in notice for notice in line["notices"])
 
 
 def test_results_are_a_manifest_and_add_up(folder: Path) -> None:

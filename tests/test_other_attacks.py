@@ -11,7 +11,7 @@ from audioadv import attacks
 from audioadv.attacks.draws import Draws, example_keys, mix
 from audioadv.attacks.objective import objective
 from audioadv.attacks.run import Run
-from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access
@@ -33,8 +33,16 @@ def test_universal_is_one_change_and_fools_a_linear_net_throughout() -> None:
     torch.testing.assert_close(change, change[:1].expand_as(change))
     short = attacks.universal(objective(net, Misclassify(0, margin)), L2(0.95 * furthest).around(x, box=None), steps=60)
     assert 0 < sum(short.reached) < len(x)
-    with pytest.raises(UnusableBatch, match="radii"):
-        attacks.universal(objective(net, Misclassify(0)), L2(1.0).around(x, box=None).at(torch.rand(len(x))))
+    torch.testing.assert_close(result.shared, change[0])
+    others = inputs_for(SHAPE, 40, None, seed=9)
+    others = others[labels_of(net, others) == 0]
+    laid = attacks.everywhere(L2(1.05 * furthest).around(others, box=None), result.shared)
+    assert (labels_of(net, laid) != 0).float().mean() > 0.8
+    own = L2(1.0).around(x, box=None).at(furthest * torch.linspace(0.1, 1.5, len(x), dtype=x.dtype))  # each takes what its region holds
+    lengths = (attacks.everywhere(own, 10 * result.shared) - x).flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, own.radius, rtol=1e-5, atol=0)
+    with pytest.raises(OptionError, match="smallest"):
+        attacks.universal(objective(net, Misclassify(0)), L2(MIN).around(x, box=None))
 
 
 def test_transfer_asks_for_decisions_only_and_counts_them() -> None:

@@ -170,3 +170,24 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
     result = CliRunner().invoke(main, ["--quick", *options, *out], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(word in result.output for word in told)
+
+
+def test_the_recipe_of_attacks_on_speech_and_the_training_of_its_nets(tmp_path: Path) -> None:
+    import speech_attacks
+    import train_fsdd
+
+    ran = CliRunner().invoke(speech_attacks.main, ["--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    assert ran.exit_code == 0
+    lines = [json.loads(text) for text in (tmp_path / "table.jsonl").read_text().splitlines()]
+    by_ear = [line for line in lines if line["model"] == "tiny-mel" and line["attack"] in ("genetic, by ear", "kenansville dft")]
+    assert len(by_ear) == 2
+    assert all(line["backwards"] == 0 for line in by_ear)
+    assert all(line["wer"] > line["wer_before"] for line in lines if "snr_db" in line)
+    assert {"universal", "muting"} <= {line["attack"] for line in lines}
+    if not train_fsdd.DATA.is_dir():
+        return
+    apgd = next(line for line in lines if line["model"] == "digits-spoken" and line["attack"] == "apgd")
+    assert apgd["accuracy"] <= 0.2
+    trained = CliRunner().invoke(train_fsdd.main, ["--quick", "--out", str(tmp_path / "net.safetensors")], catch_exceptions=False)
+    assert trained.exit_code == 0
+    assert (tmp_path / "net.safetensors").stat().st_size < 60_000

@@ -1,10 +1,11 @@
 """Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file.
 
-Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, standard
+Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
 In a union       worst_member (any attack, one member after another), msd (all members at once)
 Under hearing    qin (two stages, a soft penalty over the masking threshold)
-Others           universal (one change for all), unbounded, transfer (from a substitute)
+On speech        kenansville (what can be left out), worsen (any attack, for as many word errors as it can)
+Others           universal (one change for all; everywhere lays it upon others), unbounded, transfer (from a substitute)
 Slopes from      the model; from scores: nes, spsa, bandits, coordinates (objective(..., slopes=nes()))
 Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
@@ -19,7 +20,9 @@ from audioadv.attacks.eot import Expectation
 from audioadv.attacks.estimates import bandits, coordinates, nes, spsa
 from audioadv.attacks.fgsm import fgsm
 from audioadv.attacks.fmn import fmn
+from audioadv.attacks.genetic import genetic
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
+from audioadv.attacks.kenansville import kenansville
 from audioadv.attacks.objective import Look
 from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
@@ -31,7 +34,8 @@ from audioadv.attacks.standard import standard
 from audioadv.attacks.transfer import transfer
 from audioadv.attacks.unbounded import unbounded
 from audioadv.attacks.union import msd, worst_member
-from audioadv.attacks.universal import universal
+from audioadv.attacks.universal import everywhere, universal
+from audioadv.attacks.worsen import worsen
 
 __all__ = [
     "Expectation",
@@ -45,10 +49,13 @@ __all__ = [
     "coordinates",
     "ddn",
     "deepfool",
+    "everywhere",
     "fgsm",
     "find_then_shrink",
     "fmn",
+    "genetic",
     "hop_skip_jump",
+    "kenansville",
     "msd",
     "nes",
     "pdpgd",
@@ -61,5 +68,6 @@ __all__ = [
     "transfer",
     "unbounded",
     "universal",
+    "worsen",
     "worst_member",
 ]

@@ -10,15 +10,19 @@ part in the making.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from audioadv.attacks.apgd import apgd
 from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
-from audioadv.attacks.objective import objective
+from audioadv.attacks.estimates import nes
+from audioadv.attacks.genetic import genetic
+from audioadv.attacks.kenansville import kenansville
+from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.qin import qin
 from audioadv.attacks.result import AttackResult, Outcome
@@ -37,6 +41,7 @@ from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 from audioadv.threat.masked import Masked
+from audioadv.threat.region import Region
 
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 BATCH = 16
@@ -145,8 +150,8 @@ def craft_each(
     """
     if attack not in ATTACKS:
         raise OptionError(f"attack {attack!r}: unknown. Use {' or '.join(ATTACKS)}")
-    if attack == "pgd" and bound.minimal:
-        raise OptionError(f"attack 'pgd' works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
+    if attack in FIXED and bound.minimal:
+        raise OptionError(f"attack {attack!r} works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
     if attack == "qin" and not isinstance(bound, Masked):
         raise OptionError(f"attack 'qin' hides a change under a masking threshold, and {bound} has none. Give the bound masked:min")
     if steps < 1:
@@ -308,7 +313,22 @@ def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -
     return None if why is None else (Outcome.INFEASIBLE, why)
 
 
-ATTACKS: dict[str, Callable[..., AttackResult]] = {"shrink": find_then_shrink, "pgd": pgd, "qin": qin}
+def by_nes(objective: Objective, region: Region, *, seed: int = 0, **options: Any) -> AttackResult:
+    """PGD along slopes that are estimated from scores."""
+    return pgd(replace(objective, slopes=nes(seed=seed)), region, seed=seed, **options)
+
+
+ATTACKS: dict[str, Callable[..., AttackResult]] = {
+    "shrink": find_then_shrink,
+    "pgd": pgd,
+    "apgd": apgd,
+    "qin": qin,
+    "nes": by_nes,
+    "genetic": genetic,
+    "kenansville": kenansville,
+}
+FIXED = {"pgd", "apgd", "nes", "genetic"}
+"""Those that work within a fixed bound, and do not look for the smallest."""
 
 
 @final

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from audioadv.attacks.draws import Draws, mix
 from audioadv.attacks.objective import Look, Objective
+from audioadv.audio.ragged import inside
 from audioadv.threat.projections import each
 
 
@@ -25,6 +26,13 @@ def draws_now(seed: int, objective: Objective, inputs: Tensor) -> Draws:
     """Draws keyed by the seed and by how many forwards each example has spent. Shapes: inputs [batch, *]."""
     spent = objective.cost.forwards[objective.who].to(inputs.device)
     return Draws(mix(mix(spent + 1) + seed))
+
+
+def unpadded(objective: Objective, way: Tensor) -> Tensor:
+    """A direction that leaves the padding of shorter clips alone. Shapes: [batch, *] -> the same."""
+    if objective.lengths is None:
+        return way
+    return way * inside(objective.lengths, way.shape[-1]).reshape(len(way), *[1] * (way.ndim - 2), way.shape[-1])
 
 
 def difference(objective: Objective, inputs: Tensor, way: Tensor, near: Tensor | None, slack: float) -> Tensor:
@@ -51,7 +59,7 @@ class RandomDirections:
         own, slope = draws_now(self.seed, objective, inputs), torch.zeros_like(inputs)
         here = objective.score(inputs, near, slack)
         for _ in range(self.draws):
-            way = self.kind(own, inputs)
+            way = unpadded(objective, self.kind(own, inputs))
             rise = difference(objective, inputs, self.reach * way, near, slack)
             slope += each(rise / (2 * self.reach * self.draws), way) * way
         return Look(*here, slope)
@@ -85,7 +93,7 @@ class Coordinates:
         order = draws_now(self.seed, objective, inputs).uniform(flat).argsort(1)[:, : self.entries]
         slope = torch.zeros_like(flat)
         for place in order.T:
-            way = torch.zeros_like(flat).scatter(1, place[:, None], self.reach).reshape(inputs.shape)
+            way = unpadded(objective, torch.zeros_like(flat).scatter(1, place[:, None], self.reach).reshape(inputs.shape))
             slope.scatter_(1, place[:, None], difference(objective, inputs, way, near, slack)[:, None] / (2 * self.reach))
         return Look(*here, slope.reshape(inputs.shape))
 
@@ -121,23 +129,25 @@ class Bandits:
         if not self.prior:
             self.prior.append(inputs.new_zeros(len(objective.cost.forwards), *tiles.shape[1:]))
         held = self.prior[0][who][..., : tiles.shape[-1]]
-        own = draws_now(self.seed, objective, inputs)
+        own, lengths = draws_now(self.seed, objective, inputs), inputs.new_full((len(inputs),), inputs.shape[-1])
+        lengths = lengths if objective.lengths is None else objective.lengths.to(lengths)
+        count = (lengths / self.tile).ceil() * (held[0].numel() / held.shape[-1])  # of tiles that are not all padding
         for _ in range(self.draws):
-            way = own.normal(held) / held[0].numel() ** 0.5
-            ahead, behind = (self.spread_out(held + sign * self.spread * way, inputs) for sign in (1, -1))
+            way = own.normal(held) / each(count.sqrt(), held)
+            ahead, behind = (self.spread_out(held + sign * self.spread * way, objective, inputs) for sign in (1, -1))
             rise = objective.score(inputs + self.reach * ahead, near, slack).loss
             rise = rise - objective.score(inputs + self.reach * behind, near, slack).loss
             held = held + self.rate * each(rise / (self.spread * self.reach), held) * way
         self.prior[0][who, ..., : tiles.shape[-1]] = held
-        return Look(*here, self.spread_out(held, inputs))
+        return Look(*here, self.spread_out(held, objective, inputs))
 
-    def spread_out(self, tiles: Tensor, like: Tensor) -> Tensor:
-        """Tiles as entries, scaled to length 1. Shapes: tiles [batch, *tiles], like [batch, *] -> as like."""
+    def spread_out(self, tiles: Tensor, objective: Objective, like: Tensor) -> Tensor:
+        """Tiles as entries, none in the padding, scaled to length 1. Shapes: tiles [batch, *tiles], like [batch, *] -> as like."""
         axes = min(max(like.ndim - 2, 1), 2)
         full = tiles
         for axis in range(-axes, 0):
             full = full.repeat_interleave(self.tile, axis).narrow(axis, 0, like.shape[axis])
-        return F.normalize(full.flatten(1), dim=1).reshape(like.shape)
+        return F.normalize(unpadded(objective, full).flatten(1), dim=1).reshape(like.shape)
 
 
 bandits = Bandits

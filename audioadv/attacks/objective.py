@@ -146,6 +146,22 @@ class Objective:
         with torch.no_grad():
             return self.told(inputs, near, Score(*judged(self.outputs(inputs), self.goal, near, slack)))
 
+    @property
+    def hears_only(self) -> bool:
+        """Whether the model grants decisions only, but the goal can tell how far a transcript is from it."""
+        return self.expectation is None and granted(self.model) is Access.DECISIONS and hasattr(self.goal, "apart")
+
+    def rank(self, inputs: Tensor) -> Score:
+        """One forward, for searches that need no slope: `score`, or, by decisions only, how much of the transcript is wrong.
+
+        Shapes: inputs [batch, *]. Raises AccessDenied where the model grants decisions only and the goal cannot tell.
+        """
+        if not self.hears_only:
+            return self.score(inputs)
+        with torch.no_grad():
+            outputs = self.outputs(inputs)
+            return Score(self.goal.apart(outputs), self.goal.reached(outputs))  # type: ignore[attr-defined]
+
     def decide(self, inputs: Tensor) -> Tensor:
         """One forward: whether each input reaches the goal. Shapes: [batch, *] -> bool [batch]."""
         if self.expectation is not None:
@@ -206,8 +222,8 @@ class Objective:
 
 
 WITHOUT = {
-    Access.GRADIENTS: "on scores: square, or any with slopes=nes(); on decisions: boundary, hop_skip_jump",
-    Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer",
+    Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, kenansville",
+    Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer, kenansville",
     Access.DECISIONS: "none",
 }
 """The attacks that still work without."""

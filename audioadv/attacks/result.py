@@ -41,7 +41,7 @@ class AttackResult:
     it, in the norm's unit; steps, forwards, backwards [batch]; parameters [batch, *], the region's own, or None where they are
     adversarial - clean. `outcome` has one entry an example. Over a channel, `rate` [batch] is the share of check draws that
     reach the goal, of which a search for the smallest seeks no more than it needs; an input whose rate is too low is returned
-    all the same, as MISSED.
+    all the same, as MISSED. `shared` [*] is the one change of an attack that makes one for all.
     """
 
     adversarial: Tensor
@@ -52,6 +52,7 @@ class AttackResult:
     backwards: Tensor
     parameters: Tensor | None = None
     rate: Tensor | None = None
+    shared: Tensor | None = None
 
     @property
     def reached(self) -> list[bool]:

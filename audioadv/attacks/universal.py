@@ -1,16 +1,25 @@
-"""One perturbation for all examples.
+"""One perturbation for all examples, and for others too.
 
-Sources: Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations"; the descent on a clipped loss, Shafahi et al.
-2020, "Universal adversarial training", algorithm 2.
+    shared  |~~~~~~~~|                          `period` samples; repeated and cut to each clip's own length,
+    clip    |~~~~~~~~|~~~~~~~~|~~~~~|           then brought into that clip's own region
+
+Sources: Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations"; for speech, Neekhara et al. 2019, "Universal adversarial
+perturbations for speech recognition systems"; the descent on a clipped loss, Shafahi et al. 2020, "Universal adversarial
+training", algorithm 2. On clips that begin with silence (`audio.ragged.led_in`), in a `Sticker` over that silence, with the goal
+`Silence`, it is the muting segment of Raina et al. 2024, "Muting Whisper: a universal acoustic adversarial attack on speech
+foundation models".
 """
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, plain_changes
-from audioadv.errors import UnusableBatch
+from audioadv.attacks.run import Run, Tell, plain_changes
+from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -21,42 +30,65 @@ def universal(
     *,
     steps: int = 100,
     step_size: float = 0.1,
+    period: int | None = None,
     batch: int = 64,
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
     """One change within the bound that brings as many examples as possible to the goal.
 
-    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions; the change is
-    projected onto the ball, and cut to each input's own box when it is added. Kept is the change that most examples fell to:
-    the others are returned clean. By its nature an example's outcome depends on the others.
+    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than
+    the one before, down to nothing. The change repeats every `period` entries along the last axis (by default it is as long as
+    the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region holds. Kept is the
+    change that most examples fell to, the latest of such: it is the result's `shared`, which `everywhere` lays upon other
+    examples; those that did not fall are returned clean. By its nature an example's outcome depends on the others.
 
-    Shapes: as in `region.clean`; all of one length. Raises UnusableBatch for radii or lengths that differ.
+    Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound.
     """
     plain_changes(region, "universal")
-    if len(region.radius) and not bool((region.radius == region.radius[0]).all()):
-        raise UnusableBatch("universal: the examples' radii differ, but one change is for all. Take a bound with one radius")
-    run, count = Run(objective, region, progress), len(region.clean)
-    one = region.rows(torch.arange(min(count, 1), device=region.clean.device))
-    draws = Draws(torch.full((1,), seed, dtype=torch.int64, device=region.clean.device))
-    shared = torch.zeros_like(one.clean)
-    best, most = shared, torch.zeros((), device=shared.device) - 1
-    there = torch.zeros(count, dtype=torch.bool, device=region.clean.device)
+    if not bool(region.radius.isfinite().all()):
+        raise OptionError("universal: one change for all has no smallest bound of each. Give the bound a radius")
+    run, clean = Run(objective, region, progress), region.clean
+    count, width = len(clean), clean.shape[-1]
+    widest = region.radius.amax(0, keepdim=True) if count else region.radius.new_zeros(1)
+    draws = Draws(torch.full((1,), seed, dtype=torch.int64, device=clean.device))
+    shared = clean.new_zeros((*clean.shape[1:-1], period or width))
+    best, most = shared, torch.zeros((), device=clean.device) - 1
+    there = torch.zeros(count, dtype=torch.bool, device=clean.device)
     with at_rest(objective.model):
         for number in range(steps if count else 0):
             waiting = (~there).nonzero()[:, 0] if bool((~there).any()) else torch.arange(count, device=there.device)
             rows = waiting[draws.uniform(waiting[None].to(shared)).argsort(1)[0, :batch]]
             some, objective_of_some = region.rows(rows), run.objective.rows(rows.cpu())
-            look = objective_of_some.look(some.inputs(boxed(some, shared.expand_as(some.clean))))
-            push = some.steepest(look.slope * each(~look.reached, look.slope)).sum(0, keepdim=True)
-            step = each(step_size * one.radius, push) * one.norm.steepest(push)
-            shared = one.norm.project(shared - step, one.radius, None, None)
+            look = objective_of_some.look(everywhere(some, shared))
+            pushes = some.steepest(look.slope * each(~look.reached, look.slope))
+            push = folded(pushes.sum(0), shared.shape[-1])[None]
+            norm = some.norm.rows(torch.zeros(1, dtype=torch.int64, device=rows.device))
+            step = step_size * (1 - number / steps) * widest
+            stepped = shared[None] - each(step, push) * norm.steepest(push)
+            shared = norm.project(stepped, widest, None, None)[0]
             if number % 10 == 9 or number == steps - 1:
-                inputs = region.inputs(boxed(region, region.unpadded(shared.expand_as(region.clean))))
-                there = run.objective.decide(inputs)
-                if there.sum() > most:
+                there = run.objective.decide(everywhere(region, shared))
+                if there.sum() >= most:
                     best, most = shared, there.sum()
-        inputs = region.inputs(boxed(region, region.unpadded(best.expand_as(region.clean))))
+        inputs = everywhere(region, best)
         run.keep(inputs, run.objective.decide(inputs))
         run.steps += steps
-    return run.result()
+    return replace(run.result(), shared=best)
+
+
+def everywhere(region: Region, shared: Tensor) -> Tensor:
+    """The region's inputs with one change laid upon all: repeated and cut to each, and brought into the region of each.
+
+    Shapes: shared [*, period] -> as `region.clean`.
+    """
+    period, width = shared.shape[-1], region.clean.shape[-1]
+    laid = shared.repeat(*[1] * (shared.ndim - 1), -(-width // period))[..., :width].expand_as(region.clean)
+    return region.inputs(region.project(region.unpadded(laid)))
+
+
+def folded(push: Tensor, period: int) -> Tensor:
+    """What a change that repeats is pushed by: the sum over its repeats. Shapes: [*, time] -> [*, period]."""
+    repeats = -(-push.shape[-1] // period)
+    padded = torch.nn.functional.pad(push, (0, repeats * period - push.shape[-1]))
+    return padded.reshape(*push.shape[:-1], repeats, period).sum(-2)

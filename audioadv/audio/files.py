@@ -10,7 +10,7 @@ import uuid
 import wave
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, final
 
@@ -49,6 +49,11 @@ class Clip:
     def at(self, sample_rate: int) -> "Clip":
         """The same sound at another rate (soxr, high quality), with a notice. Units: Hz."""
         return _settled(self.name, self.samples.cpu().numpy(), self.sample_rate, sample_rate, self.notices)
+
+    def led_in(self, seconds: float) -> "Clip":
+        """The same sound after so much silence, with a notice: room for what is to be said before it."""
+        silence = self.samples.new_zeros(round(seconds * self.sample_rate))
+        return replace(self, samples=torch.cat([silence, self.samples]), notices=(*self.notices, f"{seconds:g} s of silence put before it"))
 
 
 def round16(samples: Tensor) -> Tensor:

@@ -31,3 +31,14 @@ def inside(lengths: Tensor, width: int) -> Tensor:
             [False, False, False]])
     """
     return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def led_in(waveforms: Tensor, lengths: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """The same clips, each after so many samples of silence, and their new lengths.
+
+    What is said there first, in a `Sticker` over the silence, is said before the clip. Shapes: [batch, time], [batch] -> the same.
+    >>> led_in(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([2, 1]), samples=1)
+    (tensor([[0., 1., 2.],
+            [0., 3., 0.]]), tensor([3, 2]))
+    """
+    return torch.nn.functional.pad(waveforms, (samples, 0)), lengths + samples

@@ -41,6 +41,10 @@ class Job(NamedTuple):
 @click.option(
     "--not-as", "references", multiple=True, metavar="TEXT", help="What is said, to be misheard: once for all clips, or once for each."
 )
+@click.option(
+    "--errors", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True, help="Words misheard, of those --not-as says."
+)
+@click.option("--lead-in", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Silence to put before each clip.")
 @model_option
 @click.option(
     "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
@@ -64,6 +68,8 @@ def craft(
     targets: tuple[str, ...],
     silence: bool,
     references: tuple[str, ...],
+    errors: float,
+    lead_in: float,
     model_name: str,
     spec: str,
     attack: str,
@@ -90,6 +96,8 @@ def craft(
     audioadv craft samples/kitchen.wav --target "open the door"
     audioadv craft a.wav b.wav --target "call me back" --target "stop" --bound snr:30
     audioadv craft samples/kitchen.wav --target "open the door" --bound snr:15 --channel room_then_noise:20..30
+    audioadv craft samples/kitchen.wav --not-as "the kettle is on the stove in the kitchen" --errors 1 --bound snr:30 --attack apgd
+    audioadv craft samples/kitchen.wav --silence --lead-in 0.64 --bound sticker:10240+0
     """
     bound = parse_bound(spec)
     channel = None if channel_spec is None else parse_channel(channel_spec)
@@ -108,10 +116,12 @@ def craft(
         with problems.told():
             if own_texts:
                 check_own_text(entry, text, model)
-            jobs.append(Job(entry, name, read_clip(entry.path, model.sample_rate), text or ""))
+            clip = read_clip(entry.path, model.sample_rate)
+            jobs.append(Job(entry, name, clip.led_in(lead_in) if lead_in else clip, text or ""))
     if not jobs:
         context.exit(WRONG_INPUT)
-    goal = Silence() if silence else kind([job.text for job in jobs])
+    wanted = [job.text for job in jobs]
+    goal = Silence() if silence else Mistranscribe(wanted, errors) if references else Transcribe(wanted)
     make_folder(out)
 
     lines: list[dict[str, Any]] = []

@@ -4,5 +4,17 @@ from audioadv.evaluation.check import check
 from audioadv.evaluation.evaluate import Evaluation, Trial, evaluate
 from audioadv.evaluation.indicators import Checkup
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.speech import SpeechEvaluation, SpeechTrial
+from audioadv.evaluation.words import WordErrors
 
-__all__ = ["Checkup", "Evaluation", "Rate", "Trial", "check", "evaluate"]
+__all__ = [
+    "Checkup",
+    "Evaluation",
+    "Rate",
+    "SpeechEvaluation",
+    "SpeechTrial",
+    "Trial",
+    "WordErrors",
+    "check",
+    "evaluate",
+]

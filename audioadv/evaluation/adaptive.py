@@ -32,7 +32,7 @@ from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.through import outermost, undefended
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.recogniser import Access
-from audioadv.threat.both import Both
+from audioadv.threat.joined import Joined
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
 from audioadv.threat.norms import L2Norm, LinfNorm
@@ -111,7 +111,7 @@ def unseen_too(model: Any, goal: Goal) -> Goal:
     """The goal, and to pass unseen. Raises OptionError for a model that does not say what that is."""
     for view in (model, getattr(model, "net", None)):
         if isinstance(view, Detecting):
-            return Both((goal, view.undetected()))
+            return Joined((goal, view.undetected()))
     name = getattr(model, "name", type(model).__name__)
     raise OptionError(f"{name} states that it detects. Give it undetected(), the goal of passing unseen, judged on its outputs")
 

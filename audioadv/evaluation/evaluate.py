@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, overload
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
+from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Misclassify
 
@@ -158,9 +160,8 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
 
 
 PEEK = 8  # examples on which a model's statement is compared with what it does
-ATTACKS = sorted(
-    set(catalogue.__all__) - {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "qin", "Expectation", "Look"}
-)
+NO_ATTACKS = {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "worsen", "everywhere", "qin", "Expectation", "Look"}
+ATTACKS = sorted(set(catalogue.__all__) - NO_ATTACKS)
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
@@ -184,6 +185,24 @@ def judged(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> T
     return torch.cat(rights) if rights else torch.zeros(0, dtype=torch.bool)
 
 
+@overload
+def evaluate(
+    model: Recogniser,
+    inputs: Tensor,
+    labels: Sequence[str],
+    threat: Threat | Bound,
+    attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
+    *,
+    lengths: Tensor,
+    errors: float = 0.5,
+    batch: int | None = None,
+    all_attacks_see_all: bool = False,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> SpeechEvaluation: ...
+
+
+@overload
 def evaluate(
     model: Callable[..., Any],
     inputs: Tensor,
@@ -193,20 +212,44 @@ def evaluate(
     *,
     goal: Misclassify | None = None,
     box: Box = (0.0, 1.0),
-    batch: int = 500,
+    batch: int | None = None,
     all_attacks_see_all: bool = False,
     static: Callable[..., Any] | None = None,
     draws: int = 8,
     judge_draws: int = 32,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Evaluation:
+) -> Evaluation: ...
+
+
+def evaluate(
+    model: Callable[..., Any],
+    inputs: Tensor,
+    labels: Tensor | Sequence[str],
+    threat: Threat | Bound,
+    attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
+    *,
+    lengths: Tensor | None = None,
+    errors: float = 0.5,
+    goal: Misclassify | None = None,
+    box: Box = (0.0, 1.0),
+    batch: int | None = None,
+    all_attacks_see_all: bool = False,
+    static: Callable[..., Any] | None = None,
+    draws: int = 8,
+    judge_draws: int = 32,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation | SpeechEvaluation:
     """Robust accuracy under a bound (or a threat model that has one), against the union of attacks.
 
     `attacks` is a name, several, a callable (objective, region) -> AttackResult, or a mapping from names to such. `goal` is
     what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack,
     how many examples are done and of how many. What counts is judged once more on the inputs that came out, and must lie
-    within the bound.
+    within the bound. `batch` is how many are attacked at once, by default 500, of clips 16.
+
+    For a recogniser, `labels` are what is said in each clip and `lengths` [examples] the clips' own, in samples: a clip falls where
+    at least `errors` of its words are misheard, and the answer tells word errors too (`evaluation/speech.py`).
 
     What the model states of itself picks the attack (`adaptive.py`); where it is a defense, every attack is first tried by someone
     who does not know that, on the undefended model (or on `static`). A random model is averaged over `draws` at each look, and
@@ -220,6 +263,14 @@ def evaluate(
     >>> print(evaluate(net, torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 0]), Linf(0.1), "pgd").robust_accuracy)
     50.0 % (1 of 2, 9.5 .. 90.5)
     """
+    if not isinstance(labels, Tensor):
+        if not isinstance(model, Recogniser) or lengths is None:
+            raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
+        chosen, see_all = named_attacks(attacks, seed), all_attacks_see_all
+        return evaluate_speech(
+            model, inputs, lengths, labels, threat, chosen, errors=errors, batch=batch or 16, all_attacks_see_all=see_all, progress=progress
+        )
+    batch = batch or 500
     bound = threat if isinstance(threat, Bound) else threat.bound
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")

@@ -2,22 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from audioadv.errors import UnknownModel
 from audioadv.models.recogniser import Access
+from audioadv.models.tiny_m5 import TinyM5
 from audioadv.models.tiny_mnist import TinyMnist
 
 WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED = {
     "mnist": "a small convolutional net, trained naturally; bundled",
     "mnist-robust": "the same, adversarially trained in Linf 0.3; bundled",
+    "digits-spoken": "a small convolutional net for spoken digits, 1 s at 8 kHz; bundled",
+    "speakers": "the same for who speaks them, of four; bundled",
 }
+NETS: dict[str, Callable[[], nn.Module]] = {"digits-spoken": partial(TinyM5, 10), "speakers": partial(TinyM5, 4)}
 
 
 @final
@@ -53,7 +58,7 @@ class Classifier:
 def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier:
     """A bundled classifier, in evaluation mode, its parameters frozen. Raises UnknownModel."""
     if name not in BUNDLED:
-        raise UnknownModel(f"classifier {name!r}: unknown. Use {' or '.join(BUNDLED)}, or your own: any module is a classifier")
-    net = TinyMnist()
+        raise UnknownModel(f"classifier {name!r}: unknown. Use {', '.join(BUNDLED)}, or your own: any module is a classifier")
+    net = NETS.get(name, TinyMnist)()
     net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
     return Classifier(net.eval().requires_grad_(False).to(device), name)

@@ -20,6 +20,8 @@ from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
 from audioadv.threat.joined import Joins
 
+LOST = 1.0  # nats: a letter that is so far behind is not heard
+
 
 class Goal(Protocol):
     """What the model should be brought to say, for each example."""
@@ -92,6 +94,18 @@ def too_long(text: str, frames: int) -> str | None:
     return f"The target needs {needed} frames, but the clip has {frames}. {fits}: shorten the target or take a longer clip."
 
 
+def letters_wrong(text: str, heard: str) -> int:
+    """Letters to be put in, left out or replaced to turn one text into the other: Levenshtein's distance.
+
+    >>> letters_wrong("stop", "top it")
+    4
+    """
+    import jiwer
+
+    counts = jiwer.process_characters(text, heard)
+    return counts.substitutions + counts.insertions + counts.deletions
+
+
 def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
     """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
     costs = (margins(outputs.log_probs) + slack).clamp_min(0)
@@ -105,6 +119,17 @@ def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Te
         return writes_exactly(outputs.log_probs, outputs.frames, *spelling)
     wanted = texts * len(outputs.voted) if len(texts) == 1 else texts
     return torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
+
+
+def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:
+    """How firmly a text is still heard: how far its letters lead along its best alignments, mean over frames (nats).
+
+    A frame that is lost by `LOST` counts no more, so that the slope goes on to those that hold; the likelihood, which falls
+    without end where one letter is ruled out, stays with that letter. Shapes: -> [batch].
+    """
+    behind = margins(outputs.log_probs)
+    share = alignment(behind.clamp_min(0), outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
+    return -(behind * share).sum(2).clamp_max(LOST).sum(1) / outputs.frames
 
 
 @final
@@ -132,6 +157,12 @@ class Transcribe(Joins):
 
     def reached(self, outputs: Emissions) -> Tensor:
         return writes(outputs, self.spelt(outputs), self.texts)
+
+    def apart(self, outputs: Emissions) -> Tensor:
+        """How many letters of each transcript are wrong: what a search by transcripts alone goes by. Shapes: -> [batch]."""
+        heard = outputs.transcripts()
+        texts = self.texts * len(heard) if len(self.texts) == 1 else self.texts
+        return outputs.log_probs.new_tensor([letters_wrong(text, got) for text, got in zip(texts, heard, strict=True)])
 
     def spelt(self, outputs: Emissions) -> Spelling:
         """The texts as columns, one row a clip."""
@@ -163,6 +194,10 @@ class Silence(Joins):
 
     def reached(self, outputs: Emissions) -> Tensor:
         return writes(outputs, self.nothing(outputs), ("",))
+
+    def apart(self, outputs: Emissions) -> Tensor:
+        """How many letters are heard. Shapes: -> [batch]."""
+        return outputs.log_probs.new_tensor([len(text) for text in outputs.transcripts()])
 
     @staticmethod
     def nothing(outputs: Emissions) -> Spelling:
@@ -199,19 +234,23 @@ class Mistranscribe(Joins):
 
     def loss(self, outputs: Emissions) -> Tensor:
         texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
-        columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
-        return -likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
+        return ctc_hold(outputs, spell(texts, outputs.vocabulary, outputs.log_probs.device))
 
     def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
-        return self.loss(outputs)  # word errors have no exact margin: the loss goes on rising
+        return self.loss(outputs)  # word errors have no exact margin: more of the text is let go
 
     def reached(self, outputs: Emissions) -> Tensor:
+        return self.apart(outputs) <= 0
+
+    def apart(self, outputs: Emissions) -> Tensor:
+        """What each word error rate is short of. Shapes: -> [batch]."""
         import jiwer
 
         heard = outputs.transcripts()
         references = self.references * len(heard) if len(self.references) == 1 else self.references
-        wrong = [jiwer.wer(said, text) >= self.errors for said, text in zip(references, heard, strict=True)]
-        return torch.tensor(wrong, device=outputs.log_probs.device) & ~abstained(outputs)
+        rates = [jiwer.wer(said, text) for said, text in zip(references, heard, strict=True)]
+        short = torch.tensor([self.errors - rate for rate in rates], dtype=torch.float64, device=outputs.log_probs.device)
+        return short.masked_fill(abstained(outputs), torch.inf)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
         return [None] * len(outputs.frames)

@@ -1,0 +1,61 @@
+"""Word errors of a whole set of clips, with their interval.
+
+Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", section 3: words of one clip
+are wrong together, so that clips are drawn again, not words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+
+BOOTSTRAPS: Final = 2000
+
+
+@final
+@dataclass(frozen=True)
+class WordErrors:
+    """Words wrong (put in, left out or replaced) and words said, clip by clip. Their ratio passes 1 where more is heard than was said.
+
+    >>> print(WordErrors.of(["stop the car"] * 20, ["stop the car"] * 15 + ["stop car"] * 5))
+    WER 8.3 % (5 of 60 words in 20 clips, 1.7 .. 15.0)
+    """
+
+    wrong: tuple[int, ...]
+    words: tuple[int, ...]
+
+    @staticmethod
+    def of(references: Sequence[str], heard: Sequence[str]) -> "WordErrors":
+        """What of the references was misheard. A reference has a word at least."""
+        import jiwer
+
+        pairs = [jiwer.process_words(said, text) for said, text in zip(references, heard, strict=True)]
+        wrong = tuple(pair.substitutions + pair.insertions + pair.deletions for pair in pairs)
+        return WordErrors(wrong, tuple(len(said.split()) for said in references))
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Each clip's own word error rate."""
+        return tuple(wrong / words for wrong, words in zip(self.wrong, self.words, strict=True))
+
+    @property
+    def value(self) -> float:
+        """All words wrong over all words said; not a number for none."""
+        return sum(self.wrong) / sum(self.words) if self.words else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The middle 95 % of rates over sets of as many clips, drawn from these with replacement (always the same draws)."""
+        if not self.words:
+            return 0.0, float("inf")
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(len(self.words), (BOOTSTRAPS, len(self.words)), generator=generator)
+        wrong, words = (torch.tensor(counts, dtype=torch.float64)[drawn].sum(1) for counts in (self.wrong, self.words))
+        low, high = (wrong / words).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        return low, high
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        clips = f"{sum(self.wrong)} of {sum(self.words)} words in {len(self.words)} clips"
+        return f"WER {100 * self.value:.1f} % ({clips}, {100 * low:.1f} .. {100 * high:.1f})"

@@ -1,0 +1,142 @@
+"""Evaluation of recognisers, and the spoken digits."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import recognisers
+import torch
+from torch import Tensor
+
+import audioadv as aa
+from audioadv import attacks
+from audioadv.attacks.result import Outcome
+from audioadv.audio.files import FULL_SCALE
+from audioadv.audio.ragged import pad
+from audioadv.errors import AccessDenied, InputError, OptionError, UnusableBatch
+from audioadv.evaluation.sounds import fsdd
+from audioadv.evaluation.words import WordErrors
+from audioadv.models.recogniser import Recogniser
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared/data/fsdd"
+PGD = {"pgd": partial(attacks.pgd, steps=10)}
+
+
+def wordy(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Each 80 samples a letter by a fixed linear function of them; every third frame a gap between words."""
+    width = -(-waveforms.shape[1] // 80)
+    scores = torch.nn.functional.pad(waveforms, (0, 80 * width - waveforms.shape[1])).unflatten(1, (width, 80)) @ recognisers.WEIGHTS[:80]
+    gaps = 40.0 * (torch.arange(width) % 3 == 2)
+    scores = scores + gaps[:, None] * torch.nn.functional.one_hot(torch.tensor(1), 29)
+    return scores.log_softmax(-1), (lengths + 79) // 80
+
+
+MODEL = Recogniser(wordy, 16000)
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[Tensor, Tensor, list[str]]:
+    generator = torch.Generator().manual_seed(0)
+    waveforms, lengths = pad([0.1 * torch.randn(80 * (11 + i), generator=generator) for i in range(6)])
+    return waveforms, lengths, MODEL.transcribe(waveforms, lengths)
+
+
+def test_word_errors_before_and_after(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    said = ["not what is said here at all", *said[1:]]  # misheard from the start
+    result = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.03), PGD, lengths=lengths, batch=4)
+    assert result.accuracy == aa.Rate(5, 6)
+    assert result.outcome[0] is Outcome.NEEDLESS
+    assert set(result.outcome[1:]) == {Outcome.REACHED}
+    assert result.robust_accuracy.hits == 0
+    assert result.before.wrong[1:] == (0,) * 5
+    assert min(result.after.rates) >= 0.5
+    alone = [MODEL.transcribe(row[None, :n], n[None])[0] for row, n in zip(result.adversarial, lengths, strict=True)]
+    assert tuple(alone) == result.heard
+    assert torch.equal((result.adversarial * FULL_SCALE).round(), result.adversarial * FULL_SCALE)  # as a file holds it
+    assert (result.adversarial - waveforms).abs().max() <= 0.03 + 0.5 / FULL_SCALE  # waveforms here are on no grid
+    (trial,) = result.trials
+    assert trial.tried.tolist() == [False] + [True] * 5
+    clean, pgd, union = result.lines()
+    assert clean["wer"] == result.before.value
+    assert pgd["wer"] == union["wer"] == result.after.value
+    assert union["wer_interval"][0] <= union["wer"] <= union["wer_interval"][1]
+    assert union["forwards"] == int(trial.forwards.sum()) > 0
+    assert "WER" in str(result)
+
+
+def test_nothing_is_found_where_nothing_may_be_changed(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    result = aa.evaluate(MODEL, waveforms, said, aa.ThreatModel("linf:0.00001"), PGD, lengths=lengths)
+    assert result.robust.all()
+    assert result.heard == result.heard_before == tuple(said)
+    assert result.after.value == result.before.value == 0
+
+
+def test_an_attack_sees_only_what_stands_and_the_worst_counts(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    weak, strong = partial(attacks.pgd, steps=1), partial(attacks.pgd, steps=10)
+    result = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.012), {"weak": weak, "strong": strong}, lengths=lengths)
+    first, second = result.trials
+    assert torch.equal(second.tried, ~first.felled)
+    assert torch.equal(result.robust, ~(first.felled | second.felled))
+    each = [WordErrors.of(said, trial.heard).rates for trial in result.trials]
+    assert result.after.rates == tuple(map(max, *each))
+    every = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.012), {"weak": weak, "strong": strong}, lengths=lengths, all_attacks_see_all=True)
+    assert every.trials[1].tried.all()
+
+
+def test_security_curve_of_the_smallest_changes(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    shrink = {"find_then_shrink": partial(attacks.find_then_shrink, steps=40)}
+    result = aa.evaluate(MODEL, waveforms, said, aa.Linf("min"), shrink, lengths=lengths)
+    assert set(result.outcome) == {Outcome.REACHED}
+    change = (result.adversarial - (waveforms * FULL_SCALE).round() / FULL_SCALE).abs().amax(1)
+    torch.testing.assert_close(result.gauge, change)
+    ranked = result.gauge.sort().values
+    assert [rate.hits for _, rate in result.curve([0.0, float(ranked[2]), 1.0])] == [6, 3, 0]
+
+
+def test_a_threat_model_grants_what_it_says(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    by_ear = aa.ThreatModel("snr:0", access="decisions")
+    with pytest.raises(AccessDenied):
+        aa.evaluate(MODEL, waveforms, said, by_ear, "pgd", lengths=lengths)
+    result = aa.evaluate(MODEL, waveforms, said, by_ear, "kenansville", lengths=lengths)
+    assert result.after.value > 0
+    assert result.trials[0].backwards.sum() == 0
+    with pytest.raises(OptionError, match="survive"):
+        aa.evaluate(MODEL, waveforms, said, aa.ThreatModel("snr:0", channel="room"), "pgd", lengths=lengths)
+    with pytest.raises(UnusableBatch, match="texts"):
+        aa.evaluate(MODEL, waveforms, said[1:], by_ear, lengths=lengths)
+    with pytest.raises(UnusableBatch, match="Recogniser"):
+        aa.evaluate(torch.nn.Flatten(), waveforms, said, by_ear, lengths=lengths)  # type: ignore[call-overload]
+
+
+def test_word_errors_are_over_words_and_their_interval_over_clips() -> None:
+    errors = WordErrors.of(["a b c d", "a"], ["a b x d e", ""])
+    assert errors.wrong == (2, 1)
+    assert errors.value == pytest.approx(3 / 5)
+    assert errors.rates == (0.5, 1.0)
+    many = WordErrors((1,) * 40 + (0,) * 60, (1,) * 100)  # a proportion: the normal interval, 0.4 +- 1.96 sqrt(0.4 * 0.6 / 100)
+    assert many.interval == pytest.approx((0.304, 0.496), abs=0.015)
+    clumped = WordErrors((10,) * 4 + (0,) * 6, (10,) * 10)  # as many words, but wrong ten at a time
+    assert clumped.interval[1] - clumped.interval[0] > 2.5 * (many.interval[1] - many.interval[0])
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
+def test_spoken_digits_and_the_bundled_nets() -> None:
+    for of, name in (("digit", "digits-spoken"), ("speaker", "speakers")):
+        train, test = fsdd(DATA, "train", of=of), fsdd(DATA, of=of)  # type: ignore[arg-type]
+        assert train.waveforms.shape == (1800, 8000)
+        assert test.waveforms.shape == (200, 8000)
+        some = test.first(40)
+        assert some.labels.bincount().unique().numel() == 1  # as many of each
+        held, heard = {row.numpy().tobytes() for row in test.waveforms}, {row.numpy().tobytes() for row in train.waveforms}
+        assert not held & heard
+        assert (aa.load_classifier(name)(test.waveforms).argmax(1) == test.labels).float().mean() >= 0.97
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"recordings\.flac"):
+        fsdd(tmp_path)
