@@ -32,9 +32,9 @@ from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.through import outermost, undefended
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.recogniser import Access
-from audioadv.threat.joined import Joined
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
+from audioadv.threat.joined import Joined
 from audioadv.threat.norms import L2Norm, LinfNorm
 from audioadv.threat.region import Region
 
