@@ -1,6 +1,6 @@
 """Defenses that fell: what each claimed, what an attacker finds who does not know of it, and what one finds who does.
 
-    python recipes/fallen_defenses.py --out runs/fallen        # 500 MNIST images; trains five small nets, three minutes on one core
+    python recipes/fallen_defenses.py --out runs/fallen        # 500 MNIST images; trains five small nets, two minutes on one core
     python recipes/fallen_defenses.py --quick                  # 40 images, nets of a few seconds
 
 Static: PGD on the undefended net, tried on the defense (distillation: PGD on the defense itself, by cross-entropy). Adaptive: what
