@@ -25,6 +25,7 @@ from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
 from audioadv.threat.model import ThreatModel
 from audioadv.threat.stickers import Patch, Sticker
+from audioadv.threat.undetected import Undetected
 from audioadv.threat.warps import Spatial, Timing
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "ThreatModel",
     "Timing",
     "Transcribe",
+    "Undetected",
     "attacks",
     "check",
     "craft",
