@@ -11,6 +11,8 @@ other work on the machine does not count. TensorBoard's curves of each lie in it
 
 import json
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,7 @@ from audioadv.training import (
     Free,
     Guarded,
     Labelled,
+    Mark,
     Method,
     Natural,
     Processes,
@@ -62,7 +65,7 @@ def plans(held: Labelled) -> dict[str, Plan]:
     }
 
 
-def trained(name: str, plan: Plan, data: Labelled, test: Labelled, out: Path, batches: int, here: Processes) -> dict[str, float | str]:
+def trained(name: str, plan: Plan, data: Labelled, test: Labelled, out: Path, count: int, here: Processes) -> dict[str, float | str]:
     """Train, or read what was trained; then judge, or read how it was judged."""
     torch.manual_seed(0)
     net, folder = TinyMnist(), out / name
@@ -75,11 +78,11 @@ def trained(name: str, plan: Plan, data: Labelled, test: Labelled, out: Path, ba
         watch=Watch(BOUND, test.first(1000), data.first(1000)),
         out=folder,
         processes=here,
-        tell=both(TensorBoard(folder), lambda mark: click.echo(f"{name}, {mark}")),
+        tell=teller(name, folder),
     )
     if not here.first or (folder / "judged.json").exists():
         return json.loads((folder / "judged.json").read_text()) if here.first else {}
-    some = test.first(batches)
+    some = test.first(count)
     found = aa.evaluate(net, some.inputs, some.goal.labels, BOUND, "standard")
     clean = aa.evaluate(net, test.inputs, test.labels, BOUND, {}).accuracy
     line = {"method": name, "clean": str(clean), "robust": str(found.robust_accuracy), "cpu_seconds": result.marks[-1].cpu_seconds}
@@ -87,9 +90,17 @@ def trained(name: str, plan: Plan, data: Labelled, test: Labelled, out: Path, ba
     return line
 
 
-def both(*tells):
-    """Tell all of them."""
-    return lambda mark: [tell(mark) for tell in tells]
+def teller(name: str, folder: Path) -> Callable[[Mark], None]:
+    """Tell the terminal, and TensorBoard where it is installed."""
+    board: Callable[[Mark], None] = lambda mark: None  # noqa: E731
+    with suppress(aa.errors.BrokenInstallation):
+        board = TensorBoard(folder)
+
+    def tell(mark: Mark) -> None:
+        click.echo(f"{name}, {mark}")
+        board(mark)
+
+    return tell
 
 
 @click.command()

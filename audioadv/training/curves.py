@@ -19,7 +19,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise BrokenInstallation("TensorBoard's curves need its package: pip install tensorboard") from error
+            raise BrokenInstallation("TensorBoard's curves need its package: pip install 'audioadv[curves]'") from error
         self.open: Any = lambda **options: SummaryWriter(str(folder), **options)
         self.writer: Any = None
 

@@ -118,7 +118,8 @@ def train(
     steps.zero_grad()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         while state.number < passes and not state.stopped:
-            order = [rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows) >= here.count]
+            whole_order = data.order(keyed(seed, "pass", state.number))
+            order = [rows for rows in whole_order if len(rows) >= here.count]  # of a smaller batch some process would get nothing
             net.train()
             clock.start()
             for place in range(state.place, len(order)):

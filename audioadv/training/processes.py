@@ -38,10 +38,11 @@ class Processes:
 
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum over all processes. Shapes: as given."""
-        if self.count > 1:
-            numbers = numbers.clone()
-            distributed.all_reduce(numbers)
-        return numbers
+        if self.count == 1:
+            return numbers
+        total = numbers.cuda() if distributed.get_backend() == "nccl" else numbers.clone()
+        distributed.all_reduce(total)
+        return total.to(numbers)
 
     def mean(self, number: Tensor) -> Tensor:
         """The mean over all processes. Shapes: as given."""
