@@ -34,6 +34,7 @@ from audioadv.evaluation.adaptive import disagreements, planned
 from audioadv.evaluation.survival import Subject, survive
 from audioadv.threat.channels import Channel, Key, parse_channel
 from audioadv.threat.channels.channel import Play, Played
+from audioadv.threat.joined import Joins
 
 SHAPE = (1, 6, 6)
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -426,7 +427,7 @@ class Wary(nn.Module):
 
 
 @dataclass(frozen=True)
-class Unseen:
+class Unseen(Joins):
     """Nothing brighter than 0.6 there."""
 
     def loss(self, outputs: Tensor) -> Tensor:

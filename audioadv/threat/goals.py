@@ -236,6 +236,12 @@ class Mistranscribe(Joins):
         texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
         return ctc_hold(outputs, spell(texts, outputs.vocabulary, outputs.log_probs.device))
 
+    def cost(self, outputs: Emissions) -> Tensor:
+        """The CTC loss of the references, a letter: what a model learns that is to resist. Shapes: -> [batch]."""
+        texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
+        columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
+        return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
+
     def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
         return self.loss(outputs)  # word errors have no exact margin: more of the text is let go
 

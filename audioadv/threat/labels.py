@@ -173,6 +173,10 @@ class Misclassify(OfLabels):
             return lead(scores, labels, self.top)
         return self.confidence(scores, labels) if self.rivals is None else self.confidence(scores, labels, self.rivals)
 
+    def cost(self, outputs: Tensor) -> Tensor:
+        """The cross-entropy of the labels: what a model learns that is to resist. Shapes: -> [batch]."""
+        return -cross_entropy(*self.scores(outputs))
+
     def lack(self, outputs: Tensor) -> Tensor:
         """The signed margin, whatever the confidence: exact on either side of the goal, and never saturated."""
         return replace(self, confidence=margin).loss(outputs) + self.by

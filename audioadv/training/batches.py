@@ -1,8 +1,7 @@
 """What is learnt from: examples in batches, each with the goal of whoever attacks them.
 
-A model that is trained learns to lose the attacker's game: what it wants small is minus the goal's loss. For `Misclassify` that
-is the cross-entropy of the labels, for `Mistranscribe` the CTC loss of the texts, a letter. So one loop trains classifiers
-and recognisers.
+What the model wants small is the cost of giving the truth away: for `Misclassify` the cross-entropy of the labels, for
+`Mistranscribe` the CTC loss of the texts, a letter. So one loop trains classifiers and recognisers.
 """
 
 import random
@@ -35,13 +34,21 @@ def keyed(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(key(*parts))
 
 
+class Untargeted(Goal, Protocol):
+    """A goal that is the truth missed, which a model can learn."""
+
+    def cost(self, outputs: Any) -> Tensor:
+        """How far the truth is from being given. Shapes: -> [batch]."""
+        ...
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Examples and what an attacker wants of them. Shapes: inputs [batch, *]; lengths [batch] in samples, or None; `box` their range."""
 
     inputs: Tensor
-    goal: Goal
+    goal: Untargeted
     lengths: Tensor | None = None
     box: Box = (0.0, 1.0)
 
@@ -54,7 +61,7 @@ class Batch:
 
     def losses(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
         """What the model wants small of inputs in place of these. Shapes: [batch, *] -> [batch]."""
-        return -self.goal.loss(self.outputs(model, inputs))
+        return self.goal.cost(self.outputs(model, inputs))
 
     def region(self, bound: Bound, share: float = 1.0) -> Region:
         """The allowed changes, of this share of the bound's radius."""

@@ -37,4 +37,4 @@ class EAT(Several):
         errors = errors.clone()
         errors[chosen] += self.follow * (error - errors[chosen])
         moment.memory["e_at"] = errors
-        yield descend(-batch.goal.loss(outputs).mean())
+        yield descend(batch.goal.cost(outputs).mean())

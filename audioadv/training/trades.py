@@ -59,5 +59,5 @@ class Trades:
 
             inputs = worst_nearby(region, apart, steps=self.steps, step_size=step_size, seed=moment.seed)
         here = batch.outputs(model, batch.inputs)
-        losses = -batch.goal.loss(here) + self.beta * divergence(here, batch.outputs(model, inputs))
+        losses = batch.goal.cost(here) + self.beta * divergence(here, batch.outputs(model, inputs))
         yield descend(losses.mean())
