@@ -129,7 +129,7 @@ def keywords(chosen: Mapping[str, Attack], count: int, bounds: list[str], data: 
         sounds, net = fsdd(data, of=of).first(count), aa.load_classifier(name)  # type: ignore[arg-type]
         for spec in bounds:
             found = aa.evaluate(net, sounds.waveforms, sounds.labels, aa.parse_bound(spec), chosen, box=BOX, all_attacks_see_all=True)
-            print(f"\n{name}, {found}")
+            print(f"\n{name}, {found}", flush=True)
             lines += [{"model": name, "bound": spec, **line} for line in found.lines()]
     return lines
 

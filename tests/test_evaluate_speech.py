@@ -10,13 +10,15 @@ from torch import Tensor
 
 import audioadv as aa
 from audioadv import attacks
-from audioadv.attacks.result import Outcome
+from audioadv.attacks.objective import Objective
+from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import FULL_SCALE
 from audioadv.audio.ragged import pad
 from audioadv.errors import AccessDenied, InputError, OptionError, UnusableBatch
 from audioadv.evaluation.sounds import fsdd
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser
+from audioadv.threat.region import Region
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data/fsdd"
 PGD = {"pgd": partial(attacks.pgd, steps=10)}
@@ -84,6 +86,27 @@ def test_an_attack_sees_only_what_stands_and_the_worst_counts(clips: tuple[Tenso
     assert result.after.rates == tuple(map(max, *each))
     every = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.012), {"weak": weak, "strong": strong}, lengths=lengths, all_attacks_see_all=True)
     assert every.trials[1].tried.all()
+
+
+def test_what_lies_outside_the_bound_does_not_count(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+
+    def liar(wanted: Objective, region: Region) -> AttackResult:
+        return attacks.pgd(wanted, region.at(1e3 * region.radius), steps=10)
+
+    result = aa.evaluate(MODEL, waveforms, said, aa.Linf(1e-4), {"liar": liar}, lengths=lengths)
+    assert result.robust.all()
+    assert result.after.value == 0
+
+
+@pytest.mark.parametrize("spec", ["snr:10", "masked:15"])
+def test_words_are_lost_under_the_bounds_of_sound(clips: tuple[Tensor, Tensor, list[str]], spec: str) -> None:
+    waveforms, lengths, said = clips
+    waveforms = (waveforms * FULL_SCALE).round() / FULL_SCALE
+    result = aa.evaluate(MODEL, waveforms, said, aa.ThreatModel(spec), {"apgd": partial(attacks.apgd, steps=15)}, lengths=lengths)
+    assert result.after.value >= 0.3
+    bound = aa.parse_bound(spec)
+    assert bound.excess(bound.around(waveforms, lengths, box=(-1, 1)), result.adversarial).max() <= 1e-3
 
 
 def test_security_curve_of_the_smallest_changes(clips: tuple[Tensor, Tensor, list[str]]) -> None:
