@@ -43,7 +43,7 @@ def fmn(
             wave = (1 + math.cos(math.pi * number / steps)) / 2
             alpha, rate = step_size * (0.01 + 0.99 * wave), 0.001 + (gamma - 0.001) * wave
             slope = run.region.unpadded(run.region.pull(delta, look.slope))
-            best, size = run.gauge[run.here.to(delta.device)], run.region.norm.gauge(delta)
+            best, size = run.gauge[run.spot], run.region.norm.gauge(delta)
             dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
             outward = torch.where(best.isfinite(), ball * (1 + rate), (size + look.loss.abs() / dual) * (1 + rate))
             ball = torch.where(look.reached, torch.minimum(ball * (1 - rate), best), outward)

@@ -58,5 +58,5 @@ def universal(
                     best, most = shared, there.sum()
         inputs = region.inputs(boxed(region, region.unpadded(best.expand_as(region.clean))))
         run.keep(inputs, run.objective.decide(inputs))
-        run.steps += steps
+        run.taken = steps
     return run.result()

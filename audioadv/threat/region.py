@@ -11,6 +11,7 @@ the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Protocol, Self, final
 
 import torch
@@ -206,6 +207,23 @@ class Region:
         blocked = ((slope > 0) & (change <= self.low)) | ((slope < 0) & (change >= self.high))
         return torch.where(blocked, 0.0, slope)
 
+    @cached_property
+    def limits(self) -> tuple[Tensor, Tensor] | None:
+        """The allowed changes as limits on each entry, where they are a box; made once, since a step needs them again and again."""
+        if not self.added or (box := getattr(self.norm, "box", None)) is None:
+            return None
+        lower, upper = box(self.clean, self.radius)
+        if self.low is None or self.high is None:
+            return lower.contiguous(), upper.contiguous()  # a clamp is slower where limits broadcast
+        return lower.maximum(self.low), upper.minimum(self.high)
+
+    def descend(self, delta: Tensor, slope: Tensor, size: Tensor) -> Tensor:
+        """Parameters a step of `size` [batch] down the steepest way, projected. They are written over `delta`, where that saves time."""
+        step = self.steepest(slope)
+        if self.limits is None:
+            return self.project(torch.addcmul(delta, each(size, delta), step, value=-1))
+        return delta.addcmul_(each(size, delta), step, value=-1).clamp_(*self.limits)
+
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed parameters; zero in the padding."""
         return self.norm.project(delta, self.radius, *((self.low, self.high) if self.map.boxed else (None, None)))
@@ -253,7 +271,23 @@ class Region:
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
-        return gauge <= self.radius + self.rounding()
+        return gauge <= self.limit
+
+    @cached_property
+    def limit(self) -> Tensor:
+        """The largest gauge that `holds`. Shapes: -> [batch]."""
+        return self.radius + self.rounding()
+
+    def measured(self, adversarial: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`gauge` and `holds` of some examples' inputs, or of all. Shapes: adversarial [some, *], rows [some] -> [some], bool [some]."""
+        if rows is None:
+            gauge = self.gauge(adversarial)
+            return gauge, self.holds(gauge)
+        if not self.added:
+            gauge = self.rows(rows).gauge(adversarial)
+            return gauge, gauge <= self.limit[rows]
+        gauge = self.norm.rows(rows).gauge(adversarial - self.clean[rows])  # cheaper than a region of these rows
+        return gauge, gauge <= self.limit[rows]
 
     def rounding(self) -> Tensor:
         """How much a gauge may grow when clean + delta is rounded to float32: nothing on the grid. Shapes: -> [batch]."""
