@@ -68,8 +68,7 @@ class Draws:
 
     def uniform(self, like: Tensor) -> Tensor:
         """In [0, 1), in steps of 2^-24. Shapes: like [batch, *] -> as like."""
-        size = like[0].numel()  # of 32 bits each: two from every 64
-        numbers = self.bits((size + 1) // 2).view(torch.int32)[:, :size].bitwise_right_shift_(8).bitwise_and_((1 << 24) - 1)
+        numbers = self.bits(like[0].numel()).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
         return numbers.to(like.dtype).div_(1 << 24).reshape(like.shape)
 
     def signs(self, like: Tensor) -> Tensor:

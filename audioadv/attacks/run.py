@@ -157,6 +157,17 @@ def boxed(region: Region, delta: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(delta, region.low), region.high)
 
 
+def restless(slope: Tensor, lost: Tensor) -> Tensor:
+    """For those that are lost, the slope's signs, as long as the slope: every entry moves, also those that it hardly sees.
+
+    On nets trained to hide behind a few saturated pixels a slope of normal length goes round and round in these.
+    Shapes: slope [batch, *], lost bool [batch] -> as slope.
+    """
+    sign = slope.sign()
+    long = slope.flatten(1).norm(dim=1) / sign.flatten(1).norm(dim=1).clamp_min(1.0)
+    return torch.where(each(lost, slope), each(long, slope) * sign, slope)
+
+
 def plain_changes(region: Region, attack: str) -> None:
     """Raises OptionError for a region with parameters of its own, for an attack that changes inputs sample by sample."""
     if not region.added:

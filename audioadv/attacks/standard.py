@@ -15,6 +15,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Tell
 from audioadv.attacks.square import square
 from audioadv.attacks.survivors import Attack, one_after_another
+from audioadv.attacks.union import worst_member
 from audioadv.threat.labels import Misclassify, cross_entropy, margin
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Region
@@ -24,10 +25,11 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     """APGD on cross-entropy, APGD toward nine rivals, Square: each on the survivors of the one before.
 
     At most 100 gradients, 900 gradients and 500 queries an example. The goal's own confidence is set aside; goals that know
-    no labels get APGD on their loss and Square. In L1 the steps are sparse; Square is for
-    plain changes in Linf and L2. Shapes: as in `region.clean`.
+    no labels get APGD on their loss and Square. In L1 the steps are sparse; Square is for plain changes in Linf and L2. A
+    union is attacked member by member. Shapes: as in `region.clean`.
     """
-
+    if len(region.members()) > 1:
+        return worst_member(standard, objective, region, seed=seed)
     first: Attack = partial(apgd_l1 if isinstance(region.norm, L1Norm) else apgd, seed=seed)
     stages = [(objective.by(cross_entropy), first)]
     if isinstance(objective.goal, Misclassify):

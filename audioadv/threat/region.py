@@ -189,19 +189,20 @@ class Region:
             change = torch.minimum(torch.maximum(change, self.low), self.high)
         return change if self.inside is None else change * self.inside
 
-    def pull(self, delta: Tensor, slope: Tensor) -> Tensor:
+    def pull(self, delta: Tensor, slope: Tensor, *, free: bool = False) -> Tensor:
         """The slope with respect to the parameters, from the slope with respect to the inputs that they stand for.
 
+        With `free`, and always where steps move few entries, only of those entries that the box leaves room to move.
         Shapes: delta [batch, *], slope as clean -> as delta.
         """
-        if self.low is not None and getattr(self.norm, "sparse", False):
+        if self.low is not None and (free or getattr(self.norm, "sparse", False)):
             slope = self.unblocked(delta if self.added else self.changed(delta), slope)
         if self.added:
             return slope
         return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
 
     def unblocked(self, change: Tensor, slope: Tensor) -> Tensor:
-        """The slope without the entries that the box keeps from going down it: they would take a sparse step's few places."""
+        """The slope without the entries that the box keeps from going down it: they would take up the step of those that can."""
         assert self.low is not None
         assert self.high is not None
         blocked = ((slope > 0) & (change <= self.low)) | ((slope < 0) & (change >= self.high))
