@@ -38,7 +38,7 @@ def ours(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
         wanted = aa.objective(net, aa.Misclassify(y, confidence))
         return attack(wanted, bound.around(x), steps=steps, seed=seed).adversarial
 
-    makers: dict[str, Maker] = {}
+    makers: dict[str, Maker] = {"audioadv fmn": partial(run, attacks.fmn, margin)}
     for name, confidence in CONFIDENCES.items():
         makers[f"audioadv apgd {name}"] = partial(run, attacks.apgd_l1 if norm == "l1" else attacks.apgd, confidence)
         makers[f"audioadv pgd {name}"] = partial(run, partial(attacks.pgd, step_size=max(2.5 / steps, 0.03)), confidence)

@@ -40,6 +40,7 @@ def fmn(
     """
     run = Run(objective.by(margin), region, progress)
     delta, ball = region.start(), torch.full_like(region.radius, torch.inf)
+    best = ball  # the smallest change that reached the goal, inside the region or not
     with at_rest(objective.model):
         for number in range(steps):
             inputs = run.region.inputs(delta)
@@ -48,7 +49,8 @@ def fmn(
             wave = (1 + math.cos(math.pi * number / steps)) / 2
             alpha, rate = step_size * (0.01 + 0.99 * wave), 0.001 + (gamma - 0.001) * wave
             slope = run.region.unpadded(run.region.pull(delta, look.slope, free=True))
-            best, size = run.gauge[run.spot], run.region.norm.gauge(delta)
+            size = run.region.norm.gauge(delta)
+            best = torch.where(look.reached, torch.minimum(best, size), best)
             dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
             outward = torch.where(best.isfinite(), ball * (1 + rate), (size + look.loss.abs() / dual) * (1 + rate))
             lost = best.isinf() & (number >= PATIENCE)
@@ -57,7 +59,7 @@ def fmn(
             delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
             delta = run.region.at(ball).project(delta)
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
-                delta, ball = cut(left, delta, ball)
+                delta, ball, best = cut(left, delta, ball, best)
                 if not len(delta):
                     break
     return run.result()
