@@ -160,7 +160,7 @@ def boxed(region: Region, delta: Tensor) -> Tensor:
 def restless(slope: Tensor, lost: Tensor) -> Tensor:
     """For those that are lost, the slope's signs, as long as the slope: every entry moves, also those that it hardly sees.
 
-    On nets trained to hide behind a few saturated pixels a slope of normal length goes round and round in these.
+    Tried because it worked: on mnist-robust FMN found 13 of 23 without it, 23 with it, in 100 steps. Why is not settled.
     Shapes: slope [batch, *], lost bool [batch] -> as slope.
     """
     sign = slope.sign()

@@ -2,8 +2,8 @@
 
 Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks".
 AutoAttack runs APGD on cross-entropy, APGD toward nine rivals, FAB and 5,000 queries of Square. Here the passes go where the
-examples fall: the two APGDs as they are, FMN for FAB between them (the smallest change is sought from outside the ball, where
-slopes are not masked, at a ninth of the cost), then 500 queries, which tell of masked gradients.
+examples fall: the two APGDs as they are, FMN for FAB between them (the smallest change is sought from outside the ball, at a
+ninth of the gradients of the second APGD), then 500 queries, which tell of masked gradients.
 """
 
 from functools import partial
