@@ -6,7 +6,8 @@
 The bundled adversarially trained net is trained further on the worse of two adversaries for each image: Linf 0.3, and a turn by
 up to 30 degrees with a shift by up to 3 pixels. Then it is attacked by each member and by mixes of both: beta of the one, then
 1 - beta of the other. All attacks are PGD with the same steps and restarts. The question is whether robustness to both ends
-means robustness between them; after some 100 batches of training, no single mix beat the worst member (yet). Without MNIST's files, scikit-learn's digits stand in.
+means robustness between them; after some 100 batches of training, no single mix beat the worst member (yet).
+Without MNIST's files, scikit-learn's digits stand in.
 
 Source: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 4.3 and figure 4.
 """
