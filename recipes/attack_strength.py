@@ -2,7 +2,7 @@
 
     python recipes/attack_strength.py                      # 500 MNIST images, 20 and 100 gradients, five seeds
     python recipes/attack_strength.py --quick              # 50 images, 20 gradients, one seed
-    PEERS=1 python recipes/attack_strength.py              # in an environment that has torchattacks and foolbox: theirs too
+    PEERS=1 python recipes/attack_strength.py              # foolbox, torchattacks, adv_lib and AutoAttack too, those that are installed
 
 The bundled adversarially trained net. Every attack is handed images and labels, and the images that come back are judged here:
 within the ball and box (up to 1e-5), and misclassified or not. Gradients are counted by a hook on the net.
@@ -25,7 +25,8 @@ from audioadv import attacks
 from audioadv.threat.labels import cross_entropy, dlr, margin
 
 CONFIDENCES = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
-RADII = {"linf": 0.3, "l2": 2.0}
+RADII = {"linf": 0.3, "l2": 2.0, "l1": 10.0}
+ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 Maker = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -37,44 +38,87 @@ def ours(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
         wanted = aa.objective(net, aa.Misclassify(y, confidence))
         return attack(wanted, bound.around(x), steps=steps, seed=seed).adversarial
 
-    makers: dict[str, Maker] = {}
+    makers: dict[str, Maker] = {"audioadv fmn": partial(run, attacks.fmn, margin)}
     for name, confidence in CONFIDENCES.items():
-        makers[f"audioadv apgd {name}"] = partial(run, attacks.apgd, confidence)
+        makers[f"audioadv apgd {name}"] = partial(run, attacks.apgd_l1 if norm == "l1" else attacks.apgd, confidence)
         makers[f"audioadv pgd {name}"] = partial(run, partial(attacks.pgd, step_size=max(2.5 / steps, 0.03)), confidence)
     return makers
 
 
 def peers(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
-    """torchattacks' and foolbox' attacks, where they are installed and asked for."""
+    """The peers' attacks, where they are asked for; says which are not installed."""
     if not os.environ.get("PEERS"):
         return {}
-    import foolbox
-    import torchattacks
+    found: dict[str, Maker] = {}
+    for name, theirs in {"foolbox": foolbox, "torchattacks": torchattacks, "adv_lib": adv_lib, "autoattack": autoattack}.items():
+        try:
+            found |= theirs(net, norm, steps, seed)
+        except ImportError as missing:
+            click.echo(f"{name} is left out: {missing.name} is not installed", err=True)
+    return found
 
-    radius, letter, size = RADII[norm], {"linf": "Linf", "l2": "L2"}[norm], max(2.5 / steps, 0.03) * RADII[norm]
-    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
-    pgd = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
 
-    def fool(x: Tensor, y: Tensor) -> Tensor:
+def step_size(norm: str, steps: int) -> float:
+    """What a peer's PGD gets: 2.5 radii over all steps, 3 % of the radius at least."""
+    return max(2.5 / steps, 0.03) * RADII[norm]
+
+
+def foolbox(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
+    import foolbox as fb
+
+    kinds = {"linf": fb.attacks.LinfPGD, "l2": fb.attacks.L2PGD, "l1": fb.attacks.SparseL1DescentAttack}
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
         torch.manual_seed(seed)
-        return pgd(steps=steps, abs_stepsize=size).run(model, x, foolbox.criteria.Misclassification(y), epsilon=radius)
+        model = fb.PyTorchModel(net, bounds=(0, 1), device="cpu")
+        attack = kinds[norm](steps=steps, abs_stepsize=step_size(norm, steps))
+        return attack.run(model, x, fb.criteria.Misclassification(y), epsilon=RADII[norm])
 
-    def torch_attack(kind: str, x: Tensor, y: Tensor) -> Tensor:
+    return {"foolbox pgd": run}
+
+
+def torchattacks(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
+    import torchattacks as ta
+
+    if norm == "l1":
+        return {}
+
+    def pgd(x: Tensor, y: Tensor) -> Tensor:
         torch.manual_seed(seed)
-        if kind == "pgd":
-            way = torchattacks.PGD if norm == "linf" else torchattacks.PGDL2
-            return way(net, eps=radius, alpha=size, steps=steps)(x, y)
-        return torchattacks.APGD(net, norm=letter, eps=radius, steps=steps, loss=kind, seed=seed)(x, y)
+        way = ta.PGD if norm == "linf" else ta.PGDL2
+        return way(net, eps=RADII[norm], alpha=step_size(norm, steps), steps=steps)(x, y)
 
-    return {
-        "foolbox pgd": fool,
-        **{f"torchattacks {kind}": partial(torch_attack, kind) for kind in ("pgd", "ce", "dlr")},
-    }
+    def apgd(kind: str, x: Tensor, y: Tensor) -> Tensor:
+        return ta.APGD(net, norm=norm.replace("l", "L", 1), eps=RADII[norm], steps=steps, loss=kind, seed=seed)(x, y)
+
+    return {"torchattacks pgd": pgd, **{f"torchattacks apgd {kind}": partial(apgd, kind) for kind in ("ce", "dlr")}}
+
+
+def adv_lib(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
+    from adv_lib.attacks import apgd
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        torch.manual_seed(seed)
+        return apgd(net, x, y, eps=RADII[norm], norm=ORDERS[norm], n_iter=steps)
+
+    return {"adv_lib apgd": run}
+
+
+def autoattack(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
+    from autoattack.autopgd_base import APGDAttack
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        attack = APGDAttack(net, n_iter=steps, norm=norm.replace("l", "L", 1), eps=RADII[norm], seed=seed, device="cpu")
+        if norm == "l1":
+            attack.use_largereps = True
+        return attack.perturb(x, y)
+
+    return {"autoattack apgd-ce": run}
 
 
 @click.command()
 @click.option("--count", default=500, show_default=True)
-@click.option("--gradients", multiple=True, default=(20, 100), show_default=True)
+@click.option("--gradients", multiple=True, default=(20, 100), show_default=True, type=int)
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--norm", "norms", multiple=True, default=tuple(RADII), show_default=True)
 @click.option("--data", type=Path, default=DATA, show_default=True)
@@ -98,7 +142,7 @@ def main(count: int, gradients: tuple[int, ...], seeds: int, norms: tuple[str, .
                     passes.clear()
                     adversarial = make(x, y).detach()
                     calls, most = sum(passes) / len(x), len(passes)
-                    size = (adversarial - x).flatten(1).norm(p=torch.inf if norm == "linf" else 2, dim=1)
+                    size = (adversarial - x).flatten(1).norm(p=ORDERS[norm], dim=1)
                     valid = (size <= RADII[norm] + 1e-5) & (adversarial.flatten(1).amin(1) >= 0) & (adversarial.flatten(1).amax(1) <= 1)
                     with torch.no_grad():
                         fooled = valid & (net(adversarial).argmax(1) != y)

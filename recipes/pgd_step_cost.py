@@ -5,7 +5,8 @@
     PEERS=1 python recipes/pgd_step_cost.py          # in an environment that has torchattacks and foolbox: theirs too
 
 All examples stay in the batch (`early_stop=False`: the best iterate is kept all along). Attack and floor take turns, so that
-both meet the same machine; the figure is the median ratio of neighbours.
+both meet the same machine; the figure is the median ratio of neighbours, in the process's own time: a machine's other work
+does not count.
 """
 
 import os
@@ -80,11 +81,14 @@ def ours(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[
 
 
 def peers(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[float, float]) -> dict[str, Callable[[], object]]:
-    """torchattacks and foolbox, where they are installed and asked for."""
+    """torchattacks and foolbox, where they are asked for. Ends with a message where one is not installed."""
     if not os.environ.get("PEERS"):
         return {}
-    import foolbox
-    import torchattacks
+    try:
+        import foolbox
+        import torchattacks
+    except ImportError as missing:
+        raise click.ClickException(f"PEERS=1, but {missing.name} is not installed: leave PEERS out, or install it") from missing
 
     theirs = torchattacks.PGD(net, eps=0.03, alpha=0.003, steps=steps)
     model = foolbox.PyTorchModel(net, bounds=box, device="cpu")
@@ -114,11 +118,11 @@ def main(steps: int, repeats: int, only: tuple[str, ...], quick: bool) -> None:
         ratios: dict[str, list[float]] = {who: [] for who in runs}
         for repeat in range(repeats + 1):
             for who, run in runs.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 floor(net, inputs, labels, steps)
-                middle = time.perf_counter()
+                middle = time.process_time()
                 run()
-                ended = time.perf_counter()
+                ended = time.process_time()
                 if repeat:  # the first is to warm up
                     ratios[who].append((ended - middle) / (middle - began))
         for who, values in ratios.items():

@@ -59,7 +59,7 @@ def boundary(
             rates[1] = torch.where(beside, 0.95 * rates[1] + 0.05 * whole, rates[1])
             side = torch.where(rates[0] > TARGET[0], side * ADAPT, side / ADAPT).clamp(1e-6, 1.0)
             ahead = torch.where(rates[1] > TARGET[1], ahead * ADAPT, ahead / ADAPT).clamp(1e-6, 0.5)
-            inside = run.gauge[run.here.to(delta.device)].isfinite() & run.region.radius.isfinite()
+            inside = run.gauge[run.spot].isfinite() & run.region.radius.isfinite()
             if left := run.leave(torch.ones_like(inside), inside):
                 (delta, side, ahead), draws, rates = cut(left, delta, side, ahead), draws.rows(left[0]), rates[:, left[0]]
                 if not len(delta):

@@ -28,9 +28,10 @@ def times_golden(number: int) -> int:
 
 def mix(x: Tensor) -> Tensor:
     """64 bits, well stirred. Shapes: int64 [*] -> [*]."""
-    x = (x ^ ((x >> 30) & (1 << 34) - 1)) * FIRST
-    x = (x ^ ((x >> 27) & (1 << 37) - 1)) * SECOND
-    return x ^ ((x >> 31) & (1 << 33) - 1)
+    for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
+        high = (x >> shift).bitwise_and_((1 << 64 - shift) - 1)  # as if there were no sign; in place, since fresh memory costs most
+        x = high.bitwise_xor_(x).mul_(factor)
+    return x
 
 
 def example_keys(seed: int, clean: Tensor) -> Tensor:
@@ -67,8 +68,8 @@ class Draws:
 
     def uniform(self, like: Tensor) -> Tensor:
         """In [0, 1), in steps of 2^-24. Shapes: like [batch, *] -> as like."""
-        numbers = self.bits(like[0].numel()) >> 40 & (1 << 24) - 1
-        return (numbers.to(like.dtype) / (1 << 24)).reshape(like.shape)
+        numbers = self.bits(like[0].numel()).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
+        return numbers.to(like.dtype).div_(1 << 24).reshape(like.shape)
 
     def signs(self, like: Tensor) -> Tensor:
         """-1 or 1. Shapes: like [batch, *] -> as like."""
@@ -93,7 +94,7 @@ def random_start(region: Region, seed: int) -> Tensor:
     clean = region.clean
     draws = Draws.of(seed, clean)
     if isinstance(region.norm, LinfNorm):
-        unit = 2 * draws.uniform(clean if region.added else region.start()) - 1
+        unit = draws.uniform(clean if region.added else region.start()).mul_(2).sub_(1)
     elif region.added and isinstance(region.norm, L2Norm):
         unit = draws.normal(clean) if region.inside is None else draws.normal(clean) * region.inside
         size = clean[0].numel() if region.inside is None else region.inside.expand_as(clean).flatten(1).sum(1).clamp_min(1)

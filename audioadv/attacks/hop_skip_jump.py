@@ -48,7 +48,7 @@ def hop_skip_jump(
                 reached = ask(run, trial, ~done)
                 delta = torch.where(each(reached, delta), trial, delta)
                 done, stride = done | reached, stride / 2
-            inside = run.gauge[run.here.to(delta.device)].isfinite() & run.region.radius.isfinite()
+            inside = run.gauge[run.spot].isfinite() & run.region.radius.isfinite()
             if left := run.leave(torch.ones_like(inside), inside):
                 (delta,), own = cut(left, delta), own.rows(left[0])
                 if not len(delta):

@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
+from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.models.rest import at_rest as at_rest
@@ -17,20 +19,6 @@ from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_
 if TYPE_CHECKING:
     from audioadv.attacks.eot import Expectation, Memory
     from audioadv.attacks.trace import Watch
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Cost:
-    """Passes through the model, counted per example. Shapes: forwards [examples], backwards [examples], on the CPU."""
-
-    forwards: Tensor
-    backwards: Tensor
-
-    @staticmethod
-    def nothing(count: int) -> "Cost":
-        """No pass yet, for so many examples."""
-        return Cost(torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64))
 
 
 class Look(NamedTuple):
@@ -83,7 +71,7 @@ class Objective:
     goal: Goal
     lengths: Tensor | None = None
     who: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    cost: Cost = field(default_factory=lambda: Cost.nothing(0))
+    cost: Cost = field(default_factory=lambda: Cost(0))
     slopes: SlopeSource | None = None
     expectation: "Expectation | None" = None
     memory: "Memory | None" = None
@@ -98,7 +86,7 @@ class Objective:
         slopes = None if self.slopes is None else self.slopes.begun(len(clean))
         memory = None if self.expectation is None else self.expectation.memory(clean, self.lengths)
         watch = None if self.watch is None else self.watch.begun()
-        return replace(self, who=torch.arange(len(clean)), cost=Cost.nothing(len(clean)), slopes=slopes, memory=memory, watch=watch)
+        return replace(self, who=torch.arange(len(clean)), cost=Cost(len(clean)), slopes=slopes, memory=memory, watch=watch)
 
     def told(self, inputs: Tensor, near: Tensor | None, seen: Seen) -> Seen:
         """What was seen of these inputs, once the watch knows of it."""
@@ -111,10 +99,10 @@ class Objective:
 
         Raises UnusableBatch for a model of another dtype or on another device; warns where scores are probabilities.
         """
-        first = not self.cost.forwards.any()
+        first = self.cost.untouched
         if first:
             check_fit(self.model, inputs)
-        self.cost.forwards.index_add_(0, self.who, torch.ones_like(self.who))  # an example may be there twice
+        self.cost.count(self.who, forwards=1)
         outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
@@ -126,10 +114,15 @@ class Objective:
             outputs: Tensor = self.outputs(inputs)
         return outputs.argmax(1) if outputs.is_floating_point() else outputs.long()
 
+    @cached_property
+    def granted(self) -> Access:
+        """How much of itself the model shows, asked once."""
+        return granted(self.model)
+
     def demand(self, need: Access) -> None:
         """Raises AccessDenied where the model does not grant this much."""
-        access, kinds = granted(self.model), list(Access)
-        if kinds.index(access) > kinds.index(need):
+        access = self.granted
+        if GRANTS.index(access) > GRANTS.index(need):
             raise AccessDenied(
                 f"{getattr(self.model, 'name', 'the model')}: access is '{access}', but this attack needs {need}. "
                 f"Grant them with model.granting(Access.{need.name}), or use an attack that needs less ({WITHOUT[need]})"
@@ -183,8 +176,8 @@ class Objective:
             return self.told(inputs, near, self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack))
         inputs = inputs.detach().requires_grad_()
         loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
-        self.cost.backwards[self.who] += 1
-        (slope,) = torch.autograd.grad(loss.sum(), inputs, allow_unused=True) if loss.requires_grad else (None,)
+        self.cost.count(self.who, backwards=1)
+        (slope,) = torch.autograd.grad(loss, inputs, torch.ones_like(loss), allow_unused=True) if loss.requires_grad else (None,)
         if slope is None:
             raise AccessDenied(
                 "the model has no gradient with respect to its inputs. Give it one (bpda(module, stand_in)), "
@@ -221,6 +214,7 @@ class Objective:
         return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index], watch=watch)
 
 
+GRANTS = tuple(Access)
 WITHOUT = {
     Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, kenansville",
     Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer, kenansville",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, restless
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
@@ -66,6 +66,7 @@ def prox_linf(delta: Tensor, weight: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(delta, -level), level)
 
 
+PATIENCE = 10  # steps without success, before another way is tried
 PROXES: dict[type, Callable[[Tensor, Tensor], Tensor]] = {L0Norm: prox_l0, L1Norm: prox_l1, L2Norm: prox_l2, LinfNorm: prox_linf}
 
 
@@ -82,9 +83,10 @@ def pdpgd(
 ) -> AttackResult:
     """The change goes down price * margin and through the norm's proximal operator; the price rises while the goal is missed.
 
-    Both players' weights sum to 1 (a softmax): `start` is the price's share at first. Steps are scaled by a running mean
-    square of each example's own slope, and both rates fall a hundredfold and tenfold along an exponential. The loss is the
-    margin, as in the paper, for goals of labels. Draws nothing. One forward and one backward a step.
+    Both players' weights sum to 1 (a softmax): `start` is what the norm weighs at first, beside the margin. Steps are scaled by
+    a running mean square of each example's own slope, and both rates fall a hundredfold and tenfold along an exponential. The
+    loss is the margin, as in the paper, for goals of labels; an example that is not found after ten steps goes by the slope's
+    signs, and no step is spent on entries that the box holds back. Draws nothing. One forward and one backward a step.
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """
@@ -95,7 +97,7 @@ def pdpgd(
         )
     run = Run(objective.by(margin), region, progress)
     delta, square = region.start(), torch.zeros_like(region.radius)
-    dual, average = torch.full_like(region.radius, math.log(start)), torch.zeros_like(region.radius)
+    dual, average = torch.full_like(region.radius, -math.log(start)), torch.zeros_like(region.radius)
     with at_rest(objective.model):
         for number in range(steps):
             inputs = run.region.inputs(delta)
@@ -103,7 +105,8 @@ def pdpgd(
             kept = run.keep(inputs, look.reached, delta)
             rate, slower = primal_rate * 0.01 ** (number / steps), dual_rate * 0.1 ** (number / steps)
             price = dual.sigmoid()
-            slope = run.region.unpadded(run.region.pull(delta, look.slope)) * each(price, delta)
+            slope = run.region.unpadded(run.region.pull(delta, look.slope, free=True))
+            slope = restless(slope, run.open() & (number >= PATIENCE)) * each(price, delta)
             square = 0.9 * square + 0.1 * slope.flatten(1).square().mean(1)
             scale = rate / ((square / (1 - 0.9 ** (number + 1))).sqrt() + 1e-12)
             delta = prox(delta - each(scale, delta) * slope, scale * (1 - price))

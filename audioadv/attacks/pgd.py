@@ -49,14 +49,13 @@ def pgd(
         for _ in range(steps):
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached & run.open(), delta)
+            kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
             slope = run.region.pull(delta, look.slope)
             if momentum:
                 size = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
                 slope = velocity = momentum * velocity + slope / each(size, slope)
-            step = each(step_size * run.region.radius, delta)
-            delta = run.region.project(torch.addcmul(delta, step, run.region.steepest(slope), value=-1))
-            if left := run.leave(finite_rows(look.loss, look.slope), kept & early_stop):
+            delta = run.region.descend(delta, slope, step_size * run.region.radius)
+            if left := run.leave(finite_rows(look.loss, look.slope), kept if early_stop else None):
                 delta, velocity = cut(left, delta, velocity)
                 if not len(delta):
                     break

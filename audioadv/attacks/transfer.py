@@ -54,7 +54,7 @@ def transfer(
         proxy = replace(objective, model=substitute, slopes=None, watch=None)
         found = attack(proxy, region)
         run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
-        run.steps += rounds
+        run.taken = rounds
     return run.result()
 
 

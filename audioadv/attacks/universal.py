@@ -73,7 +73,7 @@ def universal(
                     best, most = shared, there.sum()
         inputs = everywhere(region, best)
         run.keep(inputs, run.objective.decide(inputs))
-        run.steps += steps
+        run.taken = steps
     return replace(run.result(), shared=best)
 
 

@@ -11,6 +11,7 @@ the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Protocol, Self, final
 
 import torch
@@ -188,23 +189,41 @@ class Region:
             change = torch.minimum(torch.maximum(change, self.low), self.high)
         return change if self.inside is None else change * self.inside
 
-    def pull(self, delta: Tensor, slope: Tensor) -> Tensor:
+    def pull(self, delta: Tensor, slope: Tensor, *, free: bool = False) -> Tensor:
         """The slope with respect to the parameters, from the slope with respect to the inputs that they stand for.
 
+        With `free`, and always where steps move few entries, only of those entries that the box leaves room to move.
         Shapes: delta [batch, *], slope as clean -> as delta.
         """
-        if self.low is not None and getattr(self.norm, "sparse", False):
+        if self.low is not None and (free or getattr(self.norm, "sparse", False)):
             slope = self.unblocked(delta if self.added else self.changed(delta), slope)
         if self.added:
             return slope
         return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
 
     def unblocked(self, change: Tensor, slope: Tensor) -> Tensor:
-        """The slope without the entries that the box keeps from going down it: they would take a sparse step's few places."""
+        """The slope without the entries that the box keeps from going down it: they would take up the step of those that can."""
         assert self.low is not None
         assert self.high is not None
         blocked = ((slope > 0) & (change <= self.low)) | ((slope < 0) & (change >= self.high))
         return torch.where(blocked, 0.0, slope)
+
+    @cached_property
+    def limits(self) -> tuple[Tensor, Tensor] | None:
+        """The allowed changes as limits on each entry, where they are a box; made once, since a step needs them again and again."""
+        if not self.added or (box := getattr(self.norm, "box", None)) is None:
+            return None
+        lower, upper = box(self.clean, self.radius)
+        if self.low is None or self.high is None:
+            return lower.contiguous(), upper.contiguous()  # a clamp is slower where limits broadcast
+        return lower.maximum(self.low), upper.minimum(self.high)
+
+    def descend(self, delta: Tensor, slope: Tensor, size: Tensor) -> Tensor:
+        """Parameters a step of `size` [batch] down the steepest way, projected. They are written over `delta`, where that saves time."""
+        step = self.steepest(slope)
+        if self.limits is None:
+            return self.project(torch.addcmul(delta, each(size, delta), step, value=-1))
+        return delta.addcmul_(each(size, delta), step, value=-1).clamp_(*self.limits)
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed parameters; zero in the padding."""
@@ -253,7 +272,23 @@ class Region:
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
-        return gauge <= self.radius + self.rounding()
+        return gauge <= self.limit
+
+    @cached_property
+    def limit(self) -> Tensor:
+        """The largest gauge that `holds`. Shapes: -> [batch]."""
+        return self.radius + self.rounding()
+
+    def measured(self, adversarial: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`gauge` and `holds` of some examples' inputs, or of all. Shapes: adversarial [some, *], rows [some] -> [some], bool [some]."""
+        if rows is None:
+            gauge = self.gauge(adversarial)
+            return gauge, self.holds(gauge)
+        if not self.added:
+            gauge = self.rows(rows).gauge(adversarial)
+            return gauge, gauge <= self.limit[rows]
+        gauge = self.norm.rows(rows).gauge(adversarial - self.clean[rows])  # cheaper than a region of these rows
+        return gauge, gauge <= self.limit[rows]
 
     def rounding(self) -> Tensor:
         """How much a gauge may grow when clean + delta is rounded to float32: nothing on the grid. Shapes: -> [batch]."""
