@@ -168,7 +168,7 @@ def test_misses_that_walk_outside() -> None:
         def rows(self, index: Tensor) -> "Unprojected":
             return self
 
-    found = checked(linear(3, SHAPE), no_projection, Linf(1e-4), probes=False)
+    found = checked(linear(3, SHAPE), no_projection, Linf(0.005), probes=False)
     assert found.broken == ["outside the bound"]
 
 
