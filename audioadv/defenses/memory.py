@@ -7,8 +7,11 @@
                             any but the first answer    worse: whoever repeats what was answered right is always wrong
 
 Every fixed model loses the game in which an attacker finds one error and repeats it; these do not, at the price of treating
-honest repeats likewise. Source: Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks",
-section 3; with near duplicates, Chen, Carlini and Wagner 2019, "Stateful detection of black-box adversarial attacks".
+honest repeats likewise: who asks first what others will ask, shuts them out, unless users can be told apart and each has a memory
+of their own. Inputs that are new each time meet the model as it was.
+
+Sources: Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks", section 3; with near duplicates,
+Chen, Carlini and Wagner 2019, "Stateful detection of black-box adversarial attacks".
 """
 
 from collections.abc import Callable, Sequence
