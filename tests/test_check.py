@@ -159,6 +159,8 @@ def test_misses_that_walk_outside() -> None:
         return attacks.pgd(wanted, replace(region, norm=Unprojected()), step_size=0.5, steps=10, random_start=False)
 
     class Unprojected:
+        box = None
+
         def __getattr__(self, name: str) -> object:
             return getattr(Linf(0).norm(torch.zeros(0)), name)
 
