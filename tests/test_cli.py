@@ -526,7 +526,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path) -> None:
 
 
 def test_every_command_has_help_and_the_common_options() -> None:
-    assert set(main.commands) == {"craft", "transcribe", "compare", "survive", "rooms", "models"}
+    assert set(main.commands) == {"craft", "transcribe", "compare", "survive", "rooms", "check", "models"}
     for name, command in main.commands.items():
         helped = run(name, "--help")
         assert helped.exit_code == 0
