@@ -27,7 +27,6 @@ from audioadv.evaluation.claims import Claims
 from audioadv.evaluation.ledger import Ledger, read_results
 from audioadv.evaluation.run_file import fingerprint_of, state_run
 from audioadv.evaluation.summary import curve, summarise
-from audioadv.evaluation.word_errors import word_error_rate
 from audioadv.models.recogniser import Recogniser
 
 STEPS = ["--steps", "15", "--bound", "snr:min", "--device", "cpu"]
@@ -417,20 +416,6 @@ def test_two_workers_of_which_one_dies_do_what_one_does(manifest: Path) -> None:
 
 
 # Figures
-
-
-def test_word_errors_of_many_clips() -> None:
-    rate = word_error_rate(["one two three four", "Five.", ""], ["one two", "five six", "what"])
-    assert rate is not None
-    assert (rate.value, rate.clips) == (3 / 5, 2)
-    assert (rate.low, rate.high) == (0.5, 1.0), "of a resample: one clip, or the other"
-    assert word_error_rate([""], ["a"]) is None
-    same = word_error_rate(["a b"] * 50, ["a c"] * 50)
-    assert same is not None
-    assert (same.low, same.value, same.high) == (0.5, 0.5, 0.5)
-    coins = word_error_rate(["a"] * 100, ["a", "b"] * 50)
-    assert coins is not None
-    assert (coins.low, coins.high) == (pytest.approx(0.4, abs=0.03), pytest.approx(0.6, abs=0.03)), "0.5 +- 1.96 sqrt(0.25 / 100)"
 
 
 def made(reached: bool, snr_db: float | None, **more: Any) -> dict[str, Any]:

@@ -163,3 +163,7 @@ def test_spoken_digits_and_the_bundled_nets() -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"recordings\.flac"):
         fsdd(tmp_path)
+
+
+def test_words_are_compared_without_case_and_punctuation() -> None:
+    assert WordErrors.of(["Five.", "it's  me"], ["five", "its me"]).wrong == (0, 1)

@@ -29,7 +29,7 @@ from audioadv.audio.files import Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.ledger import Ledger, Line
 from audioadv.evaluation.on_disk import source, write_and_judge
-from audioadv.evaluation.word_errors import plain_words
+from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel

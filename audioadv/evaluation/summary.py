@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from audioadv.evaluation.rates import Rate
-from audioadv.evaluation.word_errors import word_error_rate
+from audioadv.evaluation.words import WordErrors, plain_words
 
 KEYS = ("model", "attack", "bound", "channel")
 
@@ -36,10 +36,10 @@ def row(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One setting's figures."""
     hits = Rate(sum(bool(line["reached"]) for line in lines), len(lines))
     low, high = hits.interval
-    told = [line for line in lines if line.get("text")]
+    told = [line for line in lines if plain_words(line.get("text") or "")]
     said = [line["text"] for line in told]
-    before = word_error_rate(said, [line["clean_transcript"] for line in told])
-    after = word_error_rate(said, [heard_at_last(line) for line in told])
+    before = WordErrors.of(said, [line["clean_transcript"] for line in told])
+    after = WordErrors.of(said, [heard_at_last(line) for line in told])
     return {
         "clips": hits.count,
         "reached": hits.hits,
@@ -47,8 +47,8 @@ def row(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rate_low": low,
         "rate_high": high,
         "outcomes": dict(Counter(line["outcome"] for line in lines)),
-        "wer_before": None if before is None else [before.value, before.low, before.high],
-        "wer_after": None if after is None else [after.value, after.low, after.high],
+        "wer_before": [before.value, *before.interval] if told else None,
+        "wer_after": [after.value, *after.interval] if told else None,
         "snr_db": median(lines, "snr_db"),
         "relative_db": median(lines, "relative_db"),
         **{key: statistics.fmean(line[key] for line in lines) for key in ("forwards", "backwards", "seconds")},

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-import jiwer
 from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.rates import wilson
+from audioadv.evaluation.words import WordErrors, plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
@@ -82,7 +82,7 @@ def word_errors(reference: str, heard: Sequence[str]) -> float | None:
     >>> word_errors("stop the car", ["stop the car", "stop car"])  # one of six is missing
     0.1667
     """
-    return round(float(jiwer.wer([reference] * len(heard), list(heard))), 4) if reference.split() else None
+    return round(WordErrors.of([reference] * len(heard), heard).value, 4) if plain_words(reference) else None
 
 
 def survive(

@@ -1,9 +1,12 @@
 """Word errors of a whole set of clips, with their interval.
 
+Text is compared in lower case, without punctuation but the apostrophe.
+
 Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", section 3: words of one clip
 are wrong together, so that clips are drawn again, not words.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -18,6 +21,8 @@ BOOTSTRAPS: Final = 2000
 class WordErrors:
     """Words wrong (put in, left out or replaced) and words said, clip by clip. Their ratio passes 1 where more is heard than was said.
 
+    The rate is that of all words together, so that long clips weigh more.
+
     >>> print(WordErrors.of(["stop the car"] * 20, ["stop the car"] * 15 + ["stop car"] * 5))
     WER 8.3 % (5 of 60 words in 20 clips, 1.7 .. 15.0)
     """
@@ -30,9 +35,10 @@ class WordErrors:
         """What of the references was misheard. A reference has a word at least."""
         import jiwer
 
-        pairs = [jiwer.process_words(said, text) for said, text in zip(references, heard, strict=True)]
+        said = [plain_words(text) for text in references]
+        pairs = [jiwer.process_words(text, plain_words(own)) for text, own in zip(said, heard, strict=True)]
         wrong = tuple(pair.substitutions + pair.insertions + pair.deletions for pair in pairs)
-        return WordErrors(wrong, tuple(len(said.split()) for said in references))
+        return WordErrors(wrong, tuple(len(text.split()) for text in said))
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -59,3 +65,14 @@ class WordErrors:
         low, high = self.interval
         clips = f"{sum(self.wrong)} of {sum(self.words)} words in {len(self.words)} clips"
         return f"WER {100 * self.value:.1f} % ({clips}, {100 * low:.1f} .. {100 * high:.1f})"
+
+
+def plain_words(text: str) -> str:
+    """Lower case, single spaces, no punctuation but the apostrophe within a word.
+
+    >>> plain_words("It's a well-known  'trick', Sir!")
+    "it's a well known trick sir"
+    """
+    letters = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    spaced = "".join(" " if unicodedata.category(letter)[0] in "PS" and letter != "'" else letter for letter in letters)
+    return " ".join(word for word in (part.strip("'") for part in spaced.split()) if word)
