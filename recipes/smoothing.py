@@ -19,7 +19,6 @@ from pathlib import Path
 import click
 import torch
 import torchaudio
-from spoken import SHARED, spoken_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train_mnist import blown_up_digits
@@ -28,8 +27,10 @@ from audioadv.defenses import Smoothed
 from audioadv.evaluation.certified import certified_curve
 from audioadv.evaluation.images import mnist
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.sounds import fsdd
 from audioadv.models.tiny_mnist import TinyMnist
 
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared/data"
 Curve = list[tuple[float, Rate]]
 SIGMAS = {"mnist": (0.25, 0.5, 1.0), "spoken": (0.005, 0.02, 0.05)}
 FURTHEST = {"mnist": 4.0, "spoken": 0.2}
@@ -38,7 +39,9 @@ FURTHEST = {"mnist": 4.0, "spoken": 0.2}
 def load(data: str, quick: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
     """Training inputs and labels, test inputs and labels, and what they are."""
     if data == "spoken" and (SHARED / "fsdd").is_dir():
-        return *spoken_digits(600 if quick else None), "spoken digits (FSDD)"
+        train, test = (fsdd(SHARED / "fsdd", part, seconds=0.75) for part in ("train", "test"))
+        train = train.first(600 if quick else len(train.labels))
+        return train.waveforms, train.labels, test.waveforms, test.labels, "spoken digits (FSDD)"
     if data == "mnist" and (SHARED / "mnist").is_dir():
         (x, y, _), (u, v, _) = mnist(SHARED / "mnist", "train"), mnist(SHARED / "mnist")
         return *((x[:6000], y[:6000]) if quick else (x, y)), u, v, "MNIST"
