@@ -6,11 +6,11 @@ from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
 from audioadv.threat.channels.keys import Key, Range, fingerprint
-from audioadv.threat.channels.level import Bits, Clipping, Gain
+from audioadv.threat.channels.level import Bits, Clipping, Depth, Gain
 from audioadv.threat.channels.noise import Noise
 from audioadv.threat.channels.room import Room
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.channels.squeeze import Depth, Mean, Median
+from audioadv.threat.channels.squeeze import Mean, Median
 
 __all__ = [
     "NOTHING",

@@ -1,4 +1,4 @@
-"""What amplifiers and converters do sample by sample: gain, clipping, few bits."""
+"""What amplifiers and converters do sample by sample, pixel by pixel: gain, clipping, few bits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,24 +47,24 @@ class Clipping(OneNumber):
         return play
 
 
-@final
 @dataclass(frozen=True)
-class Bits(Channel):
-    """Rounded to the nearest of 2^bits steps between -1 and 1, clipped there. Backward: the identity for the rounding."""
+class Rounding(Channel):
+    """Held between two limits, and rounded to as many levels as so many bits have. Backward: the identity for the rounding."""
 
-    NAME: ClassVar[str] = "bits"
-    EXAMPLE: ClassVar[str] = "bits:16"
+    NAME: ClassVar[str]
+    EXAMPLE: ClassVar[str]
+    LIMITS: ClassVar[tuple[int, int]]
     bits: int
 
     def __post_init__(self) -> None:
-        Range.of(self.bits).within(2, 24, "", "bits")
+        Range.of(self.bits).within(*self.LIMITS, "bits", self.NAME)
 
     @classmethod
     def read(cls, text: str) -> Self:
         return cls(int(text))
 
     def __str__(self) -> str:
-        return f"bits:{self.bits}"
+        return f"{self.NAME}:{self.bits}"
 
     @property
     def backward(self) -> Backward:
@@ -74,14 +74,48 @@ class Bits(Channel):
     def random(self) -> bool:
         return False
 
-    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
-        steps = 2 ** (self.bits - 1)
+    @property
+    def levels(self) -> tuple[float, float, int]:
+        """The lowest, the highest, and how many there are between 0 and 1."""
+        raise NotImplementedError
 
-        def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
-            held = waveforms.clamp(-1, 1 - 1 / steps)
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        low, high, steps = self.levels
+
+        def play(inputs: Tensor, lengths: Tensor | None) -> Played:
+            held = inputs.clamp(low, high)
             return straight_through(held, (held.detach() * steps).round() / steps), lengths
 
         return play
+
+
+@final
+@dataclass(frozen=True)
+class Bits(Rounding):
+    """Sound in a converter of so many bits: 2^bits levels between -1 and 1."""
+
+    NAME: ClassVar[str] = "bits"
+    EXAMPLE: ClassVar[str] = "bits:16"
+    LIMITS: ClassVar[tuple[int, int]] = (2, 24)
+
+    @property
+    def levels(self) -> tuple[float, float, int]:
+        steps = 2 ** (self.bits - 1)
+        return -1, 1 - 1 / steps, steps
+
+
+@final
+@dataclass(frozen=True)
+class Depth(Rounding):
+    """An image with 2^bits grey levels from 0 to 1."""
+
+    NAME: ClassVar[str] = "depth"
+    EXAMPLE: ClassVar[str] = "depth:3 (bits a pixel and colour; sound has bits:8)"
+    LIMITS: ClassVar[tuple[int, int]] = (1, 16)
+
+    @property
+    def levels(self) -> tuple[float, float, int]:
+        return 0, 1, 2**self.bits - 1
 
 
 def straight_through(inputs: Tensor, outputs: Tensor) -> Tensor:

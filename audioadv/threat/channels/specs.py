@@ -27,10 +27,10 @@ from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
-from audioadv.threat.channels.level import Bits, Clipping, Gain
+from audioadv.threat.channels.level import Bits, Clipping, Depth, Gain
 from audioadv.threat.channels.noise import Noise
 from audioadv.threat.channels.room import Room
-from audioadv.threat.channels.squeeze import Depth, Mean, Median
+from audioadv.threat.channels.squeeze import Mean, Median
 
 SOUND: Final = (Room, Noise, Gain, Band, Loudspeaker, Shift, Speed, Drift, Resample, Clipping, Bits, Codec, Packets)
 IMAGE: Final = (Rotate, Crop, Jpeg, Depth)

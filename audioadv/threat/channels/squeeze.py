@@ -1,6 +1,6 @@
-"""Less than there was: neighbours taken together, fewer grey levels. What feature squeezing does to an input.
+"""Neighbours taken together: what feature squeezing does to an input, beside leaving it fewer levels (`level.py`).
 
-Source: Xu, Evans and Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks", sections 3.1 and 3.2.
+Source: Xu, Evans and Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks", section 3.2.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec
-from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
-from audioadv.threat.channels.keys import Key, Range
-from audioadv.threat.channels.level import straight_through
+from audioadv.threat.channels.channel import Channel, Play, Played, all_of
+from audioadv.threat.channels.keys import Key
 
 
 def windows(inputs: Tensor, width: int) -> Tensor:
@@ -92,40 +91,3 @@ class Mean(Window):
 
     def of(self, around: Tensor) -> Tensor:
         return around.mean(-1)
-
-
-@final
-@dataclass(frozen=True)
-class Depth(Channel):
-    """An image with 2^bits grey levels from 0 to 1, clipped there. Backward: the identity for the rounding."""
-
-    NAME: ClassVar[str] = "depth"
-    EXAMPLE: ClassVar[str] = "depth:3 (bits a pixel and colour; sound has bits:8)"
-    bits: int
-
-    def __post_init__(self) -> None:
-        Range.of(self.bits).within(1, 16, "bits", "depth")
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        return cls(int(text))
-
-    def __str__(self) -> str:
-        return f"depth:{self.bits}"
-
-    @property
-    def backward(self) -> Backward:
-        return "BPDA"
-
-    @property
-    def random(self) -> bool:
-        return False
-
-    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
-        steps = 2**self.bits - 1
-
-        def play(images: Tensor, lengths: Tensor | None) -> Played:
-            held = images.clamp(0, 1)
-            return straight_through(held, (held.detach() * steps).round() / steps), lengths
-
-        return play
