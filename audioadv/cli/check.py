@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from audioadv.attacks.craft import ATTACKS as ON_SOUND
 from audioadv.attacks.craft import BOX
-from audioadv.attacks.objective import Objective, objective
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import DONE, NOT_REACHED, common_options
 from audioadv.errors import OptionError, UnknownModel
+from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.check import check as examined
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.images import digits
@@ -69,8 +70,8 @@ def check(
     An attack that fails for a reason of its own looks just like a model that is robust. A MODEL is attacked on a few clips, or a
     classifier on a few images: the attack is watched at its work, and set beside noise, scores alone, larger bounds and none at all.
     MODEL may be a recogniser, 'mnist' or 'mnist-robust' (on scikit-learn's digits), or module:package.file:function, where the
-    function returns a Recogniser or a triple (classifier, inputs, labels). A RUN is a folder with results.jsonl: its lines and
-    files are examined, and nothing is attacked.
+    function returns a Recogniser or a triple (classifier, inputs, labels); a defense is attacked by what it states of itself.
+    A RUN is a folder with results.jsonl: its lines and files are examined, and nothing is attacked.
 
     Exit status 0: sound; 1: something is broken; 2: the input or the options are wrong. Sound is no proof.
 
@@ -116,12 +117,12 @@ def checkups(
     if isinstance(other, tuple):
         other = other[0]
     if isinstance(model, Recogniser):
-        wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20")
+        wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20", seed)
         chosen = {name: on_sound(name, region, steps, seed) for name in attacks or ("shrink",)}
     else:
         net, inputs, labels = model
         region = parse_bound(spec or "linf:0.1").around(inputs.to(device))
-        wanted, chosen = objective(net, Misclassify(labels)), named_attacks(attacks or ("pgd", "apgd"), seed)
+        wanted, chosen = planned(net, Misclassify(labels), seed=seed).adaptive, named_attacks(attacks or ("pgd", "apgd"), seed)
     for name, attack in chosen.items():
         yield name, examined(wanted, region, attack, substitute=other, seed=seed)
 
@@ -145,12 +146,12 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
     )
 
 
-def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str) -> tuple[Objective, Region]:
+def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str, seed: int) -> tuple[Objective, Region]:
     """What is to be heard of these clips, and what may be changed."""
     waveforms, lengths = pad([read_clip(clip, model.sample_rate).samples.to(model.device) for clip in clips])
     lengths = lengths.to(model.device)
     region = parse_bound(spec).at_rate(model.sample_rate).around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
-    return objective(model, Transcribe(target), lengths), region
+    return planned(model, Transcribe(target), lengths, seed=seed).adaptive, region
 
 
 def on_sound(name: str, region: Region, steps: int, seed: int) -> Attack:

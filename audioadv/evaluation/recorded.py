@@ -6,8 +6,7 @@
 Nothing is attacked: what no line tells stays unknown. A line's `saw` is what the attack saw of its clip (`attacks/trace.py`).
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from audioadv.attacks.trace import SPILL, Sight
 from audioadv.audio.files import FULL_SCALE, read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.indicators import Checkup, Evidence
+from audioadv.evaluation.ledger import read_results
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import SNR, Ball, parse_bound
 
@@ -55,14 +55,11 @@ def check_run(folder: Path, model: Recogniser | None = None) -> dict[str, Checku
     return {str(setting): Checkup.of(rivalled(told(folder, group, model), setting, groups)) for setting, group in groups.items()}
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> Sequence[Line]:
     """The lines of a results file. Raises InputError."""
-    try:
-        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no results ({error}). Name a folder that craft or bench wrote, or a model") from error
+    lines = read_results(path)
     for number, line in enumerate(lines, start=1):
-        if not isinstance(line, dict) or not set(line) >= NEEDED:
+        if not set(line) >= NEEDED:
             raise InputError(f"{path}, line {number}: not a result of craft or bench. Take the line out")
     return lines
 
