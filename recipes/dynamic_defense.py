@@ -27,8 +27,8 @@ from audioadv import attacks
 from audioadv.audio.ragged import pad
 from audioadv.defenses import Exact, Heard, Near, remembering, sampled
 from audioadv.defenses.likeness import Likeness
-from audioadv.evaluation.attackers import Attacker, drawn, greedy, repeat, stubborn
-from audioadv.evaluation.games import Game, play, ready
+from audioadv.evaluation.games import Game, drawn, greedy, play, ready, repeat, stubborn
+from audioadv.evaluation.games.attackers import Attacker
 from audioadv.report.games import draw_games, games_table
 from audioadv.threat.channels import Key, parse_channel
 from audioadv.threat.goals import Goal

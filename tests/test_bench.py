@@ -22,11 +22,11 @@ from torch import distributed
 
 import audioadv as aa
 from audioadv.errors import InputError, OptionError, UnwritableOutput
-from audioadv.evaluation.bench import Job, Setting, plan
-from audioadv.evaluation.claims import Claims
-from audioadv.evaluation.ledger import Ledger, read_results
-from audioadv.evaluation.run_file import fingerprint_of, state_run
-from audioadv.evaluation.summary import curve, summarise
+from audioadv.evaluation.run.bench import Job, Setting, plan
+from audioadv.evaluation.run.claims import Claims
+from audioadv.evaluation.run.ledger import Ledger, read_results
+from audioadv.evaluation.run.run_file import fingerprint_of, state_run
+from audioadv.evaluation.run.summary import curve, summarise
 from audioadv.models.recogniser import Recogniser
 
 STEPS = ["--steps", "15", "--bound", "snr:min", "--device", "cpu"]

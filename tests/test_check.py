@@ -15,8 +15,8 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.errors import UnusableBatch
-from audioadv.evaluation.check import check
-from audioadv.evaluation.indicators import INDICATORS, Checkup, Evidence
+from audioadv.evaluation.sanity.check import check
+from audioadv.evaluation.sanity.indicators import INDICATORS, Checkup, Evidence
 from audioadv.threat.bounds import L1, L2, Linf
 from audioadv.threat.channels import parse_channel
 from audioadv.threat.labels import Misclassify

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from audioadv.cli import main
 from audioadv.errors import InputError
-from audioadv.evaluation.recorded import check_run
+from audioadv.evaluation.sanity.recorded import check_run
 
 SHAPE = (1, 5, 6)
 

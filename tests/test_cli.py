@@ -168,7 +168,7 @@ def test_no_audio_without_success(folder: Path, options: list[str], outcome: str
 
 
 def test_the_file_read_back_is_the_judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audioadv.evaluation.on_disk.read_clip", lambda path, rate: Clip(str(path), torch.zeros(8000), rate))
+    monkeypatch.setattr("audioadv.evaluation.run.on_disk.read_clip", lambda path, rate: Clip(str(path), torch.zeros(8000), rate))
     result = run("craft", "hiss.wav", "--target", "go", *QUICK)
     (line,) = lines(result)
     assert result.exit_code == 1

@@ -61,7 +61,7 @@ def test_a_row_that_disagrees_says_so() -> None:
     inputs = torch.tensor([[0.2, 0.8], [0.2, 0.8]])  # never wrong
     goal = aa.Misclassify(labels)
     world = World("toy", nn.Identity(), inputs, None, (0.0, 1.0), "linf:0.1", goal, goal, inputs, Near(aa.L2(0.1)), 2)
-    from audioadv.evaluation.attackers import repeat
+    from audioadv.evaluation.games.attackers import repeat
 
     for relation, theory, agrees in (("=", 1.0, False), (">=", 0.5, False), ("<=", 0.1, True), ("=", 0.0, True), ("=", 0.3, False)):
         _, line = Contest("fixed", lambda: nn.Identity(), repeat, relation, theory).run(world, 60)

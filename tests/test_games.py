@@ -12,8 +12,8 @@ from audioadv import attacks
 from audioadv.defenses import Exact, Near, remembering, sampled
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation import Rate
-from audioadv.evaluation.attackers import Hand, Move, Moves, drawn, greedy, repeat, stubborn
-from audioadv.evaluation.games import Game, play, rate, ready, together
+from audioadv.evaluation.games.attackers import Hand, Move, Moves, drawn, greedy, repeat, stubborn
+from audioadv.evaluation.games.game import Game, play, rate, ready, together
 from audioadv.models.abstention import abstained
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.goals import Mistranscribe, Transcribe

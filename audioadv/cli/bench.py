@@ -21,11 +21,11 @@ from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, common
 from audioadv.cli.outputs import check_writable, make_folder, output_names
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
-from audioadv.evaluation.bench import UNTARGETED, Bench, Job, Setting, changed_clips, length_of, plan
-from audioadv.evaluation.claims import workers
-from audioadv.evaluation.ledger import Ledger
-from audioadv.evaluation.run_file import fingerprint_of, state_run
-from audioadv.evaluation.summary import summarise
+from audioadv.evaluation.run.bench import UNTARGETED, Bench, Job, Setting, changed_clips, length_of, plan
+from audioadv.evaluation.run.claims import workers
+from audioadv.evaluation.run.ledger import Ledger
+from audioadv.evaluation.run.run_file import fingerprint_of, state_run
+from audioadv.evaluation.run.summary import summarise
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show

@@ -21,11 +21,11 @@ from audioadv.audio.ragged import pad
 from audioadv.cli.options import DONE, NOT_REACHED, common_options
 from audioadv.errors import OptionError, UnknownModel
 from audioadv.evaluation.adaptive import planned
-from audioadv.evaluation.check import check as examined
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.images import digits
-from audioadv.evaluation.indicators import Checkup
-from audioadv.evaluation.recorded import check_run
+from audioadv.evaluation.sanity.check import check as examined
+from audioadv.evaluation.sanity.indicators import Checkup
+from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import load_classifier
 from audioadv.models.recogniser import Recogniser

@@ -21,7 +21,7 @@ from typing import Any
 from audioadv.attacks.craft import Crafted, TextGoal
 from audioadv.cli.manifests import Entry
 from audioadv.errors import UnwritableOutput
-from audioadv.evaluation.on_disk import source, write_and_judge
+from audioadv.evaluation.run.on_disk import source, write_and_judge
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable

@@ -1,9 +1,9 @@
 """Evaluation: how robust a model is, with figures that carry their count, their interval and their cost."""
 
-from audioadv.evaluation.check import check
 from audioadv.evaluation.evaluate import Evaluation, Trial, evaluate
-from audioadv.evaluation.indicators import Checkup
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.sanity.check import check
+from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.speech import SpeechEvaluation, SpeechTrial
 from audioadv.evaluation.words import WordErrors
 

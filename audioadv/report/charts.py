@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from audioadv.evaluation.rates import Rate, wilson
-from audioadv.evaluation.summary import curve, median
+from audioadv.evaluation.run.summary import curve, median
 
 INKS = 6  # the page has so many colours for series: --s0 to --s5
 DASHES = ("", "6 3", "2 2")  # and beyond them the same again, dashed

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from audioadv.evaluation.games import Game
+from audioadv.evaluation.games.game import Game
 from audioadv.report.pictures import INK, save
 from audioadv.report.tables import percent
 

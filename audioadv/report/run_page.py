@@ -6,9 +6,9 @@ from typing import Any
 
 from audioadv.audio.files import read_clip
 from audioadv.errors import InputError
-from audioadv.evaluation.ledger import read_results
-from audioadv.evaluation.run_file import read_run, shown
-from audioadv.evaluation.summary import KEYS, settings_of, summarise
+from audioadv.evaluation.run.ledger import read_results
+from audioadv.evaluation.run.run_file import read_run, shown
+from audioadv.evaluation.run.summary import KEYS, settings_of, summarise
 from audioadv.report.charts import density_chart, success_chart
 from audioadv.report.page import write_from_template
 from audioadv.report.pictures import draw_pair

@@ -4,7 +4,7 @@
                           `-- I fall silent for `lease_seconds`, or another comes in my place --> free again
 
 Under torchrun the store is that of its agent, which outlives every worker; alone, it is a dictionary in this process. The queue
-only keeps two workers from doing the same: what is done is said by the results (`evaluation/ledger.py`), so that a claim that
+only keeps two workers from doing the same: what is done is said by the results (`evaluation/run/ledger.py`), so that a claim that
 comes to two costs time and changes nothing.
 """
 

@@ -15,8 +15,8 @@ from audioadv.attacks.craft import BOX, heard_alone
 from audioadv.attacks.trace import SPILL, Sight
 from audioadv.audio.files import FULL_SCALE, read_clip
 from audioadv.errors import InputError
-from audioadv.evaluation.indicators import Checkup, Evidence
-from audioadv.evaluation.ledger import read_results
+from audioadv.evaluation.run.ledger import read_results
+from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import SNR, Ball, parse_bound
 

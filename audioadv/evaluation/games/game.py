@@ -27,7 +27,7 @@ from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.memory import forgetting
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.evaluation.attackers import Attacker, Hand, Reply, drawn, greedy, title
+from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy, title
 from audioadv.evaluation.rates import Rate
 from audioadv.models.abstention import abstained
 from audioadv.threat.bounds import Box

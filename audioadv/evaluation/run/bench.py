@@ -3,7 +3,7 @@
     clips x models x channels x attacks x bounds --plan--> batches of clips of like length --work--> files, then lines
 
     RUN/run.json                  what is claimed, and the arguments
-    RUN/results.jsonl             a line a job (`evaluation/ledger.py`): a manifest too
+    RUN/results.jsonl             a line a job (`evaluation/run/ledger.py`): a manifest too
     RUN/SETTING/NAME.wav          the adversarial clip, 16 bits; only where the goal is reached
     RUN/SETTING/NAME.clean.wav    the clean clip as it was attacked
     RUN/SETTING/NAME.json         the line again, beside its files
@@ -27,8 +27,8 @@ import torch
 from audioadv.attacks.craft import Progress, TextGoal, craft_each
 from audioadv.audio.files import Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
-from audioadv.evaluation.ledger import Ledger, Line
-from audioadv.evaluation.on_disk import source, write_and_judge
+from audioadv.evaluation.run.ledger import Ledger, Line
+from audioadv.evaluation.run.on_disk import source, write_and_judge
 from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound

@@ -25,7 +25,7 @@ from audioadv.attacks.trace import Trace, within
 from audioadv.attacks.union import worst_member
 from audioadv.errors import UnusableBatch
 from audioadv.evaluation.evaluate import named_attacks
-from audioadv.evaluation.indicators import Checkup, Evidence
+from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.recogniser import Access, Emissions
 from audioadv.threat.labels import look_like_probabilities
 from audioadv.threat.norms import L2Norm, LinfNorm
