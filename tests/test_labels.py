@@ -9,6 +9,7 @@ from audioadv.attacks import pgd
 from audioadv.attacks.objective import objective
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.threat.bounds import Linf
+from audioadv.threat.joined import rivalled
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, lead, margin, probability_margin
 
 SCORES = torch.tensor([[4.0, 1.0, 2.0, -1.0], [0.0, 3.0, 5.0, 1.0]], dtype=torch.float64)
@@ -87,6 +88,17 @@ def test_aimed_goals_are_nearest_first_and_reached_by_any_wrong_class() -> None:
     assert [goal.rivals.tolist() for goal in goals] == [[2, 2], [1, 3], [3, 0]]
     assert goals[2].reached(SCORES).tolist() == [False, True]
     assert goals[2].rows(torch.tensor([1])).rivals.tolist() == [0]
+
+
+def test_a_joined_goal_is_aimed_where_a_member_is() -> None:
+    plain, joined = Misclassify(LABELS), Misclassify(LABELS) & Classify([2, 2])
+    assert rivalled(plain)
+    assert rivalled(joined)
+    assert not rivalled(Classify([2, 2]) & Classify([2, 2]))
+    goals = joined.aimed(SCORES, 9)
+    assert [goal.goals[0].rivals.tolist() for goal in goals] == [[2, 2], [1, 3], [3, 0]]
+    toward = margin(SCORES, LABELS, torch.tensor([1, 3])), -margin(SCORES, torch.tensor([2, 2]))
+    torch.testing.assert_close(goals[1].loss(SCORES), sum(F.softplus(lack) for lack in toward))
 
 
 def test_decisions_are_judged_but_have_no_loss() -> None:

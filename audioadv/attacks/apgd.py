@@ -16,7 +16,8 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another
-from audioadv.threat.labels import Confidence, Misclassify, dlr
+from audioadv.threat.joined import rivalled
+from audioadv.threat.labels import Confidence, dlr
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -117,9 +118,9 @@ def apgd_targeted(
 
 def aimed(objective: Objective, clean: Tensor, count: int, confidence: Confidence) -> tuple[list[Any], Tensor]:
     """The goal by way of one rival each, nearest first, and the forwards it took; the goal alone where it has none."""
-    if not isinstance(objective.goal, Misclassify):
+    if not rivalled(objective.goal):
         return [objective.goal], torch.zeros(len(clean), dtype=torch.int64)
     started = objective.begun(clean)
     with torch.no_grad(), at_rest(objective.model):
         goals = objective.goal.aimed(started.outputs(clean), count)
-    return [replace(goal, confidence=confidence) for goal in goals], started.cost.forwards
+    return [replace(objective, goal=goal).by(confidence).goal for goal in goals], started.cost.forwards

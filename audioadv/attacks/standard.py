@@ -17,7 +17,8 @@ from audioadv.attacks.run import Tell
 from audioadv.attacks.square import square
 from audioadv.attacks.survivors import Attack, one_after_another
 from audioadv.attacks.union import worst_member
-from audioadv.threat.labels import Misclassify, cross_entropy, margin
+from audioadv.threat.joined import rivalled
+from audioadv.threat.labels import cross_entropy, margin
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Region
 
@@ -33,7 +34,7 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
         return worst_member(standard, objective, region, seed=seed)
     first: Attack = partial(apgd_l1 if isinstance(region.norm, L1Norm) else apgd, seed=seed)
     stages: list[tuple[Objective, Attack]] = [(objective.by(cross_entropy), first), (objective, partial(fmn, seed=seed))]
-    if isinstance(objective.goal, Misclassify):
+    if rivalled(objective.goal):
         stages.append((objective, partial(apgd_targeted, seed=seed)))
     if region.added and isinstance(region.norm, LinfNorm | L2Norm):
         stages.append((objective.by(margin), partial(square, steps=500, seed=seed)))

@@ -1,7 +1,8 @@
 """Goals joined: all of them at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +29,18 @@ class Joins:
 def members(goal: "Goal") -> tuple["Goal", ...]:
     """The goals that a goal is made of."""
     return goal.goals if isinstance(goal, Joined) else (goal,)
+
+
+@runtime_checkable
+class Rivalled(Protocol):
+    """A goal that can be sought by way of one rival class after another."""
+
+    def aimed(self, outputs: Any, count: int) -> Sequence[Any]: ...
+
+
+def rivalled(goal: "Goal") -> TypeGuard[Rivalled]:
+    """Whether a goal is one of labels, or has a member that is."""
+    return any(isinstance(member, Rivalled) for member in members(goal))
 
 
 @final
@@ -61,6 +74,12 @@ class Joined(Joins):
 
     def reached(self, outputs: Any) -> Tensor:
         return torch.stack([goal.reached(outputs) for goal in self.goals]).all(0)
+
+    def aimed(self, outputs: Any, count: int) -> list["Joined"]:
+        """This goal by way of one rival class each, nearest first, where a member has rivals (`Misclassify.aimed`)."""
+        ways = [goal.aimed(outputs, count) if rivalled(goal) else None for goal in self.goals]
+        number = min(len(way) for way in ways if way is not None)
+        return [Joined(tuple(way[k] if way else goal for way, goal in zip(ways, self.goals, strict=True))) for k in range(number)]
 
     def rows(self, index: Tensor) -> "Joined":
         return Joined(tuple(goal.rows(index) for goal in self.goals))
