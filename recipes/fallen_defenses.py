@@ -26,13 +26,14 @@ from train_mnist import blown_up_digits
 
 import audioadv as aa
 from audioadv import attacks
-from audioadv.defenses import Denoiser, Purify, Thermometer, defend, distill, learn_to_denoise
+from audioadv.defenses import Denoiser, Detected, Mahalanobis, Network, Purify, Thermometer, defend, distill, fit, learn_to_denoise
 from audioadv.defenses.distillation import train_at
 from audioadv.evaluation.images import Images, mnist
 from audioadv.models.tiny_mnist import TinyMnist
 from audioadv.threat.channels import Gaussian
 
 LEVELS, TEMPERATURE = 16, 100.0
+FITTED_ON = 2000  # images: detectors
 CLAIMS = {  # accuracy under attack in per cent, and whose claim it is
     "distillation": (99.5, "Papernot et al. 2016: under 0.5 % of attacks on MNIST succeed"),
     "thermometer": (50.0, "Buckman et al. 2018: CIFAR-10, Linf 8/255"),
@@ -40,6 +41,8 @@ CLAIMS = {  # accuracy under attack in per cent, and whose claim it is
     "crop:0.85..1": (60.0, "Guo et al. 2018: 60 % of strong gray-box attacks on ImageNet, by their best transformation"),
     "drop:0.3": (None, "Hosseini et al. 2019: 'significantly' more, for nets trained on dropped pixels"),
     "denoiser": (None, "Meng and Chen 2017 (MagNet)"),
+    "detector": (99.0, "Gong, Wang and Ku 2017: a network on inputs tells clean from adversarial ones with over 99 % accuracy"),
+    "statistics": (None, "Lee et al. 2018: Mahalanobis distance of a layer's activations"),
 }
 
 
@@ -91,14 +94,23 @@ def trained(data: Images, passes: int, folder: Path | None) -> dict[str, nn.Modu
     return nets
 
 
-def rows(nets: dict[str, nn.Module], data: Images, bound: aa.threat.bounds.Bound, steps: int) -> list[Row]:
-    """Every defense under both attackers. What refuses inputs joins here as one more model that states `detects`."""
+def detectors(net: nn.Module, data: Images, bound: aa.threat.bounds.Bound) -> dict[str, Any]:
+    """The net with detectors that were fitted on PGD's examples of it: a network on inputs, and statistics of a layer."""
+    x, y, _ = data.first(FITTED_ON)
+    wild = attacks.pgd(aa.objective(net, aa.Misclassify(y)), bound.around(x), steps=20).adversarial
+    kinds = {"detector": Network(), "statistics": Mahalanobis(("6",))}
+    return {name: Detected(net, fit(kind, net, x, wild, false_positives=0.05)) for name, kind in kinds.items()}
+
+
+def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.threat.bounds.Bound, steps: int) -> list[Row]:
+    """Every defense under both attackers. Who is refused is not fooled."""
     x, y, _ = data
     plain, pgd = nets["plain"], {"pgd": partial(attacks.pgd, steps=steps)}
     look = partial(aa.evaluate, inputs=x, labels=y, threat=bound, all_attacks_see_all=True)
-    models: dict[str, nn.Module] = {"nothing": plain, "thermometer": nn.Sequential(Thermometer(LEVELS), nets["codes"])}
+    models: dict[str, Any] = {"nothing": plain, "thermometer": nn.Sequential(Thermometer(LEVELS), nets["codes"])}
     models |= {spec: defend(plain, spec) for spec in ("jpeg:50", "crop:0.85..1", "drop:0.3")}
     models["denoiser"] = defend(plain, Purify(nets["denoiser"]))
+    models |= detectors(plain, learn, bound)
     done = []
     for name, model in models.items():
         with warnings.catch_warnings(record=True) as said:
@@ -138,7 +150,7 @@ def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick
     folder = out / f"nets-{name.split()[0].lower()}-{len(learn.images)}x{passes}" if out else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    found = rows(trained(learn, passes, folder), test, aa.parse_bound(bound), steps)
+    found = rows(trained(learn, passes, folder), learn, test, aa.parse_bound(bound), steps)
     print(f"{name}, {bound}, {len(test.images)} images: accuracy in per cent, with 95 % intervals\n")
     print(f"{'defense':15}{'clean':>7}{'claimed':>9}   {'static':38}{'adaptive':38}attack")
     for row in found:
