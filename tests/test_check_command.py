@@ -73,11 +73,19 @@ def test_a_classifier_with_data() -> None:
 
 
 def test_what_cannot_be_checked(tmp_path: Path) -> None:
-    for wrong, word in (("magic", "unknown"), ("module:test_check_command:nothing", "int"), (str(tmp_path), "no results")):
+    for wrong, word in (
+        ("magic", "unknown"),
+        ("digits-spoken", "no sounds"),
+        ("module:test_check_command:nothing", "int"),
+        (str(tmp_path), "no results"),
+    ):
         result = run(wrong)
         assert result.exit_code == 2
         assert word in result.stderr
     assert run("mnist", "--attack", "magic").exit_code == 2
+    other = run("mnist", "--substitute", "module:recognisers:linear")
+    assert other.exit_code == 2
+    assert "a net for a net" in other.stderr
 
 
 def crafted(*options: str) -> list[dict[str, Any]]:

@@ -1,22 +1,109 @@
-"""What the README shows as an attack is one: it runs, and finds what can be found."""
+"""What the README shows is so: each block of Python runs as it stands, on small stand-ins, and its figures can be had."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+import recognisers
 import torch
 from nets import inputs_for, labels_of, linear
+from torch import nn
 
+import audioadv as aa
+from audioadv import training
 from audioadv.attacks.objective import objective
+from audioadv.audio.ragged import pad
+from audioadv.evaluation import games
 from audioadv.threat.bounds import L2, Linf
 from audioadv.threat.labels import Misclassify, margin
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+Scope = dict[str, Any]
+
+
+def pictures(count: int = 8, side: int = 8) -> Scope:
+    """Small images that a small net gets right."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(side * side, 3))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(3, side * side, generator=torch.Generator().manual_seed(0)))
+    images = inputs_for((1, side, side), count, (0, 1)).float()
+    return {"net": net, "images": images, "labels": labels_of(net, images)}
+
+
+def spoken() -> Scope:
+    generator = torch.Generator().manual_seed(0)
+    waveforms, lengths = pad([0.1 * torch.randn(n, generator=generator) for n in (1600, 2240)])
+    model = recognisers.linear()
+    return {"model": model, "waveforms": waveforms, "lengths": lengths, "texts": model.transcribe(waveforms, lengths)}
+
+
+def to_learn() -> Scope:
+    some = pictures(32)
+    return {**some, "test_images": some["images"], "test_labels": some["labels"]}
+
+
+def to_detect() -> Scope:
+    some = pictures(100)
+    noise = torch.randn(some["images"].shape, generator=torch.Generator().manual_seed(1)).sign()
+    return {**some, "clean": some["images"], "adversarial": (some["images"] + 0.3 * noise).clamp(0, 1), "images": some["images"][:2]}
+
+
+def digits() -> Scope:
+    return {"images": inputs_for((1, 28, 28), 2, (0, 1)).float(), "labels": torch.tensor([8, 8])}
+
+
+def less(call: Callable[..., Any], options: Scope) -> Callable[..., Any]:
+    """The same with these options, whatever the README asks for."""
+    return lambda *arguments, **given: call(*arguments, **{**given, **options})
+
+
+SHOWN: dict[str, tuple[Callable[[], Scope], Callable[[Scope], bool]]] = {
+    "table.before": (spoken, lambda it: it["table"].robust_accuracy.count == 2 and bool(it["table"].trials[0].tried.all())),
+    "my_net": (lambda: {"my_net": recognisers.listen}, lambda it: it["result"].reached == [True, True]),
+    "x_adv": (pictures, lambda it: bool(((it["x_adv"] - it["images"]).abs() <= 8 / 255 + 1e-6).all())),
+    "t.train(": (to_learn, lambda it: Path("runs/pgd/weights.safetensors").exists()),
+    "aa.check(": (lambda: {**pictures(4), "aa": aa, "my_attack": aa.attacks.pgd}, lambda it: True),
+    "remembering(": (pictures, lambda it: it["game"].late_error.hits == 0 < it["game"].late_abstention.hits),
+    "aa.defend(": (digits, lambda it: isinstance(it["model"], aa.Recogniser) and isinstance(it["net"], aa.Classifier)),
+    "Detected(": (to_detect, lambda it: it["certificates"].radii.shape == (2,) and bool(it["goal"].goals)),
+}
+FASTER: dict[str, tuple[object, str, Scope]] = {
+    "my_net": (aa, "craft", {"steps": 150}),
+    "aa.defend(": (aa, "evaluate", {"draws": 2, "judge_draws": 3}),
+    "t.train(": (training, "train", {"passes": 3}),
+    "remembering(": (games, "play", {"rounds": 60}),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: next((key for key in (*SHOWN, "def frank_wolfe") if key in block), "new"))
+def test_each_block_runs_as_it_stands(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "def " in block:  # below
+        return
+    (key,) = (key for key in SHOWN if key in block)
+    make, holds = SHOWN[key]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    if key in FASTER:
+        place, name, options = FASTER[key]
+        monkeypatch.setattr(place, name, less(getattr(place, name), options))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    scope = {"aa": aa, **make()}
+    exec(block, scope)
+    torch.set_num_threads(threads)
+    assert holds(scope)
+    assert bool(capsys.readouterr().out.strip()) == ("print" in block)
 
 
 def test_a_newcomers_attack_is_short_and_works() -> None:
-    (source,) = (code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "def " in code)
+    (source,) = (code for code in BLOCKS if "def " in code)
     assert source.count("\n") < 40
-    scope: dict[str, object] = {}
+    scope: Scope = {}
     exec(source, scope)
     net, x = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 6, None)
     scores, labels = net(x).detach(), labels_of(net, x)

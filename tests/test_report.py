@@ -147,7 +147,15 @@ def test_strange_names_and_texts_stay_texts(folder: Path) -> None:  # noqa: F811
     assert "There is nothing to listen to" in page.text.replace("there is", "There is")
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no results to be read"), ("", "no result yet"), ("{}\n", "line 1: not a result")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no results to be read"),
+        ("", "no result yet"),
+        ("{}\n", "line 1: not a result"),
+        ('{"name": "a"}\n', "nothing of clean_transcript"),
+    ],
+)
 def test_folders_without_results(folder: Path, content: str | None, message: str) -> None:  # noqa: F811
     if content is not None:
         Path("results.jsonl").write_text(content)

@@ -109,3 +109,19 @@ def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
     assert "its clean clip has 100" in run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none").stderr
     with pytest.raises(aa.errors.OptionError, match="draws 0"):
         list(survive(recognisers.linear(), [], [None], draws=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "route 66"], "does not write '6'"),
+        (["--channel", "crop:0.5"], "is for images"),
+        (["--channel", "loud"], "channel 'loud'"),
+        (["--channel", "codec:mp3@9999k"], "9999"),
+        (["--draws", "0"], "--draws"),
+    ],
+)
+def test_what_cannot_be_survived(made: Path, options: list[str], message: str) -> None:
+    result = run("survive", str(made), *options, *LINEAR, "--device", "cpu", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr

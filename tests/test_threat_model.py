@@ -4,13 +4,18 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from audioadv.audio.hearing import Hearing
+from audioadv.defenses import Confidence, fit
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L1, Linf, parse_bound
-from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
+from audioadv.threat.labels import Classify, Misclassify, dlr, margin
+from audioadv.threat.masked import Masked
 from audioadv.threat.model import KNOWLEDGE, PROTOCOLS, ThreatModel
+from audioadv.threat.undetected import Undetected
 from audioadv.threat.warps import Spatial
 
 CLAIMS = [
@@ -19,6 +24,8 @@ CLAIMS = [
     ThreatModel("linf:0.1@0.5_mix_l1:10@0.5", Mistranscribe("so it was said", 0.25), access="decisions", protocol="true-max"),
     ThreatModel(Spatial(30, 3), Silence(), knowledge="transfer"),
     ThreatModel("linf:8/255_and_l2:0.5", "take a cat for a dog"),
+    ThreatModel("timing:160,0.05", Transcribe("go"), "codec:mp3@64k_or_gain:-6..6"),
+    ThreatModel("sticker:1600+0_or_masked:-6", Silence(), "noise:20@a-recording-that-lies-elsewhere.wav"),
 ]
 
 
@@ -50,6 +57,11 @@ def test_it_comes_back_from_json_and_says_all_it_claims(claim: ThreatModel) -> N
         ({"bound": Linf(0.1), "protocol": "max"}, "true-max"),
         ({"bound": Linf(0.1), "queries": 0}, "at least 1"),
         ({"bound": Linf(0.1), "goal": ""}, "misclassify"),
+        ({"bound": Linf(0.1), "goal": None}, "misclassify"),
+        ({"bound": Linf(0.1), "goal": 7}, "misclassify"),
+        ({"bound": Linf(0.1), "queries": True}, "at least 1"),
+        ({"bound": Linf(0.1), "queries": 1.5}, "at least 1"),
+        ({"bound": Linf(0.1), "channel": "loud"}, "not a channel"),
     ],
 )
 def test_claims_that_say_nothing(wrong: dict[str, object], match: str) -> None:
@@ -58,9 +70,48 @@ def test_claims_that_say_nothing(wrong: dict[str, object], match: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        (Misclassify(torch.tensor([1, 2]), margin, top=2, rivals=torch.tensor([0, 0])), "answer 'not class 1,2, nor in the top 2'"),
+        (Classify(5, dlr, by=2.0), "answer 'class 5'"),
+        (
+            Misclassify(3) & Classify(5) & Undetected(),
+            "answer 'not class 3', and to answer 'class 5', and to pass undetected by any detector",
+        ),
+        (Mistranscribe("go home", 0.25), "mishear 'go home', 25 % of the words wrong"),
+        (Silence(), "say nothing"),
+    ],
+    ids=str,
+)
+def test_goals_come_back_whole_and_in_words(goal: Goal, words: str) -> None:
+    claim = ThreatModel("linf:0.1", goal)
+    again = ThreatModel.from_json(claim.to_json())
+    assert again.to_json() == claim.to_json()
+    assert words in " ".join(str(again).split())
+    scores = torch.tensor([[3.0, 1.0, 2.0, 0.0, 0.0, 9.0]]).expand(2, 6)
+    if isinstance(goal, Misclassify | Classify):
+        assert again.goal.loss(scores).equal(goal.loss(scores))
+        assert again.goal.margin(scores).equal(goal.margin(scores))
+
+
+def test_what_no_text_tells_is_not_written() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    detector = fit(Confidence(), net, torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    for goal in (Misclassify(1) & Undetected(detector), Misclassify(1, lambda scores, labels: scores[:, 0])):
+        claim = ThreatModel("linf:0.1", goal)
+        assert "answer 'not class 1'" in " ".join(str(claim).split())
+        with pytest.raises(MalformedSpec, match="cannot be written as JSON"):
+            claim.to_json()
+    ThreatModel(Masked(0).at_rate(8000)).to_json()  # the rate is the clip's
+    with pytest.raises(MalformedSpec, match="model of hearing"):
+        ThreatModel(Masked(0, Hearing(full_scale_db=80.0)) | Linf(0.1)).to_json()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
+        '{"bound": "linf:1", "goal": {"kind": "labels:Misclassify", "labels": 1, "confidence": {"confidence": "lead"}}}',
         "{",
         "[]",
         '{"bound": "linf:0.1"}',

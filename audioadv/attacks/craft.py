@@ -33,13 +33,16 @@ from audioadv.audio.files import FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
-from audioadv.threat.bounds import MIN, Bound, Linf
+from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
+from audioadv.threat.channels.specs import as_channel, check_sound
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.joined import members
+from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
 from audioadv.threat.region import Region
 
@@ -128,12 +131,12 @@ def craft_each(
     clips: Sequence[Clip],
     goal: TextGoal,
     *,
-    bound: Bound = SMALLEST,
+    bound: Bound | str = SMALLEST,
     attack: str = "shrink",
     steps: int = 500,
     seed: int = 0,
     batch: int = BATCH,
-    channel: Channel | None = None,
+    channel: Channel | str | None = None,
     draws: int = 8,
     check_draws: int = 32,
     judge_draws: int = 100,
@@ -142,12 +145,20 @@ def craft_each(
 ) -> Iterator[Crafted]:
     """Craft clip by clip: each is yielded when its batch ends, in the order given.
 
-    Over a `channel`, a step averages `draws` of it, an example is chosen by `check_draws` and judged by `judge_draws`, and its
-    goal is reached where that is at least `rate` of them (`attacks/eot.py`).
+    Bound and channel may be specs. Over a channel, a step averages `draws` of it, an example is chosen by `check_draws` and
+    judged by `judge_draws`, and its goal is reached where that is at least `rate` of them (`attacks/eot.py`).
 
     The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
-    OptionError for an unknown attack.
+    UnknownModel for what is no recogniser, OptionError for an unknown attack or a goal that is not for texts.
     """
+    bound, channel = as_bound(bound), None if channel is None else as_channel(channel)
+    if not callable(getattr(model, "transcribe", None)):
+        wish = "Wrap your own: Recogniser(net, sample_rate=16000, vocabulary=...). Classifiers are for aa.attacks and aa.evaluate"
+        raise UnknownModel(f"model of type {type(model).__name__}: craft needs a recogniser. {wish}")
+    if not all(callable(getattr(part, "reached", None)) and not isinstance(part, Misclassify | Classify) for part in members(goal)):
+        raise OptionError(
+            f"goal {str(goal)!r}: craft needs one for texts. Give Transcribe({str(goal)!r}), Silence() or Mistranscribe(said)"
+        )
     if attack not in ATTACKS:
         raise OptionError(f"attack {attack!r}: unknown. Use {' or '.join(ATTACKS)}")
     if attack in FIXED and bound.minimal:
@@ -163,6 +174,7 @@ def craft_each(
         memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
         over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed, memory_mib=memory)
         # What cannot be drawn is said before any work is done.
+        check_sound(channel)
         channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     for clip in clips:
         if clip.sample_rate != model.sample_rate:

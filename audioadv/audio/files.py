@@ -21,7 +21,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from audioadv.errors import UnreadableAudio, UnusableBatch, UnwritableOutput
+from audioadv.errors import OptionError, UnreadableAudio, UnusableBatch, UnwritableOutput
 
 Samples = npt.NDArray[np.float32]
 
@@ -74,8 +74,11 @@ def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_secon
     """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile reads, at `sample_rate` (Hz; None: the file's own).
 
     Channels are averaged, and the result is rounded to 16 bits; a 16-bit mono file at its own rate comes back bit for bit.
-    Raises UnreadableAudio for a file that is not there, not audio, cut short, without samples, not finite or too long.
+    Raises UnreadableAudio for a file that is not there, not audio, cut short, without samples, not finite or too long,
+    OptionError for a rate that no sound has.
     """
+    if sample_rate is not None and not sample_rate >= 1:
+        raise OptionError(f"sample_rate {sample_rate}: give hertz, for example 16000, or None for the file's own")
     samples, found, notices = _decode(Path(path), longest_seconds)
     if (channels := samples.shape[1]) > 1:
         notices += (f"{channels} channels mixed down to one",)

@@ -27,7 +27,7 @@ from audioadv.evaluation.sanity.check import check as examined
 from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
-from audioadv.models.classifier import load_classifier
+from audioadv.models.classifier import NETS, load_classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import called, load_model
 from audioadv.report.tables import checkup_table, show
@@ -116,6 +116,8 @@ def checkups(
     other = None if substitute is None else loaded(substitute, device)
     if isinstance(other, tuple):
         other = other[0]
+    if other is not None and isinstance(other, Recogniser) != isinstance(model, Recogniser):
+        raise OptionError(f"--substitute {substitute}: not of {subject}'s kind. A recogniser stands in for a recogniser, a net for a net")
     if isinstance(model, Recogniser):
         wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20", seed)
         chosen = {name: on_sound(name, region, steps, seed) for name in attacks or ("shrink",)}
@@ -129,6 +131,8 @@ def checkups(
 
 def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
     """A recogniser, or a classifier with inputs and labels. Raises UnknownModel."""
+    if name in NETS:
+        raise OptionError(f"model {name!r}: check has no sounds for it. Give module:file:function, which returns (net, sounds, labels)")
     if name in CLASSIFIERS:
         net, data = load_classifier(name, device), digits()
         images = F.interpolate(data.images[: 5 * IMAGES], 28, mode="bilinear")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, read_entries
@@ -18,7 +19,7 @@ from audioadv.report.survival import draw_survival
 from audioadv.report.tables import show, survival_table
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import as_texts
+from audioadv.threat.goals import as_texts, spell
 
 USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", "codec:opus@24k", "codec:mulaw@64k")
 
@@ -93,11 +94,12 @@ def crafted_in(path: Path) -> list[Path]:
 
 
 def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
-    """A clip with all that is known of it. Raises UnusableTarget where nothing says what it was made for."""
+    """A clip with all that is known of it. Raises UnusableTarget where nothing says what it was made for, or it is never written."""
     record = beside(entry.path)
     target = target or entry.target or record.get("target")
     if target is None:
         raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
+    spell(as_texts(target), model.vocabulary, torch.device("cpu"))  # what it never writes is never heard
     clean = entry.path.with_suffix(".clean.wav")
     return Subject(
         name=str(entry.path),

@@ -26,7 +26,7 @@ from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Chain, Channel, options
 from audioadv.threat.channels.keys import Key
-from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, parse_channel
+from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, as_channel
 
 Kind = TypeVar("Kind", bound=Callable[..., Any])
 
@@ -115,7 +115,7 @@ def defend(model: Kind, channel: Channel | str, *, seed: int = 0) -> Kind:
     >>> net(torch.tensor([0.2, 0.6]).reshape(1, 1, 1, 2)).tolist(), str(stated(net))
     ([[0.0, 1.0]], 'backward pass: BPDA')
     """
-    channel = parse_channel(channel) if isinstance(channel, str) else channel
+    channel = as_channel(channel)
     if (layer := outermost(model)) is not None:
         access = getattr(model, "access", None)
         again = defend(layer.model, channel >> layer.channel, seed=seed)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from audioadv.defenses.statement import Statement, stated
+from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access
 
 
@@ -27,7 +28,8 @@ class Wrapped:
 
     def granting(self, access: Access) -> Any:
         """The same, seen by an attacker with this much access."""
-        return replace(self, model=self.model.granting(access))  # type: ignore[type-var,attr-defined]
+        inner = self.model if hasattr(self.model, "granting") else Classifier(self.model, type(self.model).__name__)
+        return replace(self, model=inner.granting(access))  # type: ignore[type-var]
 
     def __getattr__(self, name: str) -> Any:
         if name == "model" or name.startswith("__"):  # not there yet, or asked for by Python itself

@@ -76,7 +76,8 @@ def planned(
     judge_draws: int = 32,
     seed: int = 0,
 ) -> Plan:
-    """What to attack, from what the model states. `static` is the model that a static attacker works on, if not the undefended.
+    """What to attack, from what the model states. `static` is the model that a static attacker works on, if not the undefended; it
+    is his own, and shows him what it shows anyone.
 
     A random model is averaged over `draws` at each look, and judged over `judge_draws`. Shapes: lengths [batch].
     Raises OptionError for a model that detects and says not what it is to pass unseen.
@@ -92,7 +93,7 @@ def planned(
     elif statement.backward == "none" and access is not Access.DECISIONS:
         adaptive = replace(adaptive, slopes=nes(seed=seed))
     unaware = victim is not model or statement.random or statement.detects
-    plain = objective(granting(victim, access), goal, lengths) if unaware else None
+    plain = objective(granting(victim, access) if static is None else victim, goal, lengths) if unaware else None
     return Plan(adaptive, plain, judge, in_words(statement, draws))
 
 

@@ -27,9 +27,10 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
+from audioadv.evaluation.terms import agreed
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound, Box
-from audioadv.threat.labels import Misclassify
+from audioadv.threat.labels import Misclassify, as_labels
 
 PLAIN = Statement()  # of a model that is no defense
 
@@ -190,7 +191,7 @@ def evaluate(
     model: Recogniser,
     inputs: Tensor,
     labels: Sequence[str],
-    threat: Threat | Bound,
+    threat: Threat | Bound | str,
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
     lengths: Tensor,
@@ -207,7 +208,7 @@ def evaluate(
     model: Callable[..., Any],
     inputs: Tensor,
     labels: Tensor,
-    threat: Threat | Bound,
+    threat: Threat | Bound | str,
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
     goal: Misclassify | None = None,
@@ -226,7 +227,7 @@ def evaluate(
     model: Callable[..., Any],
     inputs: Tensor,
     labels: Tensor | Sequence[str],
-    threat: Threat | Bound,
+    threat: Threat | Bound | str,
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
     lengths: Tensor | None = None,
@@ -253,8 +254,11 @@ def evaluate(
 
     What the model states of itself picks the attack (`adaptive.py`); where it is a defense, every attack is first tried by someone
     who does not know that, on the undefended model (or on `static`). A random model is averaged over `draws` at each look, and
-    judged over `judge_draws`, by half of them. A threat model whose knowledge is "oblivious" stops after the first. Warns where
-    the statement is not what is seen.
+    judged over `judge_draws`, by half of them. Warns where the statement is not what is seen.
+
+    A threat model is kept to, or refused (`terms.py`): its access is what attacks are granted, finds that took more than its
+    queries do not count, knowledge "oblivious" stops after the attack on the undefended model, and "transfer" after that on the
+    substitute `static`. A channel or true-max is an OptionError, as is another goal.
 
     Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied.
 
@@ -263,6 +267,8 @@ def evaluate(
     >>> print(evaluate(net, torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 0]), Linf(0.1), "pgd").robust_accuracy)
     50.0 % (1 of 2, 9.5 .. 90.5)
     """
+    if not isinstance(labels, Tensor) and not all(isinstance(label, str) for label in labels):
+        labels = as_labels(torch.as_tensor(labels))
     if not isinstance(labels, Tensor):
         if not isinstance(model, Recogniser) or lengths is None:
             raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
@@ -271,13 +277,17 @@ def evaluate(
             model, inputs, lengths, labels, threat, chosen, errors=errors, batch=batch or 16, all_attacks_see_all=see_all, progress=progress
         )
     batch = batch or 500
-    bound = threat if isinstance(threat, Bound) else threat.bound
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")
     goal = Misclassify(labels) if goal is None else goal
-    statement, plan = stated(model), planned(model, goal, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
+    statement = stated(model)
+    terms = agreed(threat, goal, statement)
+    if terms.knowledge == "transfer" and (static is None or static is model):
+        raise OptionError("knowledge 'transfer': the attacker works on a substitute. Give it, another model of the same inputs: static=")
+    bound, model = terms.bound, terms.granting(model)
+    plan = planned(model, goal, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
     rounds = [(f"{name}, static", attack, plan.static) for name, attack in named_attacks(attacks, seed).items() if plan.static]
-    if not rounds or getattr(threat, "knowledge", "adaptive") != "oblivious":
+    if not rounds or terms.knowledge == "adaptive":
         blind = statement.backward == "none" and attacks == "standard"
         chosen = {"gradient_free": partial(gradient_free, seed=seed)} if blind else named_attacks(attacks, seed)
         rounds += [(", ".join(filter(None, (name, plan.way))), attack, plan.adaptive) for name, attack in chosen.items()]
@@ -300,7 +310,7 @@ def evaluate(
             with at_rest(model):
                 result = worst_member(attack, wanted.rows(rows), region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
-            good = verified(judge.rows(rows), bound, region, result)
+            good = terms.within_queries(name, verified(judge.rows(rows), bound, region, result), result.forwards)
             felled[rows], sizes[rows] = good, torch.where(good, result.gauge.cpu().to(gauge), math.inf)
             nearer = rows[sizes[rows] < gauge[rows]]
             gauge[nearer] = sizes[nearer]

@@ -15,17 +15,21 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from audioadv.attacks.estimates import nes
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import FULL_SCALE, round16
+from audioadv.defenses.statement import stated
+from audioadv.defenses.through import undefended
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.adaptive import granting
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.terms import agreed
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Access, Recogniser
-from audioadv.threat.bounds import Bound
 from audioadv.threat.goals import Mistranscribe
 
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
@@ -154,17 +158,25 @@ def evaluate_speech(
 ) -> SpeechEvaluation:
     """What `evaluate` does for a recogniser and what was said in each clip.
 
-    A threat model's `access` is what the attacks are granted. Within a fixed bound each attack goes for as many word errors as
-    it can get (`attacks.worsen`); a `min` bound looks for the smallest change that makes for `errors`. Only clips that are under
-    `errors` are attacked. Shapes: waveforms [clips, time], lengths [clips] in samples. Raises UnusableBatch, OptionError, AccessDenied.
+    Within a fixed bound each attack goes for as many word errors as it can get (`attacks.worsen`); a `min` bound, or a limit on
+    queries, asks for `errors` alone. Only clips that are under `errors` are attacked. A model that draws, remembers or detects is
+    an OptionError. Shapes: waveforms [clips, time], lengths [clips] in samples. Raises UnusableBatch, OptionError, AccessDenied.
     """
     if not len(references) == len(waveforms) == len(lengths):
         raise UnusableBatch(f"{len(references)} texts and {len(lengths)} lengths for {len(waveforms)} clips: give one of each for each")
-    if getattr(threat, "channel", None) is not None:
-        raise OptionError(f"threat model over {threat.channel}: evaluate hears clips as they are. Use survive, or craft with a channel")
-    bound: Bound = (threat if isinstance(threat, Bound) else threat.bound).at_rate(model.sample_rate)
-    model = model.granting(Access(threat.access)) if hasattr(threat, "access") else model
-    goal, waveforms = Mistranscribe(references, errors), round16(waveforms)
+    goal, waveforms, statement = Mistranscribe(references, errors), round16(waveforms), stated(model)
+    terms = agreed(threat, goal, statement)
+    if statement.random or statement.remembers or statement.detects:
+        cure = "craft(undefended(model), ..., channel=...) and survive count over draws; craft takes & Undetected(); games.play has rounds"
+        raise OptionError(f"{model.name} states '{statement}': evaluate hears a clip once, and would say too much of it. {cure}")
+    if terms.knowledge == "transfer":
+        raise OptionError(
+            "knowledge 'transfer': evaluate has no substitute for a recogniser. Use craft on the one, transcribe on the other"
+        )
+    bound, model = terms.bound.at_rate(model.sample_rate), model if terms.access is None else model.granting(terms.access)
+    victim = granting(undefended(model), model.access) if terms.knowledge == "oblivious" else model
+    blind = statement.backward == "none" and victim is model and model.access is not Access.DECISIONS
+    climbs = not bound.minimal and terms.queries is None  # who may not ask for ever asks for `errors` at once
     before = [alone(model, row, int(length)) for row, length in zip(waveforms, lengths, strict=True)]
     rates = WordErrors.of(goal.references, before).rates
     gauge = torch.tensor([math.inf if rate < errors else 0.0 for rate in rates])
@@ -178,12 +190,14 @@ def evaluate_speech(
             here = rows.to(waveforms.device)
             some = lengths[here]
             region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
-            wanted = objective(model, goal.rows(rows), some)
-            result = worst_member(attack if bound.minimal else partial(worsen, attack), wanted, region)
+            wanted = objective(victim, goal.rows(rows), some, slopes=nes() if blind else None)
+            result = worst_member(partial(worsen, attack) if climbs else attack, wanted, region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
+            reached = torch.tensor(result.reached)
+            late = reached & ~terms.within_queries(name, reached, result.forwards)
             known = region if result.parameters is None else region.knowing(result.parameters)
             sizes = known.gauge(result.adversarial)
-            inside = (sizes.isfinite() if bound.minimal else known.holds(sizes)).tolist()
+            inside = ((sizes.isfinite() if bound.minimal else known.holds(sizes)).cpu() & ~late).tolist()
             for row, i in enumerate(rows.tolist()):
                 size, length = float(result.gauge[row]), int(some[row])
                 text = alone(model, result.adversarial[row], length) if inside[row] else before[i]

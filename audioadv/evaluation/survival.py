@@ -20,6 +20,7 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
+from audioadv.threat.channels.specs import check_sound
 
 
 @final
@@ -90,10 +91,13 @@ def survive(
 ) -> Iterator[Survival]:
     """Each subject through each channel, subject by subject. The samples must be at the model's rate.
 
-    Raises OptionError for no draw at all, UnusableBatch for a clean clip of another length.
+    Raises OptionError for no draw at all or a channel for images, UnusableBatch for a clean clip of another length.
     """
     if draws < 1:
         raise OptionError(f"draws {draws}: a rate takes at least one draw")
+    for channel in channels:
+        if channel is not None:
+            check_sound(channel)
     for subject in subjects:
         if subject.clean is not None and len(subject.clean) != len(subject.samples):
             raise UnusableBatch(

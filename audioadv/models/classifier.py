@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from audioadv.errors import UnknownModel
 from audioadv.models.recogniser import Access
+from audioadv.models.rest import found
 from audioadv.models.tiny_m5 import TinyM5
 from audioadv.models.tiny_mnist import TinyMnist
 
@@ -56,9 +57,9 @@ class Classifier:
 
 
 def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier:
-    """A bundled classifier, in evaluation mode, its parameters frozen. Raises UnknownModel."""
+    """A bundled classifier, in evaluation mode, its parameters frozen. Raises UnknownModel, OptionError for a device that is not here."""
     if name not in BUNDLED:
         raise UnknownModel(f"classifier {name!r}: unknown. Use {', '.join(BUNDLED)}, or your own: any module is a classifier")
-    net = NETS.get(name, TinyMnist)()
+    device, net = found(device), NETS.get(name, TinyMnist)()
     net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
     return Classifier(net.eval().requires_grad_(False).to(device), name)

@@ -1,10 +1,28 @@
-"""A model as it has to be while it is looked at: nothing in it changes."""
+"""A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+
+from audioadv.errors import OptionError
+
+
+def found(device: str | torch.device) -> torch.device:
+    """The device of this name. Raises OptionError for one that does not exist or is not here.
+
+    >>> found("cpu")
+    device(type='cpu')
+    """
+    try:
+        there = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"device {device!r}: no such device. Use cpu or cuda") from None
+    if there.type == "cuda" and not (torch.cuda.is_available() and (there.index or 0) < torch.cuda.device_count()):
+        raise OptionError(f"device {str(device)!r}: torch {torch.__version__} finds no such CUDA device here. Use cpu")
+    return there
 
 
 @contextmanager

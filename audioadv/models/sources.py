@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from audioadv.errors import BrokenInstallation, UnknownModel
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.recogniser import Recogniser
+from audioadv.models.rest import found
 
 WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED = {
@@ -37,8 +38,10 @@ PIPELINES = (
 def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
     """The recogniser of that name, in evaluation mode, its parameters frozen.
 
-    Raises UnknownModel for a name that nothing answers to, BrokenInstallation where a package is missing or does not fit.
+    Raises UnknownModel for a name that nothing answers to, BrokenInstallation where a package is missing or does not fit,
+    OptionError for a device that is not here.
     """
+    device = found(device)
     source, _, rest = name.partition(":")
     if name in BUNDLED:
         recogniser = load_bundled(name)

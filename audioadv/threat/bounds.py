@@ -87,9 +87,14 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
     return Region(clean, radius, norm, inside, low, high, grid)
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a finite number: True is none, nor is a tensor of one."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_radius(name: str, radius: Radius) -> None:
     """A radius is `min` or a finite number, not negative."""
-    if radius != MIN and not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
+    if radius != MIN and not (is_number(radius) and float(radius) >= 0):
         raise MalformedSpec(f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {name}:0.01")
 
 
@@ -181,7 +186,7 @@ class SNR(Combines):
     decibels: Radius
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decibels, str) and not math.isfinite(self.decibels):
+        if self.decibels != MIN and not is_number(self.decibels):
             raise MalformedSpec(f"snr:{self.decibels}: the ratio must be a number of decibels, or 'min', for example snr:30")
 
     def __str__(self) -> str:
@@ -241,6 +246,19 @@ def parse_bound(spec: str) -> Bound:
         return kinds[name].read(value)
     except (ValueError, ZeroDivisionError):
         raise MalformedSpec(f"bound {spec!r}: {value!r} cannot be read. Write for example {kinds[name].example}") from None
+
+
+def as_bound(bound: object) -> Bound:
+    """A bound, or the one that a spec names. Raises MalformedSpec for anything else.
+
+    >>> as_bound("l2:0.5")
+    L2(radius=0.5)
+    """
+    if isinstance(bound, str):
+        return parse_bound(bound)
+    if not isinstance(bound, Bound):
+        raise MalformedSpec(f"bound {bound!r}: not a bound. Give one, for example Linf(0.03), or a spec, linf:0.03")
+    return bound
 
 
 class Kind(NamedTuple):

@@ -158,6 +158,8 @@ class Feature(Combines):
             network: Network = getattr(importlib.import_module(module), function)()
         except (ImportError, AttributeError) as error:
             raise MalformedSpec(f"feature:{text}: {error}. Is the file in this folder or installed, and the name right?") from error
+        if not callable(network):
+            raise MalformedSpec(f"feature:{text}: the function returned a {type(network).__name__}. Return a network: inputs to features")
         return Feature(
             network.eval() if isinstance(network, nn.Module) else network, MIN if radius == MIN else parse_number(radius), source
         )

@@ -5,6 +5,7 @@ margin    at most 0 just where the goal is reached; exact near by
 reached   whether it is
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self, final
 import torch
 from torch import Tensor
 
-from audioadv.errors import UnusableTarget
+from audioadv.errors import OptionError, UnusableTarget
 from audioadv.models.abstention import abstained
 from audioadv.models.decoding import writes_exactly
 from audioadv.models.recogniser import Emissions
@@ -231,6 +232,8 @@ class Mistranscribe(Joins):
         object.__setattr__(self, "errors", errors)
         if not self.references or not all(self.references):
             raise UnusableTarget("reference '': there is nothing to mishear. Give what was said in the clip")
+        if not 0 < self.errors < math.inf:
+            raise OptionError(f"errors {self.errors}: how many words wrong, for each word said? Give a share above 0, for example 0.5")
 
     def loss(self, outputs: Emissions) -> Tensor:
         texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references

@@ -37,7 +37,7 @@ from audioadv.audio.masking import masking_threshold
 from audioadv.audio.spectrum import OVERLAP, frames_inside, spectrum, waveform
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, is_number, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, each
 from audioadv.threat.region import Region
@@ -60,7 +60,7 @@ class Masked(Combines):
     hearing: Hearing = field(default_factory=Hearing)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.margin_db, str) and not math.isfinite(self.margin_db):
+        if self.margin_db != MIN and not is_number(self.margin_db):
             raise MalformedSpec(f"masked:{self.margin_db}: the margin must be a number of decibels, or 'min', for example masked:0")
 
     @staticmethod

@@ -10,15 +10,21 @@ import importlib
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
-from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.errors import MalformedSpec, UnusableBatch, UnusableResponse
 from audioadv.models.recogniser import Access
-from audioadv.threat.bounds import Bound, Box, parse_bound
+from audioadv.threat.bounds import Box, as_bound, parse_bound
+from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.joined import Joined
+from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin, probability_margin
+from audioadv.threat.undetected import Undetected
 
 KNOWLEDGE: Final = {
     "adaptive": "knows the defense",
@@ -29,6 +35,7 @@ PROTOCOLS: Final = {
     "expectimax": "Inputs are drawn once, and each is attacked where it stands",
     "true-max": "The attacker picks the inputs, and may repeat the one that works",
 }
+CONFIDENCES: Final = {way.__name__: way for way in (cross_entropy, margin, dlr, probability_margin)}
 TOLERANCE = 1e-5
 """Of a radius: how far rounding may carry an input out of its bound."""
 
@@ -58,26 +65,25 @@ class ThreatModel:
     protocol: str = "expectimax"
 
     def __post_init__(self) -> None:
-        bound = parse_bound(self.bound) if isinstance(self.bound, str) else self.bound
-        if not isinstance(bound, Bound):
-            raise MalformedSpec(f"bound {self.bound!r}: not a bound. Give one, for example Linf(0.03), or a spec, linf:0.03")
-        object.__setattr__(self, "bound", bound)
+        object.__setattr__(self, "bound", as_bound(self.bound))
+        if isinstance(self.channel, str):
+            with suppress(UnusableResponse):  # rooms or noise that lie elsewhere
+                parse_channel(self.channel)
         object.__setattr__(self, "channel", None if self.channel is None else str(self.channel))
         choices = {"access": [str(access) for access in Access], "knowledge": list(KNOWLEDGE), "protocol": list(PROTOCOLS)}
         for name, known in choices.items():
             if str(getattr(self, name)) not in known:
                 raise MalformedSpec(f"{name} {getattr(self, name)!r}: unknown. Use {', '.join(known[:-1])} or {known[-1]}")
         object.__setattr__(self, "access", Access(self.access))
-        if self.queries is not None and (not isinstance(self.queries, int) or self.queries < 1):
+        if self.queries is not None and (type(self.queries) is not int or self.queries < 1):
             raise MalformedSpec(f"queries {self.queries!r}: give a number of forwards of at least 1, or None for any number")
-        if not str(self.goal) and isinstance(self.goal, str):
-            raise MalformedSpec("goal '': say what the attacker wants, for example 'misclassify', or give a goal")
+        if not self.goal if isinstance(self.goal, str) else not callable(getattr(self.goal, "reached", None)):
+            raise MalformedSpec(f"goal {self.goal!r}: say what the attacker wants, for example 'misclassify', or give a goal")
 
     def __str__(self) -> str:
-        wish = self.goal if isinstance(self.goal, str) else f"say {str(self.goal)!r}" if str(self.goal) else "say nothing"
         limit = f"the smallest change ({self.bound})" if self.bound.minimal else f"each input within {self.bound}"
         sentences = [
-            f"The attacker wants the model to {wish}",
+            f"The attacker wants the model to {wished(self.goal)}",
             f"It {'looks for' if self.bound.minimal else 'may change'} {limit}",
             *([f"The change must survive {self.channel}"] if self.channel else []),
             f"It sees the model's {self.access} and {KNOWLEDGE[self.knowledge]}",
@@ -87,7 +93,13 @@ class ThreatModel:
         return textwrap.fill(". ".join(sentences) + ".", 127)
 
     def to_json(self) -> str:
-        """One JSON object with every field; `from_json` gives the same threat model back."""
+        """One JSON object with every field; `from_json` gives the same threat model back.
+
+        Raises MalformedSpec for what no text tells: a fitted detector, a callable of one's own, a changed model of hearing.
+        """
+        spec = str(self.bound)
+        if "masked:" in spec and parse_bound(spec).at_rate(16000) != self.bound.at_rate(16000):
+            raise MalformedSpec(f"bound {spec}: its model of hearing is not the usual one, and cannot be written as JSON")
         entries = {part.name: getattr(self, part.name) for part in fields(self)}
         return json.dumps({**entries, "bound": str(self.bound), "goal": told(self.goal)})
 
@@ -164,6 +176,26 @@ def anywhere(mask: Tensor) -> Tensor:
     return mask.flatten(1).any(1)
 
 
+def wished(goal: Any) -> str:
+    """What completes "the attacker wants the model to".
+
+    >>> wished(Mistranscribe("go home") & Undetected())
+    "mishear 'go home', 50 % of the words wrong, and to pass undetected by any detector"
+    """
+    match goal:
+        case str():
+            return goal
+        case Joined():
+            return ", and to ".join(map(wished, goal.goals))
+        case Mistranscribe():
+            return f"mishear {' | '.join(goal.references)!r}, {100 * goal.errors:g} % of the words wrong"
+        case Undetected():
+            return f"pass {goal}"
+        case Misclassify() | Classify():
+            return f"answer {str(goal)!r}"
+    return f"say {str(goal)!r}" if str(goal) else "say nothing"
+
+
 def told(goal: Any) -> Any:
     """A goal as JSON: text as it is, a dataclass by its place in `audioadv.threat` and its fields."""
     if isinstance(goal, str):
@@ -183,6 +215,10 @@ def plainly(value: Any) -> Any:
         return told(value)
     if isinstance(value, list | tuple):
         return [plainly(part) for part in value]
+    if callable(value):
+        if value not in CONFIDENCES.values():
+            raise MalformedSpec(f"goal with {value!r}: cannot be written as JSON. Use a confidence of audioadv.threat.labels")
+        return {"confidence": value.__name__}
     return value
 
 
@@ -190,6 +226,8 @@ def retold(entry: Any) -> Any:
     """The goal that `told` wrote."""
     if isinstance(entry, Mapping) and "tensor" in entry:
         return torch.tensor(entry["tensor"], dtype=getattr(torch, entry["dtype"]))
+    if isinstance(entry, Mapping) and "confidence" in entry and "kind" not in entry:
+        return CONFIDENCES[entry["confidence"]]
     if isinstance(entry, Mapping):
         module, _, name = entry["kind"].partition(":")
         kind: Callable[..., Any] = getattr(importlib.import_module(f"audioadv.threat.{module}"), name)

@@ -17,6 +17,7 @@ from typing import Final, Protocol, Self, final
 import torch
 from torch import Tensor
 
+from audioadv.errors import UnusableBatch
 from audioadv.threat.projections import each
 
 
@@ -175,7 +176,7 @@ class Region:
 
         With `rounded` bool [batch], only those examples are put on the grid. Shapes: [batch, *] -> as clean.
         """
-        change = delta if self.added else self.changed(delta)
+        change = self.fitting(delta) if self.added else self.changed(delta)
         if self.grid is None:
             return self.clean + change
         quantise = getattr(self.norm, "quantise", towards_zero)
@@ -264,7 +265,16 @@ class Region:
 
     def gauge(self, adversarial: Tensor) -> Tensor:
         """The smallest radius that holds each adversarial input. Shapes: [batch, *] -> [batch]."""
-        return self.norm.gauge(self.map.read(self.clean, adversarial) if self.known is None else self.known)
+        return self.norm.gauge(self.map.read(self.clean, self.fitting(adversarial)) if self.known is None else self.known)
+
+    def fitting(self, inputs: Tensor) -> Tensor:
+        """What has the clean inputs' shape. Raises UnusableBatch for what belongs to another batch."""
+        if inputs.shape != self.clean.shape:
+            raise UnusableBatch(
+                f"inputs or changes of shape {list(inputs.shape)} in a region made around inputs of shape {list(self.clean.shape)}: "
+                "make one around these, with bound.around(clean, lengths)"
+            )
+        return inputs
 
     def extent(self, change: Tensor) -> Tensor:
         """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""

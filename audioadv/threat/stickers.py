@@ -15,7 +15,7 @@ physical-world attacks on deep learning visual classification"). Excess is in fu
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
@@ -83,6 +83,9 @@ class Sticker(Combines):
     rectangles: tuple[Rectangle, ...]
 
     def __post_init__(self) -> None:
+        given: Any = self.rectangles
+        if isinstance(given, str):
+            raise MalformedSpec(f"rectangles {given!r}: give pairs of sizes and first places, or a spec: Sticker.parse('8x8+10+12')")
         numbers = [number for sizes, firsts in self.rectangles for number in (*(size - 1 for size in sizes), *firsts)]
         axes = {len(part) for rectangle in self.rectangles for part in rectangle}
         if len(axes) != 1 or min(axes) == 0 or min(numbers) < 0:
@@ -211,8 +214,11 @@ class Patch(Combines):
     turn: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.size) not in (1, 2) or min(self.size) < 1 or not 0 <= self.turn < math.inf:
-            raise MalformedSpec(f"{self}: a patch is rows x columns, or samples, for example patch:8x8, patch:8x8,20 or patch:1600")
+        size: Any = self.size
+        if not isinstance(size, tuple) or len(size) not in (1, 2) or min(size) < 1 or not 0 <= self.turn < math.inf:
+            raise MalformedSpec(
+                f"size {size!r}, turn {self.turn}: a patch is rows x columns, or samples, for example patch:8x8, patch:8x8,20 or patch:1600"
+            )
 
     @staticmethod
     def parse(text: str) -> "Patch":

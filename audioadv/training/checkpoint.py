@@ -16,6 +16,14 @@ from torch import nn
 from audioadv.errors import UnusableCheckpoint, UnwritableOutput
 
 
+def made(folder: Path) -> None:
+    """The folder, and those above it, if need be. Raises UnwritableOutput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutput(f"{folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file by way of one beside it, which takes its place when it is on the disk. Raises UnwritableOutput."""
     part = path.with_name(path.name + ".part")

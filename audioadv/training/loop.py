@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.training.batches import Data, key, keyed
-from audioadv.training.checkpoint import forms, load, save, whole_file, write_weights
+from audioadv.training.checkpoint import forms, load, made, save, whole_file, write_weights
 from audioadv.training.method import Method, Model, Moment, net_of
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import Schedule, cycle, growing
@@ -110,7 +110,7 @@ def train(
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
     described = {"model": forms(net), "method": repr(method), "data": str(data), "plan": plan}
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        made(folder)
         if (folder / "checkpoint.pt").exists():
             state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
 

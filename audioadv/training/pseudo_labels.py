@@ -37,6 +37,10 @@ class Mixed:
     guessed: float = 0.5
 
     def __post_init__(self) -> None:
+        for name in ("labelled", "pseudo"):
+            if not isinstance(part := getattr(self, name), Labelled):
+                cure = "Give Labelled(inputs, labels); without labels, let a model guess them: pseudo_labels(model, inputs)"
+                raise UnusableBatch(f"{name} is a {type(part).__name__}: inputs need labels to be learnt. {cure}")
         if not 0 < round(self.labelled.size * self.guessed) < self.labelled.size:
             raise OptionError(f"guessed {self.guessed}: a share between 0 and 1, that leaves a batch of {self.labelled.size} some of each")
         if self.labelled.inputs.shape[1:] != self.pseudo.inputs.shape[1:]:

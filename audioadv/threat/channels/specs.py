@@ -19,11 +19,11 @@ A_then_B is both, in this order; A_or_B is one of them at each draw. `_then_` bi
 
 from functools import reduce
 from operator import or_, rshift
-from typing import Final
+from typing import Any, Final
 
-from audioadv.errors import MalformedSpec
+from audioadv.errors import MalformedSpec, OptionError
 from audioadv.threat.channels.band import Band, Loudspeaker
-from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.channel import Chain, Channel, options
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
@@ -47,6 +47,28 @@ def parse_channel(spec: str) -> Channel:
     Raises MalformedSpec, or what a part raises: UnusableResponse for rooms or noise that are not there.
     """
     return reduce(or_, (reduce(rshift, map(parse_part, option.split("_then_"))) for option in spec.split("_or_")))
+
+
+def as_channel(channel: Any) -> Channel:
+    """A channel, or the one that a spec names. Raises MalformedSpec for anything else.
+
+    >>> str(as_channel("gain:-6"))
+    'gain:-6'
+    """
+    if isinstance(channel, str):
+        return parse_channel(channel)
+    if not callable(getattr(channel, "draw", None)):
+        raise MalformedSpec(f"channel {channel!r}: not a channel. Give one, or a spec, for example noise:20")
+    return channel
+
+
+def check_sound(channel: Channel) -> None:
+    """Raises OptionError for a channel of which a part is for images alone."""
+    for option in options(channel):
+        for part in option.parts if isinstance(option, Chain) else (option,):
+            if isinstance(part, IMAGE):
+                known = ", ".join(kind.NAME for kind in (*SOUND, *EITHER))
+                raise OptionError(f"channel {channel}: {part} is for images, and this is sound. For sound there are {known}")
 
 
 def parse_part(spec: str) -> Channel:

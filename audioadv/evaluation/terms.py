@@ -1,0 +1,90 @@
+"""What of a threat model an evaluation keeps to, and what it refuses: no figure is to claim what it is not.
+
+bound, access, queries   kept: attacks are granted no more, and what is found outside or with more forwards does not count
+knowledge                kept: adaptive, oblivious (on the undefended model), transfer (on a substitute)
+goal                     words are taken at their word; a goal has to be the one that is measured
+channel, protocol        refused, unless there is none and inputs are drawn: those are other measurements
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from audioadv.defenses.statement import Statement
+from audioadv.errors import OptionError
+from audioadv.models.classifier import Classifier
+from audioadv.models.recogniser import Access
+from audioadv.threat.bounds import Bound, as_bound
+from audioadv.threat.goals import Goal
+from audioadv.threat.joined import members
+from audioadv.threat.model import told
+from audioadv.threat.undetected import Undetected
+
+
+@final
+@dataclass(frozen=True)
+class Terms:
+    """What was agreed. `access` None leaves the model's own; `queries` None is any number."""
+
+    bound: Bound
+    access: Access | None = None
+    knowledge: str = "adaptive"
+    queries: int | None = None
+
+    def granting(self, model: Callable[..., Any]) -> Callable[..., Any]:
+        """The model with as much access as was agreed; a plain module becomes a Classifier where that is not everything."""
+        if self.access is None:
+            return model
+        if hasattr(model, "granting"):
+            return model.granting(self.access)
+        return model if self.access is Access.GRADIENTS else Classifier(model, type(model).__name__, access=self.access)
+
+    def within_queries(self, name: str, found: Tensor, forwards: Tensor) -> Tensor:
+        """Which finds took no more forwards than was agreed; warns of the others. Shapes: bool and int64 [batch] -> bool [batch]."""
+        if self.queries is None:
+            return found
+        late = found & (forwards > self.queries)
+        if late.any():
+            warnings.warn(
+                f"{name}: {int(late.sum())} of {int(found.sum())} finds took more than the {self.queries} forwards that the threat model "
+                f"allows (up to {int(forwards[late].max())}) and do not count. Give the attack fewer steps",
+                stacklevel=3,
+            )
+        return found & ~late
+
+
+def agreed(threat: object, goal: Goal, statement: Statement) -> Terms:
+    """The terms of a threat model, a bound, or a bound's spec, for a measurement of this goal on a model that states this.
+
+    Raises MalformedSpec for what is none of these, OptionError for what an evaluation does not measure.
+
+    >>> agreed("linf:0.1", goal=None, statement=Statement())  # doctest: +ELLIPSIS
+    Terms(bound=Linf(radius=0.1), access=None, ...)
+    """
+    if not hasattr(threat, "bound"):
+        return Terms(as_bound(threat))
+    if (channel := getattr(threat, "channel", None)) is not None:
+        raise OptionError(
+            f"threat model over {channel}: evaluate meets inputs as they are. Use survive, or craft with a channel; "
+            "or evaluate what stands behind it: defend(model, channel)"
+        )
+    if (protocol := getattr(threat, "protocol", "expectimax")) != "expectimax":
+        raise OptionError(f"protocol {protocol!r}: that is a game of many rounds. Play it: audioadv.evaluation.games.play")
+    wish = getattr(threat, "goal", "")
+    if not isinstance(wish, str):
+        parts = [part for part in members(wish) if not isinstance(part, Undetected)]
+        unseen = len(parts) < len(members(wish))
+        if unseen and not statement.detects:
+            raise OptionError(f"goal {wish}: the model states no detector. Evaluate the one that has it: Detected(model, detector)")
+        if len(parts) != 1 or told(parts[0]) != told(goal):
+            raise OptionError(f"goal {wish}: evaluate measures '{goal}' here. Say the threat model's goal in words, or give that one")
+    access = getattr(threat, "access", None)
+    return Terms(
+        as_bound(getattr(threat, "bound")),  # noqa: B009
+        None if access is None else Access(access),
+        getattr(threat, "knowledge", "adaptive"),
+        getattr(threat, "queries", None),
+    )

@@ -1,0 +1,148 @@
+"""An evaluation keeps to its threat model, field by field, or refuses it: no figure claims what it is not."""
+
+from functools import partial
+
+import pytest
+import recognisers
+import torch
+from nets import inputs_for, labels_of, linear, small
+from torch import Tensor, nn
+
+import audioadv as aa
+from audioadv import attacks
+from audioadv.audio.ragged import pad
+from audioadv.defenses import Confidence, Detected, fit
+from audioadv.errors import AccessDenied, OptionError
+from audioadv.models.recogniser import Access
+
+SHAPE = (1, 5, 6)
+NET, X = linear(2, SHAPE), inputs_for(SHAPE, 12, (0, 1))
+LABELS = labels_of(NET, X)
+PGD = {"pgd": partial(attacks.pgd, steps=6, step_size=0.25, random_start=False)}
+
+
+def detected() -> Detected:
+    net = linear(2, SHAPE)
+    return Detected(net, fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1), seed=2)))
+
+
+@pytest.mark.parametrize("model", [NET, aa.Classifier(NET), aa.defend(NET, "depth:4"), detected()], ids=lambda model: type(model).__name__)
+def test_attacks_are_granted_no_more_than_is_claimed(model: nn.Module) -> None:
+    labels = model(X).argmax(1)
+    for access, attack in (("scores", "pgd"), ("decisions", "square")):
+        with pytest.raises(AccessDenied, match=f"access is '{access}'"):
+            aa.evaluate(model, X, labels, aa.ThreatModel("linf:0.2", access=access), attack)
+    some = {"square": partial(attacks.square, steps=20)}
+    result = aa.evaluate(model, X, labels, aa.ThreatModel("linf:0.2", access="scores"), some)
+    assert result.backwards == 0 < result.forwards
+
+
+def test_a_bound_alone_leaves_the_models_own_access_and_may_be_a_spec() -> None:
+    with pytest.raises(AccessDenied):
+        aa.evaluate(aa.Classifier(NET).granting(Access.SCORES), X, LABELS, "linf:0.2", PGD)
+    assert str(aa.evaluate(NET, X, LABELS, "linf:0.2", PGD)) == str(aa.evaluate(NET, X, LABELS.tolist(), aa.Linf(0.2), PGD))
+
+
+def test_finds_that_took_too_many_queries_do_not_count() -> None:
+    free = aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3"), PGD)
+    (trial,) = free.trials
+    took = trial.forwards[trial.felled]
+    allowed = int(took.float().median())
+    assert took.min() <= allowed < took.max()
+    with pytest.warns(UserWarning, match=f"more than the {allowed} forwards"):
+        bound = aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3", queries=allowed), PGD)
+    assert torch.equal(bound.trials[0].felled, trial.felled & (trial.forwards <= allowed))
+    assert torch.equal(bound.robust, free.robust | (trial.felled & (trial.forwards > allowed)))
+    enough = aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3", queries=int(took.max())), PGD)
+    assert torch.equal(enough.robust, free.robust)
+
+
+def test_a_transfer_is_from_a_substitute_that_shows_itself() -> None:
+    claim = aa.ThreatModel("linf:0.3", knowledge="transfer", access="decisions")
+    for static in (None, NET):
+        with pytest.raises(OptionError, match="static="):
+            aa.evaluate(NET, X, LABELS, claim, PGD, static=static)
+    result = aa.evaluate(NET, X, LABELS, claim, PGD, static=small(2, SHAPE))
+    assert [trial.attack for trial in result.trials] == ["pgd, static"]
+    assert aa.evaluate(NET, X, LABELS, claim, PGD, static=linear(2, SHAPE)).robust_accuracy.hits < 12
+
+
+WRONG = [
+    (aa.ThreatModel("linf:0.1", channel="median:3"), "defend"),
+    (aa.ThreatModel("linf:0.1", protocol="true-max"), "games.play"),
+    (aa.ThreatModel("linf:0.1", aa.Classify(1)), "'not class"),
+    (aa.ThreatModel("linf:0.1", aa.Misclassify(1 - LABELS)), "'not class"),
+    (aa.ThreatModel("linf:0.1", aa.Misclassify(LABELS) & aa.Undetected()), "Detected"),
+    (0.1, "not a bound"),
+    (None, "not a bound"),
+    ("linf", "not a bound"),
+]
+
+
+@pytest.mark.parametrize(("threat", "match"), WRONG, ids=lambda value: str(value)[:60])
+def test_what_is_not_measured_is_not_claimed(threat: object, match: str) -> None:
+    with pytest.raises(OptionError, match=match):
+        aa.evaluate(NET, X, LABELS, threat, PGD)  # type: ignore[call-overload]
+
+
+def test_the_goal_that_is_measured_may_be_named() -> None:
+    aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.01", aa.Misclassify(LABELS)), PGD)
+    model = detected()
+    labels = model(X).argmax(1)
+    aa.evaluate(model, X, labels, aa.ThreatModel("linf:0.01", aa.Misclassify(labels) & aa.Undetected()), PGD)
+
+
+# Recognisers
+
+
+def clips() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return pad([0.1 * torch.randn(2000 + 320 * i, generator=generator) for i in range(3)])
+
+
+def test_of_a_recogniser_too() -> None:
+    model, (waveforms, lengths) = recognisers.linear(), clips()
+    said = model.transcribe(waveforms, lengths)
+
+    def measured(threat: object, victim: aa.Recogniser = model) -> aa.evaluation.SpeechEvaluation:
+        return aa.evaluate(victim, waveforms, said, threat, PGD, lengths=lengths, errors=0.5)  # type: ignore[call-overload]
+
+    free = measured(aa.ThreatModel("linf:0.02"))
+    assert free.robust_accuracy.hits == 0
+    with pytest.warns(UserWarning, match="more than the 1 forwards"):
+        assert measured(aa.ThreatModel("linf:0.02", queries=1)).robust.all()
+    assert measured(aa.ThreatModel("linf:0.02", queries=7)).robust_accuracy.hits == 0
+    for threat, match in [
+        (aa.ThreatModel("linf:0.02", knowledge="transfer"), "substitute"),
+        (aa.ThreatModel("linf:0.02", protocol="true-max"), "games.play"),
+        (aa.ThreatModel("linf:0.02", aa.Silence()), "not: "),
+        (aa.ThreatModel("linf:0.02", aa.Mistranscribe(said, 0.9)), "not: "),
+        (0.02, "not a bound"),
+    ]:
+        with pytest.raises(OptionError, match=match):
+            measured(threat)
+    measured(aa.ThreatModel("linf:0.02", aa.Mistranscribe(said, 0.5)))
+    with pytest.raises(OptionError, match=r"states .*random"):
+        measured("linf:0.02", aa.defend(model, "gaussian:0.01"))
+
+
+def test_who_does_not_know_of_a_recognisers_defense_attacks_the_undefended() -> None:
+    """Behind a gain of nothing at all slopes are zero: only an attack on the undefended model gets anywhere."""
+
+    class Shut(nn.Module):
+        statement = aa.defenses.Statement("none")
+
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            return recognisers.listen(waveforms.detach(), lengths)
+
+    model, (waveforms, lengths) = recognisers.linear(), clips()
+    said = model.transcribe(waveforms, lengths)
+    safer = aa.defend(model, "bits:6")
+    options = {"lengths": lengths, "errors": 0.5}
+    heard = safer.transcribe(waveforms, lengths)
+    blind = aa.evaluate(safer, waveforms, heard, aa.ThreatModel("linf:0.05", knowledge="oblivious"), PGD, **options)
+    knowing = aa.evaluate(safer, waveforms, heard, aa.ThreatModel("linf:0.05"), PGD, **options)
+    assert not torch.equal(blind.adversarial, knowing.adversarial)
+    shut = aa.Recogniser(Shut(), 16000)
+    result = aa.evaluate(shut, waveforms, said, aa.ThreatModel("linf:0.05"), {"pgd": partial(attacks.pgd, steps=2)}, **options)
+    assert result.trials[0].backwards.sum() == 0 < result.trials[0].forwards.sum()
