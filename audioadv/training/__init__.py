@@ -12,6 +12,7 @@ from audioadv.training.batches import Batch, Data, Labelled, Spoken, key, keyed,
 from audioadv.training.checkpoint import start_from
 from audioadv.training.curves import TensorBoard
 from audioadv.training.e_at import EAT
+from audioadv.training.extraction import Asked, Extraction, extract, solved, solved_by_decisions
 from audioadv.training.free import Free
 from audioadv.training.guard import Guarded
 from audioadv.training.loop import Training, train
@@ -29,9 +30,11 @@ __all__ = [
     "EAT",
     "MSD",
     "Adversarial",
+    "Asked",
     "Average",
     "Batch",
     "Data",
+    "Extraction",
     "Free",
     "Guarded",
     "Labelled",
@@ -51,12 +54,15 @@ __all__ = [
     "Yopo",
     "constant",
     "cycle",
+    "extract",
     "fast",
     "growing",
     "key",
     "keyed",
     "of_like_length",
     "pseudo_labels",
+    "solved",
+    "solved_by_decisions",
     "start_from",
     "together",
     "train",
