@@ -35,8 +35,8 @@ def substituting(
 
     Between rounds the inputs are doubled by steps of `spread` along the sign of the net's own slope, away from the victim's answer
     (the paper steps toward it, and later to and fro; away lies the boundary, about which there is more to learn).
-    `within(inputs, owners)` brings them back to where inputs may lie; owners say which of the first inputs each comes from. Never more than `most` inputs are asked about: of those of the round that comes to it, a random part.
-    Shapes: inputs [count, *].
+    `within(inputs, owners)` brings them back to where inputs may lie; owners say which of the first inputs each comes from.
+    Never more than `most` inputs are asked about: a random part of those that come to it. Shapes: inputs [count, *].
     """
     inputs, owner = inputs[:most], torch.arange(len(inputs[:most]))
     answers = ask(inputs, owner)
