@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -76,7 +77,7 @@ def sounds(passes: int) -> World:
     return World("spoken digits", *parts, partial(TinyM5, 10), "body", tone(1500, 8000), passes)
 
 
-def row(world: World, rate: float, covers: float, defended: bool) -> tuple[dict[str, object], Implant]:
+def row(world: World, rate: float, covers: float, defended: bool) -> tuple[dict[str, Any], Implant]:
     """One net: trained on poisoned data, or on what the defense leaves of them."""
     backdoor = Backdoor(world.trigger, TARGET)
     poisoned = backdoor.poison(world.train, rate, covers=covers, seed=SEED)
@@ -90,7 +91,7 @@ def row(world: World, rate: float, covers: float, defended: bool) -> tuple[dict[
     return line | {"trigger": str(world.trigger), "defense": "spectral" if defended else "none", "found": found} | rates, got
 
 
-def clean_label(world: World, bound: str, trials: int, few: int = 300) -> tuple[dict[str, object], aa.Rate]:
+def clean_label(world: World, bound: str, trials: int, few: int = 300) -> tuple[dict[str, Any], aa.Rate]:
     """A last layer learns `few` images and one poison, for each of the first test images; how often that one image is taken."""
     net, hits, count = world.learnt(world.train), 0, 0
     x, y = world.train.inputs[:few], world.train.labels[:few]
@@ -159,7 +160,7 @@ def main(count: int, passes: int, bound: str, data: Path, out: Path | None, quic
         worlds.append(sounds(4 * passes))
     table, lines = (
         Table("data", "poisoned", "covers", "defense", "found", "accuracy, %", "success of the trigger, %"),
-        list[dict[str, object]](),
+        list[dict[str, Any]](),
     )
     curves: dict[str, list[tuple[float, Implant]]] = {world.name: [] for world in worlds}
     for world in worlds:
