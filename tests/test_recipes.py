@@ -191,3 +191,20 @@ def test_the_recipe_of_attacks_on_speech_and_the_training_of_its_nets(tmp_path: 
     trained = CliRunner().invoke(train_fsdd.main, ["--quick", "--out", str(tmp_path / "net.safetensors")], catch_exceptions=False)
     assert trained.exit_code == 0
     assert (tmp_path / "net.safetensors").stat().st_size < 60_000
+
+
+def test_the_recipes_of_poisoning_and_extraction_run(tmp_path: Path) -> None:
+    import extraction
+    import poisoning
+
+    few = ["--quick", "--count", "600", "--passes", "4", "--out", str(tmp_path)]
+    assert CliRunner().invoke(poisoning.main, few, catch_exceptions=False).exit_code == 0
+    *rows, clean_label = (json.loads(text) for text in (tmp_path / "poisoning.jsonl").read_text().splitlines())
+    assert [row["poisoned"] for row in rows] == [0, 6, 18, 18, 18, 18]
+    assert rows[2]["success"]["rate"] > rows[0]["success"]["rate"] + 0.2
+    assert clean_label["trials"]
+    assert CliRunner().invoke(extraction.main, ["--quick", "--passes", "5", "--out", str(tmp_path)], catch_exceptions=False).exit_code == 0
+    lines = [json.loads(text) for text in (tmp_path / "extraction.jsonl").read_text().splitlines()]
+    assert [line["queries"] for line in lines] == 4 * [100, 400]
+    assert all(more["fidelity"]["rate"] > few["fidelity"]["rate"] for few, more in zip(lines[:4:2], lines[1:4:2], strict=True))
+    assert {path.name for path in tmp_path.glob("*.png")} == {"poisoning.png", "extraction.png"}

@@ -1,0 +1,75 @@
+"""A net that learns to answer as another one does, from the answers alone.
+
+inputs --ask--> answers --learn--> substitute --slope's sign--> inputs beyond --ask--> ...
+
+Source: Papernot et al. 2017, "Practical black-box attacks against machine learning", algorithm 1.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.threat.labels import Misclassify
+
+Ask = Callable[[Tensor, Tensor], Tensor]
+"""`ask(inputs [count, *], owners [count])`: the victim's answers, classes int64 [count] or probabilities [count, classes]."""
+
+
+def substituting(
+    net: nn.Module,
+    inputs: Tensor,
+    ask: Ask,
+    within: Callable[[Tensor, Tensor], Tensor],
+    *,
+    rounds: int,
+    passes: int,
+    spread: float,
+    rate: float,
+    generator: torch.Generator,
+    most: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Teach `net`, in place, a round at a time; after each, yields all inputs asked about so far and their answers.
+
+    Between rounds the inputs are doubled by steps of `spread` along the sign of the net's own slope, away from the victim's answer
+    (the paper steps toward it, and later to and fro; away lies the boundary, about which there is more to learn).
+    `within(inputs, owners)` brings them back to where inputs may lie; owners say which of the first inputs each comes from.
+    Never more than `most` inputs are asked about: a random part of those that come to it. Shapes: inputs [count, *].
+    """
+    inputs, owner = inputs[:most], torch.arange(len(inputs[:most]))
+    answers = ask(inputs, owner)
+    for number in range(rounds):
+        if number:
+            with at_rest(net):
+                toward = Objective(net, Misclassify(decided(answers))).begun(inputs).look(inputs).slope
+            left = len(inputs) if most is None else min(len(inputs), most - len(inputs))
+            if left < 1:
+                return
+            some = torch.arange(left) if left == len(inputs) else torch.randperm(len(inputs), generator=generator)[:left].sort().values
+            there = some.to(inputs.device)
+            fresh = within(inputs[there] - spread * toward[there].sign(), owner[some])
+            answers = torch.cat([answers, ask(fresh, owner[some])])
+            inputs, owner = torch.cat([inputs, fresh]), torch.cat([owner, owner[some]])
+        learn(net, inputs, answers, passes, rate, generator)
+        yield inputs, answers
+
+
+def decided(answers: Tensor) -> Tensor:
+    """The classes that answers stand for. Shapes: int64 [count] or probabilities [count, classes] -> int64 [count]."""
+    return answers.argmax(1) if answers.is_floating_point() else answers
+
+
+def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: float, generator: torch.Generator) -> None:
+    """Train a net to give these answers, classes or probabilities, in batches of 64."""
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate)
+    net.train()
+    for _ in range(passes):
+        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        for first in range(0, len(order), 64):
+            rows = order[first : first + 64]
+            optimiser.zero_grad()
+            torch.autograd.backward(F.cross_entropy(net(inputs[rows]), answers[rows]))
+            optimiser.step()
+    net.eval()
