@@ -24,11 +24,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 Scope = dict[str, Any]
 
 
-def pictures(count: int = 8, side: int = 8) -> Scope:
+def pictures(count: int = 8, side: int = 8, classes: int = 3) -> Scope:
     """Small images that a small net gets right."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(side * side, 3))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(side * side, classes))
     with torch.no_grad():
-        net[1].weight.copy_(torch.randn(3, side * side, generator=torch.Generator().manual_seed(0)))
+        net[1].weight.copy_(torch.randn(classes, side * side, generator=torch.Generator().manual_seed(0)))
     images = inputs_for((1, side, side), count, (0, 1)).float()
     return {"net": net, "images": images, "labels": labels_of(net, images)}
 
@@ -51,6 +51,11 @@ def to_detect() -> Scope:
     return {**some, "clean": some["images"], "adversarial": (some["images"] + 0.3 * noise).clamp(0, 1), "images": some["images"][:2]}
 
 
+def to_steal() -> Scope:
+    some = pictures(100, classes=8)
+    return {**some, "copy": nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), "test_images": some["images"], "test_labels": some["labels"]}
+
+
 def digits() -> Scope:
     return {"images": inputs_for((1, 28, 28), 2, (0, 1)).float(), "labels": torch.tensor([8, 8])}
 
@@ -68,6 +73,7 @@ SHOWN: dict[str, tuple[Callable[[], Scope], Callable[[Scope], bool]]] = {
     "aa.check(": (lambda: {**pictures(4), "aa": aa, "my_attack": aa.attacks.pgd}, lambda it: True),
     "remembering(": (pictures, lambda it: it["game"].late_error.hits == 0 < it["game"].late_abstention.hits),
     "aa.defend(": (digits, lambda it: isinstance(it["model"], aa.Recogniser) and isinstance(it["net"], aa.Classifier)),
+    "t.Backdoor(": (to_steal, lambda it: it["poisoned"].rows.numel() == 1 and it["victim"].queries <= 200),
     "Detected(": (to_detect, lambda it: it["certificates"].radii.shape == (2,) and bool(it["goal"].goals)),
 }
 FASTER: dict[str, tuple[object, str, Scope]] = {
@@ -75,6 +81,7 @@ FASTER: dict[str, tuple[object, str, Scope]] = {
     "aa.defend(": (aa, "evaluate", {"draws": 2, "judge_draws": 3}),
     "t.train(": (training, "train", {"passes": 3}),
     "remembering(": (games, "play", {"rounds": 60}),
+    "t.Backdoor(": (training, "extract", {"queries": 200}),
 }
 
 
