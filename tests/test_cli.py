@@ -409,7 +409,6 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--channel", "crop:0.5"], "crop:0.5 is for images"),
         (["--target", "go", "--channel", "noise:20_then_jpeg:75"], "jpeg:75 is for images"),
         (["--target", "go", "--channel", "room:nowhere"], "no rooms.json"),
-        (["--target", "go", "--bound", "spatial:30,3"], "Only images"),
         (["--target", "go", "--bound", "feature:0.5:recognisers:no_recogniser"], "returned a int"),
         (["--not-as", "go", "--errors", "nan"], "errors nan"),
         (["--target", "go", "--steps", "0"], "--steps"),

@@ -21,7 +21,7 @@ from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import parse_bound
-from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.channels.specs import check_sound, parse_channel
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
 
 
@@ -100,7 +100,7 @@ def craft(
     audioadv craft samples/kitchen.wav --silence --lead-in 0.64 --bound sticker:10240+0
     """
     bound = parse_bound(spec)
-    channel = None if channel_spec is None else parse_channel(channel_spec)
+    channel = None if channel_spec is None else check_sound(parse_channel(channel_spec))
     entries = read_entries(clips)
     texts = wanted_texts(entries, targets, silence, references)
     kind = Mistranscribe if references else Transcribe

@@ -62,13 +62,14 @@ def as_channel(channel: Any) -> Channel:
     return channel
 
 
-def check_sound(channel: Channel) -> None:
-    """Raises OptionError for a channel of which a part is for images alone."""
+def check_sound(channel: Channel) -> Channel:
+    """The channel. Raises OptionError where a part of it is for images alone."""
     for option in options(channel):
         for part in option.parts if isinstance(option, Chain) else (option,):
             if isinstance(part, IMAGE):
                 known = ", ".join(kind.NAME for kind in (*SOUND, *EITHER))
                 raise OptionError(f"channel {channel}: {part} is for images, and this is sound. For sound there are {known}")
+    return channel
 
 
 def parse_part(spec: str) -> Channel:
