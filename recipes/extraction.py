@@ -3,7 +3,7 @@
     python recipes/extraction.py --out runs/extraction       # the bundled MNIST net, up to 5,000 queries; the one for spoken digits
     python recipes/extraction.py --quick                     # 400 queries, images only
 
-knockoff     asks about inputs that a thief has collected, which neither the victim learnt nor the figures are measured on
+knockoff     asks about inputs that a thief has collected: test images; of spoken digits those that the victim learnt, for want of others
 jacobian     has 50 of them, and makes the rest itself, across the boundary of its copy
 
 Both by scores and by decisions. Fidelity is the share of held-out inputs on which both decide the same, right or wrong; transfer, the

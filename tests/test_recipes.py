@@ -197,13 +197,12 @@ def test_the_recipes_of_poisoning_and_extraction_run(tmp_path: Path) -> None:
     import extraction
     import poisoning
 
-    few = ["--quick", "--count", "600", "--passes", "4", "--out", str(tmp_path)]
-    assert CliRunner().invoke(poisoning.main, few, catch_exceptions=False).exit_code == 0
+    for main in (poisoning.main, extraction.main):
+        assert CliRunner().invoke(main, ["--quick", "--out", str(tmp_path)], catch_exceptions=False).exit_code == 0
     *rows, clean_label = (json.loads(text) for text in (tmp_path / "poisoning.jsonl").read_text().splitlines())
-    assert [row["poisoned"] for row in rows] == [0, 6, 18, 18, 18, 18]
+    assert [row["poisoned"] for row in rows] == [0, 10, 30, 30, 30, 30]
     assert rows[2]["success"]["rate"] > rows[0]["success"]["rate"] + 0.2
     assert clean_label["trials"]
-    assert CliRunner().invoke(extraction.main, ["--quick", "--passes", "5", "--out", str(tmp_path)], catch_exceptions=False).exit_code == 0
     lines = [json.loads(text) for text in (tmp_path / "extraction.jsonl").read_text().splitlines()]
     assert [line["queries"] for line in lines] == 4 * [100, 400]
     assert all(more["fidelity"]["rate"] > few["fidelity"]["rate"] for few, more in zip(lines[:4:2], lines[1:4:2], strict=True))
