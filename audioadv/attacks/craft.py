@@ -134,7 +134,7 @@ def craft_each(
     seed: int = 0,
     batch: int = BATCH,
     channel: Channel | None = None,
-    draws: int = 8,
+    draws: int = 4,
     check_draws: int = 32,
     judge_draws: int = 100,
     rate: float = 0.9,
@@ -161,7 +161,7 @@ def craft_each(
     over = None
     if channel is not None:
         memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
-        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed, memory_mib=memory)
+        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
         # What cannot be drawn is said before any work is done.
         channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     for clip in clips:
