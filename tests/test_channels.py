@@ -155,11 +155,11 @@ def test_the_backward_is_what_is_stated(spec: str) -> None:
 def test_a_room_of_one_echo_is_that_echo_at_the_old_level() -> None:
     response = torch.zeros(1, 401)
     response[0, 0], response[0, 400] = 0.8, 0.6
-    rooms = RoomSet((Space("echo", Role.CRAFT, response, 0.1),), 16000)
+    rooms = RoomSet((Space("echo", Role.JUDGE, response, 0.1),), 16000)
     sound = torch.zeros(1, 2000)
     sound[0, 100] = 0.5
     sound[0, 1900] = 0.1  # its echo would come after the clip
-    heard, lengths = Room(rooms).draw([Key(0, 0, 0)])(sound, torch.tensor([2000]))
+    heard, lengths = Room(rooms).draw([Key(0, 0, 0, Role.JUDGE)])(sound, torch.tensor([2000]))
     assert lengths is not None
     assert lengths.tolist() == [2000]
     assert heard.norm() == pytest.approx(float(sound.norm()), rel=1e-5)
@@ -176,9 +176,12 @@ def test_rooms_keep_level_and_alignment(clips: list[Tensor]) -> None:
     click = torch.zeros(1, 16000)
     click[0, 3000] = 0.5
     for draw in range(20):
-        echoes, _ = parse_channel("room").draw([Key(0, 0, draw)])(click, None)
-        assert not (echoes[0, :3000].abs() > 1e-6).any()
-        assert int(echoes.abs().argmax()) == 3000
+        for role in Role:
+            echoes, _ = parse_channel("room").draw([Key(0, 0, draw, role)])(click, None)
+            assert not (echoes[0, :3000].abs() > 1e-6).any()
+            assert echoes[0, 3000] > 0.05
+            assert role is Role.CRAFT or int(echoes.abs().argmax()) == 3000  # in a smaller room, arrivals fall together
+            assert echoes.norm() == pytest.approx(0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["white", "pink", "babble", "hum", BABBLE])

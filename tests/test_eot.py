@@ -2,7 +2,9 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import recognisers
@@ -12,6 +14,7 @@ from torch import Tensor
 import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
 from audioadv.attacks.eot import REMEMBERED, Expectation
+from audioadv.attacks.shrink import FIRST_STEP, LAST_STEP
 from audioadv.audio.files import Clip
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role, read_rooms
@@ -62,6 +65,46 @@ def test_loss_and_slope_are_the_mean_over_draws(clips: list[Tensor]) -> None:
             assert float(seen.loss[i]) == pytest.approx(total.item(), rel=1e-4)
             torch.testing.assert_close(seen.slope[i, : len(clip)], slope[0], rtol=1e-3, atol=1e-4)
         assert objective.cost.forwards.tolist() == objective.cost.backwards.tolist() == [5, 5, 5]
+
+
+def test_even_slopes_have_one_length_before_the_mean(clips: list[Tensor]) -> None:
+    """Draws count the same, however long their slopes; one that is won, and has none, does no harm."""
+    channel = Gain((-10, 10))
+    waveforms, lengths = pad(clips[:2])
+    _, seen = look(over(channel, clips, [0, 1], draws=6, even=True), waveforms)
+    for i in range(2):
+        sound = clips[i][None].clone().requires_grad_()
+        slopes = []
+        for draw in range(6):
+            heard, ends = channel.draw([Key(0, fingerprint(clips[i]), draw)])(sound, lengths[i : i + 1])
+            assert ends is not None
+            slopes += torch.autograd.grad(aa.Transcribe(TEXTS[i]).loss(recognisers.linear()(heard, ends)).sum(), sound)
+        sizes = [float(slope.norm()) for slope in slopes]
+        assert max(sizes) > 1.5 * min(sizes)
+        mean = sum(slope[0] / slope.norm() for slope in slopes) / 6
+        torch.testing.assert_close(seen.slope[i, : lengths[i]], mean, rtol=1e-3, atol=1e-5)
+    score = {"loss": lambda outputs: outputs.clamp_min(0), "reached": lambda outputs: outputs < 0, "rows": lambda index: won}
+    won = SimpleNamespace(**score)
+    objective = aa.objective(lambda x, ends: x.sum(1), won, None, Expectation(Noise(0), draws=4, even=True))  # type: ignore[arg-type]
+    assert not objective.begun(-torch.ones(1, 9)).look(-10 * torch.ones(1, 9)).slope.any()
+
+
+def test_steps_within_a_fixed_region_shrink_until_an_example_rests(clips: list[Tensor]) -> None:
+    met = list[Tensor]()
+
+    def listen(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        met.append(waveforms.detach().clone())
+        return recognisers.listen(waveforms, lengths)
+
+    waveforms, lengths = pad(clips[:1])
+    spied = aa.Recogniser(listen, 16000, ALPHABET)
+    wanted = aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(Gain(0), draws=1, check_draws=1))
+    find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=(-1, 1)), steps=40, minimal=False)
+    assert len(met) == 40, "out of reach"
+    radius = 10 ** (-40 / 20) * clips[0].norm()
+    strides = [float((b - a).norm() / radius) for a, b in pairwise(met)]
+    assert max(strides) == pytest.approx(FIRST_STEP, rel=0.1)
+    assert strides[-1] < 1.2 * LAST_STEP
 
 
 def test_alone_batched_turned_or_in_chunks_it_is_the_same(clips: list[Tensor]) -> None:

@@ -14,6 +14,7 @@ from audioadv.audio.rooms import decay_seconds, measured_rooms, simulate_positio
 from audioadv.audio.roomsets import DEFAULT, Role, read_rooms
 from audioadv.cli import main
 from audioadv.threat.channels import Key, Room, parse_channel
+from audioadv.threat.channels.room import SIZES, draw_response, resized
 
 MEASURED = Path(__file__).parent.parent.parent / "shared/data/real_clips/rir_0.flac"
 
@@ -71,6 +72,36 @@ def test_one_position_is_the_first_of_several() -> None:
     several = simulate_positions(torch.Generator().manual_seed(3), 16000, 0.2, 3)
     assert torch.equal(one, several[0])
     assert not torch.equal(several[0], several[1])
+
+
+def test_a_room_of_another_size_has_the_same_arrivals_at_other_times() -> None:
+    response = read_rooms().spaces[0].responses[0]
+    assert torch.equal(resized(response, 1.0), response)
+    twice = resized(response, 2.0)
+    assert torch.equal(twice[::2], response)
+    assert not twice[1::2].any()
+    for factor in (0.7, 1.4):
+        ratios = [
+            decay_seconds(resized(response, factor), 16000) / decay_seconds(response, 16000)
+            for space in read_rooms().only(Role.CRAFT).spaces
+            for response in space.responses
+        ]
+        assert sum(ratios) / len(ratios) == pytest.approx(factor, rel=0.05)
+
+
+def test_rooms_to_craft_in_are_endless_and_those_to_judge_by_are_the_sets_own() -> None:
+    for role in Role:
+        spaces = read_rooms().only(role).spaces
+        own = [response[: int(response.nonzero()[-1]) + 1] for space in spaces for response in space.responses]
+        drawn = [draw_response(spaces, Key(0, 0, draw, role)) for draw in range(200)]
+        assert all(response[0] > 0 for response in drawn)
+        assert all(torch.equal(response, draw_response(spaces, Key(0, 0, draw, role))) for draw, response in enumerate(drawn[:5]))
+        if role is Role.CRAFT:
+            assert len({tuple(response[:400].tolist()) for response in drawn}) == 200
+            assert max(map(len, drawn)) <= max(map(len, own))
+            assert max(map(len, drawn)) > min(map(len, own)) * SIZES
+        else:
+            assert all(any(torch.equal(response, other) for other in own) for response in drawn)
 
 
 def test_roles_are_kept_apart() -> None:

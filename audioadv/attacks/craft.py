@@ -137,7 +137,7 @@ def craft_each(
     seed: int = 0,
     batch: int = BATCH,
     channel: Channel | str | None = None,
-    draws: int = 8,
+    draws: int = 4,
     check_draws: int = 32,
     judge_draws: int = 100,
     rate: float = 0.9,
@@ -172,7 +172,7 @@ def craft_each(
     over = None
     if channel is not None:
         memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
-        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, seed=seed, memory_mib=memory)
+        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
         # What cannot be drawn is said before any work is done.
         check_sound(channel)
         channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)

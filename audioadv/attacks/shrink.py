@@ -16,6 +16,12 @@ alignment found. Here, example by example,
 The grid that the file will have comes in when an example is found (before, rounding would only add noise to the slopes): it
 is heard again on the grid, and from then on every step is. Only what reaches the goal on the grid is kept, the smallest for
 each example. With a fixed bound an example leaves once it is kept; examples whose loss or slope is not finite leave as they came.
+
+Over a channel, slopes are means of few draws, and mostly noise: what draws agree on shows in the running mean alone, and
+an example has to come to rest on it. So each draw has the margin for its loss just where it reaches the goal, and within a
+fixed region steps go the steepest way along the running mean, as long whether its slopes agree or not: at first FIRST_STEP of
+the radius, shorter by the same share at every step, LAST_STEP at the end. As steps shrink, so does the noise in the example, and
+its rate comes up; where they fall along a straight line to nothing, too few of them are short.
 """
 
 import math
@@ -36,7 +42,7 @@ LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 8  # steps without success before gamma is halved
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
 SLOW_GROWTH = 1.2  # where small sets are best entered from larger ones: there 1.5 outran the search
-LEVELS = 5  # of step sizes, from COARSEST to SHORTEST_STEP, that a search over a channel goes through once
+FIRST_STEP, LAST_STEP = 0.1, 0.002  # of the radius: over a channel, within a fixed region
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
 
@@ -88,26 +94,28 @@ def find_then_shrink(
         radius = start * torch.maximum(region.extent(clean), region.extent(faint))
         radius = radius if minimal else torch.maximum(radius, region.radius)
     search = Search(nudge(region.at(radius), seed), region.start(), COARSEST * ones, 0 * ones, ones < 0, radius, math.inf * ones)
-    # Slopes that are means over few draws are noisy: what brings an example home is the slow end of one long cycle.
-    cycle = GROWTH_EVERY if objective.expectation is None else max(GROWTH_EVERY, steps // LEVELS)
+    noisy = objective.expectation is not None
     with at_rest(objective.model):
-        for _ in range(steps):
+        for number in range(steps):
             rounded = search.found
             inputs = run.region.inputs(search.delta, rounded)
-            look = run.objective.look(inputs, near=search.found, slack=slack)
+            look = run.objective.look(inputs, near=search.found & (not noisy), slack=slack)
             search.found = search.found | look.reached
             kept = run.keep(inputs, look.reached & rounded, search.delta, anywhere=minimal)
 
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
-            hit = look.reached & rounded if objective.expectation is None else kept
-            aim(search, hit, shrinks, cycle, SLOW_GROWTH if gradual else GROWTH)
+            hit = kept if noisy else look.reached & rounded
+            aim(search, hit, shrinks, SLOW_GROWTH if gradual else GROWTH)
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
             search.velocity = momentum * search.velocity + (1 - momentum) * step
             longest = LONGEST_STEP * 0.5 ** ((search.fails // GROWTH_EVERY) % 3)  # a larger region, then a shorter step, for the stubborn
             stride = torch.where(search.found | (not shrinks), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), longest)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
-            search.delta = here.project(search.delta - each(stride * search.radius, search.delta) * search.velocity)
+            step = search.velocity
+            if noisy and not shrinks:
+                stride, step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (number / steps) * ones[: len(stride)], here.steady(step)
+            search.delta = here.project(search.delta - each(stride * search.radius, search.delta) * step)
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 if not len(left[0]):
                     break
@@ -123,14 +131,14 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(search: Search, hit: Tensor, shrinks: bool, cycle: int = GROWTH_EVERY, growth: float = GROWTH) -> None:
+def aim(search: Search, hit: Tensor, shrinks: bool, growth: float = GROWTH) -> None:
     """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
 
-    `cycle` is how many steps a fixed region spends on one step size; `growth` is how a search grows that has found nothing.
+    `growth` is how a search grows that has found nothing.
     """
     search.fails = torch.where(hit, 0.0, search.fails + 1)
     if not shrinks:  # the region stays: only the step sizes go through their cycle again and again
-        tired = search.fails % cycle == cycle - 1
+        tired = search.fails % GROWTH_EVERY == GROWTH_EVERY - 1
         shorter = torch.where(search.gamma > SHORTEST_STEP, search.gamma / 2, LONGEST_STEP)
         search.gamma = torch.where(tired, shorter, search.gamma)
         return

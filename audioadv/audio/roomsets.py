@@ -12,7 +12,7 @@ others. So a room has one role, and all its positions share it.
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, final
 
@@ -45,7 +45,7 @@ class Space:
     responses: Tensor
     rt60_seconds: float
 
-    @property
+    @cached_property
     def taps(self) -> int:
         """How long its longest response is, in samples, without the zeros at its end."""
         return int(self.responses.any(0).nonzero()[-1]) + 1

@@ -1,4 +1,8 @@
-"""Rooms: sound as it arrives at a microphone somewhere in a room."""
+"""Rooms: sound as it arrives at a microphone somewhere in a room.
+
+Slopes from few rooms bring an example home in these rooms, and nowhere else. So a room that serves for slopes comes at a size of
+its own in each draw: `resized`. There is no end of rooms to craft in; those to check and to judge by are the set's own, as they are.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +13,18 @@ from torch import Tensor
 
 from audioadv.audio.convolution import convolve
 from audioadv.audio.ragged import inside
-from audioadv.audio.roomsets import DEFAULT, RoomSet, Space, read_rooms
+from audioadv.audio.roomsets import DEFAULT, Role, RoomSet, Space, read_rooms
 from audioadv.errors import UnusableBatch, UnusableResponse
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key
+
+SIZES = 1.65  # to craft in, rooms are this many times as large or as small at most
 
 
 @final
 @dataclass(frozen=True)
 class Room(Channel):
-    """A room of the set, drawn among those of the key's role, and a position in it.
+    """A room of the set, drawn among those of the key's role, and a position in it; to craft in, at a size of its own.
 
     The direct sound is not delayed, the level (root mean square over the clip) stays as it was, and the tail that would go on
     after the clip is cut.
@@ -71,8 +77,35 @@ def too_long(taps: int, length: int, sample_rate: int) -> str:
 
 
 def draw_response(spaces: Sequence[Space], key: Key) -> Tensor:
-    """A room, then a position in it. Shapes: -> [taps], without the zeros that stand at its end."""
+    """A room, then a position in it, then, to craft in, a size. Shapes: -> [taps], without the zeros that stand at its end.
+
+    No room of another size outlasts the longest of the set: what would come after that is cut.
+    """
     generator = key.generator()
     responses = spaces[int(torch.randint(len(spaces), (), generator=generator))].responses
     response = responses[int(torch.randint(len(responses), (), generator=generator))]
-    return response[: int(response.nonzero()[-1]) + 1]
+    response = response[: int(response.nonzero()[-1]) + 1]
+    if key.role is not Role.CRAFT:
+        return response
+    factor = SIZES ** (2 * torch.rand((), generator=generator).item() - 1)
+    return resized(response, factor)[: max(space.taps for space in spaces)]
+
+
+def resized(response: Tensor, factor: float) -> Tensor:
+    """The response of a room that is `factor` times as large in each direction, source, microphone and walls.
+
+        room                |  . .  . .. . .            arrivals
+        1.5 times as large  |   .  .   .  . .   .  .    the same ones, each at 1.5 times its time
+
+    A path is `factor` times as long and meets the same walls as often: each arrival comes `factor` times as late, and is weaker
+    by the same `1 / factor`, which the level does not keep. With walls as they were, RT60 too is `factor` times as long. That is
+    exact but for rounding to taps, as in the image method's first form (Allen and Berkley 1979), and for walls that absorb
+    more of some frequencies. Taps are moved, not interpolated: that would cost a larger room its treble.
+
+    Shapes: response [taps] -> [about factor * taps], the direct sound at tap 0 as before.
+
+    >>> resized(torch.tensor([1.0, 0.0, 0.5, 0.0, 0.25]), 1.5)
+    tensor([1.0000, 0.0000, 0.0000, 0.5000, 0.0000, 0.0000, 0.2500])
+    """
+    places = (torch.arange(len(response)) * factor).round().long()
+    return response.new_zeros(int(places[-1]) + 1).index_add_(0, places, response)
