@@ -160,7 +160,11 @@ def boxed(region: Region, delta: Tensor) -> Tensor:
 def restless(slope: Tensor, lost: Tensor) -> Tensor:
     """For those that are lost, the slope's signs, as long as the slope: every entry moves, also those that it hardly sees.
 
-    Tried because it worked: on mnist-robust FMN found 13 of 23 without it, 23 with it, in 100 steps. Why is not settled.
+    What it is for: nets that threshold their input, as adversarial training in Linf teaches. On mnist-robust a step along the
+    slope goes to few entries (5 % of them hold over 99 % of the slope's square), which soon reach the box; from then on the
+    slope is a twentieth of what it was. The signs bring all the others, step by step, to the first layer's thresholds (0.2 to 0.5
+    of full scale), and behind those the slope is ten times larger: within ten such steps 98 of 100 images are lost to the net,
+    of those along the slope 9. Images 1000 .. 1199, FMN with 100 steps: in Linf 63 not found without it, 0 with it; in L2 the same.
     Shapes: slope [batch, *], lost bool [batch] -> as slope.
     """
     sign = slope.sign()
