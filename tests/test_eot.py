@@ -267,6 +267,7 @@ def test_attacks_on_scores_and_decisions_meet_draws_too() -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     with torch.no_grad():
         net[1].weight.copy_(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)))
+        net[1].bias.zero_()
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     goal = aa.Misclassify(net(images).argmax(1))
     channel = parse_channel("drop:0.1")

@@ -45,7 +45,7 @@ from audioadv.threat.projections import each
 
 FOUND = 0.5  # of the draws: at the goal, as far as an attack's schedule is concerned
 REMEMBERED = 32  # draws of each example that can be met again
-CHECKED = 1 / 8  # of all forwards: those that may go into rates
+CHECKED = 1 / 4  # of all forwards: those that may go into rates
 ROUND = 8  # check draws at a time, before it is asked whether the input can still win
 ON_CPU_MIB, ON_CUDA_MIB = 96.0, 4096.0  # of a chunk: on a CPU, what stays near the cores is faster than what is large
 FIRST = 4  # rows of the chunk that is measured
