@@ -164,7 +164,7 @@ class Memory(nn.Module):
 
     def heard(self, outputs: Emissions, met: list[int | None]) -> tuple[Tensor, Tensor]:
         """What is heard, with repeats answered. Shapes: -> log_probs [batch, frames, letters], frames [batch]."""
-        needed = [0 if answer in (None, ABSTAIN) else len(self.frames[answer]) for answer in met]
+        needed = [0 if answer is None or answer == ABSTAIN else len(self.frames[answer]) for answer in met]
         frames = torch.maximum(outputs.frames, outputs.frames.new_tensor(needed))
         blank = outputs.vocabulary.index("")
         log_probs = F.pad(outputs.log_probs, (0, 0, 0, max(0, max(needed) - outputs.log_probs.shape[1])))
