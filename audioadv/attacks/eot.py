@@ -18,8 +18,8 @@ chunks   As many rows go through the model at once as `memory_mib` holds of what
          less padding than in the batch itself.
 rates    Whether an input reaches the goal is a *rate* over check draws: other draws, in other rooms, forward only. They are the
          same throughout a run (common random numbers): two inputs differ in rate by what they are, not by luck, and trying
-         again wins nothing. Only inputs that would be kept are put to it, no longer than they can still win, and at most
-         `CHECKED` of all forwards go into it.
+         again wins nothing. Only inputs that would be kept are put to it, no longer than they can still win, and after the
+         first ones no more than `CHECKED` of all forwards go into it.
 
 Sources: Athalye et al. 2018, "Synthesizing robust adversarial examples"; for rooms, Yakura and Sakuma 2019, "Robust audio
 adversarial example for a physical attack", and Qin et al. 2019, section 4.
@@ -193,7 +193,8 @@ class Expectation:
         left = [
             example
             for example in candidates.nonzero()[:, 0].tolist()
-            if memory.shares[who[example]] >= wanted[example] - 1e-4 and CHECKED * spent[who[example]] >= memory.checks[who[example]]
+            if memory.shares[who[example]] >= wanted[example] - 1e-4
+            and memory.checks[who[example]] <= CHECKED * spent[who[example]] + self.check_draws
         ]
         for first in range(0, self.check_draws, ROUND):
             draws = range(first, min(first + ROUND, self.check_draws))
