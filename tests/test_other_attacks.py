@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.draws import Draws, example_keys, mix
 from audioadv.attacks.objective import objective
+from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.bpda import BPDA
@@ -133,3 +134,12 @@ def test_the_nearest_success_is_kept_and_only_within_the_region() -> None:
     torch.testing.assert_close(run.gauge, torch.tensor([0.3, 0.2, torch.inf], dtype=torch.float64))
     torch.testing.assert_close(run.best - x, torch.tensor([0.3, 0.2, 0.0], dtype=torch.float64).reshape(3, 1, 1, 1).expand_as(x))
     assert run.result().reached == [True, True, False]
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-3, 0.3, 2.0])
+def test_the_proximal_operator_of_the_power_two_thirds_is_the_argmin(weight: float) -> None:
+    delta, grid = torch.linspace(-4, 4, 33), torch.linspace(-4.0, 4.0, 20001, dtype=torch.float64)
+    cost = weight * grid.abs() ** (2 / 3) + (grid - delta[:, None]).square() / 2
+    assert torch.allclose(prox_l23(delta[None], torch.full((1, 33), weight))[0].double(), grid[cost.argmin(1)], atol=5e-4)
+    places = prox_l23(delta.repeat(1, 3, 1) * torch.tensor([0.6, 0.0, 0.8])[:, None], torch.full((1, 3, 33), weight))
+    assert torch.allclose(places.norm(dim=1)[0].double(), grid[cost.argmin(1)].abs(), atol=5e-4)  # channels go together

@@ -172,6 +172,22 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
     assert all(word in result.output for word in told)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("attack_strength", ["audioadv apgd cross-entropy", "20 at most"]),
+        ("smallest_norms", ["audioadv sigma_zero", "gradients at most 20"]),
+        ("active_set", ["the same examples stand: True"]),
+        ("image_union_affine", ["union: worst member           10 tries", "fall to the affine adversary alone"]),
+    ],
+)
+def test_the_recipes_of_strength_run(recipe: str, told: list[str]) -> None:
+    result = CliRunner().invoke(importlib.import_module(recipe).main, ["--quick"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert all(word in result.output for word in told)
+    assert "stand: False" not in result.output
+
+
 def test_the_recipe_of_attacks_on_speech_and_the_training_of_its_nets(tmp_path: Path) -> None:
     import speech_attacks
     import train_fsdd

@@ -9,7 +9,7 @@ from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import Outcome
 from audioadv.attacks.union import msd, worst_member
 from audioadv.errors import OptionError
-from audioadv.threat.bounds import L1, Linf
+from audioadv.threat.bounds import L1, Bound, Linf
 from audioadv.threat.model import ThreatModel
 from audioadv.threat.warps import Timing
 
@@ -89,3 +89,30 @@ def test_members_of_different_kinds_give_parameters_of_the_union() -> None:
     with pytest.raises(OptionError, match="worst_member"):
         msd(objective(late, Below()), region)
     assert pgd(objective(late, Below()), region, steps=30).reached == [True] * 2  # the union's own region
+
+
+@pytest.mark.parametrize("beta", [0.25, 0.5, 0.75])
+def test_a_linear_net_is_no_worse_at_a_mix_than_at_an_end(beta: float) -> None:
+    """Closed form: the mix lowers a linear score by beta of what the one member does and 1 - beta of what the other does."""
+    weights = torch.randn(SIZE, generator=torch.Generator().manual_seed(3)) / 10
+    ends = 0.1 * weights.abs().sum(), 2 * weights.abs().max()
+    reach = beta * ends[0] + (1 - beta) * ends[1]
+    assert reach < max(ends)
+    for share, fallen in ((0.95, True), (1.001, False), (max(ends) / reach, False)):
+        region = (beta * Linf(0.1) + (1 - beta) * L1(2)).around(torch.zeros(1, SIZE), box=None)
+        found = pgd(objective(lambda x, share=share: x @ weights + share * reach, Below()), region, steps=200, step_size=0.05)
+        assert found.reached == [fallen]
+
+
+def test_a_net_that_asks_for_a_little_of_both_falls_to_the_mix_alone() -> None:
+    """Below zero just where the mean falls by 0.045 and entry 3 by 0.5: Linf 0.1 is short of the second, L1 2 of the first."""
+
+    def both(x: Tensor) -> Tensor:
+        return torch.maximum(x.mean(1) + 0.045, x[:, 3] + 0.5)
+
+    def falls(bound: Bound) -> bool:
+        found = worst_member(pgd, objective(both, Below()), bound.around(torch.zeros(1, SIZE), box=None), steps=200, step_size=0.05)
+        return found.reached == [True]
+
+    assert not falls(Linf(0.1) | L1(2))
+    assert falls(0.5 * Linf(0.1) + 0.5 * L1(2))
