@@ -139,7 +139,7 @@ def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
 @click.command()
 @click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
 @click.option("--bound", "bounds", multiple=True, default=("snr:15", "snr:6", "snr:10", "snr:20", "snr:min"), show_default=True)
-@click.option("--steps", default=300, show_default=True)
+@click.option("--steps", default=600, show_default=True)
 @click.option("--draws", default=100, show_default=True, help="judge draws a file")
 @click.option("--limit", default=20, show_default=True, help="only so many carriers")
 @click.option("--codecs/--no-codecs", default=True, show_default=True, help="under the first bound")
