@@ -37,9 +37,12 @@ def listen_nowhere(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def listen_until_killed(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The second of two workers does not survive its first start for long."""
-    if os.environ.get("RANK") == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and next(CALLS) == 25:
-        os.kill(os.getpid(), signal.SIGKILL)
+    """The second of two workers does not survive its first start for long; the first waits for that in its second batch, so that
+    there is work left to die at, however late the second began."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0" and next(CALLS) == 25:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)  # the launcher ends it when the other is dead
     return listen(waveforms, lengths)
 
 
