@@ -14,7 +14,7 @@ import jiwer
 import numpy as np
 import soundfile
 import torch
-from speech.everyday import sentences
+from speech.everyday import held_out, sentences
 from speech.voices import SAMPLE_RATE, draw_voice, speak
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def synthetic(kind: str, count: int) -> list[tuple[Tensor, str]]:
     """Held-out sentences (grammatical, never among those of training) by voices of a kind."""
     rng = random.Random(f"test {kind}")
     trained = {text for shard in range(60) for text in sentences(2000, seed=1000 + shard, loose=0.25)}
-    texts = [text for text in sentences(3 * count, seed=9, loose=0.0) if text not in trained][:count]
+    texts = [text for text in held_out(3 * count) if text not in trained][:count]
     spoken = [round16(torch.from_numpy(speak(text, draw_voice(rng, kind.removesuffix(" in rooms"))))) for text in texts]
     if kind.endswith("in rooms"):
         spoken = [in_a_room(speech, seed) for seed, speech in enumerate(spoken)]

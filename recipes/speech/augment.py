@@ -53,6 +53,17 @@ def tones(batch: int, time: int, generator: torch.Generator, sample_rate: int = 
     return sound * decay
 
 
+def gaps(batch: int, time: int, generator: torch.Generator) -> Tensor:
+    """In a third of the clips, two gaps of up to 80 ms: what is not heard must be known. Shapes: -> [batch, time], 0 in a gap, else 1."""
+    clock = torch.arange(time)[None]
+    heard = torch.ones(batch, time)
+    torn = some(batch, 1 / 3, generator)
+    for _ in range(2):
+        start, length = uniform(batch, 0, time, generator), torn * uniform(batch, 0, 1280, generator)
+        heard[(clock >= start) & (clock < start + length)] = 0
+    return heard
+
+
 def fast_size(time: int) -> int:
     """The least 2^n, 3 * 2^n or 5 * 2^n that is no shorter: sizes that the FFT is quick at."""
     return min(odd << max(0, (-(-time // odd) - 1).bit_length()) for odd in (1, 3, 5))
@@ -64,7 +75,7 @@ def level(sound: Tensor, lengths: Tensor) -> Tensor:
 
 
 def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Generator) -> Tensor:
-    """The same sentences, heard worse: a third in a room, most in noise, some through a narrow band or a telephone's mu-law.
+    """The same sentences, heard worse: half in a room, most in noise, some through a narrow band or a telephone's mu-law.
 
     Shapes: speech [batch, time] at 16 kHz, lengths [batch], rooms [count, taps] -> [batch, time], zero past each length.
     """
@@ -73,20 +84,21 @@ def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Gen
     speech = speech.clone()
     loud = level(speech, lengths)
 
-    roomy = some(batch, 0.35, generator)[:, 0].nonzero()[:, 0]
+    roomy = some(batch, 0.5, generator)[:, 0].nonzero()[:, 0]
     chosen = rooms[torch.randint(len(rooms), (len(roomy),), generator=generator)]
     size = fast_size(time + rooms.shape[1])
     if len(roomy):
         far = torch.fft.irfft(torch.fft.rfft(speech[roomy], size) * torch.fft.rfft(chosen, size), n=size)[:, :time]
         speech[roomy] = far * loud[roomy] / level(far, lengths[roomy])
 
-    kind = torch.randint(6, (batch,), generator=generator)  # coloured noise, babble, tones, and none for half of the clips
-    coloured, babble, tonal = ((kind == which).nonzero()[:, 0] for which in range(3))
+    kind = torch.randint(8, (batch,), generator=generator)  # coloured noise, babble, tones, white noise, and none for half of the clips
+    coloured, babble, tonal, white = ((kind == which).nonzero()[:, 0] for which in range(4))
     noise = torch.zeros_like(speech)
     if len(coloured):
         noise[coloured] = coloured_noise(len(coloured), time, generator)
     noise[babble] = torch.stack([speech.roll(shift, 0).roll(shift * 5000, 1) for shift in (1, 2, 3, 4)]).sum(0)[babble]
     noise[tonal] = tones(len(tonal), time, generator)
+    noise[white] = torch.randn(len(white), time, generator=generator)
     noise = noise * inside
     ratio = 10 ** (-uniform(batch, 8, 40, generator) / 20)
     speech = speech + noise * ratio * loud / level(noise, lengths)
@@ -108,4 +120,4 @@ def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Gen
     phone = some(batch, 0.05, generator)[:, 0].nonzero()[:, 0]
     companded = torch.sign(speech[phone]) * torch.log1p(255 * speech[phone].abs()) / 5.5452
     speech[phone] = torch.sign(companded) * torch.expm1((companded * 128).round() / 128 * companded.sign() * 5.5452) / 255
-    return speech * inside
+    return speech * inside * gaps(batch, time, generator)

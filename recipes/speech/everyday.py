@@ -99,6 +99,11 @@ def sentences(count: int, seed: int, loose: float = 0.15) -> list[str]:
     return list(drawn)
 
 
+def held_out(count: int) -> list[str]:
+    """Grammatical sentences that are kept for the test. No more than 1,000 are."""
+    return sentences(count, seed=9, loose=0.0)
+
+
 @click.command()
 @click.option("--count", default=20, show_default=True, help="How many sentences.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random draws.")

@@ -32,8 +32,8 @@ class Voice:
 
 
 def draw_voice(rng: random.Random, kind: str) -> Voice:
-    """A voice of a kind: `seen` (a quarter of them flite's), `unseen` (espeak-ng), `flite-unseen`."""
-    if kind == "flite-unseen" or (kind == "seen" and rng.random() < 0.25):
+    """A voice of a kind: `seen` (a quarter of them flite's), `flite-seen`, `unseen` (espeak-ng), `flite-unseen`."""
+    if kind.startswith("flite") or (kind == "seen" and rng.random() < 0.25):
         name = rng.choice(FLITE_UNSEEN if kind == "flite-unseen" else FLITE_SEEN)
         return Voice("flite", name, round(rng.uniform(85, 135) * (1.6 if name == "slt" else 1)), rng.uniform(0.85, 1.2))
     variant = rng.choice(SEEN if kind == "seen" else UNSEEN)
@@ -41,19 +41,21 @@ def draw_voice(rng: random.Random, kind: str) -> Voice:
     return Voice("espeak", name, rng.randint(20, 80), rng.uniform(0.8, 1.25))
 
 
-def speak(text: str, voice: Voice, tempo: float = 1.0) -> np.ndarray:
+def speak(text: str, voice: Voice, scale: float = 1.0) -> np.ndarray:
     """The sentence as 16 kHz speech, silence trimmed, peak at 0.5. Shapes: -> [time].
 
-    `tempo` plays the recording faster (over 1), which raises the voice and shortens the vocal tract by as much.
+    `scale` over 1 makes another, smaller speaker of the voice: spoken slower and played faster by as much, it keeps its pace,
+    but pitch and formants rise.
     """
+    slow = voice.stretch * scale
     with tempfile.NamedTemporaryFile(suffix=".wav", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
         if voice.program == "espeak":
-            command = ["espeak-ng", "-v", voice.name, "-p", str(voice.pitch), "-s", str(round(165 / voice.stretch)), "-w", file.name, text]  # fmt: skip
+            command = ["espeak-ng", "-v", voice.name, "-p", str(voice.pitch), "-s", str(round(165 / slow)), "-w", file.name, text]  # fmt: skip
         else:
-            command = ["flite", "-voice", voice.name, "--setf", f"duration_stretch={voice.stretch:.3f}", "--seti", f"int_f0_target_mean={voice.pitch}", "-t", text, "-o", file.name]  # fmt: skip
+            command = ["flite", "-voice", voice.name, "--setf", f"duration_stretch={slow:.3f}", "--seti", f"int_f0_target_mean={voice.pitch}", "-t", text, "-o", file.name]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         samples, rate = soundfile.read(file.name, dtype="float32")
-    speech = soxr.resample(samples, rate * tempo, SAMPLE_RATE, quality="MQ")
+    speech = soxr.resample(samples, rate * scale, SAMPLE_RATE, quality="MQ")
     loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
     speech = speech[max(0, loud[0] - 800) : loud[-1] + 1600]
     return (0.5 * speech / np.abs(speech).max()).astype(np.float32)
