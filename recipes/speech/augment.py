@@ -120,4 +120,4 @@ def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Gen
     phone = some(batch, 0.05, generator)[:, 0].nonzero()[:, 0]
     companded = torch.sign(speech[phone]) * torch.log1p(255 * speech[phone].abs()) / 5.5452
     speech[phone] = torch.sign(companded) * torch.expm1((companded * 128).round() / 128 * companded.sign() * 5.5452) / 255
-    return speech * inside * gaps(batch, time, generator)
+    return speech.clamp(-1, 1) * inside * gaps(batch, time, generator)
