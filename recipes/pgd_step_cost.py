@@ -5,8 +5,9 @@
     PEERS=1 python recipes/pgd_step_cost.py          # in an environment that has torchattacks and foolbox: theirs too
 
 All examples stay in the batch (`early_stop=False`: the best iterate is kept all along). Attack and floor take turns, so that
-both meet the same machine; the figure is the median ratio of neighbours, in the process's own time: a machine's other work
-does not count.
+both meet the same machine; the figure is the median ratio of an attack to the floors just before and after it, with a bootstrap
+interval, in the process's own time: a machine's other work takes none of it. It still takes the caches, which costs a small net's
+step, of many short operations, more than the floor's few long ones: on a loaded machine the first net's ratio is too high.
 """
 
 import os
@@ -80,6 +81,20 @@ def ours(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[
     aa.attacks.pgd(aa.objective(net, aa.Misclassify(labels)), region, steps=steps, early_stop=False)
 
 
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of the process's own time."""
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median."""
+    picks = torch.randint(len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0))
+    low, high = torch.tensor(values)[picks].quantile(0.5, dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high
+
+
 def peers(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[float, float]) -> dict[str, Callable[[], object]]:
     """torchattacks and foolbox, where they are asked for. Ends with a message where one is not installed."""
     if not os.environ.get("PEERS"):
@@ -105,7 +120,7 @@ def peers(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple
 @click.option("--only", multiple=True, help="some of the nets")
 @click.option("--quick", is_flag=True, help="the first two nets, 20 steps, three times")
 def main(steps: int, repeats: int, only: tuple[str, ...], quick: bool) -> None:
-    """Print the median ratio of attack to floor, and its range."""
+    """Print the median ratio of attack to floor, and its interval."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     steps, repeats = (20, 3) if quick else (steps, repeats)
     for name in only or list(CASES)[: 2 if quick else None]:
@@ -116,19 +131,16 @@ def main(steps: int, repeats: int, only: tuple[str, ...], quick: bool) -> None:
         labels = net(inputs).argmax(1)
         runs = {"audioadv": partial(ours, net, inputs, labels, steps, box), **peers(net, inputs, labels, steps, box)}
         ratios: dict[str, list[float]] = {who: [] for who in runs}
-        for repeat in range(repeats + 1):
+        ground = partial(floor, net, inputs, labels, steps)
+        before = [timed(run) for run in (*runs.values(), ground)][-1]  # and all have warmed up
+        for _ in range(repeats):
             for who, run in runs.items():
-                began = time.process_time()
-                floor(net, inputs, labels, steps)
-                middle = time.process_time()
-                run()
-                ended = time.process_time()
-                if repeat:  # the first is to warm up
-                    ratios[who].append((ended - middle) / (middle - began))
+                spent, after = timed(run), timed(ground)
+                ratios[who].append(2 * spent / (before + after))
+                before = after
         for who, values in ratios.items():
-            print(
-                f"{name:14} {who:14} {statistics.median(values):.3f}  ({min(values):.3f} .. {max(values):.3f}; {repeats} x {steps} steps)"
-            )
+            low, high = interval(values)
+            print(f"{name:14} {who:14} {statistics.median(values):.3f}  (95 %: {low:.3f} .. {high:.3f}; {repeats} x {steps} steps)")
 
 
 if __name__ == "__main__":
