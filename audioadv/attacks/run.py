@@ -38,7 +38,7 @@ class Run:
         self.gauge = region.clean.new_full((count,), math.inf)
         self.size = self.gauge.clone()  # of the best, successful or not, where that is more than its gauge
         self.rate = torch.zeros_like(self.gauge)
-        self.sums = torch.zeros_like(self.gauge)  # of all that was seen, where nobody leaves
+        self.sums = torch.zeros_like(self.gauge)  # [still in], of all that was seen where it says `stay`
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)  # of those that have left
         self.taken = 0
@@ -112,9 +112,9 @@ class Run:
             self.progress(self.taken, self.gauge, self.best)
 
     def stay(self, *seen: Tensor) -> None:
-        """End a step of an attack that nobody ever leaves: what was seen that is not finite, the end will tell; no step waits for it.
+        """End a step that nobody leaves after: whether all that was seen is finite, the end will tell, and no step waits to know.
 
-        Shapes: seen [batch, *] each.
+        Shapes: seen [still in, *] each.
         """
         self.told()
         self.sums += row_sums(*seen)
@@ -139,11 +139,12 @@ class Run:
         width = self.best.shape[-1] if lengths is None or not len(stay) else int(lengths.max())
         stay = stay.to(self.best.device)
         self.region, self.spot, self.opened = self.region.rows(stay, width), self.spot[stay], None
+        self.sums = self.sums[stay]
         return stay, width
 
     def result(self) -> AttackResult:
         """How it ended."""
-        self.broken |= ~self.sums.isfinite().cpu()
+        self.broken[self.here] |= ~self.sums.isfinite().cpu()
         outcome = tuple(map(ended, self.gauge.tolist(), self.broken.tolist()))
         cost, rate = self.cost, None if self.objective.expectation is None else self.rate
         self.steps[self.here] = self.taken
