@@ -3,7 +3,8 @@
     python recipes/active_set.py                 # 500 MNIST images, PGD-100 in Linf 0.3
     python recipes/active_set.py --quick         # 50 images
 
-PGD on the bundled nets, with and without `early_stop`. Forwards are counted by a hook on the net.
+PGD on the bundled nets, with and without `early_stop`. Forwards are counted by a hook on the net. Measured on 500 images:
+natural net 7.17 forwards an example for 101, robust net 95.68 for 101, and the same examples stand.
 """
 
 from pathlib import Path

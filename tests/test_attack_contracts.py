@@ -230,6 +230,44 @@ def test_a_model_that_breaks_gives_the_clean_input(name: str) -> None:
     assert set(result.outcome) <= {Outcome.NOT_FINITE, Outcome.MISSED}
 
 
+class Spoiling(nn.Module):
+    """A net whose slope for its second example is not a number, though all its scores are, from its `first` pass on, `passes` times."""
+
+    def __init__(self, net: nn.Module, first: int, passes: int) -> None:
+        super().__init__()
+        self.net, self.first, self.passes, self.count = net, first, passes, 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.count += 1
+        scores: Tensor = self.net(inputs)
+        if scores.requires_grad and self.first <= self.count < self.first + self.passes:
+            scores.register_hook(lambda slope: slope.index_fill(0, torch.tensor([1]), torch.nan))
+        return scores
+
+
+@pytest.mark.parametrize("bound", [Linf, L2])
+@pytest.mark.parametrize("first", [1, 2, 5])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_what_is_not_finite_is_told_though_nobody_leaves(bound: Bound, first: int, momentum: float) -> None:
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 3, (0, 1))
+    goal, region = Misclassify(labels_of(net, x), by=100.0), bound(0.1).around(x)
+    to_the_end = partial(attacks.pgd, steps=5, momentum=momentum, early_stop=False)
+    broken = to_the_end(objective(Spoiling(net, first, 1), goal), region)
+    assert broken.outcome == (Outcome.MISSED, Outcome.NOT_FINITE, Outcome.MISSED)
+    assert torch.equal(broken.adversarial, x)
+    assert broken.forwards.tolist() == [6, 6, 6]  # all stay
+
+
+def test_who_was_at_the_goal_is_kept_whatever_comes_of_its_slope() -> None:
+    net, x = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 3, (0, 1))
+    goal, region = Misclassify(labels_of(net, x)), Linf(0.5).around(x)
+    whole = attacks.pgd(objective(net, goal), region, steps=20, early_stop=False)
+    assert all(whole.reached)
+    broken = attacks.pgd(objective(Spoiling(net, 19, 1), goal), region, steps=20, early_stop=False)
+    assert broken.outcome == whole.outcome
+    assert torch.equal(broken.adversarial, whole.adversarial)
+
+
 @SEEKERS
 def test_targeted_goals_too(name: str) -> None:
     row, net = TABLE[name], linear(3, (1, 5, 6))

@@ -8,7 +8,7 @@ from nets import inputs_for, labels_of, linear, small
 from torch import Tensor, nn
 
 from audioadv import attacks
-from audioadv.attacks.draws import Draws, example_keys, mix
+from audioadv.attacks.draws import Draws, example_keys, mix, upper
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
@@ -106,6 +106,8 @@ def test_bandits_learn_a_direction_that_stays() -> None:
 
 def test_draws_are_splitmix_and_know_no_neighbours() -> None:
     assert mix(torch.tensor([-0x61C8864680B583EB])).item() % 2**64 == 0xE220A8397B1DCDAF  # the reference's first number of seed 0
+    many = torch.arange(1000) * 0x1234567890ABCDE
+    assert torch.equal(upper(many) >> 33, mix(many) >> 33)
     x = torch.rand(4, 1, 20, generator=torch.Generator().manual_seed(0))
     padded = torch.cat([x, torch.zeros(4, 1, 5)], -1)
     assert torch.equal(example_keys(7, x), example_keys(7, padded))

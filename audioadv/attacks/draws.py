@@ -8,6 +8,7 @@ number generators", figure 16), in 64-bit integers that wrap.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -26,12 +27,19 @@ def times_golden(number: int) -> int:
     return (number * GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+def folded(x: Tensor, shift: int) -> Tensor:
+    """x ^ x >> shift, as if there were no sign; in place, since fresh memory costs most. Shapes: int64 [*] -> [*]."""
+    return (x >> shift).bitwise_and_((1 << 64 - shift) - 1).bitwise_xor_(x)
+
+
+def upper(x: Tensor) -> Tensor:
+    """What `mix` makes of the upper 31 bits, for less: its last fold leaves them as they are. Shapes: int64 [*] -> [*]."""
+    return folded(folded(x, 30).mul_(FIRST), 27).mul_(SECOND)
+
+
 def mix(x: Tensor) -> Tensor:
     """64 bits, well stirred. Shapes: int64 [*] -> [*]."""
-    for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
-        high = (x >> shift).bitwise_and_((1 << 64 - shift) - 1)  # as if there were no sign; in place, since fresh memory costs most
-        x = high.bitwise_xor_(x).mul_(factor)
-    return x
+    return folded(upper(x), 31)
 
 
 def example_keys(seed: int, clean: Tensor) -> Tensor:
@@ -60,15 +68,15 @@ class Draws:
         """For those that stay."""
         return Draws(self.keys[stay], self.count)
 
-    def bits(self, size: int) -> Tensor:
-        """Shapes: -> int64 [batch, size]."""
+    def bits(self, size: int, last: Callable[[Tensor], Tensor] = mix) -> Tensor:
+        """64 bits each; with `upper` for the last hash, its upper 31. Shapes: -> int64 [batch, size]."""
         self.count += 1
         places = torch.arange(size, device=self.keys.device) * GOLDEN
-        return mix(mix(self.keys + times_golden(self.count))[:, None] + places)
+        return last(mix(self.keys + times_golden(self.count))[:, None] + places)
 
     def uniform(self, like: Tensor) -> Tensor:
         """In [0, 1), in steps of 2^-24. Shapes: like [batch, *] -> as like."""
-        numbers = self.bits(like[0].numel()).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
+        numbers = self.bits(like[0].numel(), upper).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
         return numbers.to(like.dtype).div_(1 << 24).reshape(like.shape)
 
     def signs(self, like: Tensor) -> Tensor:

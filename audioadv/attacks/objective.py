@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
@@ -91,7 +91,7 @@ class Objective:
     def told(self, inputs: Tensor, near: Tensor | None, seen: Seen) -> Seen:
         """What was seen of these inputs, once the watch knows of it."""
         if self.watch is not None:
-            self.watch.saw(self, inputs, near, seen)
+            self.watch.saw(self, inputs.detach(), near, seen)
         return seen
 
     def outputs(self, inputs: Tensor) -> Any:
@@ -177,13 +177,17 @@ class Objective:
         inputs = inputs.detach().requires_grad_()
         loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
         self.cost.count(self.who, backwards=1)
-        (slope,) = torch.autograd.grad(loss, inputs, torch.ones_like(loss), allow_unused=True) if loss.requires_grad else (None,)
+        (slope,) = (
+            torch.autograd.grad(loss, inputs, ones(len(loss), loss.dtype, loss.device), allow_unused=True)
+            if loss.requires_grad
+            else (None,)
+        )
         if slope is None:
             raise AccessDenied(
                 "the model has no gradient with respect to its inputs. Give it one (bpda(module, stand_in)), "
                 f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
             )
-        return self.told(inputs.detach(), near, Look(loss.detach(), reached, slope))
+        return self.told(inputs, near, Look(loss.detach(), reached, slope))
 
     def remembering(self, inputs: Tensor) -> "Objective":
         """The same objective over a channel, begun with these inputs where it was not before."""
@@ -221,6 +225,12 @@ WITHOUT = {
     Access.DECISIONS: "none",
 }
 """The attacks that still work without."""
+
+
+@lru_cache(maxsize=4)
+def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What a sum over the batch sends back to each loss; made once, since a step of a small net is not much longer."""
+    return torch.ones(count, dtype=dtype, device=device)
 
 
 def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ def pgd(
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()
-    velocity = torch.zeros_like(delta)
+    velocity, size = torch.zeros_like(delta), step_size * region.radius
     with at_rest(objective.model):
         for _ in range(steps):
             inputs = run.region.inputs(delta)
@@ -52,11 +52,13 @@ def pgd(
             kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
             slope = run.region.pull(delta, look.slope)
             if momentum:
-                size = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
-                slope = velocity = momentum * velocity + slope / each(size, slope)
-            delta = run.region.descend(delta, slope, step_size * run.region.radius)
-            if left := run.leave(finite_rows(look.loss, look.slope), kept if early_stop else None):
-                delta, velocity = cut(left, delta, velocity)
+                mean = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
+                slope = velocity = momentum * velocity + slope / each(mean, slope)
+            delta = run.region.descend(delta, slope, size)
+            if not early_stop:
+                run.stay(look.loss, look.slope)
+            elif left := run.leave(finite_rows(look.loss, look.slope), kept):
+                delta, velocity, size = cut(left, delta, velocity, size)
                 if not len(delta):
                     break
         else:

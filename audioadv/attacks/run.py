@@ -38,9 +38,11 @@ class Run:
         self.gauge = region.clean.new_full((count,), math.inf)
         self.size = self.gauge.clone()  # of the best, successful or not, where that is more than its gauge
         self.rate = torch.zeros_like(self.gauge)
+        self.sums = torch.zeros_like(self.gauge)  # [still in], of all that was seen where it says `stay`
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)  # of those that have left
         self.taken = 0
+        self.opened: Tensor | None = None  # what `open` says, until it changes
 
     def keep(
         self, inputs: Tensor, reached: Tensor, delta: Tensor | None = None, *, anywhere: bool = False, size: Tensor | None = None
@@ -56,26 +58,34 @@ class Run:
         region = self.region if delta is None else self.region.knowing(delta)
         if inputs.device.type != "cpu" or self.objective.expectation is not None:  # to ask which ones would be to wait
             return self.note(region, None, inputs, reached, anywhere, size)
-        rows = reached.nonzero()[:, 0]
+        rows = reached.nonzero()
         if not len(rows):
             return reached
-        own, kept = None if size is None else size[rows], torch.zeros_like(reached)
-        kept[rows] = self.note(region, rows, inputs[rows], reached[rows], anywhere, own)
+        rows, kept = rows[:, 0], torch.zeros_like(reached)
+        kept[rows] = self.note(region, rows, inputs[rows], None, anywhere, None if size is None else size[rows])
         return kept
 
-    def note(self, region: Region, rows: Tensor | None, inputs: Tensor, reached: Tensor, anywhere: bool, size: Tensor | None) -> Tensor:
-        """`keep` for some of the examples, or all. Shapes: rows [some], reached, size and result [some], inputs [some, *]."""
-        spot = self.spot if rows is None else self.spot[rows]
+    def note(
+        self, region: Region, rows: Tensor | None, inputs: Tensor, reached: Tensor | None, anywhere: bool, size: Tensor | None
+    ) -> Tensor:
+        """`keep` for some of the examples, or all; those that `reached`, or all of these.
+
+        Shapes: rows [some], reached, size and result [some], inputs [some, *].
+        """
+        spot, self.opened = self.spot if rows is None else self.spot[rows], None
         gauge, inside = region.measured(inputs, rows)
-        fits = reached if anywhere else reached & inside
+        fits = torch.ones_like(inside) if anywhere else inside
+        if reached is not None:
+            fits = fits & reached
+        before = self.gauge[spot]
         if self.objective.expectation is not None:
             better, good, done = self.oftener(inputs, gauge if size is None else size, fits, spot, anywhere)
         elif size is not None:
             better = good = done = fits & (size < self.size[spot])
             self.size[spot] = torch.where(better, size, self.size[spot])
         else:
-            better = good = done = fits & (gauge < self.gauge[spot])
-        self.gauge[spot] = torch.where(good, gauge, self.gauge[spot])
+            better = good = done = fits & (gauge < before)
+        self.gauge[spot] = torch.where(good, gauge, before)
         put(self.best, spot, inputs, better)
         if self.parameters is not None and region.known is not None:
             put(self.parameters, spot, region.known if rows is None else region.known[rows], better)
@@ -91,17 +101,31 @@ class Run:
 
     def open(self) -> Tensor:
         """Who has not come to the goal yet; over a channel, not in all draws. Shapes: -> bool [still in]."""
-        return self.gauge[self.spot] == math.inf if self.objective.expectation is None else self.rate[self.spot] < 1
+        if self.opened is None:
+            self.opened = self.gauge[self.spot] == math.inf if self.objective.expectation is None else self.rate[self.spot] < 1
+        return self.opened
 
-    def leave(self, finite: Tensor, done: Tensor | None = None) -> tuple[Tensor, int] | None:
-        """End a step: what is not finite, or done (nobody, where it is not said), leaves the batch.
-
-        Shapes: finite and done bool [still in] -> None where nobody leaves, else the rows that stay, and their width.
-        """
+    def told(self) -> None:
+        """Count a step, and say so."""
         self.taken += 1
         if self.progress is not None:
             self.progress(self.taken, self.gauge, self.best)
-        stays = finite if done is None else finite & ~done
+
+    def stay(self, *seen: Tensor) -> None:
+        """End a step that nobody leaves after: whether all that was seen is finite, the end will tell, and no step waits to know.
+
+        Shapes: seen [still in, *] each.
+        """
+        self.told()
+        self.sums += row_sums(*seen)
+
+    def leave(self, finite: Tensor, done: Tensor) -> tuple[Tensor, int] | None:
+        """End a step: what is not finite, or done, leaves the batch.
+
+        Shapes: finite and done bool [still in] -> None where nobody leaves, else the rows that stay, and their width.
+        """
+        self.told()
+        stays = finite & ~done
         if stays.all():  # the one synchronisation of a step
             return None
         stays, finite = torch.stack([stays, finite]).cpu()
@@ -114,21 +138,28 @@ class Run:
         lengths = self.objective.lengths
         width = self.best.shape[-1] if lengths is None or not len(stay) else int(lengths.max())
         stay = stay.to(self.best.device)
-        self.region, self.spot = self.region.rows(stay, width), self.spot[stay]
+        self.region, self.spot, self.opened = self.region.rows(stay, width), self.spot[stay], None
+        self.sums = self.sums[stay]
         return stay, width
 
     def result(self) -> AttackResult:
         """How it ended."""
+        self.broken[self.here] |= ~self.sums.isfinite().cpu()
         outcome = tuple(map(ended, self.gauge.tolist(), self.broken.tolist()))
         cost, rate = self.cost, None if self.objective.expectation is None else self.rate
         self.steps[self.here] = self.taken
         return AttackResult(self.best, outcome, self.gauge, self.steps, cost.forwards, cost.backwards, self.parameters, rate)
 
 
-def finite_rows(*tensors: Tensor) -> Tensor:
-    """Which examples are finite throughout: a sum is, just where its terms are. Shapes: [batch, *] each -> bool [batch]."""
+def row_sums(*tensors: Tensor) -> Tensor:
+    """The sum of all that each example has, finite just where its terms are. Shapes: [batch, *] each -> [batch]."""
     sums = [tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor for tensor in tensors]
-    return sum(sums[1:], sums[0]).abs() < math.inf  # what isfinite does, for less
+    return sum(sums[1:], sums[0])
+
+
+def finite_rows(*tensors: Tensor) -> Tensor:
+    """Which examples are finite throughout. Shapes: [batch, *] each -> bool [batch]."""
+    return row_sums(*tensors).abs() < math.inf  # what isfinite does, for less
 
 
 def ended(gauge: float, broken: bool) -> Outcome:
@@ -146,7 +177,7 @@ def cut(left: tuple[Tensor, int], *tensors: Tensor) -> tuple[Tensor, ...]:
 
 def put(whole: Tensor, spot: Tensor, values: Tensor, where: Tensor | None = None) -> None:
     """Write the values of some examples, which may have lost padding, into the whole batch's. Shapes: spot and where [some]."""
-    own = whole if whole.ndim == 1 else whole[..., : values.shape[-1]]
+    own = whole if whole.ndim == 1 or whole.shape[-1] == values.shape[-1] else whole[..., : values.shape[-1]]
     own[spot] = values if where is None else torch.where(each(where, values), values, own[spot])
 
 

@@ -146,7 +146,8 @@ class OfLabels(Joins):
         """One label a row. Raises UnusableBatch."""
         if len(self.labels) not in (1, len(outputs)):
             raise UnusableBatch(f"{len(self.labels)} labels for {len(outputs)} examples: give one for all, or one for each")
-        return self.labels.to(outputs.device).expand(len(outputs))
+        labels = self.labels if self.labels.device == outputs.device else self.labels.to(outputs.device)
+        return labels if len(labels) == len(outputs) else labels.expand(len(outputs))
 
     def impossible(self, outputs: Tensor) -> list[str | None]:
         """No form of scores rules a class out."""
