@@ -38,7 +38,7 @@ from audioadv.threat.channels.keys import Key, fingerprint
 
 ABSTAINS = -1
 BLOCK = 1024  # noisy inputs at once, at most
-NEAR = 2**20  # numbers in them, on a CPU: what stays near its cores is faster than what does not
+NEAR = 400_000  # numbers in them, on a CPU: what stays near its cores is faster than what does not
 KEPT = 30 * 2**20  # bytes
 SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
 
