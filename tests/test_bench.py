@@ -375,7 +375,7 @@ BENCH = ["bench", "list.jsonl", *STEPS, "--batch", "2", "--json"]
 
 
 def test_a_bound_for_images_alone_is_told_and_makes_nothing(manifest: Path) -> None:
-    result = run("bench", "list.jsonl", "--out", "run", *STEPS, "--bound", "spatial:30,3")
+    result = run("bench", "list.jsonl", "--out", "run", "--bound", "spatial:30,3", "--device", "cpu")
     assert result.exit_code == 2
     assert "bound spatial:30,3: not for this sound" in result.stderr
     assert not Path("run").exists()

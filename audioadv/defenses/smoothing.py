@@ -37,8 +37,8 @@ from audioadv.models.rest import at_rest
 from audioadv.threat.channels.keys import Key, fingerprint
 
 ABSTAINS = -1
-BLOCK = 1024  # noisy inputs at once, at most
-NEAR = 400_000  # numbers in them, on a CPU: what stays near its cores is faster than what does not
+BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
+NEAR = 2**20  # numbers at once on a CPU: what stays near its cores is faster than what does not
 KEPT = 30 * 2**20  # bytes
 SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
 
@@ -118,23 +118,17 @@ class Smoothed(Wrapped):
 
     def counts(self, inputs: Tensor, lengths: Tensor | None, draws: int, purpose: int) -> Tensor:
         """How many draws of each input fall to each class. Shapes: inputs [batch, *], lengths [batch] -> int64 [batch, classes]."""
-        alike: dict[torch.Size, list[int]] = {}
-        examples = [example for example, _ in each_example(inputs, lengths)]
-        for i, example in enumerate(examples):
-            alike.setdefault(example.shape, []).append(i)
-        counts = [torch.zeros((), dtype=torch.int64, device=inputs.device)] * len(inputs)
+        examples, found = list(each_example(inputs, lengths)), [torch.zeros((), dtype=torch.int64, device=inputs.device)] * len(inputs)
         with torch.inference_mode(), at_rest(self.model):
-            for rows in alike.values():
-                keys = [Key(self.seed, fingerprint(examples[i]), purpose) for i in rows]
-                signs = torch.cat([flips(examples[i], key) for i, key in zip(rows, keys, strict=True)])
-                for noise in noise_blocks(examples[rows[0]], self.sigma, draws, Key(self.seed, 0, purpose)):
-                    for some in torch.split(torch.arange(len(rows)), max(1, block_of(noise[:1]) // len(noise))):
-                        together = torch.cat([examples[rows[k]] for k in some])
-                        noisy = torch.addcmul(together[:, None], noise, signs[some, None]).flatten(0, 1)
-                        scores = self.answer(noisy, None if lengths is None else lengths[rows[0] : rows[0] + 1])
-                        for k, answers in zip(some.tolist(), torch.split(scores.argmax(1), len(noise)), strict=True):
-                            counts[rows[k]] = counts[rows[k]] + answers.bincount(minlength=scores.shape[1])
-        return torch.stack(counts)
+            signs = [flips(example, Key(self.seed, fingerprint(example), purpose)) for example, _ in examples]
+            for shape in dict.fromkeys(example.shape for example, _ in examples):
+                alike = [i for i, (example, _) in enumerate(examples) if example.shape == shape]
+                for noise in noise_blocks(examples[alike[0]][0], self.sigma, draws, Key(self.seed, 0, purpose)):
+                    for i in alike:
+                        example, own = examples[i]
+                        scores = self.answer(torch.addcmul(example, noise, signs[i]), own)
+                        found[i] = found[i] + scores.argmax(1).bincount(minlength=scores.shape[1])
+        return torch.stack(found)
 
     def answer(self, noisy: Tensor, own: Tensor | None) -> Tensor:
         """Scores. Shapes: noisy [draws, *], own [1] -> [draws, classes]. Raises UnusableBatch for decisions."""
@@ -174,17 +168,13 @@ def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterato
     """The first `draws` of the noise that belongs to this key, a block at a time. Shapes: example [1, *] -> [some, *]."""
     device = example.device
     generator = torch.Generator(device).manual_seed(key.generator().initial_seed())
-    block = block_of(example)
+    block = BLOCK_ON_CUDA
     if device.type == "cpu":
         keep_what_is_freed()
+        block = max(1, min(BLOCK, NEAR // example.numel()))
     room = example.new_empty((min(block, draws), *example.shape[1:]))
     for first in range(0, draws, block):
         yield room.normal_(0, sigma, generator=generator)[: draws - first]
-
-
-def block_of(example: Tensor) -> int:
-    """How many inputs like this to look at in one go. Shapes: example [1, *]."""
-    return BLOCK if example.device.type != "cpu" else max(1, min(BLOCK, NEAR // example.numel()))
 
 
 def flips(example: Tensor, key: Key) -> Tensor:
