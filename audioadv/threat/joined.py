@@ -33,7 +33,7 @@ def members(goal: "Goal") -> tuple["Goal", ...]:
 
 def several(goal: "Goal") -> bool:
     """Whether a goal has parts that an attack has to bring about together, which pull against each other where one is nearly there."""
-    return isinstance(goal, Joined)
+    return len(getattr(goal, "goals", ())) > 1
 
 
 @runtime_checkable
