@@ -4,15 +4,23 @@
     PYTHONPATH=. /tmp/peers/bin/python recipes/smoothing_against_art.py
     PYTHONPATH=. /tmp/peers/bin/python recipes/smoothing_against_art.py --quick
 
-The same net, images, sigma, alpha, draws to select (100) and to certify; image by image in turn, so that both meet the same
-machine, by processor time. Three nets: the bundled convolutional one, its two linear layers' kind, and a linear one. The floor is
-the net's forwards alone, in our chunks, noise and counting left out: where it is most of the time, no one can be much faster.
+The same images, sigma, alpha, draws to select (100) and to certify; ten images at a time, each way in turn, so that all meet the same
+machine, by processor time. Three nets: the bundled convolutional one, its two linear layers' kind, and a linear one. The ways:
+
+    one by one           each image in a call of its own: noise is drawn for it alone
+    together             ten images in a call, which share the noise under signs of their own
+    together, bfloat16   the same, with the net in bfloat16: what is certified is then that net
+    ART                  as it comes
+    ART, bfloat16        its own choices around our net in bfloat16, to tell the precision's share from the rest
+    forwards             the net's alone, in our blocks: where they are most of the time, no one can be much faster
+
 Rates come with 95 % intervals: abstention is the same where they overlap.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +46,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "two layers": lambda: trained(nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))),
     "linear": lambda: trained(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))),
 }
-SELECT, SIGMA, ALPHA = 100, 0.5, 0.001
+SELECT, SIGMA, ALPHA, TOGETHER = 100, 0.5, 0.001, 10
 
 
 def trained(net: nn.Module) -> nn.Module:
@@ -62,41 +70,80 @@ def spent(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def race(name: str, net: nn.Module, x: Tensor, y: Tensor, draws: int, batch: int) -> None:
     """Certify in turn, and say who took how long."""
-    shape = tuple(x.shape[1:])
-    art = PyTorchRandomizedSmoothing(net, nn.CrossEntropyLoss(), shape, 10, sample_size=SELECT, scale=SIGMA, alpha=ALPHA, device_type="cpu")
-    ours = Smoothed(net, SIGMA)
+    shape, half = tuple(x.shape[1:]), torch.autocast("cpu", torch.bfloat16)
+
+    def art(net: nn.Module) -> PyTorchRandomizedSmoothing:
+        return PyTorchRandomizedSmoothing(
+            net, nn.CrossEntropyLoss(), shape, 10, sample_size=SELECT, scale=SIGMA, alpha=ALPHA, device_type="cpu"
+        )
+
+    ours, rough, theirs, theirs_rough = (
+        Smoothed(net, SIGMA),
+        Smoothed(net, SIGMA, precision=torch.bfloat16),
+        art(net),
+        art(Within(net, half)),
+    )
     noisy = torch.randn(BLOCK, *shape)
 
-    def floor() -> None:
-        with torch.inference_mode():
+    def forwards(precise: bool) -> None:
+        with torch.inference_mode(), nullcontext() if precise else half:
             for first in range(0, SELECT + draws, BLOCK):
                 net(noisy[: SELECT + draws - first])
 
-    runs = {
-        "floor": lambda one: floor(),
-        "ours": lambda one: ours.certify(one, select=SELECT, draws=draws, alpha=ALPHA),
-        "ART": lambda one: art.certify(one.numpy(), draws, batch),
+    def certify(smoothed: Smoothed, some: Tensor) -> list[tuple[int, float]]:
+        found = smoothed.certify(some, select=SELECT, draws=draws, alpha=ALPHA)
+        return list(zip(found.classes.tolist(), found.radii.tolist(), strict=True))
+
+    def certify_art(smoothed: PyTorchRandomizedSmoothing, some: Tensor) -> list[tuple[int, float]]:
+        classes, radii = smoothed.certify(some.numpy(), draws, batch)
+        return list(zip(map(int, classes), map(float, radii), strict=True))
+
+    runs: dict[str, Callable[[Tensor], Any]] = {
+        "one by one": lambda some: [certify(ours, one)[0] for one in some.split(1)],
+        "together": lambda some: certify(ours, some),
+        "together, bfloat16": lambda some: certify(rough, some),
+        "ART": lambda some: certify_art(theirs, some),
+        "ART, bfloat16": lambda some: certify_art(theirs_rough, some),
+        "forwards": lambda some: [forwards(True) for _ in some],
+        "forwards, bfloat16": lambda some: [forwards(False) for _ in some],
     }
     for run in runs.values():
         run(x[:1])  # the first fills caches
-    seconds, found = {who: list[float]() for who in runs}, {who: list[tuple[int, float]]() for who in runs}
-    for one in x.split(1):
-        for who, run in runs.items():
-            taken, result = spent(lambda run=run, one=one: run(one))  # type: ignore[misc]
-            seconds[who].append(taken)
-            found[who].append((0, 0.0) if result is None else (int(result[0][0]), float(result[1][0])))
-    median = {who: statistics.median(taken) for who, taken in seconds.items()}
-    shares = ", ".join(f"{who} {median[who] / median['floor']:.2f}" for who in ("ours", "ART"))
-    print(f"\n{name}: floor {1000 * median['floor']:.1f} ms; times the floor: {shares}")
-    for who in ("ours", "ART"):
-        right = Rate(sum(cls == label for (cls, _), label in zip(found[who], y.tolist(), strict=True)), len(y))
-        abstained = Rate(sum(cls < 0 for cls, _ in found[who]), len(y))
-        print(f"  {who:5} certificates a second {1 / median[who]:6.1f}   abstained {abstained}   right {right}")
-    same = [abs(a[1] - b[1]) for a, b in zip(found["ours"], found["ART"], strict=True) if a[0] == b[0]]
-    print(f"  ours are {median['ART'] / median['ours']:.2f} times as many; the same class for {len(same)} of {len(y)}, ", end="")
-    print(f"radii then {statistics.mean(same):.3f} apart on average, {max(same):.3f} at most")
-    ours_abstains, art_abstains = (ours.predict(x, draws=SELECT, alpha=ALPHA) < 0).sum(), (~art.predict(x.numpy()).any(1)).sum()
+    seconds, found = {way: list[float]() for way in runs}, {way: list[tuple[int, float]]() for way in runs}
+    for some in x.split(TOGETHER):
+        for way, run in runs.items():
+            taken, result = spent(lambda run=run, some=some: run(some))  # type: ignore[misc]
+            seconds[way].append(taken / len(some))
+            found[way] += result
+    print(f"\n{name}\n  {'':20}{'ms each':>8}{'a second':>10}{'x ART':>7}   {'abstained':36}right")
+    for way, taken in seconds.items():
+        median = statistics.median(taken)
+        print(f"  {way:20}{1000 * median:8.1f}{1 / median:10.1f}{statistics.median(seconds['ART']) / median:7.2f}", end="")
+        if way.startswith("forwards"):
+            print()
+            continue
+        classes = [cls for cls, _ in found[way]]
+        right = Rate(sum(cls == label for cls, label in zip(classes, y.tolist(), strict=True)), len(y))
+        print(f"   {Rate(sum(cls < 0 for cls in classes), len(y))!s:36}{right}")
+    for way in ("together", "together, bfloat16"):
+        same = [abs(a[1] - b[1]) for a, b in zip(found[way], found["ART"], strict=True) if a[0] == b[0]]
+        apart = f"{statistics.mean(same):.3f} apart on average, {max(same):.3f} at most"
+        print(f"  {way}: ART's class for {len(same)} of {len(y)}, radii then {apart}")
+    ours_abstains, art_abstains = (ours.predict(x, draws=SELECT, alpha=ALPHA) < 0).sum(), (~theirs.predict(x.numpy()).any(1)).sum()
     print(f"  predict, {SELECT} draws: ours abstains {Rate(int(ours_abstains), len(y))}, ART {Rate(int(art_abstains), len(y))}")
+
+
+class Within(nn.Module):
+    """A net that runs within a context: another precision, say."""
+
+    def __init__(self, net: nn.Module, context: Any) -> None:
+        super().__init__()
+        self.net, self.context = net, context
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with self.context:
+            scores: Tensor = self.net(inputs)
+        return scores.float()
 
 
 @click.command(help=__doc__)

@@ -374,6 +374,13 @@ def start(*command: str) -> "subprocess.Popen[str]":
 BENCH = ["bench", "list.jsonl", *STEPS, "--batch", "2", "--json"]
 
 
+def test_a_bound_for_images_alone_is_told_and_makes_nothing(manifest: Path) -> None:
+    result = run("bench", "list.jsonl", "--out", "run", "--bound", "spatial:30,3", "--device", "cpu")
+    assert result.exit_code == 2
+    assert "bound spatial:30,3: not for this sound" in result.stderr
+    assert not Path("run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_killed_goes_on(manifest: Path, how: signal.Signals) -> None:

@@ -327,10 +327,22 @@ def test_models_are_listed(folder: Path) -> None:
         listed
     )
     assert all(set(line) == {"model", "source", "installed", "about"} for line in listed.values())
+    for name in ("mnist", "mnist-robust", "digits-spoken", "speakers"):
+        assert listed[name]["source"] == "bundled classifier"
+        assert listed[name]["installed"]
+        assert f"load_classifier('{name}')" in listed[name]["about"]
     assert "tiny-mel" in run("models").stdout
 
 
 # What is wrong, told once, with status 2
+
+
+@pytest.mark.parametrize("png", ["x.foo", "x", "nowhere/x.png"])
+def test_a_picture_that_cannot_be_is_told_before_any_work(folder: Path, png: str) -> None:
+    result = run("compare", "missing.wav", "missing.wav", "--png", png)  # the clips are not even looked at
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--png {png}" in result.stderr
+    assert files(folder) == {"hiss.wav"}
 
 
 def bad_sounds() -> dict[str, str]:
@@ -405,6 +417,8 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--bound", "linf:-0.1"], "at least 0"),
         (["--target", "go", "--bound", "linf:nan"], "must be a number"),
         (["--target", "go", "--attack", "magic"], "magic"),
+        (["--target", "go", "--bound", "spatial:30,3"], "bound spatial:30,3: not for this sound"),
+        (["--target", "go", "--bound", "linf:0.1_or_patch:8x8"], "not for this sound"),
         (["--target", "go", "--channel", "loud"], "channel 'loud'"),
         (["--target", "go", "--channel", "crop:0.5"], "crop:0.5 is for images"),
         (["--target", "go", "--channel", "noise:20_then_jpeg:75"], "jpeg:75 is for images"),

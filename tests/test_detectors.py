@@ -234,3 +234,23 @@ def test_what_cannot_be_fitted_is_said() -> None:
         Mahalanobis(())
     with pytest.raises(UnusableBatch, match="type str"):
         carrying("outputs", None, torch.zeros(1))
+
+
+def test_parts_that_pull_to_and_fro_are_both_reached() -> None:
+    w = (1 + torch.arange(100.0)) ** -0.5
+    w, looks = w / w.norm(), list[Tensor]()
+
+    def model(inputs: Tensor) -> Tensor:  # wrong beyond a plane, seen outside of a ball that reaches a little farther
+        looks.append(inputs.detach())
+        ball = 10 * inputs.square().sum(1) - 20
+        outputs: Tensor = carrying(torch.stack([1 - inputs @ w, 0 * inputs[:, 0]], 1), "a ball", ball)
+        return outputs
+
+    goal, region = Misclassify(torch.tensor([0])) & Undetected(), Linf(1.0).around(torch.zeros(4, 100), box=None)
+    assert not any(pgd(objective(model, goal), region, momentum=0.0).reached)
+    assert all(pgd(objective(model, goal), region).reached)
+    for wanted, step in ((goal, 0.5), (Misclassify(torch.tensor([0])), 2.0)):
+        looks.clear()
+        apgd(objective(model, wanted), region, steps=2, early_stop=False)
+        assert float((looks[1] - looks[0]).abs().max()) <= step + 1e-6
+        assert float((looks[1] - looks[0]).abs().max()) > 0.9 * min(step, 1.0)

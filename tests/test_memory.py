@@ -18,7 +18,7 @@ from audioadv.attacks.objective import objective
 from audioadv.audio.files import read_clip
 from audioadv.audio.landmarks import landmarks, peaks
 from audioadv.audio.ragged import pad
-from audioadv.defenses import Exact, Heard, Near, forgetting, remembering, sampled, stated
+from audioadv.defenses import Exact, Heard, Near, SmoothedRecogniser, forgetting, remembering, sampled, stated
 from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch, UnusableMemory, UnusableTarget, UnwritableOutput
 from audioadv.models.abstention import abstained
@@ -164,6 +164,25 @@ def test_random_answers_of_decisions_and_of_a_recogniser() -> None:
     one = Emissions(heard.log_probs[row : row + 1], heard.frames[row : row + 1], heard.vocabulary)
     assert Transcribe("stop").reached(one)
     assert torch.allclose(heard.log_probs[1:].logsumexp(2), torch.tensor(0.0), atol=1e-5)
+
+
+def test_a_vote_is_remembered_and_not_lost() -> None:
+    sounds, lengths = 0.05 * (uniform(2, 1600) - 0.5), torch.tensor([1600, 1600])
+    smoothed = SmoothedRecogniser(linear_recogniser(), 0.05, draws=3)
+    plain = smoothed(sounds, lengths)
+    assert plain.voted != tuple(Emissions(plain.log_probs, plain.frames, plain.vocabulary).transcripts()), "the vote says something else"
+    voice = remembering(smoothed)
+    assert voice(sounds, lengths).voted == plain.voted
+    again = voice(torch.cat([sounds[:1], sounds[1:] / 2]), lengths)
+    assert again.voted is not None
+    assert again.voted[0] == ""
+    assert again.voted[1] == smoothed(sounds[1:] / 2, lengths[1:]).transcripts()[0]
+    assert abstained(again).tolist() == [True, False]
+    assert not Silence().reached(again)[0]
+    answering = remembering(smoothed, on_repeat="other", answers=("stop", "go on"))
+    assert answering(sounds[:1].expand(2, -1), lengths).transcripts()[1] in ("stop", "go on")
+    assert str(stated(voice)) == "backward pass: exact; remembers"
+    assert forgetting(voice) is smoothed
 
 
 def test_statements() -> None:

@@ -62,6 +62,47 @@ def test_bounds_are_those_of_the_books() -> None:
         assert float(coin_p_value(heads, tosses)) == pytest.approx(binomtest(heads, tosses, 0.5).pvalue, rel=1e-9)
 
 
+def test_inputs_share_the_sizes_of_noise_but_not_its_signs() -> None:
+    seen = []
+
+    def net(noisy: Tensor) -> Tensor:
+        seen.append(noisy.clone())
+        return noisy[:, :2]
+
+    smoothed, inputs = Smoothed(net, SIGMA), torch.zeros(2, 1000)
+    inputs[1, 0] = 1e-6  # nearly the same input: its signs are others all the same
+    smoothed.counts(inputs, None, 100, 0)
+    one, other = torch.cat(seen).reshape(2, 100, 1000)
+    torch.testing.assert_close(one.abs(), other.abs(), atol=2e-6, rtol=0)
+    kept = (one.sign() == other.sign()).float().mean(0)
+    assert set(kept.round().tolist()) == {0.0, 1.0}
+    assert float(kept.mean()) == pytest.approx(0.5, abs=0.1), "a place keeps or flips its sign, in all draws"
+    assert float(one.std()) == pytest.approx(SIGMA, rel=0.01)
+    assert float((one * other).mean()) == pytest.approx(0, abs=0.05 * SIGMA**2)
+    assert float((one[:-1] * one[1:]).mean()) == pytest.approx(0, abs=0.02 * SIGMA**2), "draws are independent"
+    seen.clear()
+    smoothed.counts(inputs[1:], None, 1500, 0)
+    assert sum(map(len, seen)) == 1500
+    seen.clear()
+    smoothed.counts(inputs, None, 100, 1)
+    assert not torch.allclose(torch.cat(seen)[:100].abs(), one.abs()), "for another purpose they are others"
+
+
+def test_in_half_precision_what_is_smoothed_is_the_rounded_classifier() -> None:
+    net = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.stack([torch.full((4,), 1.0), torch.full((4,), 1.001)]))  # bfloat16 knows no 1.001
+    inputs = torch.full((1, 4), 5.0)
+    assert Smoothed(net, 0.1).predict(inputs).tolist() == [1]
+    rough = Smoothed(net, 0.1, precision=torch.bfloat16)
+    assert rough.predict(inputs).tolist() == [0]
+    assert rough.certify(inputs, draws=200).classes.tolist() == [0]
+    scores = rough(inputs.requires_grad_())
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.exp(), torch.full((1, 2), 0.5))
+    assert torch.autograd.grad(scores[0, 0], inputs)[0].isfinite().all()
+
+
 def test_neighbours_order_and_padding_change_nothing() -> None:
     class Loud(nn.Module):
         def forward(self, sounds: Tensor, lengths: Tensor) -> Tensor:
@@ -118,6 +159,8 @@ def test_noise_that_is_none_and_numbers_that_make_no_sense() -> None:
             Smoothed(net, sigma)
         with pytest.raises(OptionError, match="sigma"):
             SmoothedRecogniser(recogniser(), sigma)
+    with pytest.raises(OptionError, match=r"precision torch.float64.*bfloat16"):
+        Smoothed(net, 1, precision=torch.float64)
     with pytest.raises(OptionError, match="draws 0"):
         Smoothed(net, 1).predict(w[None], draws=0)
     with pytest.raises(OptionError, match="alpha 1"):

@@ -102,6 +102,10 @@ def test_what_no_text_tells_is_not_written() -> None:
         assert "answer 'not class 1'" in " ".join(str(claim).split())
         with pytest.raises(MalformedSpec, match="cannot be written as JSON"):
             claim.to_json()
+    with pytest.raises(MalformedSpec, match=r"fitted detector is weights.*Claim Undetected\(\)"):
+        ThreatModel("linf:0.1", Misclassify(1) & Undetected(detector)).to_json()
+    named = ThreatModel("linf:0.1", Misclassify(1) & Undetected("the one at the door"))
+    assert ThreatModel.from_json(named.to_json()).goal.goals[1].detector == "the one at the door"
     ThreatModel(Masked(0).at_rate(8000)).to_json()  # the rate is the clip's
     with pytest.raises(MalformedSpec, match="model of hearing"):
         ThreatModel(Masked(0, Hearing(full_scale_db=80.0)) | Linf(0.1)).to_json()

@@ -13,8 +13,11 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another
+from audioadv.threat.joined import several
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
+
+MOMENTUM_OF_SEVERAL = 0.75
 
 
 def pgd(
@@ -23,7 +26,7 @@ def pgd(
     *,
     steps: int = 40,
     step_size: float = 0.1,
-    momentum: float = 0.0,
+    momentum: float | None = None,
     random_start: bool = True,
     restarts: int = 1,
     early_stop: bool = True,
@@ -32,7 +35,8 @@ def pgd(
 ) -> AttackResult:
     """From a random start, `steps` steps of `step_size` times the radius along the steepest descent, projected each time.
 
-    With `momentum`, the direction is that of the running sum of slopes, each first divided by its mean size. Without
+    With `momentum`, the direction is that of the running sum of slopes, each first divided by its mean size. None is none, but
+    for a joined goal 0.75: its parts pull to and fro, and the sum is where both go (`recipes/detectors.py`). Without
     `random_start` it begins at the clean input (the basic iterative method). Each of the `restarts` takes only the examples
     that are still standing.
 
@@ -42,6 +46,7 @@ def pgd(
     if restarts > 1:
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
+    momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()
     velocity, size = torch.zeros_like(delta), step_size * region.radius

@@ -29,7 +29,7 @@ from audioadv.evaluation.run.summary import summarise
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show
-from audioadv.threat.bounds import parse_bound
+from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import Silence, Transcribe
 from audioadv.threat.model import ThreatModel
@@ -232,6 +232,8 @@ def examine(
             jobs[0].goal(model)
         try:  # without a clip, craft_each checks its options and goes home
             list(craft_each(model, [], Silence(), bound=setting.bound, attack=setting.attack, channel=setting.channel, **options))
+            if longest := max((job.seconds for job in jobs), default=0):
+                check_sound_bound(setting.bound, round(longest * model.sample_rate))
         except OptionError as error:
             seen.complaints.append(error)
             continue

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.loudness import loudness_lufs
 from audioadv.cli.options import common_options
-from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch
+from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch, UnwritableOutput
 from audioadv.models.sources import load_model
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import comparison_table, show
@@ -58,6 +59,8 @@ def compare(
                      that do. At most 0: inaudible, under this model of hearing
     pesq, stoi       the quality and the intelligibility that are left of speech
     """
+    if png is not None:
+        check_picture(png)
     model = load_model(model_name, device) if model_name else None
     pair = read_clip(clean), read_clip(adversarial)
     before, after = pair
@@ -89,6 +92,14 @@ def compare(
         click.echo(json.dumps(line))
     else:
         show(comparison_table(line))
+
+
+def check_picture(path: Path) -> None:
+    """Raises OptionError for a picture that would not be a PNG, UnwritableOutput for a folder that takes none. Makes nothing."""
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"--png {path}: the picture is a PNG. Name it {path.with_suffix('.png')}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+        raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 
 
 def distances(before: Clip, after: Clip) -> tuple[dict[str, float], Hearing | None, list[str]]:

@@ -20,7 +20,7 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
-from audioadv.threat.bounds import parse_bound
+from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import check_sound, parse_channel
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
 
@@ -122,6 +122,7 @@ def craft(
         context.exit(WRONG_INPUT)
     wanted = [job.text for job in jobs]
     goal = Silence() if silence else Mistranscribe(wanted, errors) if references else Transcribe(wanted)
+    check_sound_bound(bound, max(len(job.clip.samples) for job in jobs))
     make_folder(out)
 
     lines: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ import json
 import click
 
 from audioadv.cli.options import common_options
+from audioadv.models import classifier
 from audioadv.models.sources import BUNDLED, PIPELINES, WEIGHTS
 from audioadv.report.tables import models_table, show
 
@@ -18,6 +19,15 @@ def models(as_json: bool, device: str, seed: int) -> None:
     lines = [
         {"model": name, "source": "bundled", "installed": torchaudio and (WEIGHTS / f"{name}.safetensors").is_file(), "about": about}
         for name, about in BUNDLED.items()
+    ]
+    lines += [
+        {
+            "model": name,
+            "source": "bundled classifier",
+            "installed": (classifier.WEIGHTS / f"{name}.safetensors").is_file(),
+            "about": f"{about}; in Python: load_classifier({name!r})",
+        }
+        for name, about in classifier.BUNDLED.items()
     ]
     lines += [
         {

@@ -17,7 +17,7 @@ Chen, Carlini and Wagner 2019, "Stateful detection of black-box adversarial atta
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, TypeGuard, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,12 @@ def remembering(model: Any, likeness: Likeness | None = None, on_repeat: OnRepea
             [   nan,    nan]])
     """
     memory = Memory(model, likeness, on_repeat, **options)
-    return replace(model, net=memory, name=memory.name) if isinstance(model, Recogniser) else memory
+    return Recogniser(memory, model.sample_rate, model.vocabulary, memory.name, memory.access) if hears(model) else memory
+
+
+def hears(model: Any) -> TypeGuard[Recogniser]:
+    """Whether a model is a recogniser, or made from one: a smoothed one, say, or one with a detector."""
+    return isinstance(model, Recogniser) or isinstance(getattr(model, "vocabulary", None), tuple)
 
 
 def forgetting(model: Any) -> Any:
@@ -103,7 +108,7 @@ class Memory(nn.Module):
         self.on_repeat, self.seed = on_repeat, seed
         self.phrases = as_texts(answers) if answers is not None and not isinstance(answers, int) else ()
         self.count = answers if isinstance(answers, int) else len(self.phrases)
-        if isinstance(model, Recogniser):
+        if hears(model):
             self.frames = [spelt_out(phrase, model.vocabulary) for phrase in self.phrases]
             if on_repeat != "abstain" and not self.phrases:
                 raise OptionError(
@@ -114,14 +119,14 @@ class Memory(nn.Module):
         self.store = Store(str(self.likeness), path)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
-        """Shapes: inputs [batch, *], lengths [batch] -> as the model's; for a recogniser (log_probs, frames)."""
+        """Shapes: inputs [batch, *], lengths [batch] -> as the model's."""
         # The model is asked about repeats too, so that how long an answer takes tells nobody what is remembered.
         outputs = self.model(inputs) if lengths is None else self.model(inputs, lengths)
         ends = [inputs.shape[-1]] * len(inputs) if lengths is None else lengths.tolist()
         with self.store.writing():
             met = [self.meet(example[..., :end], own) for example, end, own in zip(inputs, ends, self.first(outputs), strict=True)]
         if isinstance(outputs, Emissions):
-            return (outputs.log_probs, outputs.frames) if met == [None] * len(met) else self.heard(outputs, met)
+            return outputs if met == [None] * len(met) else self.heard(outputs, met)
         if met == [None] * len(met):
             return outputs
         given = torch.stack(
@@ -162,8 +167,8 @@ class Memory(nn.Module):
         scores[answer] = 0.0
         return scores
 
-    def heard(self, outputs: Emissions, met: list[int | None]) -> tuple[Tensor, Tensor]:
-        """What is heard, with repeats answered. Shapes: -> log_probs [batch, frames, letters], frames [batch]."""
+    def heard(self, outputs: Emissions, met: list[int | None]) -> Emissions:
+        """What is heard, with repeats answered; where there was a vote, it stands for new inputs."""
         needed = [0 if answer is None or answer == ABSTAIN else len(self.frames[answer]) for answer in met]
         frames = torch.maximum(outputs.frames, outputs.frames.new_tensor(needed))
         blank = outputs.vocabulary.index("")
@@ -176,7 +181,11 @@ class Memory(nn.Module):
                 columns = self.frames[answer] + [blank] * (len(given[row]) - len(self.frames[answer]))
                 given[row] = UNLIKELY
                 given[row, torch.arange(len(columns)), torch.tensor(columns)] = 0.0
-        return torch.where(repeats(met, log_probs), given, log_probs), frames
+        voted = outputs.voted and tuple(
+            own if answer is None else "" if answer == ABSTAIN else self.phrases[answer]
+            for own, answer in zip(outputs.voted, met, strict=True)
+        )
+        return replace(outputs, log_probs=torch.where(repeats(met, log_probs), given, log_probs), frames=frames, voted=voted)
 
 
 def repeats(met: list[int | None], like: Tensor) -> Tensor:

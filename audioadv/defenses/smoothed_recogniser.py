@@ -50,7 +50,7 @@ class SmoothedRecogniser(Wrapped):
     def heard(self, clip: Tensor, own: Tensor) -> Emissions:
         """One clip without padding. Shapes: clip [1, time], own [1]."""
         key = Key(self.seed, fingerprint(clip), ATTACK)
-        draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, own, self.sigma, self.draws, key)]
+        draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, self.sigma, self.draws, key)]
         log_probs = torch.cat([draw.log_probs for draw in draws]).logsumexp(0, keepdim=True) - math.log(self.draws)
         texts = [text for draw in draws for text in draw.transcripts()]
         return replace(draws[0], log_probs=log_probs, frames=draws[0].frames[:1], voted=(rover(texts),))

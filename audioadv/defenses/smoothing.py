@@ -5,6 +5,15 @@
 where p is a lower bound of that likelihood, exact (Clopper and Pearson 1934) but for a chance of alpha. No norm-bounded
 attack in L2 within the radius can change g: what is certified is g, with all the noise there is, not what a few draws say.
 
+Inputs that are counted together share one noise, each under signs of its own:
+
+    noise z_1 ... z_n ~ N(0, sigma^2 I)    once a call            input x + s * z_1 ... x + s * z_n    s in {-1, +1}, keyed by x
+
+N(0, sigma^2 I) is the same under any flip of signs, so that for each x its n draws are independent and exactly Gaussian: its bound
+and its chance of error are as with noise of its own. Only how errors of *different* inputs go together changes: they are no longer
+independent, while their expected number, and the union bound over them, are what they were. As ever, an input must not have been
+made for these very draws: where an attacker may know the code, the seed is to be a secret.
+
 Source: Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via randomized smoothing", theorem 1, and figure 1
 (PREDICT and CERTIFY). The differentiable form: Salman et al. 2019, "Provably robust deep learning via adversarially trained
 smoothed classifiers", section 2.
@@ -13,6 +22,7 @@ smoothed classifiers", section 2.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -27,8 +37,9 @@ from audioadv.models.rest import at_rest
 from audioadv.threat.channels.keys import Key, fingerprint
 
 ABSTAINS = -1
-BLOCK = 128  # draws at once on a CPU: what stays near its cores is faster than what does not
-BLOCK_ON_CUDA = 1024
+BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
+NEAR = 2**20  # numbers at once on a CPU: what stays near its cores is faster than what does not
+KEPT = 30 * 2**20  # bytes
 SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
 
 
@@ -53,22 +64,28 @@ class Smoothed(Wrapped):
     `predict` and `certify` count classes. Called as a model, it gives the log of the mean probability over `draws`, which has
     gradients: what an adaptive attacker takes. Draws are keyed by seed and by the input's content: the same input always gets
     the same answer, whatever its neighbours, and an attack meets new draws at each step (EOT).
-    Raises OptionError for a sigma that is not above 0.
+
+    With a `precision` (torch.bfloat16) the model computes in that, for answers, counts and gradients alike: what is smoothed
+    and certified is then this classifier, whose scores are rounded, and not the one in full precision.
+    Raises OptionError for a sigma that is not above 0, or a precision that is none of 16 bits.
     """
 
     model: Callable[..., Tensor]
     sigma: float
     draws: int = 32
     seed: int = 0
+    precision: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         check_noise(self.sigma, self.draws)
+        if self.precision not in (None, torch.bfloat16, torch.float16):
+            raise OptionError(f"precision {self.precision}: give torch.bfloat16 or torch.float16, or None for the model's own")
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Shapes: inputs [batch, *], lengths [batch] in samples -> log-probabilities [batch, classes]."""
         rows = []
         for example, own in each_example(inputs, lengths):
-            scores = torch.cat([self.answer(example + noise, own) for noise in self.noise(example, own, self.draws, ATTACK)])
+            scores = torch.cat([self.answer(example + noise, own) for noise in self.noise(example)])
             rows.append(scores.log_softmax(1).logsumexp(0) - math.log(self.draws))
         return torch.stack(rows)
 
@@ -78,7 +95,7 @@ class Smoothed(Wrapped):
         Shapes: inputs [batch, *], lengths [batch] -> int64 [batch].
         """
         check_chance(draws, alpha)
-        counts = torch.stack([self.counts(example, own, draws, ESTIMATE) for example, own in each_example(inputs, lengths)])
+        counts = self.counts(inputs, lengths, draws, ESTIMATE)
         (first, second), (best, _) = (pair.unbind(1) for pair in counts.topk(2, 1))
         surprise = coin_p_value(first.cpu().numpy(), (first + second).cpu().numpy())
         return torch.where(torch.tensor(surprise <= alpha, device=best.device), best, ABSTAINS)
@@ -92,33 +109,38 @@ class Smoothed(Wrapped):
         Shapes: inputs [batch, *], lengths [batch] -> [batch] each.
         """
         check_chance(min(select, draws), alpha)
-        chosen, hits = [], []
-        for example, own in each_example(inputs, lengths):
-            chosen.append(self.counts(example, own, select, SELECT).argmax())
-            hits.append(self.counts(example, own, draws, ESTIMATE)[chosen[-1]])
-        classes, counts = torch.stack(chosen), torch.stack(hits)
+        classes = self.counts(inputs, lengths, select, SELECT).argmax(1)
+        counts = self.counts(inputs, lengths, draws, ESTIMATE).gather(1, classes[:, None])[:, 0]
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
         sure = (least > 0.5).to(classes.device)
         radii = torch.where(sure, self.sigma * torch.tensor(ndtri(least.numpy())).to(inputs), 0.0)
         return Certificates(torch.where(sure, classes, ABSTAINS), radii, counts)
 
-    def counts(self, example: Tensor, own: Tensor | None, draws: int, purpose: int) -> Tensor:
-        """How many draws fall to each class. Shapes: example [1, *], own [1] -> int64 [classes]."""
+    def counts(self, inputs: Tensor, lengths: Tensor | None, draws: int, purpose: int) -> Tensor:
+        """How many draws of each input fall to each class. Shapes: inputs [batch, *], lengths [batch] -> int64 [batch, classes]."""
+        examples, found = list(each_example(inputs, lengths)), [torch.zeros((), dtype=torch.int64, device=inputs.device)] * len(inputs)
         with torch.inference_mode(), at_rest(self.model):
-            found = [self.answer(noise.add_(example), own) for noise in self.noise(example, own, draws, purpose)]
-            width = found[0].shape[1]
-            return sum((scores.argmax(1).bincount(minlength=width) for scores in found), torch.zeros((), dtype=torch.int64))
+            signs = [flips(example, Key(self.seed, fingerprint(example), purpose)) for example, _ in examples]
+            for shape in dict.fromkeys(example.shape for example, _ in examples):
+                alike = [i for i, (example, _) in enumerate(examples) if example.shape == shape]
+                for noise in noise_blocks(examples[alike[0]][0], self.sigma, draws, Key(self.seed, 0, purpose)):
+                    for i in alike:
+                        example, own = examples[i]
+                        scores = self.answer(torch.addcmul(example, noise, signs[i]), own)
+                        found[i] = found[i] + scores.argmax(1).bincount(minlength=scores.shape[1])
+        return torch.stack(found)
 
     def answer(self, noisy: Tensor, own: Tensor | None) -> Tensor:
         """Scores. Shapes: noisy [draws, *], own [1] -> [draws, classes]. Raises UnusableBatch for decisions."""
-        scores = self.model(noisy) if own is None else self.model(noisy, own.expand(len(noisy)))
+        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision is not None):
+            scores = self.model(noisy) if own is None else self.model(noisy, own.expand(len(noisy)))
         if scores.ndim != 2:
             raise UnusableBatch(f"outputs of shape {tuple(scores.shape)}: smoothing counts the classes of scores [batch, classes]")
-        return scores
+        return scores.to(noisy.dtype)
 
-    def noise(self, example: Tensor, own: Tensor | None, draws: int, purpose: int) -> Iterator[Tensor]:
-        """Noise for one example, a block at a time. Shapes: example [1, *] -> [some, *], `draws` in all."""
-        return noise_blocks(example, own, self.sigma, draws, Key(self.seed, fingerprint(example), purpose))
+    def noise(self, example: Tensor) -> Iterator[Tensor]:
+        """What an attacker meets: noise of this input alone, a block at a time. Shapes: example [1, *] -> [some, *]."""
+        return noise_blocks(example, self.sigma, self.draws, Key(self.seed, fingerprint(example), ATTACK))
 
 
 def check_noise(sigma: float, draws: int) -> None:
@@ -142,14 +164,32 @@ def each_example(inputs: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tenso
         yield inputs[i : i + 1, ..., : None if own is None else int(own)], own
 
 
-def noise_blocks(example: Tensor, own: Tensor | None, sigma: float, draws: int, key: Key) -> Iterator[Tensor]:
-    """The first `draws` of the noise that belongs to this key, however many are taken."""
+def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterator[Tensor]:
+    """The first `draws` of the noise that belongs to this key, a block at a time. Shapes: example [1, *] -> [some, *]."""
     device = example.device
     generator = torch.Generator(device).manual_seed(key.generator().initial_seed())
-    block = BLOCK if device.type == "cpu" else BLOCK_ON_CUDA
-    room = example.new_empty((block, *example.shape[1:]))
+    block = BLOCK_ON_CUDA
+    if device.type == "cpu":
+        keep_what_is_freed()
+        block = max(1, min(BLOCK, NEAR // example.numel()))
+    room = example.new_empty((min(block, draws), *example.shape[1:]))
     for first in range(0, draws, block):
         yield room.normal_(0, sigma, generator=generator)[: draws - first]
+
+
+def flips(example: Tensor, key: Key) -> Tensor:
+    """Signs of +1 or -1 that belong to this key. Shapes: as `example`."""
+    return (2 * torch.randint(2, example.shape, generator=key.generator()) - 1).to(example)
+
+
+@cache
+def keep_what_is_freed() -> None:
+    """Bring the C library to keep freed memory, which it else may give back after each layer and fetch again: half of all time.
+
+    glibc trims its heap beyond twice the size of the largest block that was mapped and freed, up to 32 MiB (mallopt(3),
+    M_MMAP_THRESHOLD): one such block, never touched. Elsewhere it does nothing.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def lower_bound(hits: Any, draws: int, alpha: float) -> Any:

@@ -47,7 +47,7 @@ class Recogniser:
     """A CTC recogniser: any callable `(waveforms, lengths) -> (log_probs, frames)`, with its rate and letters.
 
     `vocabulary` names each output column; the empty string is the CTC blank and " " the gap between words. Lengths are
-    in samples, and the waveforms are zero past them.
+    in samples, and the waveforms are zero past them. A callable that has more to say may give Emissions.
 
     >>> def deaf(waveforms, lengths):
     ...     scores = torch.zeros(len(waveforms), 4, 29)
@@ -57,7 +57,7 @@ class Recogniser:
     ['', '']
     """
 
-    net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | Emissions]
     sample_rate: int
     vocabulary: tuple[str, ...] = ALPHABET
     name: str = "recogniser"
@@ -65,8 +65,8 @@ class Recogniser:
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
         """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions."""
-        log_probs, frames = self.net(waveforms, lengths)
-        return Emissions(log_probs, frames, self.vocabulary)
+        said = self.net(waveforms, lengths)
+        return said if isinstance(said, Emissions) else Emissions(*said, self.vocabulary)
 
     @property
     def device(self) -> torch.device:

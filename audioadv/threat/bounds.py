@@ -21,7 +21,7 @@ from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtim
 import torch
 from torch import Tensor
 
-from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.algebra import Combines, both, either, mix
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Norm, Region
@@ -246,6 +246,19 @@ def parse_bound(spec: str) -> Bound:
         return kinds[name].read(value)
     except (ValueError, ZeroDivisionError):
         raise MalformedSpec(f"bound {spec!r}: {value!r} cannot be read. Write for example {kinds[name].example}") from None
+
+
+def check_sound_bound(bound: Bound, samples: int) -> Bound:
+    """The bound. Raises OptionError where it does not go around a sound of so many samples: it may be for images alone.
+
+    >>> check_sound_bound(Linf(0.01), 1600)
+    Linf(radius=0.01)
+    """
+    try:
+        bound.around(torch.zeros(1, samples), torch.tensor([samples]), (-1.0, 1.0))
+    except UnusableBatch as error:
+        raise OptionError(f"bound {bound}: not for this sound ({error})") from error
+    return bound
 
 
 def as_bound(bound: object) -> Bound:

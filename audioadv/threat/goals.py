@@ -119,7 +119,8 @@ def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Te
     if outputs.voted is None:
         return writes_exactly(outputs.log_probs, outputs.frames, *spelling)
     wanted = texts * len(outputs.voted) if len(texts) == 1 else texts
-    return torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
+    said = torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
+    return said & ~abstained(outputs)
 
 
 def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:

@@ -31,6 +31,11 @@ def members(goal: "Goal") -> tuple["Goal", ...]:
     return goal.goals if isinstance(goal, Joined) else (goal,)
 
 
+def several(goal: "Goal") -> bool:
+    """Whether a goal has parts that an attack has to bring about together, which pull against each other where one is nearly there."""
+    return len(getattr(goal, "goals", ())) > 1
+
+
 @runtime_checkable
 class Rivalled(Protocol):
     """A goal that can be sought by way of one rival class after another."""

@@ -201,6 +201,11 @@ def told(goal: Any) -> Any:
     if isinstance(goal, str):
         return goal
     kind = type(goal)
+    if isinstance(goal, Undetected) and not isinstance(goal.detector, str | None):
+        raise MalformedSpec(
+            f"goal '{goal}': a fitted detector is weights, and cannot be written as JSON. Claim Undetected(), by any detector that the "
+            "model has, or say the goal in words"
+        )
     if not is_dataclass(goal) or not kind.__module__.startswith("audioadv.threat."):
         raise MalformedSpec(f"goal {kind.__name__}: cannot be written as JSON. Say it in words, or use a goal of audioadv.threat")
     place = f"{kind.__module__.removeprefix('audioadv.threat.')}:{kind.__name__}"
