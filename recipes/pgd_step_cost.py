@@ -9,23 +9,22 @@ both meet the same machine; the figure is the median ratio of an attack to the f
 interval, in the process's own time: a machine's other work takes none of it. It still takes the caches, which costs a small net's
 step, of many short operations, more than the floor's few long ones: on a loaded machine the first net's ratio is likely too high.
 
-Freed memory stays with the process. Else fresh pages are asked for or not by the luck of the heap's layout, and on a virtual
-machine they cost more than the bookkeeping (`--fresh` shows it).
+An attack brings the C library to keep freed memory (`models/rest.py`), and the floor profits, being measured in the same process.
+Without that, pages came and went by the luck of the heap's layout, and cost more than all bookkeeping: 1.26 for the CNN, 1.18 for M5.
 
 Measured on two loaded cores of an AMD EPYC, one thread, 40 steps a run (95 % interval; runs):
 
-                audioadv                   torchattacks 3.5.1         foolbox 3.3.4              audioadv --fresh
-tiny MLP        1.385 (1.374 .. 1.524; 15) 1.226 (1.133 .. 1.284; 15) 1.300 (1.267 .. 1.345; 15) 1.477 (1.453 .. 1.511; 21)
-MNIST CNN       1.061 (1.034 .. 1.100; 7)  1.037 (1.010 .. 1.049; 7)  1.054 (1.043 .. 1.084; 7)  1.260 (1.227 .. 1.297; 9)
-ResNet18-w32                                                                                     0.985 (0.954 .. 1.022; 5)
-M5 audio        1.031 (1.010 .. 1.077; 5)                                                        1.181 (1.169 .. 1.229; 7)
+                audioadv                   torchattacks 3.5.1         foolbox 3.3.4
+tiny MLP        1.385 (1.374 .. 1.524; 15) 1.226 (1.133 .. 1.284; 15) 1.300 (1.267 .. 1.345; 15)
+MNIST CNN       1.061 (1.034 .. 1.100; 7)  1.037 (1.010 .. 1.049; 7)  1.054 (1.043 .. 1.084; 7)
+ResNet18-w32    0.985 (0.954 .. 1.022; 5)
+M5 audio        1.031 (1.010 .. 1.077; 5)
 
-The last column is of slightly earlier forms of the loop. Neither peer keeps the best iterate, nor looks at the last one.
+Neither peer keeps the best iterate, nor looks at the last one.
 Of the MLP's 0.4, keeping is 0.1, knowing who is at the goal 0.1, the changes themselves 0.1, and the sums that tell what is not
 finite 0.05.
 """
 
-import ctypes
 import os
 import statistics
 import time
@@ -97,14 +96,6 @@ def ours(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple[
     aa.attacks.pgd(aa.objective(net, aa.Misclassify(labels)), region, steps=steps, early_stop=False)
 
 
-def keep_memory() -> None:
-    """Have freed memory stay with the process, where the C library can be told so (glibc: M_MMAP_MAX, M_TRIM_THRESHOLD)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-4, 0)
-        mallopt(-1, 2**31 - 1)
-
-
 def timed(run: Callable[[], object]) -> float:
     """Seconds of the process's own time."""
     began = time.process_time()
@@ -142,13 +133,10 @@ def peers(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple
 @click.option("--steps", default=40, show_default=True)
 @click.option("--repeats", default=7, show_default=True)
 @click.option("--only", multiple=True, help="some of the nets")
-@click.option("--fresh", is_flag=True, help="let the C library give freed memory back to the system, as it does by itself")
 @click.option("--quick", is_flag=True, help="the first two nets, 20 steps, three times")
-def main(steps: int, repeats: int, only: tuple[str, ...], fresh: bool, quick: bool) -> None:
+def main(steps: int, repeats: int, only: tuple[str, ...], quick: bool) -> None:
     """Print the median ratio of attack to floor, and its interval."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    if not fresh:
-        keep_memory()
     steps, repeats = (20, 3) if quick else (steps, repeats)
     for name in only or list(CASES)[: 2 if quick else None]:
         build, shape, box = CASES[name]

@@ -22,7 +22,6 @@ smoothed classifiers", section 2.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -39,7 +38,6 @@ from audioadv.threat.channels.keys import Key, fingerprint
 ABSTAINS = -1
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
 NEAR = 2**20  # numbers at once on a CPU: what stays near its cores is faster than what does not
-KEPT = 30 * 2**20  # bytes
 SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
 
 
@@ -168,10 +166,7 @@ def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterato
     """The first `draws` of the noise that belongs to this key, a block at a time. Shapes: example [1, *] -> [some, *]."""
     device = example.device
     generator = torch.Generator(device).manual_seed(key.generator().initial_seed())
-    block = BLOCK_ON_CUDA
-    if device.type == "cpu":
-        keep_what_is_freed()
-        block = max(1, min(BLOCK, NEAR // example.numel()))
+    block = max(1, min(BLOCK, NEAR // example.numel())) if device.type == "cpu" else BLOCK_ON_CUDA
     room = example.new_empty((min(block, draws), *example.shape[1:]))
     for first in range(0, draws, block):
         yield room.normal_(0, sigma, generator=generator)[: draws - first]
@@ -180,16 +175,6 @@ def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterato
 def flips(example: Tensor, key: Key) -> Tensor:
     """Signs of +1 or -1 that belong to this key. Shapes: as `example`."""
     return (2 * torch.randint(2, example.shape, generator=key.generator()) - 1).to(example)
-
-
-@cache
-def keep_what_is_freed() -> None:
-    """Bring the C library to keep freed memory, which it else may give back after each layer and fetch again: half of all time.
-
-    glibc trims its heap beyond twice the size of the largest block that was mapped and freed, up to 32 MiB (mallopt(3),
-    M_MMAP_THRESHOLD): one such block, never touched. Elsewhere it does nothing.
-    """
-    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def lower_bound(hits: Any, draws: int, alpha: float) -> Any:
