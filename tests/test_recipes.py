@@ -178,6 +178,7 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
         ("attack_strength", ["audioadv apgd cross-entropy", "20 at most"]),
         ("smallest_norms", ["audioadv sigma_zero", "gradients at most 20"]),
         ("active_set", ["the same examples stand: True"]),
+        ("two_processes", ["two processes: "]),
         ("image_union_affine", ["union: worst member           10 tries", "fall to the affine adversary alone"]),
     ],
 )
