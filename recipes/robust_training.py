@@ -7,8 +7,7 @@
 
 Learnt from are the first 58,000 images of the training part; the guard and the curves look at its last 2,000, and the test part is
 for the verdict alone. Killed, it goes on where it was; what is done is not done again. Time is that of the processor, training
-alone, so that other work on the machine does not count much. TensorBoard's curves of each lie in its folder. `--bfloat16` learns in
-mixed precision, in some 60 % of the time where the processor knows that format; judged is always in float32.
+alone, so that other work on the machine does not count much. TensorBoard's curves of each lie in its folder.
 """
 
 import json
@@ -56,46 +55,46 @@ HELD = 2000
 
 
 class Plan(NamedTuple):
-    """A method, for so many passes over the data; Adam's greatest rate, and how it and the radius go."""
+    """A method, for so many passes over the data, `size` images a batch; Adam's greatest rate, and how it and the radius go."""
 
     method: Method
     passes: int
     rate: float = 3e-3
     schedule: Schedule = cycle
     growth: Schedule = growing
+    size: int = 128
 
 
 def plans(held: Labelled) -> dict[str, Plan]:
-    """The contestants. A pass of free training is eight replays of each batch. Fast training's plan is its paper's, but shorter."""
+    """The contestants. A pass of free training is eight replays of each batch. Fast training's plan is its paper's."""
     guarded = Guarded(fast(BOUND), Adversarial(BOUND, steps=7), held.first(128))
     return {
         "natural": Plan(Natural(), 5),
-        "fast": Plan(guarded, 7, 5e-3, triangle, constant),
+        "fast": Plan(guarded, 10, 5e-3, triangle, constant, size=100),
         "free": Plan(Free(BOUND, replays=8, step_size=0.5), 5),
         "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 6),
-        "pgd": Plan(Adversarial(BOUND, steps=7), 18),
-        "trades": Plan(Trades(BOUND, beta=6.0, steps=7), 12),
+        "pgd": Plan(Adversarial(BOUND, steps=10), 18),
+        "trades": Plan(Trades(BOUND, beta=6.0, steps=10), 12),
     }
 
 
-def trained(name: str, plan: Plan, parts: tuple[Labelled, Labelled, Labelled], out: Path, count: int, half: bool, here: Processes) -> Line:
+def trained(name: str, plan: Plan, parts: tuple[Labelled, Labelled, Labelled], out: Path, count: int, here: Processes) -> Line:
     """Train, or read what was trained; then judge, or read how it was judged."""
     torch.manual_seed(0)
     net, folder, (data, held, test) = TinyMnist(), out / name, parts
-    with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):  # a cache would outlive a step of the optimiser
-        result = train(
-            net,
-            data,
-            plan.method,
-            passes=plan.passes,
-            optimiser=partial(Adam, lr=plan.rate),
-            schedule=plan.schedule,
-            growth=plan.growth,
-            watch=Watch(BOUND, held.first(500), data.first(500)),
-            out=folder,
-            processes=here,
-            tell=teller(name, folder),
-        )
+    result = train(
+        net,
+        data.sized(plan.size),
+        plan.method,
+        passes=plan.passes,
+        optimiser=partial(Adam, lr=plan.rate),
+        schedule=plan.schedule,
+        growth=plan.growth,
+        watch=Watch(BOUND, held.first(500), data.first(500)),
+        out=folder,
+        processes=here,
+        tell=teller(name, folder),
+    )
     if not here.first or (folder / "judged.json").exists():
         return json.loads((folder / "judged.json").read_text()) if here.first else {}
     some = test.first(count)
@@ -124,9 +123,8 @@ def teller(name: str, folder: Path) -> Callable[[Mark], None]:
 @click.option("--count", default=1000, show_default=True, help="test images under `standard`")
 @click.option("--data", type=Path, default=DATA, show_default=True)
 @click.option("--out", type=Path, help="folder for checkpoints, curves and verdicts")
-@click.option("--bfloat16", "half", is_flag=True, help="learn in mixed precision")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
-def main(only: tuple[str, ...], count: int, data: Path, out: Path | None, half: bool, quick: bool) -> None:
+def main(only: tuple[str, ...], count: int, data: Path, out: Path | None, quick: bool) -> None:
     """Train each, judge it, and print the table."""
     torch.set_num_threads(1)
     whole, test = (blown_up_digits(), blown_up_digits().first(100)) if quick else (mnist(data, "train"), mnist(data, "test"))
@@ -139,7 +137,7 @@ def main(only: tuple[str, ...], count: int, data: Path, out: Path | None, half: 
         lines = []
         for name, plan in chosen.items():
             plan = plan._replace(passes=min(plan.passes, 1)) if quick else plan
-            lines.append(trained(name, plan, parts, out, 20 if quick else count, half, here))
+            lines.append(trained(name, plan, parts, out, 20 if quick else count, here))
         if here.first:
             pgd = next((line["cpu_seconds"] for line in lines if line["method"] == "pgd"), None)
             click.echo(f"\n{'':9}{'clean':36}{f'robust, {BOUND}, standard':36}{'time':>8}{'of PGD':>8}")

@@ -27,24 +27,24 @@ from audioadv.training.nearby import usual_step, worst_for
 class Guarded:
     """A method, watched on a `held` batch by the PGD of `rescue`, which takes its place while the net is down.
 
-    Every `every` batches, robust accuracy on the held batch is compared with what it was at its best: below `fall` of that the
-    net is down, until it is above again. So a slow fall is noticed too, of which each look is about as good as the one before.
-    While the radius still grows, and robust accuracy may well fall, it is compared with its running mean (half the last look, half
-    what was before) instead.
+    Every `every` batches, robust accuracy on the held batch is compared with what it was at its best: more than `fall` below (a
+    share of the examples), the net is down, until it is back. So a slow fall is noticed too, in which each look is about as good
+    as the one before. While the radius still grows, and robust accuracy may well fall, it is compared with its running mean (half
+    the last look, half what was before) instead.
     """
 
     method: Method
     rescue: Adversarial
     held: Batch = field(repr=False)
     every: int = 50
-    fall: float = 0.85
+    fall: float = 0.15
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         memory = moment.memory
         count, usual, down, share = memory.setdefault("guard", torch.zeros(4, dtype=torch.float64)).tolist()
         if int(count) % self.every == 0:
             now = self.look(model, moment)
-            down = float(now < self.fall * usual)
+            down = float(now < usual - self.fall)
             if not down:
                 usual = max(usual, now) if moment.share == share else (usual + now) / 2 if usual else now
             share = moment.share
