@@ -71,10 +71,10 @@ def plans(held: Labelled) -> dict[str, Plan]:
     return {
         "natural": Plan(Natural(), 5),
         "fast": Plan(guarded, 10, 5e-3, triangle, constant, size=100),
-        "free": Plan(Free(BOUND, replays=8, step_size=0.5), 5),
-        "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 6),
+        "free": Plan(Free(BOUND, replays=8, step_size=0.5), 3),
+        "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 4),
         "pgd": Plan(Adversarial(BOUND, steps=10), 18),
-        "trades": Plan(Trades(BOUND, beta=6.0, steps=10), 12),
+        "trades": Plan(Trades(BOUND, beta=6.0, steps=7), 10),
     }
 
 
