@@ -258,9 +258,8 @@ def test_the_guard_calls_for_pgd_while_the_net_is_down_and_no_longer() -> None:
     batch, moment = blobs(40).first(40), Moment()
     model = net(dropout=0.0)
     train(model, blobs(200), Natural(), passes=8)
-    good, collapsed = {name: value.clone() for name, value in model.state_dict().items()}, {}
-    for name, value in good.items():
-        collapsed[name] = torch.zeros_like(value)
+    good = {name: value.clone() for name, value in model.state_dict().items()}
+    collapsed = {name: value.roll(1, 0) if name.startswith("4") else value for name, value in good.items()}  # another class each
     method = Guarded(Natural(), Adversarial(Linf(0.02), steps=3), held=batch, every=1)
 
     def learnt_from() -> float:
@@ -278,6 +277,51 @@ def test_the_guard_calls_for_pgd_while_the_net_is_down_and_no_longer() -> None:
     assert usual > 0.8
     model.load_state_dict(good)
     assert learnt_from() == costs(Natural())
+
+
+def line(count: int) -> tuple[nn.Linear, Batch]:
+    """Points at 0.01, 0.02 ... of a line, all of class 1, and a net that says 1 of what lies above minus its bias."""
+    model = nn.Linear(1, 2)
+    model.load_state_dict({"weight": torch.tensor([[0.0], [1.0]]), "bias": torch.zeros(2)})
+    return model, Labelled(torch.arange(1.0, count + 1)[:, None] / 100, torch.ones(count, dtype=torch.int64), box=None).first(count)
+
+
+def calls(method: Guarded, model: nn.Linear, batch: Batch, moments: list[tuple[float, float]]) -> list[bool]:
+    """Whether the rescue is called, with the net's border and the share of the radius at each moment."""
+    memory, called = dict[str, Tensor](), list[bool]()
+    for border, share in moments:
+        with torch.no_grad():
+            model.bias[1] = -border
+        costs = [next(one.gradients(model, batch, Moment(share))).item() for one in (method.method, method.rescue)]
+        called.append(next(method.gradients(model, batch, Moment(share, memory=memory))).item() == costs[1] != costs[0])
+    return called
+
+
+def test_the_guard_notices_a_slow_fall_but_none_that_a_growing_radius_explains() -> None:
+    model, batch = line(90)
+    method = Guarded(Natural(), Adversarial(Linf(0.005), steps=2), held=batch, every=1)
+    worse = [(0.01 * fallen, 1.0) for fallen in range(30)]
+    assert calls(method, model, batch, worse) == [False] * 14 + [True] * 16  # one of 90 after another, until 76 are left
+    growing = Guarded(Natural(), Adversarial(Linf(0.5), steps=2), held=batch, every=1)
+    assert not any(calls(growing, model, batch, [(0.0, 0.025 * grown) for grown in range(1, 41)]))
+
+
+def test_fast_training_starts_outside_the_box_so_that_its_examples_are_no_edges() -> None:
+    torch.manual_seed(0)
+    model, edge = nn.Sequential(nn.Flatten(), nn.Linear(400, 2)).eval(), Labelled(torch.zeros(4, 400), torch.arange(4) % 2).first(4)
+    seen = list[Tensor]()
+    with model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach())):
+        gradients(fast(Linf(0.4)), model, edge)
+        gradients(fast(Linf(0.4), boxed=False), model, edge)
+        gradients(fast(Linf(0.4), boxed=True), model, edge)
+    start, inputs, _, same, _, corners = seen
+    assert -0.4 <= start.min() < -0.39
+    assert inputs.equal(same)
+    up = inputs[inputs > 0]
+    assert up.min() >= 0.1
+    assert inputs.max() <= 0.4
+    assert (up < 0.4).float().mean().item() == pytest.approx(3 / 8, abs=0.05)  # -0.4 .. 0.4 moved up by 0.5 ends in 0.1 .. 0.9
+    assert ((corners == 0) | (corners > 0.3999)).all()
 
 
 # -- recognisers: ragged clips, CTC ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ One set        Natural, Adversarial (Madry), fast (Wong) and Guarded, Free (Shaf
 Several sets   Worst, Average, RandomOne, MSD, EAT
 Poisoned data  Backdoor (of a trigger: Stamp, tone, burst), collide (clean labels); sift takes out what stands out
 Copies         extract (by queries), solved and solved_by_decisions (linear models, exactly), of a model that is Asked
-Around it      Watch (accuracies after each pass), TensorBoard, start_from (fine-tuning), cycle, constant, growing (schedules)
+Around it      Watch (accuracies after each pass), TensorBoard, start_from (fine-tuning), cycle, triangle, constant, growing (schedules)
 """
 
 from audioadv.training.adversarial import Adversarial, fast
@@ -24,7 +24,7 @@ from audioadv.training.method import Method, Moment, Natural
 from audioadv.training.msd import MSD
 from audioadv.training.processes import Processes, together
 from audioadv.training.pseudo_labels import Mixed, pseudo_labels
-from audioadv.training.schedule import constant, cycle, growing
+from audioadv.training.schedule import constant, cycle, growing, triangle
 from audioadv.training.several import Average, RandomOne, Worst
 from audioadv.training.signatures import outlying, sift
 from audioadv.training.trades import Trades
@@ -82,4 +82,5 @@ __all__ = [
     "together",
     "tone",
     "train",
+    "triangle",
 ]

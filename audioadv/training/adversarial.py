@@ -21,31 +21,39 @@ from audioadv.training.nearby import usual_step, worst_for
 @final
 @dataclass(frozen=True)
 class Adversarial:
-    """PGD training. Steps are `step_size` times the radius (2.5 / steps where it is not given).
+    """PGD training. Steps are `step_size` times the radius (2.5 / steps where it is not given), from a random start in the ball.
 
-    With `clean`, that share of the loss is that of the clean inputs (Kurakin et al. 2017, "Adversarial machine learning at
-    scale", 3). A batch costs steps + 1 passes, and one more with `clean`.
+    A start that is not `boxed` may leave the box of inputs; the step from there is projected into it, as all are. With `clean`,
+    that share of the loss is that of the clean inputs (Kurakin et al. 2017, "Adversarial machine learning at scale", 3). A batch
+    costs steps + 1 passes, and one more with `clean`.
     """
 
     bound: Bound
     steps: int = 7
     step_size: float | None = None
     clean: float = 0.0
+    boxed: bool = True
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)
         step_size = usual_step(self.steps) if self.step_size is None else self.step_size
-        inputs = worst_for(model, batch, region, steps=self.steps, step_size=step_size, seed=moment.seed)
+        inputs = worst_for(model, batch, region, steps=self.steps, step_size=step_size, seed=moment.seed, boxed=self.boxed)
         loss = descend((1 - self.clean) * batch.losses(model, inputs).mean())
         if self.clean:
             loss = loss + descend(self.clean * batch.losses(model, batch.inputs).mean())
         yield loss
 
 
-def fast(bound: Bound, step_size: float = 1.25) -> Method:
+def fast(bound: Bound, step_size: float = 1.25, *, boxed: bool = False) -> Method:
     """Fast training: one step, from a random start. It can collapse from one pass to the next: train with `Guarded(fast(...))`.
+
+    The start may leave the box of inputs, as in the paper's code. Where inputs lie at the box's edge, as most pixels of a digit do,
+    so long a step from inside the box ends on an edge of the allowed changes whatever the start, and the net learns those alone:
+
+        an input at 0, radius 1, step 1.25      start in 0 .. 1   ->  0 or 1
+                                                start in -1 .. 1  ->  0 or 0.25 .. 1
 
     A batch costs two passes. Source: Wong, Rice and Kolter 2020, "Fast is better than free: revisiting adversarial training",
     algorithm 3; the step size, section 5.1.
     """
-    return Adversarial(bound, steps=1, step_size=step_size)
+    return Adversarial(bound, steps=1, step_size=step_size, boxed=boxed)

@@ -1,4 +1,4 @@
-"""Fast training can collapse: within a few batches the net learns to fool its one-step attacker, and PGD fells everything.
+"""Fast training can collapse: within a few batches, or slowly over some passes, the net learns to fool its one-step attacker.
 
                   accuracy under PGD on a held batch, looked at every so many batches
     one step   ~~~~~~~~~~~~~~\\                              /~~~~~~~~~~~~  one step again
@@ -27,24 +27,28 @@ from audioadv.training.nearby import usual_step, worst_for
 class Guarded:
     """A method, watched on a `held` batch by the PGD of `rescue`, which takes its place while the net is down.
 
-    Every `every` batches, robust accuracy on the held batch is compared with its running mean (half the last look, half what
-    was before). Below `fall` of that mean the net is down, until it comes back to it.
+    Every `every` batches, robust accuracy on the held batch is compared with what it was at its best: more than `fall` below (a
+    share of the examples), the net is down, until it is back. So a slow fall is noticed too, in which each look is about as good
+    as the one before. While the radius still grows, and robust accuracy may well fall, it is compared with its running mean (half
+    the last look, half what was before) instead.
     """
 
     method: Method
     rescue: Adversarial
     held: Batch = field(repr=False)
     every: int = 50
-    fall: float = 0.7
+    fall: float = 0.15
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         memory = moment.memory
-        count, usual, down = memory.setdefault("guard", torch.zeros(3)).tolist()
+        count, usual, down, share = memory.setdefault("guard", torch.zeros(4, dtype=torch.float64)).tolist()
         if int(count) % self.every == 0:
             now = self.look(model, moment)
-            down = float(now < self.fall * usual)
-            usual = usual if down else (usual + now) / 2 if usual else now
-        memory["guard"] = torch.tensor([count + 1, usual, down])
+            down = float(now < usual - self.fall)
+            if not down:
+                usual = max(usual, now) if moment.share == share else (usual + now) / 2 if usual else now
+            share = moment.share
+        memory["guard"] = torch.tensor([count + 1, usual, down, share], dtype=torch.float64)
         yield from (self.rescue if down else self.method).gradients(model, batch, moment)
 
     def look(self, model: Model, moment: Moment) -> float:

@@ -4,6 +4,7 @@ Only what training needs is computed: a forward and a backward a step, no best i
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ def climb(region: Region, delta: Tensor, slope: Tensor, step_size: float) -> Ten
     return region.project(torch.addcmul(delta, each(step_size * region.radius, delta), down, value=-1))
 
 
-def worst_nearby(region: Region, losses: Losses, *, steps: int, step_size: float, seed: int) -> Tensor:
-    """The inputs after some steps up the losses, from a random start.
+def worst_nearby(region: Region, losses: Losses, *, steps: int, step_size: float, seed: int, boxed: bool = True) -> Tensor:
+    """The inputs after some steps up the losses, from a random start, which may leave the box of inputs where it is not `boxed`.
 
     Parameters that are not the change itself, such as an angle and a shift, are few and their slopes lead nowhere: of those,
     the worst of `steps` random ones is taken (Engstrom et al. 2019, "Exploring the landscape of spatial robustness", 4.1).
@@ -41,10 +42,10 @@ def worst_nearby(region: Region, losses: Losses, *, steps: int, step_size: float
     """
     if not region.added:
         return worst_of_random(region, losses, draws=max(steps, 1), seed=seed)
-    delta = random_start(region, seed)
+    delta = random_start(region if boxed else replace(region, low=None, high=None), seed)
     for _ in range(steps):
         delta = climb(region, delta, slope_of(losses, region.inputs(delta)), step_size)
-    return region.inputs(delta)
+    return region.inputs(delta if steps else region.project(delta))
 
 
 @torch.no_grad()
@@ -66,10 +67,10 @@ def worst_of(candidates: list[Tensor], losses: Losses) -> Tensor:
     return worst
 
 
-def worst_for(model: Model, batch: Batch, region: Region, *, steps: int, step_size: float, seed: int) -> Tensor:
+def worst_for(model: Model, batch: Batch, region: Region, *, steps: int, step_size: float, seed: int, boxed: bool = True) -> Tensor:
     """The inputs near a batch's that a model in evaluation mode does worst on. Shapes: -> as region.clean."""
     with at_rest(model):
-        return worst_nearby(region, lambda inputs: batch.losses(model, inputs), steps=steps, step_size=step_size, seed=seed)
+        return worst_nearby(region, lambda inputs: batch.losses(model, inputs), steps=steps, step_size=step_size, seed=seed, boxed=boxed)
 
 
 def usual_step(steps: int) -> float:
