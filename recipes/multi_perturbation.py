@@ -46,6 +46,7 @@ PLANS = {
     "average": Plan(Average(BALLS, steps=5), 1, start="random"),
     "worst": Plan(Worst(BALLS, steps=5), 1, start="random"),
     "msd": Plan(MSD(BALLS, steps=5), 1, start="random"),
+    "msd, longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
     "e-at": Plan(EAT(LINF | L1, steps=5), 3, start="random"),
 }
 
