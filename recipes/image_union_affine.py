@@ -45,7 +45,7 @@ def trained(data: Labelled, passes: int, out: Path) -> nn.Module:
     assert isinstance(net, nn.Module)
     net.requires_grad_(True)
     optimiser = partial(torch.optim.Adam, lr=2e-3)
-    train(net, data, Worst(NOISE | TURN, steps=5), passes=passes, optimiser=optimiser, out=out, tell=click.echo)
+    train(net, data, Worst(NOISE | TURN, steps=8), passes=passes, optimiser=optimiser, out=out, tell=click.echo)
     return net.requires_grad_(False)
 
 

@@ -46,7 +46,7 @@ PLANS = {
     "average": Plan(Average(BALLS, steps=5), 1, start="random"),
     "worst": Plan(Worst(BALLS, steps=5), 1, start="random"),
     "msd": Plan(MSD(BALLS, steps=5), 1, start="random"),
-    "msd, longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
+    "msd-longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
     "e-at": Plan(EAT(LINF | L1, steps=5), 3, start="random"),
 }
 
@@ -108,7 +108,7 @@ def main(only: tuple[str, ...], passes: int, learnt: int, count: int, data: Path
     for name in only or PLANS:
         net = trained(name, some, last, passes, out)
         for what, rate in judged(name, net, test, count, out).items():
-            click.echo(f"{name:8} {what:12} {rate}")
+            click.echo(f"{name:10} {what:12} {rate}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audioadv.attacks.draws import random_start
+from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, finite_rows
@@ -37,7 +37,7 @@ def affine(
     seed: int = 0,
     **options: Any,
 ) -> AttackResult:
-    """Of `draws` random moves the worst, then the attack (with `seed` and `options`) on the plain change that comes after it.
+    """Of `draws` random moves (`draws.wide_start`) the worst, then the attack (with `seed` and `options`) on the plain change that comes after it.
 
     For a mix whose last part is a plain change and whose others are moves, such as `0.5 * Spatial(30, 3) + 0.5 * Linf(0.3)`; where
     there is no move it is the attack, where there is nothing else the moves. Each of the `restarts` takes only the examples that
@@ -100,10 +100,10 @@ def worst_moves(objective: Objective, region: Region, parts: list[Region], draws
 def drawn(region: Region, parts: list[Region], seed: int) -> Tensor:
     """Random moves, and no plain change. Shapes: -> as region.start()."""
     if len(parts) == 1:
-        return random_start(region, seed)
+        return wide_start(region, seed)
     slots = region.start()
     for number, part in enumerate(parts):
         if part.map is not ADDED:
-            own = random_start(part, seed * len(parts) + number)
+            own = wide_start(part, seed * len(parts) + number)
             fill(slots, number, own, own.shape[1:])
     return slots
