@@ -189,7 +189,7 @@ def test_multi_steepest_descent_takes_steps_of_each_members_own_size() -> None:
     assert none == next(Natural().gradients(model, batch, Moment()))
     assert none < own < alike
     assert none < one
-    with pytest.raises(OptionError, match="2 step sizes .* for the 3 members"):
+    with pytest.raises(OptionError, match="for the 3 members"):
         gradients(MSD(UNION, 3, (0.1, 0.2)), model, batch)
 
 

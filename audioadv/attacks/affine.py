@@ -37,11 +37,12 @@ def affine(
     seed: int = 0,
     **options: Any,
 ) -> AttackResult:
-    """Of `draws` random moves (`draws.wide_start`) the worst, then the attack (with `seed` and `options`) on the plain change that comes after it.
+    """Of `draws` random moves the worst, then the attack (with `seed` and `options`) on the plain change that comes after it.
 
     For a mix whose last part is a plain change and whose others are moves, such as `0.5 * Spatial(30, 3) + 0.5 * Linf(0.3)`; where
-    there is no move it is the attack, where there is nothing else the moves. Each of the `restarts` takes only the examples that
-    are still standing. A draw costs a forward. Shapes: as in `region.clean` and `objective`. Raises OptionError for another order.
+    there is no move it is the attack, where there is nothing else the moves. Each parameter of a move is at an end of its range
+    half the time (`draws.wide_start`). Each of the `restarts` takes only the examples that are still standing. A draw costs a
+    forward. Shapes: as in `region.clean` and `objective`. Raises OptionError for another order.
     """
     if restarts > 1:
         once = partial(affine, attack, draws=draws, **options)
