@@ -179,6 +179,20 @@ def test_multi_steepest_descent_stays_in_the_union_and_finds_more_than_its_first
     assert loss > alone
 
 
+def test_multi_steepest_descent_takes_steps_of_each_members_own_size() -> None:
+    model, batch = net().eval(), blobs(30).first(30)
+    alike, own, none, one = (
+        next(MSD(UNION, 3, sizes).gradients(model, batch, Moment()))
+        for sizes in ((2.5 / 3,) * 3, (0.01, 0.01, 2.5 / 3), (0.0, 0.0, 0.0), (2.5 / 3, 0.0, 0.0))
+    )
+    assert alike == next(MSD(UNION, 3).gradients(model, batch, Moment()))
+    assert none == next(Natural().gradients(model, batch, Moment()))
+    assert none < own < alike
+    assert none < one
+    with pytest.raises(OptionError, match="for the 3 members"):
+        gradients(MSD(UNION, 3, (0.1, 0.2)), model, batch)
+
+
 def test_e_at_draws_the_member_that_errs_most() -> None:
     model, batch = net().eval(), blobs(30).first(30)
     moment = Moment(memory={"e_at": torch.tensor([0.0, 1.0, 0.0])})

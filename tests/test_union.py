@@ -1,9 +1,10 @@
-"""Unions: the worst member and one step of all, on a model that each member brings down somewhere."""
+"""Unions: the worst member and one step of all, on a model that each member brings down somewhere. And mixes of a move and a change."""
 
 import pytest
 import torch
 from torch import Tensor
 
+from audioadv.attacks.affine import affine
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import Outcome
@@ -116,3 +117,50 @@ def test_a_net_that_asks_for_a_little_of_both_falls_to_the_mix_alone() -> None:
 
     assert not falls(Linf(0.1) | L1(2))
     assert falls(0.5 * Linf(0.1) + 0.5 * L1(2))
+
+
+RAMP = torch.linspace(-0.5, 0.5, 40).expand(3, 40).contiguous()  # a sample late is 1 / 39 lower, and its steps stay as they are
+LATE, LOUD = Timing(3.0, 0.0), Linf(0.05)
+
+
+def late_and_uneven(x: Tensor) -> Tensor:
+    """Below zero where the middle has come down by 0.055 and a step by 0.015: LATE gives the first alone, LOUD the second alone."""
+    return torch.maximum(x[:, 10:30].mean(1) + 0.055, x[:, 21] - x[:, 20] - 1 / 39 + 0.015)
+
+
+def test_part_of_a_move_and_then_of_a_change_reaches_what_neither_does() -> None:
+    seen: list[int] = []
+
+    def spied(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return late_and_uneven(x)
+
+    union, mix = (LATE | LOUD).around(RAMP, box=(-1.0, 1.0)), 0.5 * LATE + 0.5 * LOUD
+    region = mix.around(RAMP, box=(-1.0, 1.0))
+    assert not any(worst_member(pgd, objective(late_and_uneven, Below()), union, steps=40).reached)
+    found = affine(pgd, objective(spied, Below()), region, draws=40, restarts=2, steps=40)
+    assert found.outcome == (Outcome.REACHED,) * 3
+    assert found.forwards.sum() == sum(seen)
+    assert (late_and_uneven(found.adversarial) < 0).all()
+    assert ThreatModel(mix).check(RAMP, found.adversarial, box=(-1.0, 1.0), parameters=found.parameters) == [None] * 3
+    assert (found.gauge <= 1 + 1e-5).all()
+    alone = affine(pgd, objective(late_and_uneven, Below()), mix.around(RAMP[:1], box=(-1.0, 1.0)), draws=40, restarts=2, steps=40)
+    torch.testing.assert_close(alone.adversarial[0], found.adversarial[0])
+    few = affine(pgd, objective(late_and_uneven, Below()), (0.9 * LATE + 0.1 * LOUD).around(RAMP, box=(-1.0, 1.0)), steps=5)
+    assert few.outcome == (Outcome.MISSED,) * 3  # a step of 0.015 wants more noise than that
+    assert torch.equal(few.adversarial, RAMP)
+    assert not few.parameters.any()
+
+
+def test_affine_at_the_ends_is_the_moves_or_the_attack_and_keeps_its_order() -> None:
+    def low(x: Tensor) -> Tensor:
+        return x[:, 10:30].mean(1) + 0.045
+
+    wanted = objective(low, Below())
+    moved = affine(pgd, wanted, LATE.around(RAMP, box=(-1.0, 1.0)), draws=20)
+    assert moved.outcome == (Outcome.REACHED,) * 3
+    assert not moved.backwards.any()
+    plain = LOUD.around(RAMP, box=(-1.0, 1.0))
+    assert torch.equal(affine(pgd, wanted, plain, steps=9, seed=4).adversarial, pgd(wanted, plain, steps=9, seed=4).adversarial)
+    with pytest.raises(OptionError, match="the other way round"):
+        affine(pgd, wanted, (0.5 * LOUD + 0.5 * LATE).around(RAMP, box=(-1.0, 1.0)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.shrink import find_then_shrink
@@ -130,6 +131,16 @@ def test_the_affine_adversary_wins_where_each_member_of_the_union_fails() -> Non
         result = pgd(objective(darkness_or_left, Below()), bound.around(blob()), steps=100, step_size=0.05)
         wins[str(bound)] = all(result.reached)
     assert list(wins.values()) == [False, False, False, True], wins
+
+
+def test_wide_draws_are_allowed_and_half_of_them_at_an_end() -> None:
+    clean = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    drawn = wide_start(Spatial(30, 3).around(clean), seed=0)
+    assert drawn.shape == (400, 3)
+    assert drawn.abs().max() == 1
+    assert ((drawn.abs() == 1).float().mean(0) - 0.5).abs().max() < 0.1
+    assert ((drawn == 1).all(1).float().mean() - 1 / 64).abs() < 0.02  # one of eight corners
+    assert torch.equal(wide_start(Spatial(30, 3).around(clean[7:9]), seed=0), drawn[7:9])
 
 
 def test_a_mix_reads_back_a_change_that_is_inside_and_refuses_one_that_is_not() -> None:

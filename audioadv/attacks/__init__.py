@@ -3,6 +3,7 @@
 Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
 In a union       worst_member (any attack, one member after another), msd (all members at once)
+In a mix         affine (random moves first, then any attack)
 Under hearing    qin (two stages, a soft penalty over the masking threshold)
 On speech        kenansville (what can be left out), worsen (any attack, for as many word errors as it can)
 Others           universal (one change for all; everywhere lays it upon others), unbounded, transfer (from a substitute)
@@ -10,6 +11,7 @@ Slopes from      the model; from scores: nes, spsa, bandits, coordinates (object
 Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
 
+from audioadv.attacks.affine import affine
 from audioadv.attacks.apgd import apgd, apgd_targeted
 from audioadv.attacks.apgd_l1 import apgd_l1
 from audioadv.attacks.boundary import boundary
@@ -40,6 +42,7 @@ from audioadv.attacks.worsen import worsen
 __all__ = [
     "Expectation",
     "Look",
+    "affine",
     "apgd",
     "apgd_l1",
     "apgd_targeted",

@@ -161,7 +161,20 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
 
 
 PEEK = 8  # examples on which a model's statement is compared with what it does
-NO_ATTACKS = {"nes", "spsa", "bandits", "coordinates", "transfer", "worst_member", "worsen", "everywhere", "qin", "Expectation", "Look"}
+NO_ATTACKS = {
+    "nes",
+    "spsa",
+    "bandits",
+    "coordinates",
+    "transfer",
+    "worst_member",
+    "worsen",
+    "everywhere",
+    "qin",
+    "affine",
+    "Expectation",
+    "Look",
+}
 ATTACKS = sorted(set(catalogue.__all__) - NO_ATTACKS)
 
 

@@ -40,9 +40,7 @@ def project_l2(
     """argmin |y - delta|_2 over |y|_2 <= radius, low <= y <= high.
 
     The solution is clip(s * delta, low, high) with one scale s in [0, 1] for each example (stationarity in y, one
-    multiplier for the ball). Where the box cuts nothing off, s = radius / |delta|. Elsewhere s is found by Newton's
-    method on the length, which is concave and increasing in s on each piece; it ends when the set of cut-off entries
-    stays as it is.
+    multiplier for the ball). Where the box cuts nothing off, s = radius / |delta|.
 
     Shapes: delta [batch, *], radius [batch], low and high as delta (low <= 0 <= high) -> as delta.
 
@@ -50,28 +48,40 @@ def project_l2(
     tensor([[0.6000, 0.8000]])
     """
     radius = radius * INWARD
-    flat = delta.flatten(1)
-    length = flat.norm(dim=1)
-    scale = torch.where(length > radius, radius / length.clamp_min(1e-30), torch.ones_like(length))
-    y = each(scale, delta) * delta
+    length = delta.flatten(1).norm(dim=1)
     if low is None or high is None:
-        return y
-    cut = torch.minimum(torch.maximum(y, low), high)
-    if bool((cut == y).all()):
-        return cut
-    boxed = torch.minimum(torch.maximum(delta, low), high).flatten(1)
-    scale = torch.where(boxed.norm(dim=1) <= radius, torch.ones_like(scale), scale)
-    for _ in range(20):  # a handful suffices; each round solves the current piece exactly
-        y = torch.minimum(torch.maximum(each(scale, delta) * delta, low), high).flatten(1)
-        free = y == scale[:, None] * flat
-        stuck = torch.where(free, 0.0, y).square().sum(1)
-        loose = torch.where(free, flat, 0.0).norm(dim=1)
-        wanted = ((radius.square() - stuck).clamp_min(0).sqrt() / loose.clamp_min(1e-30)).clamp_max(1.0)
-        done = (scale == 1) | ((wanted - scale).abs() <= 1e-7 * scale) | (loose == 0)
-        scale = torch.where(done, scale, wanted)
+        return each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * delta
+    boxed = torch.minimum(torch.maximum(delta, low), high)
+    rows = (boxed.flatten(1).norm(dim=1) > radius).nonzero()[:, 0]
+    if not len(rows):
+        return boxed
+    own = delta[rows]
+    room = torch.where(own > 0, high[rows], -low[rows]).flatten(1)
+    scale = scale_by_newton(own.abs().flatten(1), room, radius[rows], radius[rows] / length[rows])
+    return boxed.index_copy(0, rows, torch.minimum(torch.maximum(each(scale, own) * own, low[rows]), high[rows]))
+
+
+def scale_by_newton(
+    size: Float[Tensor, "batch entries"],
+    room: Float[Tensor, "batch entries"],
+    radius: Float[Tensor, " batch"],
+    start: Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """s <= 1 at which |min(s * size, room)|_2 is the radius, from a start that is no larger.
+
+    The length is concave in s, and each round solves the piece that s lies on: s only grows, and ends on the piece that holds it.
+    """
+    reach, size, stuck = room / size.clamp_min(1e-30), size.square(), room.square()
+    scale = start
+    for _ in range(20):  # a handful suffices
+        free = reach > scale[:, None]
+        left = radius.square() - torch.where(free, 0.0, stuck).sum(1)
+        wanted = (left.clamp_min(0) / torch.where(free, size, 0.0).sum(1).clamp_min(1e-30)).sqrt().clamp_max(1.0)
+        done = wanted <= scale * (1 + 1e-7)
+        scale = torch.maximum(scale, wanted)
         if bool(done.all()):
             break
-    return torch.minimum(torch.maximum(each(scale, delta) * delta, low), high)
+    return scale
 
 
 def project_l1(
@@ -108,11 +118,11 @@ def threshold_by_newton(
 ) -> Float[Tensor, " batch"]:
     """t >= 0 at which sum clip(size - t, 0, room) is the radius, or 0 where it is never more.
 
-    Newton's method on a piecewise linear function, within a bracket that every third round halves: exact from the moment that
-    the piece is right, which takes some five rounds. The fastest on a CPU; it asks after each round whether all are done.
+    Newton's method on a piecewise linear function: exact from the moment that the piece is right, which takes some five rounds. Steps
+    out of the bracket, and every sixth, halve it instead. Examples leave when they are done. The fastest on a CPU.
     """
-    lower, upper, t = torch.zeros_like(radius), size.amax(1), torch.zeros_like(radius)
-    done = torch.zeros_like(radius, dtype=torch.bool)
+    found, lower, upper = torch.zeros_like(radius), torch.zeros_like(radius), size.amax(1)
+    t, rows = lower, torch.arange(len(radius), device=radius.device)
     for turn in range(100):
         left = (size - t[:, None]).clamp_min(0)
         free = left > 0
@@ -120,15 +130,17 @@ def threshold_by_newton(
             free &= left < room
             left = torch.minimum(left, room)
         over = (left.sum(1, dtype=torch.float64) - radius).to(radius)
-        done = done | (over.abs() <= 2e-7 * radius) | ((over <= 0) & (t == 0))
+        found[rows] = t
         lower, upper = torch.where(over > 0, t, lower), torch.where(over > 0, upper, t)
-        newton, middle = t + over / free.sum(1).clamp_min(1), (lower + upper) / 2
-        new = torch.where((newton > lower) & (newton < upper) & (turn % 3 < 2), newton, middle)
-        done = done | (middle == lower) | (middle == upper)
-        t = torch.where(done, t, new)
-        if bool(done.all()):
+        step, middle = t + over / free.sum(1).clamp_min(1), (lower + upper) / 2
+        t = torch.where((step > lower) & (step < upper) & (turn % 6 < 5), step, middle)
+        stay = ((over.abs() > 2e-7 * radius) & (middle > lower) & (middle < upper)).nonzero()[:, 0]
+        if not len(stay):
             break
-    return t
+        if len(stay) < len(rows):
+            size, room = size[stay], None if room is None else room[stay]
+            rows, radius, lower, upper, t = rows[stay], radius[stay], lower[stay], upper[stay], t[stay]
+    return found
 
 
 def threshold_in_order(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from audioadv.attacks.draws import random_start
+from audioadv.attacks.draws import random_start, wide_start
 from audioadv.attacks.objective import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -50,8 +50,8 @@ def worst_nearby(region: Region, losses: Losses, *, steps: int, step_size: float
 
 @torch.no_grad()
 def worst_of_random(region: Region, losses: Losses, *, draws: int, seed: int) -> Tensor:
-    """Of some random allowed inputs, the one of the greatest loss. Shapes: -> as region.clean."""
-    return worst_of([region.inputs(random_start(region, seed + draw)) for draw in range(draws)], losses)
+    """Of some random allowed inputs, ends of the ranges among them, the one of the greatest loss. Shapes: -> as region.clean."""
+    return worst_of([region.inputs(wide_start(region, seed + draw)) for draw in range(draws)], losses)
 
 
 @torch.no_grad()

@@ -1,0 +1,110 @@
+"""Part of a move, then part of a plain change: an attack for the affine mix of bounds of two kinds.
+
+    clean --the worst of some random moves, held fast--> . --any attack within what is left of the bound--> adversarial
+
+A gradient for both at once serves neither: of an angle it leads nowhere, and while the image turns under it, the change
+that was made for one place lies at another.
+Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 4.3; moves by random choice,
+Engstrom et al. 2019, "Exploring the landscape of spatial robustness", 4.1.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioadv.attacks.draws import wide_start
+from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.result import AttackResult
+from audioadv.attacks.run import Run, finite_rows
+from audioadv.attacks.survivors import merged, one_after_another, standing
+from audioadv.errors import OptionError
+from audioadv.threat.projections import each
+from audioadv.threat.region import ADDED, Region
+from audioadv.threat.slots import Chain, SlotNorm, fill
+
+
+def affine(
+    attack: Callable[..., AttackResult],
+    objective: Objective,
+    region: Region,
+    *,
+    draws: int = 10,
+    restarts: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> AttackResult:
+    """Of `draws` random moves the worst, then the attack (with `seed` and `options`) on the plain change that comes after it.
+
+    For a mix whose last part is a plain change and whose others are moves, such as `0.5 * Spatial(30, 3) + 0.5 * Linf(0.3)`; where
+    there is no move it is the attack, where there is nothing else the moves. Each parameter of a move is at an end of its range
+    half the time (`draws.wide_start`). Each of the `restarts` takes only the examples that are still standing. A draw costs a
+    forward. Shapes: as in `region.clean` and `objective`. Raises OptionError for another order.
+    """
+    if restarts > 1:
+        once = partial(affine, attack, draws=draws, **options)
+        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
+    if region.added:
+        return attack(objective, region, seed=seed, **options)
+    parts = parts_of(region)
+    if any(part.added for part in parts[:-1]):
+        raise OptionError(
+            "affine: a plain change comes before a move. Write the mix the other way round: 0.5 * Spatial(30, 3) + 0.5 * Linf(0.3)"
+        )
+    first, moves = worst_moves(objective, region, parts, draws, seed)
+    left = standing(first)
+    if not parts[-1].added or not len(left):
+        return first
+    rows = left.to(region.clean.device)
+    moved, last = region.inputs(moves)[rows], parts[-1].rows(rows)
+    away = moved - last.clean
+    low, high = (None if limit is None else limit - away for limit in (last.low, last.high))
+    found = attack(objective.begun(region.clean).rows(left), replace(last, clean=moved, low=low, high=high), seed=seed, **options)
+    slots = moves[rows]
+    fill(slots, len(parts) - 1, found.adversarial - moved, None)
+    reached = torch.tensor(found.reached, device=rows.device)
+    gauge = torch.where(reached, region.rows(rows).knowing(slots).gauge(found.adversarial), torch.inf)
+    adversarial = torch.where(each(reached, moved), found.adversarial, last.clean)
+    slots = torch.where(each(reached, slots), slots, 0.0)
+    return merged(first, replace(found, adversarial=adversarial, gauge=gauge, parameters=slots), left)
+
+
+def parts_of(region: Region) -> list[Region]:
+    """The regions that a mix is made of, each around the clean inputs; the region itself, where it is no mix."""
+    if not isinstance(region.norm, SlotNorm) or not isinstance(region.map, Chain):
+        return [region]
+    made = zip(region.norm.norms, region.norm.radii, region.map.maps, strict=True)
+    return [replace(region, norm=norm, radius=region.radius * own, map=way) for norm, own, way in made]
+
+
+def worst_moves(objective: Objective, region: Region, parts: list[Region], draws: int, seed: int) -> tuple[AttackResult, Tensor]:
+    """What random moves alone come to, and for each example the parameters of the worst. Shapes: -> as region.start()."""
+    run = Run(objective, region)
+    worst, least = region.start(), torch.full_like(region.radius, torch.inf)
+    with at_rest(objective.model):
+        for draw in range(draws):
+            moves = drawn(region.rows(run.spot), [part.rows(run.spot) for part in parts], seed * draws + draw)
+            inputs = run.region.inputs(moves)
+            score = run.objective.score(inputs)
+            kept = run.keep(inputs, score.reached, moves)
+            worse = score.loss < least[run.spot]
+            worst[run.spot] = torch.where(each(worse, moves), moves, worst[run.spot])
+            least[run.spot] = torch.where(worse, score.loss, least[run.spot])
+            if run.leave(finite_rows(score.loss), kept) and not len(run.here):
+                break
+    return run.result(), worst
+
+
+def drawn(region: Region, parts: list[Region], seed: int) -> Tensor:
+    """Random moves, and no plain change. Shapes: -> as region.start()."""
+    if len(parts) == 1:
+        return wide_start(region, seed)
+    slots = region.start()
+    for number, part in enumerate(parts):
+        if part.map is not ADDED:
+            own = wide_start(part, seed * len(parts) + number)
+            fill(slots, number, own, own.shape[1:])
+    return slots
