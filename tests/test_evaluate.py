@@ -107,5 +107,5 @@ def test_standard_is_at_least_as_strong_as_its_parts() -> None:
         (trial,) = whole.trials
         standing = whole.robust
         assert standing.any()
-        assert (trial.backwards[standing] == 2 * 100 + 3 * 100).all()  # APGD, FMN, and three rivals of four classes
-        assert (trial.forwards[standing] == 101 + 100 + 1 + 3 * 101 + 500).all()
+        assert (trial.backwards[standing] == 2 * 100 + 3 * 50).all()  # APGD, FMN, and three rivals of four classes
+        assert (trial.forwards[standing] == 101 + 100 + 1000 + 1 + 3 * 51).all()

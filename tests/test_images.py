@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from audioadv.attacks import fgsm
+from audioadv.attacks.objective import objective
 from audioadv.errors import InputError
 from audioadv.evaluation.images import cifar10, digits, image_folder, mnist
 from audioadv.models.classifier import load_classifier
+from audioadv.threat.bounds import Linf
+from audioadv.threat.labels import Misclassify
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
@@ -39,6 +43,10 @@ def test_cifar10() -> None:
     assert test.images.shape == (200, 3, 32, 32)
     assert test.labels.unique().tolist() == list(range(10))
     assert 0.4 < test.images[:100].mean() < 0.55
+    net = load_classifier("cifar10-robust")
+    assert (net(test.images).argmax(1) == test.labels).float().mean() > 0.5
+    felled = fgsm(objective(net, Misclassify(test.labels)), Linf(8 / 255).around(test.images)).reached
+    assert 0.55 < sum(felled) / 200 < 0.8  # those that were read wrongly from the start among them
 
 
 def test_a_folder_for_each_class(tmp_path: Path) -> None:

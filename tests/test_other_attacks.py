@@ -12,11 +12,12 @@ from audioadv.attacks.draws import Draws, example_keys, mix, upper
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
+from audioadv.attacks.standard import near_then_square
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access
-from audioadv.threat.bounds import L2, MIN, Linf
+from audioadv.threat.bounds import L1, L2, MIN, Linf
 from audioadv.threat.labels import Misclassify, margin
 
 SHAPE = (1, 5, 6)
@@ -145,3 +146,52 @@ def test_the_proximal_operator_of_the_power_two_thirds_is_the_argmin(weight: flo
     assert torch.allclose(prox_l23(delta[None], torch.full((1, 33), weight))[0].double(), grid[cost.argmin(1)], atol=5e-4)
     places = prox_l23(delta.repeat(1, 3, 1) * torch.tensor([0.6, 0.0, 0.8])[:, None], torch.full((1, 3, 33), weight))
     assert torch.allclose(places.norm(dim=1)[0].double(), grid[cost.argmin(1)].abs(), atol=5e-4)  # channels go together
+
+
+class Thresholds(nn.Module):
+    """Two classes of 100 inputs, the first input the most telling: 0.9 of it makes the second. Below 0.4 all have hardly a slope."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        lead = 1 - (inputs - 0.4).clamp_min(0) @ (2 * 0.8 ** torch.arange(100)) - 1e-3 * inputs.sum(1)
+        return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+
+def test_fmn_goes_far_enough_in_few_steps() -> None:
+    """The nearest change is 0.9 of one entry; the paper's own step and gamma are too short for the way there and back."""
+    x = torch.tensor([[0.0], [0.01], [0.02]]).expand(3, 100)
+    wanted, region = objective(Thresholds(), Misclassify(0)), L1(MIN).around(x)
+    assert attacks.fmn(wanted, region, steps=20).gauge.max() < 4
+    assert attacks.fmn(wanted, region, steps=20, step_size=1.0, gamma=0.05).gauge.min() > 20
+    torch.testing.assert_close(attacks.fmn(wanted, region, steps=100).gauge, 0.9 - x[:, 0], atol=2e-3, rtol=0)
+
+
+def test_runs_of_fmn_keep_the_smallest_change_and_only_the_first_begins_at_the_clean_input() -> None:
+    net, x = small(4, SHAPE, seed=3), inputs_for(SHAPE, 12, (0, 1))
+    wanted = objective(net, Misclassify(labels_of(net, x)))
+    region = L1(MIN).around(x)
+    first, *others = (attacks.fmn(wanted, region, steps=20, far=k > 0, seed=k) for k in range(3))
+    runs = attacks.fmn(wanted, region, steps=20, restarts=3)
+    torch.testing.assert_close(runs.gauge, torch.stack([first.gauge, *(one.gauge for one in others)]).amin(0))
+    assert (runs.gauge < first.gauge).any()
+    torch.testing.assert_close(region.gauge(runs.adversarial), runs.gauge)
+    assert (runs.backwards == 60).all()
+    assert all(runs.reached)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:5]
+    apart = attacks.fmn(wanted.begun(x).rows(order), region.rows(order), steps=20, restarts=3)
+    torch.testing.assert_close(apart.gauge, runs.gauge[order], rtol=0.05, atol=0)  # a step may tip over where it lands on the boundary
+    fixed = region.at(1.05 * runs.gauge)
+    assert all(attacks.fmn(wanted, fixed, steps=20, restarts=3).reached)
+    assert not all(attacks.fmn(wanted, fixed, steps=20).reached)
+    with pytest.raises(OptionError, match="has none"):
+        attacks.fmn(wanted, L1(MIN).around(x, box=None), steps=20, restarts=2)
+
+
+def test_square_begins_where_fmn_came_nearest() -> None:
+    net, x = small(4, SHAPE), inputs_for(SHAPE, 20, (0, 1))
+    wanted = objective(net, Misclassify(labels_of(net, x), margin))
+    nearest = attacks.fmn(wanted, L2(MIN).around(x))
+    region = L2(1.0).around(x).at(torch.where(torch.arange(20) % 2 == 0, 1.01, 0.9) * nearest.gauge)
+    found = near_then_square(wanted, region, steps=1)
+    assert found.reached == [True, False] * 10  # one query is enough, where there is room for what FMN found
+    assert (found.forwards == 100 + 1).all()
+    assert (found.backwards == 100).all()

@@ -159,6 +159,7 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
     ("recipe", "options", "told"),
     [
         ("train_mnist", ["--radius", "0.1", "--steps", "1"], ["pass 1: loss", "test robust"]),
+        ("train_cifar10", [], ["pass 1: loss", "test robust"]),
         ("robust_training", ["--only", "fast", "--only", "yopo", "--only", "pgd"], ["fast", "yopo", "pgd", "of PGD"]),
         ("multi_perturbation", ["--only", "msd"], ["linf:0.3", "l2:2", "worst of them"]),
         ("robust_recogniser", [], ["WER", "targeted at snr:30", "targeted at snr:min"]),
@@ -166,7 +167,8 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
 )
 def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list[str], tmp_path: Path) -> None:
     main = importlib.import_module(recipe).main
-    out = {"train_mnist": ["--out", str(tmp_path / "net.safetensors")], "robust_recogniser": []}.get(recipe, ["--out", str(tmp_path)])
+    weights = ["--out", str(tmp_path / "net.safetensors")]
+    out = {"train_mnist": weights, "train_cifar10": weights, "robust_recogniser": []}.get(recipe, ["--out", str(tmp_path)])
     result = CliRunner().invoke(main, ["--quick", *options, *out], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(word in result.output for word in told)
@@ -177,6 +179,7 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
     [
         ("attack_strength", ["audioadv apgd cross-entropy", "20 at most"]),
         ("smallest_norms", ["audioadv sigma_zero", "gradients at most 20"]),
+        ("standard_against_autoattack", ["mnist-robust, linf:0.3", "standard    robust"]),
         ("active_set", ["the same examples stand: True"]),
         ("two_processes", ["two processes: "]),
         ("image_union_affine", ["union: worst member           10 tries", "fall to the affine adversary alone"]),

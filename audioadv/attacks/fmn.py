@@ -4,18 +4,24 @@ Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adapt
 """
 
 import math
+from functools import partial
 
 import torch
+from torch import Tensor
 
+from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, restless
+from audioadv.attacks.survivors import nearest, one_after_another
+from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
-PATIENCE = 10  # steps without success, before another way is tried
+PATIENCE = 10  # steps without success, before another way is tried; a twentieth of all, where these are few
+FEW = 200  # steps, below which each has to do more
 
 
 def fmn(
@@ -23,8 +29,10 @@ def fmn(
     region: Region,
     *,
     steps: int = 100,
-    step_size: float = 1.0,
-    gamma: float = 0.05,
+    step_size: float | None = None,
+    gamma: float | None = None,
+    restarts: int = 1,
+    far: bool = False,
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
@@ -35,11 +43,28 @@ def fmn(
     after ten steps goes on without a ball, by the slope's signs (the paper would start it at an input of another class). In
     Linf all steps go by the signs, which fill a ball that is a box, where the paper takes the slope itself. No step is spent
     on entries that the box holds back. Steps go from `step_size` to a hundredth of it along a cosine, gamma from its value
-    to 0.001. The loss is the margin, as in the paper, for goals of labels. Draws nothing. One forward and one backward a
-    step. Shapes: as in `region.clean`.
+    to 0.001. The loss is the margin, as in the paper, for goals of labels. One forward and one backward a step.
+    Shapes: as in `region.clean`.
+
+    It begins at the clean input, or `far` from it, anywhere in the box: what is near depends on where one comes from. Of
+    `restarts`, all but the first begin far, and the smallest change is kept; in a fixed region they take what still stands.
+    (mnist-robust, 97 images, L1: the median is 4.2 after 1,000 steps, 2.9 after four times 250.)
+
+    Where it is not said, gamma is the paper's 0.05 and steps begin at its 1; with few, at what goes as far in all: a ball can
+    shrink by e^5, from the whole box to a few entries, and 40 is the length of the way there. On mnist-robust the median in L1
+    after 100 steps is 4 of full scale, with the paper's own 25; on a net trained naturally it is no worse.
+
+    Raises OptionError for a start far from the clean input in a region without a box.
     """
+    if restarts > 1:
+        once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma, progress=progress)
+        runs = [(objective, partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]
+        return one_after_another(runs, region) if region.radius.isfinite().all() else nearest(runs, region)
+    gamma = min(0.5, max(0.05, 0.05 * FEW / steps)) if gamma is None else gamma
+    step_size = max(1.0, 80 / steps) if step_size is None else step_size
+    patience = min(PATIENCE, max(1, PATIENCE * steps // FEW))
     run = Run(objective.by(margin), region, progress)
-    delta, ball = region.start(), torch.full_like(region.radius, torch.inf)
+    delta, ball = anywhere(region, seed) if far else region.start(), torch.full_like(region.radius, torch.inf)
     best = ball  # the smallest change that reached the goal, inside the region or not
     with at_rest(objective.model):
         for number in range(steps):
@@ -53,7 +78,7 @@ def fmn(
             best = torch.where(look.reached, torch.minimum(best, size), best)
             dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
             outward = torch.where(best.isfinite(), ball * (1 + rate), (size + look.loss.abs() / dual) * (1 + rate))
-            lost = best.isinf() & (number >= PATIENCE)
+            lost = best.isinf() & (number >= patience)
             ball = torch.where(look.reached, torch.minimum(ball * (1 - rate), best), torch.where(lost, torch.inf, outward))
             slope = restless(slope, lost | isinstance(region.norm, LinfNorm))
             delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
@@ -63,3 +88,12 @@ def fmn(
                 if not len(delta):
                     break
     return run.result()
+
+
+def anywhere(region: Region, seed: int) -> Tensor:
+    """A change to a random input in the box. Shapes: -> as region.clean. Raises OptionError for a region without one."""
+    if region.low is None or region.high is None or not region.added:
+        raise OptionError(
+            "fmn: a start far from the clean input is anywhere in the box, and this region has none. Leave far and restarts out"
+        )
+    return region.unpadded(region.low + Draws.of(seed, region.clean).uniform(region.clean) * (region.high - region.low))

@@ -31,9 +31,18 @@ def share_of_area(number: int, steps: int, first: float) -> float:
 
 
 def square(
-    objective: Objective, region: Region, *, steps: int = 5000, area: float = 0.8, seed: int = 0, progress: Tell | None = None
+    objective: Objective,
+    region: Region,
+    *,
+    steps: int = 5000,
+    area: float = 0.8,
+    begin: Tensor | None = None,
+    seed: int = 0,
+    progress: Tell | None = None,
 ) -> AttackResult:
     """From a random start, `steps` queries in all; each tries a window of new values. Windows are squares in images, spans in sound.
+
+    Where `begin` [batch, *] is given, a change within the region, it begins there instead.
 
     In Linf a window takes the radius with one random sign a channel, from a start of stripes. In L2 the energy of a second
     window moves into the first. What falls is the margin, as in the paper, for goals of labels.
@@ -48,7 +57,7 @@ def square(
         Draws.of(seed, region.clean),
         flip if isinstance(region.norm, LinfNorm) else carry,
     )
-    delta = start(region, draws)
+    delta = start(region, draws) if begin is None else begin
     lowest = torch.full_like(region.radius, torch.inf)
     with at_rest(objective.model):
         for number in range(steps):

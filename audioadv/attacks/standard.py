@@ -2,40 +2,56 @@
 
 Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks".
 AutoAttack runs APGD on cross-entropy, APGD toward nine rivals, FAB and 5,000 queries of Square. Here the passes go where the
-examples fall: the two APGDs as they are, FMN for FAB between them (the smallest change is sought from outside the ball, at a
-ninth of the gradients of the second APGD), then 500 queries, which tell of masked gradients.
+examples fall. FMN stands in for FAB: it looks for the smallest change, beyond the region too. What it finds nearest, brought
+within the region, is where Square begins, and a fifth of the queries from there fell what 5,000 from stripes do (mnist-robust at
+Linf 0.3, of 68 images in doubt: 55 and 57; gradients alone, however many, 48). APGD toward the rivals comes last, with half its steps.
 """
 
+from dataclasses import replace
 from functools import partial
+
+import torch
 
 from audioadv.attacks.apgd import apgd, apgd_targeted
 from audioadv.attacks.apgd_l1 import apgd_l1
+from audioadv.attacks.draws import Draws
 from audioadv.attacks.fmn import fmn
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Tell
-from audioadv.attacks.square import square
+from audioadv.attacks.square import square, start
 from audioadv.attacks.survivors import Attack, one_after_another
 from audioadv.attacks.union import worst_member
 from audioadv.threat.joined import rivalled
 from audioadv.threat.labels import cross_entropy, margin
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
+from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 
 def standard(objective: Objective, region: Region, *, seed: int = 0, progress: Tell | None = None) -> AttackResult:
-    """APGD on cross-entropy, FMN, APGD toward nine rivals, Square: each on the survivors of the one before.
+    """APGD on cross-entropy, FMN, Square from where FMN came nearest, APGD toward nine rivals: each on the survivors of the one before.
 
-    At most 100, 100 and 900 gradients and 500 queries an example. The goal's own confidence is set aside; goals that know
+    At most 100, 100 and 450 gradients and 1,000 queries an example. The goal's own confidence is set aside; goals that know
     no labels get APGD and FMN on their loss, and Square. In L1 the steps are sparse; Square is for plain changes in Linf and L2. A
     union is attacked member by member. Shapes: as in `region.clean`.
     """
     if len(region.members()) > 1:
         return worst_member(standard, objective, region, seed=seed)
     first: Attack = partial(apgd_l1 if isinstance(region.norm, L1Norm) else apgd, seed=seed)
-    stages: list[tuple[Objective, Attack]] = [(objective.by(cross_entropy), first), (objective, partial(fmn, seed=seed))]
+    queried = region.added and isinstance(region.norm, LinfNorm | L2Norm)
+    stages: list[tuple[Objective, Attack]] = [(objective.by(cross_entropy), first)]
+    stages.append((objective.by(margin), partial(near_then_square if queried else fmn, seed=seed)))
     if rivalled(objective.goal):
-        stages.append((objective, partial(apgd_targeted, seed=seed)))
-    if region.added and isinstance(region.norm, LinfNorm | L2Norm):
-        stages.append((objective.by(margin), partial(square, steps=500, seed=seed)))
+        stages.append((objective, partial(apgd_targeted, steps=50, seed=seed)))
     return one_after_another(stages, region, progress)
+
+
+def near_then_square(objective: Objective, region: Region, *, steps: int = 1000, seed: int = 0) -> AttackResult:
+    """FMN for the smallest change, then so many queries of Square from there, brought within the region. Shapes: as in `region.clean`."""
+    near = fmn(objective, region.at(torch.full_like(region.radius, torch.inf)), seed=seed)
+    brought = region.project(near.adversarial - region.clean)
+    begin = torch.where(each(near.gauge.isfinite(), brought), brought, start(region, Draws.of(seed, region.clean)))
+    found = square(objective, region, steps=steps, begin=begin, seed=seed)
+    spent = near.steps + found.steps, near.forwards + found.forwards, near.backwards + found.backwards
+    return replace(found, steps=spent[0], forwards=spent[1], backwards=spent[2])

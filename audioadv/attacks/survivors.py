@@ -33,6 +33,33 @@ def one_after_another(stages: Iterable[tuple[Objective, Attack]], region: Region
     return total
 
 
+def nearest(runs: Iterable[tuple[Objective, Attack]], region: Region) -> AttackResult:
+    """Every attack gets all examples, and the smallest change of each is kept. Steps and passes add up. Shapes: as in `region.clean`."""
+    found = [attack(objective, region) for objective, attack in runs]
+    best, every = torch.stack([one.gauge for one in found]).argmin(0), torch.arange(len(region.clean), device=region.clean.device)
+
+    def of(parts: list[Tensor | None]) -> Tensor | None:
+        whole = [part for part in parts if part is not None]
+        return torch.stack(whole)[best, every] if whole else None
+
+    def total(parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts).sum(0)
+
+    adversarial, gauge = of([one.adversarial for one in found]), of([one.gauge for one in found])
+    assert adversarial is not None
+    assert gauge is not None
+    return AttackResult(
+        adversarial,
+        tuple(found[which].outcome[i] for i, which in enumerate(best.tolist())),
+        gauge,
+        total([one.steps for one in found]),
+        total([one.forwards for one in found]),
+        total([one.backwards for one in found]),
+        of([one.parameters for one in found]),
+        of([one.rate for one in found]),
+    )
+
+
 def nothing_yet(region: Region) -> AttackResult:
     """The result of no attack at all."""
     count, none = len(region.clean), torch.zeros(len(region.clean), dtype=torch.int64)

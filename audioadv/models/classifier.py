@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from audioadv.errors import UnknownModel
 from audioadv.models.recogniser import Access
 from audioadv.models.rest import found
+from audioadv.models.tiny_cifar import TinyCifar
 from audioadv.models.tiny_m5 import TinyM5
 from audioadv.models.tiny_mnist import TinyMnist
 
@@ -20,10 +21,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED = {
     "mnist": "a small convolutional net, trained naturally; bundled",
     "mnist-robust": "the same, adversarially trained in Linf 0.3; bundled",
+    "cifar10-robust": "a small convolutional net for CIFAR-10, adversarially trained in Linf 8/255; bundled",
     "digits-spoken": "a small convolutional net for spoken digits, 1 s at 8 kHz; bundled",
     "speakers": "the same for who speaks them, of four; bundled",
 }
-NETS: dict[str, Callable[[], nn.Module]] = {"digits-spoken": partial(TinyM5, 10), "speakers": partial(TinyM5, 4)}
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "cifar10-robust": TinyCifar,
+    "digits-spoken": partial(TinyM5, 10),
+    "speakers": partial(TinyM5, 4),
+}
 
 
 @final
