@@ -313,7 +313,7 @@ def calls(method: Guarded, model: nn.Linear, batch: Batch, moments: list[tuple[f
 
 def test_the_guard_notices_a_slow_fall_but_none_that_a_growing_radius_explains() -> None:
     model, batch = line(90)
-    method = Guarded(Natural(), Adversarial(Linf(0.005), steps=2), held=batch, every=1)
+    method = Guarded(Natural(), Adversarial(Linf(0.005), steps=2), held=batch, every=1, fall=0.15)
     worse = [(0.01 * fallen, 1.0) for fallen in range(30)]
     assert calls(method, model, batch, worse) == [False] * 14 + [True] * 16  # one of 90 after another, until 76 are left
     growing = Guarded(Natural(), Adversarial(Linf(0.5), steps=2), held=batch, every=1)

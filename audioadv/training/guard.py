@@ -37,7 +37,7 @@ class Guarded:
     rescue: Adversarial
     held: Batch = field(repr=False)
     every: int = 50
-    fall: float = 0.15
+    fall: float = 0.3
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         memory = moment.memory
