@@ -1,13 +1,29 @@
 """Either, or some of both: the affine adversary against the worst member of a union, on a net that was trained on the union.
 
-    python recipes/image_union_affine.py --out runs/affine       # trains 5 passes over 20,000 MNIST images, attacks 500 others
+    python recipes/image_union_affine.py --out runs/affine       # trains 6 passes over 20,000 MNIST images, attacks 500 others
     python recipes/image_union_affine.py --quick                 # a pass over 256 images, 20 attacked: what it does, not what it shows
 
 The bundled adversarially trained net is trained further on the worse of two adversaries for each image: Linf 0.3, and a turn by
 up to 30 degrees with a shift by up to 3 pixels. Then two adversaries get the same number of tries, each the worst of some random
 turns and then APGD from a random start (`attacks.affine`): one spends half of its tries on each member; the other spends a fifth
 on each of five betas, 1 - beta of the turn and then beta of the noise, both ends among them. The last line is a far stronger judge
-of the union alone: `standard` in Linf, and a grid of 775 turns and shifts (Tramer and Boneh's).
+of the union alone: `standard` in Linf, and a grid of 775 turns and shifts (Tramer and Boneh's). What it printed, in some five
+minutes of one core, of 500 images:
+
+    clean                                   98.0 % (490 of 500, 96.4 .. 98.9)
+    beta 0                       4 tries    67.0 % (335 of 500, 62.8 .. 71.0)
+    beta 0.25                    4 tries    61.4 % (307 of 500, 57.1 .. 65.6)
+    beta 0.5                     4 tries    50.4 % (252 of 500, 46.0 .. 54.8)
+    beta 0.75                    4 tries    51.2 % (256 of 500, 46.8 .. 55.6)
+    beta 1                       4 tries    76.2 % (381 of 500, 72.3 .. 79.7)
+    union: worst member         20 tries    61.0 % (305 of 500, 56.7 .. 65.2)
+    affine: worst beta          20 tries    43.8 % (219 of 500, 39.5 .. 48.2)
+    fall to the affine adversary alone: 88; to the union alone: 2
+    union: grid and standard                58.0 % (290 of 500, 53.6 .. 62.2)
+    fall to the affine adversary alone: 73; to the union alone: 2
+
+Three things hid it before: slopes for turn and noise at once (PGD; at beta 0.5 80 of 100 stood that, 69 the turns first and then the
+noise), turns that were drawn without their ends, and a net that had been trained on such turns: its union stood 33 % on the grid.
 
 Why it should matter, and where it cannot. A mix lies in the convex hull of its members, and a linear net is worst at an end: at
 every beta its loss is at most beta * (that of the one) + (1 - beta) * (that of the other). A net that asks for a little of both
@@ -62,7 +78,7 @@ def after_every_turn(net: nn.Module, x: Tensor, y: Tensor, grid: tuple[int, ...]
 @click.command()
 @click.option("--count", default=500, show_default=True, help="images attacked, the last of the test set")
 @click.option("--learnt", default=20000, show_default=True, help="images of training")
-@click.option("--passes", default=5, show_default=True, help="of training")
+@click.option("--passes", default=6, show_default=True, help="of training")
 @click.option("--steps", default=20, show_default=True, help="of APGD")
 @click.option("--tries", default=20, show_default=True, help="for each of the two adversaries")
 @click.option("--data", type=Path, default=DATA, show_default=True)
@@ -82,7 +98,7 @@ def main(count: int, learnt: int, passes: int, steps: int, tries: int, data: Pat
     def told(what: str, standing: Tensor, own: int | None = None) -> None:
         rate = aa.Rate(int(standing.sum()), count)
         lines.append({"under": what, "accuracy": rate.value, "interval": rate.interval, "count": count, "tries": own, "data": name})
-        print(f"{what:28} {'' if own is None else f'{own} tries':9}  {rate}", flush=True)
+        print(f"{what:28} {'' if own is None else f'{own:3} tries':9}  {rate}", flush=True)
 
     def standing(bound: Bound, own: int) -> Tensor:
         tried = partial(attacks.affine, partial(attacks.apgd, steps=steps), draws=steps + 10 if bound is TURN else 10, restarts=own)

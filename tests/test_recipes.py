@@ -161,7 +161,7 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
         ("train_mnist", ["--radius", "0.1", "--steps", "1"], ["pass 1: loss", "test robust"]),
         ("train_cifar10", [], ["pass 1: loss", "test robust"]),
         ("robust_training", ["--only", "fast", "--only", "yopo", "--only", "pgd"], ["fast", "yopo", "pgd", "of PGD"]),
-        ("multi_perturbation", ["--only", "msd"], ["linf:0.3", "l2:2", "worst of them"]),
+        ("multi_perturbation", ["--only", "msd"], ["random, pass", "msd, pass", "linf:0.3", "l2:2", "all of them"]),
         ("robust_recogniser", [], ["WER", "targeted at snr:30", "targeted at snr:min"]),
     ],
 )
@@ -182,7 +182,10 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
         ("standard_against_autoattack", ["mnist-robust, linf:0.3", "standard    robust"]),
         ("active_set", ["the same examples stand: True"]),
         ("two_processes", ["two processes: "]),
-        ("image_union_affine", ["union: worst member           10 tries", "fall to the affine adversary alone"]),
+        (
+            "image_union_affine",
+            ["union: worst member           10 tries", "union: grid and standard", "fall to the affine adversary alone"],
+        ),
     ],
 )
 def test_the_recipes_of_strength_run(recipe: str, told: list[str]) -> None:
