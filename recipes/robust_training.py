@@ -70,7 +70,7 @@ def plans(held: Labelled) -> dict[str, Plan]:
     guarded = Guarded(fast(BOUND), Adversarial(BOUND, steps=7), held.first(128))
     return {
         "natural": Plan(Natural(), 5),
-        "fast": Plan(guarded, 10, 3e-3, triangle, constant, size=100),
+        "fast": Plan(guarded, 10, 5e-3, triangle, constant, size=100),
         "free": Plan(Free(BOUND, replays=8, step_size=0.5), 3),
         "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 4),
         "pgd": Plan(Adversarial(BOUND, steps=10), 18),
