@@ -8,6 +8,15 @@
 Learnt from are the first 58,000 images of the training part; the guard and the curves look at its last 2,000, and the test part is
 for the verdict alone. Killed, it goes on where it was; what is done is not done again. Time is that of the processor, training
 alone, so that other work on the machine does not count much. TensorBoard's curves of each lie in its folder.
+
+Measured so far (clean on 10,000 test images, robust on the first 1,000, one busy core; the other rows have not been run to the end):
+
+    fast             98.7 % clean    82.9 % (829 of 1000, 80.4 .. 85.1)    155 s
+    mnist-robust     98.7 % clean    90.6 % (453 of 500, 87.7 .. 92.9)     bundled: PGD-7, 18 passes, by an older loop
+
+Fast training is at the mercy of its draws and of its plan. By the same plan, unguarded: 83.1 % (831 of 1000) with seed 0, and of 200
+held-out images 90.5 % with seed 0, 83.0 % with seed 1. With PGD stepping in at a fall of 15 points, as it did again and again, 36.2 %
+(362 of 1000); at a rate of 3e-3, PGD-20 on held-out images fell from 81 % to 71 % over the last three passes.
 """
 
 import json
@@ -70,10 +79,10 @@ def plans(held: Labelled) -> dict[str, Plan]:
     guarded = Guarded(fast(BOUND), Adversarial(BOUND, steps=7), held.first(128))
     return {
         "natural": Plan(Natural(), 5),
-        "fast": Plan(guarded, 10, 3e-3, triangle, constant, size=100),
+        "fast": Plan(guarded, 10, 5e-3, triangle, constant, size=100),
         "free": Plan(Free(BOUND, replays=8, step_size=0.5), 3),
         "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 4),
-        "pgd": Plan(Adversarial(BOUND, steps=10), 18),
+        "pgd": Plan(Adversarial(BOUND, steps=10), 20),
         "trades": Plan(Trades(BOUND, beta=6.0, steps=7), 10),
     }
 
