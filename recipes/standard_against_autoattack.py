@@ -8,6 +8,13 @@ AutoAttack is not on the package index: without it (github.com/fra31/auto-attack
 in turns, on one thread; the images that come back are judged here: within ball and box (up to 1e-6), and misclassified or not.
 Time is that of the processor. AutoAttack runs as it is: APGD on cross-entropy, APGD and FAB toward nine rivals each, and 5,000
 queries of Square, each on the survivors of the one before.
+
+Measured, 100 images a batch, on one core that was shared:
+
+    mnist-robust, linf:0.3         standard and AutoAttack 89.3 % (268 of 300, 85.3 .. 92.3), the same images; 0.24 of its time
+    cifar10-robust, linf:8/255     standard and AutoAttack 26.5 % (53 of 200, 20.9 .. 33.0), the same images; 0.21 of its time
+
+Before Square began where FMN came nearest, AutoAttack's 5,000 queries felled 4 of the first 200 MNIST images more.
 """
 
 import math
