@@ -6,7 +6,13 @@
     python recipes/robust_recogniser.py --quick                                 # five clips of samples/, one step: a smoke test
 
 Training starts from the bundled weights; half of the loss is that of the speech as it is. Judged are the plain and the robust
-net, on held-out sentences: word error rates, clean and under untargeted PGD, and crafted phrases, at 30 dB and at the least.
+net, on held-out sentences: word error rates, clean and under untargeted APGD that asks for more as long as it gets more, and
+crafted phrases, at 30 dB and at the least.
+
+One pass over 16 hours (`--steps 2 --rate 5e-4`) made crafting dearer and did nothing for the rest: the median of `snr:min`, 150
+steps, went from 33.2 to 24.1 dB, 30 dB were enough for 1 of 12 phrases instead of 4, but of 87 words in 16 clips 93.1 % were
+misheard at 30 dB instead of 94.3 %. Clean, 14.7 % were instead of 12.4 (571 words). The last iterate of a plain PGD had said
+78.8 against 62.3 %: it is the plain net that hides its slopes from it.
 """
 
 import json
@@ -16,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-import jiwer
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -28,9 +33,7 @@ import audioadv as aa
 from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
 from audioadv.models.recogniser import Recogniser
-from audioadv.threat.goals import Mistranscribe
 from audioadv.training import Adversarial, Batch, Spoken, Watch, train
-from audioadv.training.nearby import worst_for
 
 BOUND, RATE, ROOT = aa.SNR(30), 16000, Path(__file__).resolve().parent.parent
 LONGEST = 9 * RATE
@@ -98,25 +101,13 @@ def bundled(weights: Path | None = None) -> Recogniser:
     return model
 
 
-def word_errors(model: Recogniser, clips: list[Tensor], texts: list[str], steps: int) -> float:
-    """The word error rate, with `steps` under untargeted PGD at 30 dB, on the 16-bit grid; its last iterate counts."""
-    heard = []
-    for first in range(0, len(clips), 10):
-        waveforms, lengths = pad(clips[first : first + 10])
-        if steps:
-            batch = Batch(waveforms, Mistranscribe(texts[first : first + 10]), lengths, (-1.0, 1.0))
-            region = BOUND.around(waveforms, lengths, box=(-1.0, 1.0), grid=1 / 32768)
-            waveforms = worst_for(model, batch, region, steps=steps, step_size=2.5 / steps, seed=0)
-        heard += model.transcribe(waveforms, lengths)
-    return jiwer.wer(texts, heard)
-
-
 def judged(name: str, model: Recogniser, speech: tuple[list[Tensor], list[str]], steps: int, craft_steps: int, limit: int) -> None:
     """Print what a net withstands."""
     clips, texts = speech
-    words = sum(len(text.split()) for text in texts)
-    clean, attacked = (word_errors(model, clips, texts, n) for n in (0, steps))
-    click.echo(f"{name}: WER {clean:.1%} clean, {attacked:.1%} under PGD-{steps} at {BOUND} ({len(clips)} clips, {words} words)")
+    waveforms, lengths = pad(clips)
+    attack = {"apgd": partial(aa.attacks.apgd, steps=steps)}
+    found = aa.evaluate(model, waveforms, texts, aa.ThreatModel(BOUND), attacks=attack, lengths=lengths)
+    click.echo(f"{name}: clean {found.before}; at {BOUND}, APGD of {steps} steps a rung: {found.after}")
     some = pairs()[:limit]
     for bound in (BOUND, aa.SNR("min")):
         crafted = aa.craft(
@@ -183,7 +174,7 @@ def train_command(folder: Path, passes: int, seconds: float, steps: int, rate: f
 @main.command("judge")
 @click.argument("weights", type=Path)
 @click.option("--count", default=100, show_default=True, help="held-out sentences")
-@click.option("--steps", default=50, show_default=True, help="of untargeted PGD")
+@click.option("--steps", default=50, show_default=True, help="of untargeted APGD, for each rung of word errors")
 @click.option("--craft-steps", default=500, show_default=True)
 @click.option("--limit", default=40, show_default=True, help="pairs of clip and phrase")
 def judge_command(weights: Path, count: int, steps: int, craft_steps: int, limit: int) -> None:

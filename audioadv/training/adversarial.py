@@ -48,7 +48,7 @@ def fast(bound: Bound, step_size: float = 1.25, *, boxed: bool = False) -> Metho
     """Fast training: one step, from a random start. It can collapse from one pass to the next: train with `Guarded(fast(...))`.
 
     The start may leave the box of inputs, as in the paper's code. Where inputs lie at the box's edge, as most pixels of a digit do,
-    so long a step from inside the box ends on an edge of the allowed changes whatever the start, and the net learns those alone:
+    so long a step from inside the box ends on an edge of the allowed changes whatever the start, and those are all that the net is shown:
 
         an input at 0, radius 1, step 1.25      start in 0 .. 1   ->  0 or 1
                                                 start in -1 .. 1  ->  0 or 0.25 .. 1
