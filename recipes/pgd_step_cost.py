@@ -12,13 +12,13 @@ step, of many short operations, more than the floor's few long ones: on a loaded
 An attack brings the C library to keep freed memory (`models/rest.py`), and the floor profits, being measured in the same process.
 Without that, pages came and went by the luck of the heap's layout, and cost more than all bookkeeping: 1.26 for the CNN, 1.18 for M5.
 
-Measured on two loaded cores of an AMD EPYC, one thread, 40 steps a run (95 % interval; runs):
+Measured on two quiet cores of an AMD EPYC (95 % interval; runs of 40 steps, of 15 for the last two):
 
                 audioadv                   torchattacks 3.5.1         foolbox 3.3.4
-tiny MLP        1.385 (1.374 .. 1.524; 15) 1.226 (1.133 .. 1.284; 15) 1.300 (1.267 .. 1.345; 15)
-MNIST CNN       1.061 (1.034 .. 1.100; 7)  1.037 (1.010 .. 1.049; 7)  1.054 (1.043 .. 1.084; 7)
-ResNet18-w32    0.985 (0.954 .. 1.022; 5)
-M5 audio        1.031 (1.010 .. 1.077; 5)
+tiny MLP        1.456 (1.382 .. 1.718; 15) 1.228 (1.183 .. 1.326; 15) 1.294 (1.231 .. 1.463; 15)
+MNIST CNN       1.119 (1.090 .. 1.153; 15) 0.999 (0.956 .. 1.033; 15) 1.072 (1.010 .. 1.120; 15)
+ResNet18-w32    1.019 (1.003 .. 1.055; 7)
+M5 audio        1.043 (1.031 .. 1.079; 7)
 
 Neither peer keeps the best iterate, nor looks at the last one.
 Of the MLP's 0.4, keeping is 0.1, knowing who is at the goal 0.1, the changes themselves 0.1, and the sums that tell what is not
