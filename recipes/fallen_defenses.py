@@ -144,6 +144,7 @@ def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.thre
 @click.option("--quick", is_flag=True, help="40 images, small training sets")
 def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick: bool) -> None:
     """Print the table; write it, and the picture."""
+    torch.set_num_threads(1)  # the same nets on every machine
     count, steps, passes, size = (min(count, 40), min(steps, 20), 2, 4000) if quick else (count, steps, 4, 20000)
     learn = mnist(data, "train").first(size) if data.is_dir() else blown_up_digits()
     test, name = images(data, count)
