@@ -106,17 +106,17 @@ def test_the_inaudible_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert again.output == first.output
 
 
-@pytest.mark.xfail(reason="of the quickly distilled net, 2 of 12 images may stand; open", strict=False)
 def test_fallen_defenses_fall_and_their_nets_are_trained_once(tmp_path: Path) -> None:
     import fallen_defenses
 
-    options = ["--quick", "--count", "12", "--steps", "10", "--out", str(tmp_path)]
+    options = ["--quick", "--count", "12", "--out", str(tmp_path)]
     first = CliRunner().invoke(fallen_defenses.main, options, catch_exceptions=False)
     assert first.exit_code == 0
     assert (tmp_path / "fallen.png").exists()
     rows = {line["defense"]: line for line in map(json.loads, (tmp_path / "table.jsonl").read_text().splitlines())}
     assert set(rows) == {"nothing", *fallen_defenses.CLAIMS}
     for name, row in rows.items():
+        assert row["clean"]["accuracy"] >= 0.6, f"{name}: a net that has learnt nothing cannot fall"
         assert row["adaptive"]["accuracy"] <= 0.1, name
         assert row["static"] is None or row["static"]["accuracy"] >= row["adaptive"]["accuracy"]
     assert rows["thermometer"]["static"]["accuracy"] > 0.2
