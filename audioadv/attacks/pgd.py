@@ -11,7 +11,7 @@ import torch
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, row_sums
 from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each
@@ -58,15 +58,18 @@ def pgd(
             slope = run.region.pull(delta, look.slope)
             if momentum:
                 mean = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
-                slope = velocity = momentum * velocity + slope / each(mean, slope)
+                velocity = momentum * velocity + slope / each(mean, slope)
+                slope = velocity.clone()
+            finite = finite_rows(look.loss, look.slope) if early_stop else None
             delta = run.region.descend(delta, slope, size)
-            if not early_stop:
-                run.stay(look.loss, look.slope)
-            elif left := run.leave(finite_rows(look.loss, look.slope), kept):
+            if finite is None:
+                run.stay(look.loss)
+            elif left := run.leave(finite, kept):
                 delta, velocity, size = cut(left, delta, velocity, size)
                 if not len(delta):
                     break
         else:
             inputs = run.region.inputs(delta)
             run.keep(inputs, run.objective.decide(inputs) & run.open(), delta)
+            run.sums += row_sums(delta)  # a slope that was not a number has made them such
     return run.result()

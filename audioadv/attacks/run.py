@@ -62,7 +62,7 @@ class Run:
         if not len(rows):
             return reached
         rows, kept = rows[:, 0], torch.zeros_like(reached)
-        kept[rows] = self.note(region, rows, inputs[rows], None, anywhere, None if size is None else size[rows])
+        kept[rows] = self.note(region, rows, inputs.index_select(0, rows), None, anywhere, None if size is None else size[rows])
         return kept
 
     def note(
@@ -72,12 +72,12 @@ class Run:
 
         Shapes: rows [some], reached, size and result [some], inputs [some, *].
         """
-        spot, self.opened = self.spot if rows is None else self.spot[rows], None
+        spot, self.opened = self.spot if rows is None else self.spot.index_select(0, rows), None
         gauge, inside = region.measured(inputs, rows)
         fits = torch.ones_like(inside) if anywhere else inside
         if reached is not None:
             fits = fits & reached
-        before = self.gauge[spot]
+        before = self.gauge.index_select(0, spot)
         if self.objective.expectation is not None:
             better, good, done = self.oftener(inputs, gauge if size is None else size, fits, spot, anywhere)
         elif size is not None:
@@ -85,10 +85,11 @@ class Run:
             self.size[spot] = torch.where(better, size, self.size[spot])
         else:
             better = good = done = fits & (gauge < before)
-        self.gauge[spot] = torch.where(good, gauge, before)
-        put(self.best, spot, inputs, better)
+        every = rows is not None and bool(better.all())  # mostly so, and a copy is cheaper than a choice
+        self.gauge.index_copy_(0, spot, gauge if every and good is better else torch.where(good, gauge, before))
+        put(self.best, spot, inputs, None if every else better)
         if self.parameters is not None and region.known is not None:
-            put(self.parameters, spot, region.known if rows is None else region.known[rows], better)
+            put(self.parameters, spot, region.known if rows is None else region.known[rows], None if every else better)
         return done
 
     def oftener(self, inputs: Tensor, size: Tensor, fits: Tensor, spot: Tensor, anywhere: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,13 +112,13 @@ class Run:
         if self.progress is not None:
             self.progress(self.taken, self.gauge, self.best)
 
-    def stay(self, *seen: Tensor) -> None:
+    def stay(self, seen: Tensor) -> None:
         """End a step that nobody leaves after: whether all that was seen is finite, the end will tell, and no step waits to know.
 
-        Shapes: seen [still in, *] each.
+        Shapes: seen [still in].
         """
         self.told()
-        self.sums += row_sums(*seen)
+        self.sums += seen
 
     def leave(self, finite: Tensor, done: Tensor) -> tuple[Tensor, int] | None:
         """End a step: what is not finite, or done, leaves the batch.
@@ -178,7 +179,7 @@ def cut(left: tuple[Tensor, int], *tensors: Tensor) -> tuple[Tensor, ...]:
 def put(whole: Tensor, spot: Tensor, values: Tensor, where: Tensor | None = None) -> None:
     """Write the values of some examples, which may have lost padding, into the whole batch's. Shapes: spot and where [some]."""
     own = whole if whole.ndim == 1 or whole.shape[-1] == values.shape[-1] else whole[..., : values.shape[-1]]
-    own[spot] = values if where is None else torch.where(each(where, values), values, own[spot])
+    own.index_copy_(0, spot, values if where is None else torch.where(each(where, values), values, own.index_select(0, spot)))
 
 
 def boxed(region: Region, delta: Tensor) -> Tensor:

@@ -220,10 +220,11 @@ class Region:
         return lower.maximum(self.low), upper.minimum(self.high)
 
     def descend(self, delta: Tensor, slope: Tensor, size: Tensor) -> Tensor:
-        """Parameters a step of `size` [batch] down the steepest way, projected. They are written over `delta`, where that saves time."""
-        step = self.steepest(slope)
+        """Parameters a step of `size` [batch] down the steepest way, projected. Where that saves time, they are written over `delta`,
+        and what `slope` held is lost."""
         if self.limits is None:
-            return self.project(torch.addcmul(delta, each(size, delta), step, value=-1))
+            return self.project(torch.addcmul(delta, each(size, delta), self.steepest(slope), value=-1))
+        step = self.unpadded(slope).div_(torch.finfo(slope.dtype).tiny).clamp_(-1, 1)  # its signs; torch's sign of NaN is 0, this is NaN
         return delta.addcmul_(each(size, delta), step, value=-1).clamp_(*self.limits)
 
     def project(self, delta: Tensor) -> Tensor:
@@ -297,8 +298,8 @@ class Region:
         if not self.added:
             gauge = self.rows(rows).gauge(adversarial)
             return gauge, gauge <= self.limit[rows]
-        gauge = self.norm.rows(rows).gauge(adversarial - self.clean[rows])  # cheaper than a region of these rows
-        return gauge, gauge <= self.limit[rows]
+        gauge = self.norm.rows(rows).gauge(adversarial - self.clean.index_select(0, rows))  # cheaper than a region of these rows
+        return gauge, gauge <= self.limit.index_select(0, rows)
 
     def rounding(self) -> Tensor:
         """How much a gauge may grow when clean + delta is rounded to float32: nothing on the grid. Shapes: -> [batch]."""
