@@ -110,7 +110,7 @@ def length_of(path: Path) -> float:
     """Seconds, by the file's header; 0 where it cannot be read, which is told when the clip's turn comes."""
     try:
         return float(soundfile.info(str(path)).duration)
-    except (soundfile.SoundFileError, OSError, TypeError):
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError):  # ValueError: a name that is no text
         return 0.0
 
 
