@@ -44,7 +44,7 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "another batch's masks": (lambda: aa.Masked(0).around(torch.ones(2, 9000)).gauge(torch.ones(3, 9000)), UnusableBatch, "made around"),
     "another batch's change to project": (lambda: aa.Linf(0.1).around(X).project(X[:1]), UnusableBatch, "made around"),
     "another batch's slope": (lambda: aa.L2(0.1).around(X).steepest(X[:2]), UnusableBatch, "made around"),
-    "a shorter sound to project": (lambda: aa.Masked(0).around(torch.ones(2, 9000)).project(torch.ones(2, 9)), UnusableBatch, "made around"),
+    "a shorter sound": (lambda: aa.Masked(0).around(torch.ones(2, 9000)).project(torch.ones(2, 9)), UnusableBatch, "made around"),
     "decibels beyond float32": (lambda: aa.SNR(-1000), MalformedSpec, "at most 300"),
     "a margin beyond float32": (lambda: aa.Masked(1e9), MalformedSpec, "at most 300"),
     "a target that is a number": (lambda: aa.Transcribe(7), UnusableTarget, "not a text"),  # type: ignore[arg-type]
