@@ -666,6 +666,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path) -> None:
     process = start(folder, "craft", "longer.flac", "hiss.wav", "--target", "go", *QUICK, limit="ulimit -f 64")
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 2
+    assert "Error: adversarial/longer" in stderr, "not where it was tried"
     assert "cannot be written" in stderr
     assert "Traceback" not in stderr
     assert [json.loads(line)["clip"] for line in stdout.splitlines()] == ["hiss.wav"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from audioadv.audio.files import LONGEST_SECONDS
 from audioadv.errors import InputError
 
 
@@ -63,7 +64,8 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
     if not texts[0] or "\0" in texts[0]:
         raise InputError(f"{manifest}, line {number}: audio_filepath {texts[0]!r} names no file. Write for example {EXAMPLE}")
     seconds = keys.get("duration")
-    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if type(seconds) in (int, float) else None)
+    told = type(seconds) in (int, float) and 0 < seconds <= LONGEST_SECONDS  # any other is none that a clip could have
+    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None)
 
 
 EXAMPLE = '{"audio_filepath": "kitchen.wav", "target": "open the door"}'
