@@ -65,8 +65,10 @@ def ours(net: nn.Module, norm: str, steps: int, seed: int) -> dict[str, Maker]:
     if steps >= 100:  # what a run misses, another finds
         makers["audioadv fmn, 4 runs"] = partial(run, partial(attacks.fmn, steps=steps // 4, restarts=4), margin)
     if norm != "l1":
-        short = partial(attacks.apgd, steps=20, restarts=steps // 20)
-        makers["audioadv apgd, runs of 20"] = partial(run, short, cross_entropy)
+        makers["audioadv annealed pgd"] = partial(run, partial(attacks.annealed_pgd, steps=steps), cross_entropy)
+        if steps > 20:
+            short = partial(attacks.annealed_pgd, steps=20, restarts=steps // 20)
+            makers["audioadv annealed pgd, runs of 20"] = partial(run, short, cross_entropy)
         step = max(2.5 / steps, 0.03)
         makers["audioadv pgd margin"] = partial(run, partial(attacks.pgd, steps=steps, step_size=step), margin)
         rivals = min(9, steps // 20)

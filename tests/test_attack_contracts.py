@@ -57,6 +57,7 @@ TABLE = {
     "pgd momentum": Row(partial(attacks.pgd, steps=30, momentum=0.9)),
     "pgd restarts": Row(partial(attacks.pgd, steps=20, restarts=2)),
     "pgd to the end": Row(partial(attacks.pgd, steps=30, early_stop=False)),
+    "annealed_pgd": Row(partial(attacks.annealed_pgd, steps=25)),
     "apgd": Row(partial(attacks.apgd, steps=25)),
     "apgd_targeted": Row(partial(attacks.apgd_targeted, steps=25)),
     "carlini_wagner": Row(
@@ -279,7 +280,7 @@ def test_targeted_goals_too(name: str) -> None:
     assert (labels_of(net, result.adversarial) == targets).tolist() == result.reached
 
 
-@pytest.mark.parametrize("attack", [attacks.pgd, attacks.apgd])
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.annealed_pgd, attacks.apgd])
 def test_restarts_never_hurt(attack: Callable[..., AttackResult]) -> None:
     net = small(4, (1, 5, 6))
     x = inputs_for((1, 5, 6), 30, (0, 1))
@@ -347,7 +348,7 @@ def test_few_places_are_enough_in_l0(name: str) -> None:
     assert (region.gauge(found.adversarial) <= count + 3).all()
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd momentum", "pgd restarts", "apgd", "apgd_targeted", "fmn", "ddn", "deepfool"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd momentum", "pgd restarts", "annealed_pgd", "apgd", "apgd_targeted", "fmn", "ddn", "deepfool"])
 def test_a_region_with_parameters_of_its_own_gets_them_back(name: str) -> None:
     net, x = small(4, (1, 6, 6)), inputs_for((1, 6, 6), 12, (0, 1))
     region = Spatial(30, 2).around(x)

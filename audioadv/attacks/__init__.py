@@ -1,6 +1,6 @@
 """Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file.
 
-Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
+Within a bound   fgsm, pgd, annealed_pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
 In a union       worst_member (any attack, one member after another), msd (all members at once)
 In a mix         affine (random moves first, then any attack)
@@ -12,6 +12,7 @@ Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
 
 from audioadv.attacks.affine import affine
+from audioadv.attacks.annealed_pgd import annealed_pgd
 from audioadv.attacks.apgd import apgd, apgd_targeted
 from audioadv.attacks.apgd_l1 import apgd_l1
 from audioadv.attacks.boundary import boundary
@@ -43,6 +44,7 @@ __all__ = [
     "Expectation",
     "Look",
     "affine",
+    "annealed_pgd",
     "apgd",
     "apgd_l1",
     "apgd_targeted",
