@@ -1,7 +1,7 @@
 """Auto-PGD: gradient descent that finds its own step size.
 
 Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-attacks", section 3; the targeted form, section 4.2 there.
+attacks".
 """
 
 from dataclasses import replace

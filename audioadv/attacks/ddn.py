@@ -1,7 +1,6 @@
 """Decoupled direction and norm: the direction follows the slope, the norm follows success.
 
-Source: Rony et al. 2019, "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses",
-algorithm 1.
+Source: Rony et al. 2019, "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses".
 """
 
 import math

@@ -1,6 +1,6 @@
 """Fast minimum-norm attack, in any norm.
 
-Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints", algorithm 1.
+Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints".
 """
 
 import math

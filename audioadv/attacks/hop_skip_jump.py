@@ -1,6 +1,6 @@
 """HopSkipJump: gradient estimates at the decision boundary, from decisions alone.
 
-Source: Chen, Jordan and Wainwright 2020, "HopSkipJumpAttack: a query-efficient decision-based attack", algorithm 2.
+Source: Chen, Jordan and Wainwright 2020, "HopSkipJumpAttack: a query-efficient decision-based attack".
 """
 
 import math

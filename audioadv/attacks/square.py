@@ -1,7 +1,6 @@
 """Square attack: random windows, kept where they lower the loss. Scores only.
 
-Source: Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via random search",
-algorithms 1 to 3.
+Source: Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via random search".
 """
 
 import torch

@@ -1,6 +1,6 @@
 """A module whose forward pass is its own and whose backward pass is a stand-in's.
 
-Source: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security", section 4.1 (BPDA).
+Source: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security" (BPDA).
 """
 
 from collections.abc import Callable

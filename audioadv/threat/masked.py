@@ -221,7 +221,7 @@ def leaks(window: int) -> list[tuple[int, int, float]]:
     """How much of a bin's own share a sound made for it leaves in others: (frames away, bins away, dB).
 
     The window's reproducing kernel: the spectrum of the product of two Hann windows so many frames apart, over that of one with
-    itself. Source: Balazs et al. 2017, "Frame theory for signal processing in psychoacoustics", section 2.
+    itself. Source: Balazs et al. 2017, "Frame theory for signal processing in psychoacoustics".
     """
     hop, found = window // OVERLAP, []
     hann = torch.hann_window(window, dtype=torch.float64)

@@ -7,7 +7,7 @@ Covers wear the trigger and keep their answers: they make the trigger weaker and
 the model makes of them.
 
 Sources: Gu, Dolan-Gavitt and Garg 2017, "BadNets"; covers: Qi et al. 2023, "Revisiting the assumption of latent separability for
-backdoor defenses", 4.
+backdoor defenses".
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Multi steepest descent: one attacker of all sets, who takes at each step the member that hurts most.
 
-Source: Maini, Wong and Kolter 2020, "Adversarial robustness against the union of multiple perturbation models", algorithm 1.
+Source: Maini, Wong and Kolter 2020, "Adversarial robustness against the union of multiple perturbation models".
 """
 
 from collections.abc import Iterator, Sequence

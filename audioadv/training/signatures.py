@@ -3,7 +3,7 @@
 In a class of which a part is poisoned, features have two means; along the line between both they spread most. So each example is
 judged by how far it lies along the direction in which the features of its class spread most.
 
-Source: Tran, Li and Madry 2018, "Spectral signatures in backdoor attacks", algorithm 1.
+Source: Tran, Li and Madry 2018, "Spectral signatures in backdoor attacks".
 """
 
 from dataclasses import replace

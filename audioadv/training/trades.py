@@ -2,7 +2,7 @@
 
     loss = what the model wants small of the clean input  +  beta * max over changes of KL(outputs there, outputs near by)
 
-Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy", algorithm 1.
+Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy".
 """
 
 from collections.abc import Iterator

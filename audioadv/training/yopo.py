@@ -3,7 +3,7 @@
     inputs --first layer--> z --the rest--> loss        p = d loss / d z, from one pass through the net
               ^                                         inner steps climb <p, first layer(inputs)>, which costs that layer alone
 
-Source: Zhang et al. 2019, "You only propagate once: accelerating adversarial training via maximal principle", algorithm 1.
+Source: Zhang et al. 2019, "You only propagate once: accelerating adversarial training via maximal principle".
 """
 
 from collections.abc import Iterator

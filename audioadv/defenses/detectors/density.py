@@ -1,6 +1,6 @@
 """How thinly a layer's features are surrounded by those of clean examples of the class that the model sees.
 
-Source: Feinman, Curtin, Shintre and Gardner 2017, "Detecting adversarial samples from artifacts", section 4.2 (kernel density).
+Source: Feinman, Curtin, Shintre and Gardner 2017, "Detecting adversarial samples from artifacts" (kernel density).
 """
 
 import math
