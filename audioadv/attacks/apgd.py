@@ -56,7 +56,7 @@ def apgd(
     next the other way round: against a detector that watches several layers (`recipes/detectors.py`) 60 steps from twice the
     radius reach 57 of 94, from half of it 93.
 
-    An example stalls where, since the last checkpoint, fewer than 75 % of its steps descended, or neither its step size nor
+    An example stalls where, since the last checkpoint, no more than 75 % of its steps descended, or neither its step size nor
     its best loss has changed. The loss is the goal's own (`Misclassify(labels, dlr)`, say). One forward and one backward a
     step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """

@@ -22,7 +22,8 @@ from audioadv.training.several import Several
 class EAT(Several):
     """One member's inputs a batch, the more often the worse the model does on it. A batch costs steps + 1 passes.
 
-    `follow` is how much of the running mean of a member's error the last batch is.
+    `follow` is how much of the running mean of a member's error the last batch is (in their code the mean is over all batches so
+    far, so that it follows a net that learns more and more slowly).
     """
 
     follow: float = 0.1
