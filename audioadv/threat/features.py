@@ -134,7 +134,10 @@ def square(x: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Feature(Combines):
-    """Inputs whose features lie within `radius` of the clean input's. `source` names the function that makes the network."""
+    """Inputs whose features lie within `radius` of the clean input's. `source` names the function that makes the network.
+
+    Raises MalformedSpec for a radius that is none, OptionError for a network in training mode.
+    """
 
     network: Network = field(repr=False)
     radius: Radius

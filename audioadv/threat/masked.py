@@ -54,7 +54,10 @@ TAPER = 0.25  # of a frame, at both ends of a clip: a change that begins at once
 @final
 @dataclass(frozen=True)
 class Masked(Combines):
-    """Changes that stay under the masking threshold plus a margin, as `hearing` hears them."""
+    """Changes that stay under the masking threshold plus a margin (dB), as `hearing` hears them.
+
+    Raises MalformedSpec for a margin that is no number; around what is no sound, UnusableBatch.
+    """
 
     margin_db: Radius
     hearing: Hearing = field(default_factory=Hearing)

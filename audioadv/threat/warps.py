@@ -161,7 +161,7 @@ class Spatial(Moved):
 @final
 @dataclass(frozen=True)
 class Timing(Moved):
-    """Sound that comes at most `delay` samples late or early, at most the share `speed` faster or slower."""
+    """Sound that comes at most `delay` samples late or early, at most the share `speed` faster or slower. Raises MalformedSpec."""
 
     delay: Radius = MIN
     speed: Radius = MIN

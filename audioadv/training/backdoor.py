@@ -50,7 +50,10 @@ class Poisoned(Generic[Examples]):
 @final
 @dataclass(frozen=True)
 class Backdoor:
-    """Whatever wears `trigger` shall be taken for `target`: a class, or, by recognisers, a text."""
+    """Whatever wears `trigger` shall be taken for `target`: a class, or, by recognisers, a text.
+
+    Raises UnusableBatch for data whose labels are of the other kind.
+    """
 
     trigger: Trigger
     target: int | str

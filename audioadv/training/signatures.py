@@ -31,7 +31,10 @@ def features(model: Model, layer: str, inputs: Tensor, size: int = 500) -> Tenso
 
 
 def outlying(features: Tensor, labels: Tensor) -> Tensor:
-    """How far each example lies along the main direction of its class, squared. Shapes: [count, features], [count] -> [count]."""
+    """How far each example lies along the main direction of its class, squared. Shapes: [count, features], [count] -> [count].
+
+    Raises UnusableBatch where there are more of the one than of the other.
+    """
     if len(features) != len(labels):
         raise UnusableBatch(f"features of {len(features)} examples, {len(labels)} labels: give one for each")
     scores = features.new_zeros(len(features))

@@ -24,7 +24,7 @@ RIDGE = 1e-3  # of the mean variance: features that never vary have some
 class Mahalanobis:
     """On these layers (and "outputs", "inputs"), each averaged over places; features lie along `axis`.
 
-    Classes are those that the model sees. With several layers it needs adversarial examples, to weigh them by.
+    Classes are those that the model sees. With several layers it needs adversarial examples, to weigh them by: OptionError without.
     """
 
     places: tuple[str, ...] = (OUTPUTS,)
