@@ -30,7 +30,7 @@ every beta its loss is at most beta * (that of the one) + (1 - beta) * (that of 
 (a minimum of two scores: one ReLU) falls to the mix alone; tests/test_union.py has both. And a turn is no straight line.
 Training goes on where it was killed; what is trained is not trained again. Without MNIST's files, scikit-learn's digits stand in.
 
-Source: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 4.3 and figure 4.
+Source: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations".
 """
 
 import json

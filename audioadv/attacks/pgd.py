@@ -1,7 +1,7 @@
 """Projected gradient descent within a fixed region.
 
-Sources: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1; for momentum, Dong et
-al. 2018, "Boosting adversarial attacks with momentum", algorithm 1.
+Sources: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks"; for momentum, Dong et
+al. 2018, "Boosting adversarial attacks with momentum".
 """
 
 from functools import partial

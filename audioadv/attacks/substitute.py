@@ -2,7 +2,7 @@
 
 inputs --ask--> answers --learn--> substitute --slope's sign--> inputs beyond --ask--> ...
 
-Source: Papernot et al. 2017, "Practical black-box attacks against machine learning", algorithm 1.
+Source: Papernot et al. 2017, "Practical black-box attacks against machine learning".
 """
 
 from collections.abc import Callable, Iterator

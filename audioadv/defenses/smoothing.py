@@ -14,9 +14,9 @@ and its chance of error are as with noise of its own. Only how errors of *differ
 independent, while their expected number, and the union bound over them, are what they were. As ever, an input must not have been
 made for these very draws: where an attacker may know the code, the seed is to be a secret.
 
-Source: Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via randomized smoothing", theorem 1, and figure 1
-(PREDICT and CERTIFY). The differentiable form: Salman et al. 2019, "Provably robust deep learning via adversarially trained
-smoothed classifiers", section 2.
+Source: Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via randomized smoothing", theorem 1, and section
+3.2 (PREDICT and CERTIFY). The differentiable form: Salman et al. 2019, "Provably robust deep learning via adversarially trained
+smoothed classifiers".
 """
 
 import math

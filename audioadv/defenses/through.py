@@ -9,7 +9,7 @@ channel by his own keys, and averages: for a recogniser, that is craft(undefende
 defender's draws are nobody's to choose.
 
 Sources: Guo et al. 2018, "Countering adversarial images using input transformations"; Xu, Evans and Qi 2018, "Feature squeezing";
-for sound, Yang et al. 2019, "Characterizing audio adversarial examples using temporal dependency", section 4.
+for sound, Yang et al. 2019, "Characterizing audio adversarial examples using temporal dependency".
 """
 
 from collections.abc import Callable

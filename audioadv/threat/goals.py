@@ -137,7 +137,7 @@ def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Transcribe(Joins):
-    """To be heard as these texts: one for all clips, or one for each.
+    """To be heard as these texts: one for all clips, or one for each. Raises UnusableTarget for an empty one.
 
     >>> Transcribe("Open the  door").texts
     ('open the door',)
@@ -222,7 +222,7 @@ class Mistranscribe(Joins):
     """To be heard as anything but the reference: at least `errors` words wrong for each word that was said.
 
     The word error rate counts substitutions, insertions and deletions, so that it can pass 1. A model that abstains has
-    misheard nothing.
+    misheard nothing. Raises UnusableTarget for an empty reference, OptionError for a share of errors that is not above 0.
     """
 
     references: tuple[str, ...]

@@ -4,8 +4,8 @@ extract               a net learns the answers: of a pool (knockoff), or of inpu
 solved                a linear model from its scores: as many equations as unknowns
 solved_by_decisions   a linear model of two classes from decisions alone: points on the boundary, by bisection
 
-Sources: Tramèr et al. 2016, "Stealing machine learning models via prediction APIs", 4.1; Papernot et al. 2017, "Practical black-box
-attacks against machine learning", algorithm 1; Orekondy, Schiele and Fritz 2019, "Knockoff nets"; Lowd and Meek 2005, "Adversarial
+Sources: Tramèr et al. 2016, "Stealing machine learning models via prediction APIs"; Papernot et al. 2017, "Practical black-box
+attacks against machine learning"; Orekondy, Schiele and Fritz 2019, "Knockoff nets"; Lowd and Meek 2005, "Adversarial
 learning".
 """
 
