@@ -8,8 +8,6 @@ gradients: a subtle cause of overestimated adversarial robustness" (MD attack).
 import math
 from functools import partial
 
-import torch
-
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
