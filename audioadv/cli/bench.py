@@ -96,7 +96,7 @@ def bench(
     options = {"steps": steps, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
     settings = as_settings(models, attacks, bounds, channels)
     entries, complaints = read_lines(manifest)
-    jobs = as_jobs(manifest, entries, out, settings, target, untargeted)
+    jobs = as_jobs(entries, out, settings, target, untargeted)
     check_writable(out)
     claims = workers(str(out.absolute()))
     load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device)))
@@ -189,7 +189,7 @@ def read_lines(manifest: Path) -> tuple[list[tuple[str, Entry]], list[AudioadvEr
 
 
 def as_jobs(
-    manifest: Path, entries: Sequence[tuple[str, Entry]], out: Path, settings: Sequence[Setting], target: str | None, untargeted: bool
+    entries: Sequence[tuple[str, Entry]], out: Path, settings: Sequence[Setting], target: str | None, untargeted: bool
 ) -> list[Job]:
     """A job for each entry. Raises OptionError where files of the run would come to lie among the clips."""
     ours = {os.path.realpath(out / setting.folder) for setting in settings}
