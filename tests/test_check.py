@@ -292,7 +292,7 @@ def test_the_bundled_nets_are_silent(name: str, radius: float) -> None:
 @pytest.mark.parametrize("bound", ["snr:min", "snr:25"])
 def test_a_recogniser_is_silent(bound: str) -> None:
     """Two clips of unequal length, on the bundled recogniser."""
-    from audioadv.attacks.craft import BOX
+    from audioadv.audio.files import BOX
     from audioadv.audio.ragged import pad
 
     model = aa.load_model("tiny-mel")
