@@ -22,8 +22,8 @@ from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import BOX, FULL_SCALE, round16
+from audioadv.defenses.preprocessing import undefended
 from audioadv.defenses.statement import stated
-from audioadv.defenses.through import undefended
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import granting
 from audioadv.evaluation.rates import Rate
