@@ -146,7 +146,7 @@ def evaluate_speech(
     waveforms: Tensor,
     lengths: Tensor,
     references: Sequence[str],
-    threat: Any,
+    threat: object,
     attacks: Mapping[str, Attack],
     *,
     errors: float = 0.5,
