@@ -22,6 +22,7 @@ from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margi
 from audioadv.threat.joined import Joins
 
 LOST = 1.0  # nats: a letter that is so far behind is not heard
+NOT_AS = "not: "  # what a goal's text begins with, where the rest is not to be heard: result lines say so too
 
 
 class Goal(Protocol):
@@ -266,7 +267,7 @@ class Mistranscribe(Joins):
         return [None] * len(outputs.frames)
 
     def __str__(self) -> str:
-        return "not: " + " | ".join(self.references)
+        return NOT_AS + " | ".join(self.references)
 
     def rows(self, index: Tensor) -> "Mistranscribe":
         return self if len(self.references) == 1 else Mistranscribe([self.references[i] for i in index.tolist()], self.errors)
