@@ -317,6 +317,14 @@ def test_an_average_over_draws_is_silent() -> None:
 # The parts
 
 
+def test_a_success_counts_within_the_bound_and_on_the_grid_only() -> None:
+    x, step = torch.zeros(4, 8), 2.0**-15
+    trace = Trace(Linf(0.1).around(x, box=(-1, 1), grid=step))
+    changes = torch.tensor([100 * step, 100.5 * step, 4000 * step, 200 * step])
+    trace.reach(torch.arange(4), x + changes[:, None], torch.tensor([True, True, True, False]))
+    assert trace.hit.tolist() == [True, False, False, False]
+
+
 def test_a_trace_changes_nothing_and_numbers_the_examples_as_they_came() -> None:
     net, x = small(4, SHAPE), X[:10]
     wanted, region = objective(net, Misclassify(labels_of(net, x))), BOUND.around(x)
