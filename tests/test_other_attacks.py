@@ -113,6 +113,7 @@ def test_draws_are_splitmix_and_know_no_neighbours() -> None:
     padded = torch.cat([x, torch.zeros(4, 1, 5)], -1)
     assert torch.equal(example_keys(7, x), example_keys(7, padded))
     assert len({*example_keys(7, x).tolist(), *example_keys(8, x).tolist()}) == 8
+    assert not (example_keys(7, x) == example_keys(7, x.flip(-1))).any(), "the same numbers in other places are another example"
     drawn = Draws.of(7, x).normal(x)
     torch.testing.assert_close(Draws.of(7, x.flip(0)).normal(x).flip(0), drawn)
     torch.testing.assert_close(Draws.of(7, padded).normal(padded)[..., :20], drawn)
