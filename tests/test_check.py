@@ -317,6 +317,17 @@ def test_an_average_over_draws_is_silent() -> None:
 # The parts
 
 
+def test_a_search_for_the_smallest_that_misses_has_left_no_budget_unspent() -> None:
+    net, x = small(3, SHAPE), X[:4]
+    wanted, region = objective(net, Misclassify(labels_of(net, x))), Linf("min").around(x)
+    trace = Trace(region)
+    missed = attacks.find_then_shrink(trace.watching(wanted), region, steps=1)
+    sights = trace.sights(missed)
+    assert not any(sight.reached for sight in sights)
+    assert [sight.spent for sight in sights] == [None] * 4
+    assert "budget unspent" not in Checkup.of(Evidence(sights, missed.reached, searching=True)).broken
+
+
 def test_a_success_counts_within_the_bound_and_on_the_grid_only() -> None:
     x, step = torch.zeros(4, 8), 2.0**-15
     trace = Trace(Linf(0.1).around(x, box=(-1, 1), grid=step))
