@@ -114,6 +114,7 @@ def test_draws_are_splitmix_and_know_no_neighbours() -> None:
     padded = torch.cat([x, torch.zeros(4, 1, 5)], -1)
     assert torch.equal(example_keys(7, x), example_keys(7, padded))
     assert len({*example_keys(7, x).tolist(), *example_keys(8, x).tolist()}) == 8
+    assert not (example_keys(7, x) == example_keys(7, x.flip(-1))).any(), "the same numbers in other places are another example"
     drawn = Draws.of(7, x).normal(x)
     torch.testing.assert_close(Draws.of(7, x.flip(0)).normal(x).flip(0), drawn)
     torch.testing.assert_close(Draws.of(7, padded).normal(padded)[..., :20], drawn)
@@ -138,6 +139,34 @@ def test_the_nearest_success_is_kept_and_only_within_the_region() -> None:
     torch.testing.assert_close(run.gauge, torch.tensor([0.3, 0.2, torch.inf], dtype=torch.float64))
     torch.testing.assert_close(run.best - x, torch.tensor([0.3, 0.2, 0.0], dtype=torch.float64).reshape(3, 1, 1, 1).expand_as(x))
     assert run.result().reached == [True, True, False]
+
+
+def test_apgd_goes_on_from_the_best_point_by_the_slope_that_it_had_there() -> None:
+    """A valley between walls: whole steps go to and fro. At the first checkpoint, the 22nd step, all go on by a half from where it was
+    deepest, with a quarter of the way that they came."""
+    seen, clean = list[Tensor](), torch.linspace(-0.4, 0.4, 9, dtype=torch.float64)[:, None]
+
+    def valley(x: Tensor) -> Tensor:
+        seen.append(x.detach() - clean)
+        return torch.cat([1 + (x - 0.3).abs(), torch.zeros_like(x)], 1)
+
+    attacks.apgd(objective(valley, Misclassify(0, margin)), Linf(1.0).around(clean, box=None), steps=100)
+    delta = torch.stack(seen)
+    height = (clean + delta[:23] - 0.3).abs()
+    assert (height[1:] < height[:-1]).sum(0).max() <= 0.75 * 23, "all have stalled"
+    best = delta[:23].gather(0, height.argmin(0, keepdim=True))[0]
+    down = -(clean + best - 0.3).sign()
+    assert (down != -(clean + delta[22] - 0.3).sign()).any(), "some have gone past the bottom since"
+    expected = best + 0.75 * ((best + 1.0 * down).clamp(-1, 1) - best) + 0.25 * (best - delta[21])
+    torch.testing.assert_close(delta[23], expected.clamp(-1, 1))
+
+
+def test_the_first_of_restarts_begins_where_it_was_told_to() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 2, None)
+    seen = list[Tensor]()
+    spy = Classifier(lambda inputs: (seen.append(inputs.detach().clone()), net(inputs))[1])
+    attacks.pgd(objective(spy, Misclassify(labels_of(net, x))), Linf(1e-6).around(x, box=None), steps=1, restarts=3, random_start=False)
+    assert [torch.equal(inputs, x) for inputs in seen[::2]] == [True, False, False]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-3, 0.3, 2.0])

@@ -57,7 +57,7 @@ def substituting(
 
 
 def decided(answers: Tensor) -> Tensor:
-    """The classes that answers stand for. Shapes: int64 [count] or probabilities [count, classes] -> int64 [count]."""
+    """The classes that answers stand for. Shapes: int64 [count] or scores [count, classes] -> int64 [count]."""
     return answers.argmax(1) if answers.is_floating_point() else answers
 
 

@@ -28,8 +28,8 @@ from audioadv.attacks.objective import Objective, at_rest, granted, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
+from audioadv.defenses.preprocessing import outermost, undefended
 from audioadv.defenses.statement import Statement, stated
-from audioadv.defenses.through import outermost, undefended
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.recogniser import Access
 from audioadv.threat.channels.channel import NOTHING
