@@ -23,6 +23,7 @@ from audioadv.threat.features import Feature
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
+from audioadv.threat.measured import Below, Sequence, near
 from audioadv.threat.model import ThreatModel
 from audioadv.threat.stickers import Patch, Sticker
 from audioadv.threat.undetected import Undetected
@@ -40,6 +41,7 @@ __all__ = [
     "Access",
     "AttackResult",
     "AudioadvError",
+    "Below",
     "Channel",
     "Checkup",
     "Classifier",
@@ -59,6 +61,7 @@ __all__ = [
     "Patch",
     "Rate",
     "Recogniser",
+    "Sequence",
     "Silence",
     "Spatial",
     "Sticker",
@@ -76,6 +79,7 @@ __all__ = [
     "evaluate",
     "load_classifier",
     "load_model",
+    "near",
     "objective",
     "parse_bound",
     "parse_channel",

@@ -37,10 +37,10 @@ from suite import DATA, Pair, judge, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.attacks.craft import BATCH, BOX, heard_alone
+from audioadv.attacks.craft import BATCH, heard_alone
 from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
-from audioadv.audio.files import FULL_SCALE, round16
+from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.audio.ragged import pad
 from audioadv.evaluation.rates import wilson
 from audioadv.models.recogniser import Recogniser

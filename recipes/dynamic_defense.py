@@ -3,7 +3,7 @@
     python recipes/dynamic_defense.py --out runs/games       # MNIST, 2,000 images and rounds; tiny-mel, 45 recordings
     python recipes/dynamic_defense.py --quick                # 400 images and rounds; 18 recordings
 
-Theory (Goodfellow 2019, section 3), of the long run, where r is the rate of natural errors and k the number of answers: a fixed
+Theory (Goodfellow 2019), of the long run, where r is the rate of natural errors and k the number of answers: a fixed
 model errs always, a stochastic one at least half of the time, a memory that abstains at most r, one that answers repeats at
 random (k-1)/k, and that is how often a targeted attacker misses, too. Rates are of the second half of each game, from the first
 error on. What memory costs honest users, and what it does not buy, stands below.

@@ -30,13 +30,12 @@ every beta its loss is at most beta * (that of the one) + (1 - beta) * (that of 
 (a minimum of two scores: one ReLU) falls to the mix alone; tests/test_union.py has both. And a turn is no straight line.
 Training goes on where it was killed; what is trained is not trained again. Without MNIST's files, scikit-learn's digits stand in.
 
-Source: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 4.3 and figure 4.
+Source: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations".
 """
 
 import json
 import tempfile
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import click
@@ -63,16 +62,6 @@ def trained(data: Labelled, passes: int, out: Path) -> nn.Module:
     optimiser = partial(torch.optim.Adam, lr=2e-3)
     train(net, data, Worst(NOISE | TURN, steps=8), passes=passes, optimiser=optimiser, out=out, tell=click.echo)
     return net.requires_grad_(False)
-
-
-def after_every_turn(net: nn.Module, x: Tensor, y: Tensor, grid: tuple[int, ...] = GRID) -> Tensor:
-    """Which images are still read at each point of a grid of turns and shifts. Shapes: -> bool [images]."""
-    region, stand = TURN.around(x), torch.ones(len(x), dtype=torch.bool)
-    for move in product(*(torch.linspace(-1, 1, count).tolist() for count in grid)):
-        left = stand.nonzero()[:, 0]
-        inputs = region.rows(left).inputs(torch.tensor(move).expand(len(left), 3))
-        stand[left] = net(inputs).argmax(1) == y[left]
-    return stand
 
 
 @click.command()
@@ -112,7 +101,8 @@ def main(count: int, learnt: int, passes: int, steps: int, tries: int, data: Pat
     told("union: worst member", union, tries)
     told("affine: worst beta", affine, tries)
     print(f"fall to the affine adversary alone: {int((union & ~affine).sum())}; to the union alone: {int((affine & ~union).sum())}")
-    judged = union & after_every_turn(net, x, y, (3, 3, 3) if quick else GRID) & aa.evaluate(net, x, y, NOISE, "standard").robust
+    every = {"grid": partial(attacks.moves_grid, points=(3, 3, 3) if quick else GRID)}
+    judged = union & aa.evaluate(net, x, y, TURN, every).robust & aa.evaluate(net, x, y, NOISE, "standard").robust
     told("union: grid and standard", judged)
     print(f"fall to the affine adversary alone: {int((judged & ~affine).sum())}; to the union alone: {int((affine & ~judged).sum())}")
     if out:

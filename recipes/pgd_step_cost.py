@@ -68,7 +68,7 @@ def resnet(width: int = 32) -> nn.Module:
 
 
 def m5() -> nn.Module:
-    """M5 on raw audio (Dai et al. 2017, "Very deep convolutional neural networks for raw waveforms", table 1)."""
+    """M5 on raw audio (Dai et al. 2017, "Very deep convolutional neural networks for raw waveforms")."""
     layers: list[nn.Module] = []
     for inputs, outputs, kernel, stride in ((1, 32, 80, 16), (32, 32, 3, 1), (32, 64, 3, 1), (64, 64, 3, 1)):
         layers += [nn.Conv1d(inputs, outputs, kernel, stride), nn.BatchNorm1d(outputs), nn.ReLU(), nn.MaxPool1d(4)]

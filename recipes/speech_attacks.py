@@ -28,12 +28,11 @@ from audioadv import attacks
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.survivors import Attack
-from audioadv.audio.files import FULL_SCALE, round16
+from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.audio.levels import snr_db
 from audioadv.audio.ragged import led_in, pad
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.sounds import fsdd
-from audioadv.evaluation.speech import BOX
 from audioadv.evaluation.words import WordErrors
 from audioadv.threat.region import Region
 

@@ -25,10 +25,10 @@ from suite import DATA, Pair, pairs
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.attacks.craft import BATCH, BOX
+from audioadv.attacks.craft import BATCH
 from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
-from audioadv.audio.files import FULL_SCALE
+from audioadv.audio.files import BOX, FULL_SCALE
 from audioadv.audio.ragged import pad
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model

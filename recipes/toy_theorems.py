@@ -13,9 +13,9 @@ at most R from the margin, so that with Phi, the normal distribution function,
 
     linf:e  R = e (a + d)     l1:e  R = e max(a, 1)     either: the greater R     a mix of both: the mean R, as weighted
 
-Sources: Tsipras et al. 2019, "Robustness may be at odds with accuracy", section 2.1 (accuracy near 1 means robust accuracy near 0);
-Tramèr and Boneh 2019, "Adversarial training and robustness for multiple perturbations", theorem 1 (whatever resists 2 eta in Linf does
-not resist 2 in L1: no classifier is right in more than half of the cases against either) and section 3 (a mix of two norms is no
+Sources: Tsipras et al. 2019, "Robustness may be at odds with accuracy" (accuracy near 1 means robust accuracy near 0);
+Tramèr and Boneh 2019, "Adversarial training and robustness for multiple perturbations" (whatever resists 2 eta in Linf does
+not resist 2 in L1: no classifier is right in more than half of the cases against either; a mix of two norms is no
 stronger against a linear classifier than the worse of the two).
 """
 

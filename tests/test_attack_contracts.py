@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -57,6 +58,7 @@ TABLE = {
     "pgd momentum": Row(partial(attacks.pgd, steps=30, momentum=0.9)),
     "pgd restarts": Row(partial(attacks.pgd, steps=20, restarts=2)),
     "pgd to the end": Row(partial(attacks.pgd, steps=30, early_stop=False)),
+    "annealed_pgd": Row(partial(attacks.annealed_pgd, steps=25)),
     "apgd": Row(partial(attacks.apgd, steps=25)),
     "apgd_targeted": Row(partial(attacks.apgd_targeted, steps=25)),
     "carlini_wagner": Row(
@@ -279,7 +281,7 @@ def test_targeted_goals_too(name: str) -> None:
     assert (labels_of(net, result.adversarial) == targets).tolist() == result.reached
 
 
-@pytest.mark.parametrize("attack", [attacks.pgd, attacks.apgd])
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.annealed_pgd, attacks.apgd])
 def test_restarts_never_hurt(attack: Callable[..., AttackResult]) -> None:
     net = small(4, (1, 5, 6))
     x = inputs_for((1, 5, 6), 30, (0, 1))
@@ -347,7 +349,9 @@ def test_few_places_are_enough_in_l0(name: str) -> None:
     assert (region.gauge(found.adversarial) <= count + 3).all()
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd momentum", "pgd restarts", "apgd", "apgd_targeted", "fmn", "ddn", "deepfool"])
+@pytest.mark.parametrize(
+    "name", ["fgsm", "pgd", "pgd momentum", "pgd restarts", "annealed_pgd", "apgd", "apgd_targeted", "fmn", "ddn", "deepfool"]
+)
 def test_a_region_with_parameters_of_its_own_gets_them_back(name: str) -> None:
     net, x = small(4, (1, 6, 6)), inputs_for((1, 6, 6), 12, (0, 1))
     region = Spatial(30, 2).around(x)
@@ -357,6 +361,46 @@ def test_a_region_with_parameters_of_its_own_gets_them_back(name: str) -> None:
     assert region.holds(region.knowing(result.parameters).gauge(result.adversarial)).all()
     assert (labels_of(net, result.adversarial) != labels_of(net, x)).tolist() == result.reached
     assert any(result.reached) or name == "fgsm"
+
+
+def test_a_grid_of_moves_is_tried_to_its_first_hit_with_decisions_alone() -> None:
+    net, x = small(4, (1, 6, 6)), inputs_for((1, 6, 6), 12, (0, 1))
+    labels, region, points = labels_of(net, x), Spatial(12, 0.6).around(x), (5, 3, 2)
+    found = attacks.moves_grid(objective(lambda inputs: net(inputs).argmax(1), Misclassify(labels)), region, points=points)
+    moves = [torch.tensor(move).expand(12, 3) for move in product(*(torch.linspace(-1, 1, count).tolist() for count in points))]
+    hits = torch.stack([labels_of(net, region.inputs(move)) != labels for move in moves])
+    assert found.reached == hits.any(0).tolist()
+    assert 3 <= sum(found.reached) < 12
+    first = torch.where(hits.any(0), hits.int().argmax(0), len(moves) - 1)
+    assert found.forwards.tolist() == (first + 1).tolist()
+    assert found.parameters is not None
+    for row in hits.any(0).nonzero()[:, 0].tolist():
+        assert torch.equal(found.parameters[row], moves[int(first[row])][row])
+    still = attacks.moves_grid(misclassify(net, x), region, points=(1, 1, 1))
+    assert torch.equal(still.adversarial, x)
+
+
+def test_the_worst_of_more_random_moves_is_no_better_and_neighbours_change_nothing() -> None:
+    net, x = small(4, (1, 6, 6)), inputs_for((1, 6, 6), 30, (0, 1))
+    region = Spatial(8, 0.4).around(x)
+    few, many = (attacks.worst_of(misclassify(net, x), region, draws=draws) for draws in (1, 8))
+    assert sum(few.reached) < sum(many.reached)
+    assert not any(a and not b for a, b in zip(few.reached, many.reached, strict=True))
+    assert many.forwards.max() == 8
+    alone = attacks.worst_of(misclassify(net, x[7:9]), Spatial(8, 0.4).around(x[7:9]), draws=8)
+    assert torch.equal(alone.adversarial, many.adversarial[7:9])
+
+
+def test_moves_are_tried_where_there_are_moves_of_a_fixed_reach() -> None:
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
+    for attack in (attacks.moves_grid, attacks.worst_of):
+        with pytest.raises(OptionError, match="spatial:30,3"):
+            attack(misclassify(net, x), Linf(0.1).around(x))
+        with pytest.raises(OptionError, match="min has none"):
+            attack(misclassify(net, x), Spatial().around(x))
+    for points in ((3, 3), (3, 0, 3)):
+        with pytest.raises(OptionError, match="one count for each parameter"):
+            attacks.moves_grid(misclassify(net, x), Spatial(30, 2).around(x), points=points)
 
 
 def test_attacks_on_the_change_itself_refuse_parameters() -> None:

@@ -253,6 +253,22 @@ def test_a_run_from_end_to_end(manifest: Path) -> None:
         assert text in again.stdout
 
 
+def test_what_has_a_line_is_not_attacked_again(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("bench", "list.jsonl", "--out", "run", *QUICK, "--untargeted", "--batch", "4", "--limit")
+    attacked = list[str]()
+
+    def told(model: Recogniser, clips: list[aa.Clip], *arguments: Any, **options: Any) -> Any:
+        attacked.extend(clip.name for clip in clips)
+        return aa.craft_each(model, clips, *arguments, **options)
+
+    monkeypatch.setattr("audioadv.evaluation.run.bench.craft_each", told)
+    assert run(*command, "2").exit_code == 0
+    assert sorted(attacked) == ["0.wav", "1.wav"]
+    assert run(*command, "3").exit_code == 0
+    assert run(*command, "3").exit_code == 0
+    assert sorted(attacked) == ["0.wav", "1.wav", "2.wav"]
+
+
 def test_a_clip_is_the_same_alone_or_among_others_and_more_can_follow(manifest: Path) -> None:
     assert run("bench", "list.jsonl", "--out", "some", *QUICK, "--limit", "3", "--untargeted").exit_code == 0
     assert len(results("some")) == 3
@@ -436,7 +452,7 @@ def made(reached: bool, snr_db: float | None, **more: Any) -> dict[str, Any]:
 
 
 def test_a_row_counts_what_is_reached_and_what_would_be_played() -> None:
-    some = [made(True, 30.0), made(True, 20.0), made(True, None), made(False, None)]
+    some = [made(True, 30.0), made(True, 20.0), made(True, None), made(False, 5.0)]  # the last over a channel, too seldom
     (row,) = summarise(some)
     assert (row["model"], row["bound"], row["channel"]) == ("-", "snr:…", "none")
     assert (row["reached"], row["clips"], row["snr_db"], row["relative_db"], row["forwards"]) == (3, 4, 25.0, -25.0, 10)

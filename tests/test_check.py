@@ -292,7 +292,7 @@ def test_the_bundled_nets_are_silent(name: str, radius: float) -> None:
 @pytest.mark.parametrize("bound", ["snr:min", "snr:25"])
 def test_a_recogniser_is_silent(bound: str) -> None:
     """Two clips of unequal length, on the bundled recogniser."""
-    from audioadv.attacks.craft import BOX
+    from audioadv.audio.files import BOX
     from audioadv.audio.ragged import pad
 
     model = aa.load_model("tiny-mel")
@@ -315,6 +315,25 @@ def test_an_average_over_draws_is_silent() -> None:
 
 
 # The parts
+
+
+def test_a_search_for_the_smallest_that_misses_has_left_no_budget_unspent() -> None:
+    net, x = small(3, SHAPE), X[:4]
+    wanted, region = objective(net, Misclassify(labels_of(net, x))), Linf("min").around(x)
+    trace = Trace(region)
+    missed = attacks.find_then_shrink(trace.watching(wanted), region, steps=1)
+    sights = trace.sights(missed)
+    assert not any(sight.reached for sight in sights)
+    assert [sight.spent for sight in sights] == [None] * 4
+    assert "budget unspent" not in Checkup.of(Evidence(sights, missed.reached, searching=True)).broken
+
+
+def test_a_success_counts_within_the_bound_and_on_the_grid_only() -> None:
+    x, step = torch.zeros(4, 8), 2.0**-15
+    trace = Trace(Linf(0.1).around(x, box=(-1, 1), grid=step))
+    changes = torch.tensor([100 * step, 100.5 * step, 4000 * step, 200 * step])
+    trace.reach(torch.arange(4), x + changes[:, None], torch.tensor([True, True, True, False]))
+    assert trace.hit.tolist() == [True, False, False, False]
 
 
 def test_a_trace_changes_nothing_and_numbers_the_examples_as_they_came() -> None:

@@ -1,13 +1,20 @@
 """The road from clips to judged 16-bit audio, on a bundled recogniser: contracts, not strength."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import recognisers
 import torch
 
 import audioadv as aa
-from audioadv.audio.files import Clip, read_clip, write_wav
+from audioadv.attacks.craft import ATTACKS
+from audioadv.attacks.objective import Objective
+from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.survivors import nothing_yet
+from audioadv.audio.files import Clip, read_clip, round16, write_wav
 from audioadv.models.alphabet import ALPHABET
+from audioadv.threat.region import Region
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 STEPS = 60
@@ -132,6 +139,28 @@ def test_pgd_stays_in_its_region(model: aa.Recogniser, clips: list[Clip]) -> Non
         assert result.excess <= 0
     with pytest.raises(aa.errors.OptionError, match="fixed bound"):
         aa.craft(model, clips, aa.Transcribe("no"), attack="pgd")
+
+
+def test_what_an_attack_claims_is_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heard, but outside the bound; inside, but not heard: neither is a success, and the clip comes back as it was."""
+    listener, samples = recognisers.linear(), round16(0.1 * torch.randn(3200, generator=torch.Generator().manual_seed(0)))
+    clip = Clip("hiss", samples, 16000)
+    made = aa.craft(listener, [clip], aa.Transcribe("go"), bound=aa.Linf("min"), steps=STEPS).clips[0]
+    assert made.reached
+    for claimed, radius, outcome in (
+        (made.adversarial, 1.0, "reached"),
+        (made.adversarial, made.gauge / 2, "missed"),
+        (samples, 1.0, "missed"),
+    ):
+
+        def boast(objective: Objective, region: Region, claimed: torch.Tensor = claimed, **options: object) -> AttackResult:
+            return replace(nothing_yet(region), adversarial=claimed[None], outcome=(Outcome.REACHED,), gauge=region.radius)
+
+        monkeypatch.setitem(ATTACKS, "pgd", boast)
+        (result,) = aa.craft(listener, [clip], aa.Transcribe("go"), bound=aa.Linf(radius), attack="pgd").clips
+        assert result.outcome == outcome
+        assert torch.equal(result.adversarial, claimed if outcome == "reached" else samples)
+        assert result.excess <= 0
 
 
 def test_access_is_enforced(model: aa.Recogniser, clips: list[Clip]) -> None:

@@ -70,10 +70,14 @@ def test_margins_are_the_same_on_logits_and_log_softmax() -> None:
 
 def test_padding_frames_carry_nothing() -> None:
     log_probs = torch.cat([scores(1), scores(2)], dim=1)
+    for t, k in enumerate((*paths((1, 2))[0], 3)):  # and in the padding another letter
+        log_probs[0, t, k] += 20
     frames, columns, lengths = as_batch((1, 2))
     share = alignment(margins(log_probs).clamp_min(0), frames, columns, lengths, 0)
     assert (share[:, FRAMES:] == 0).all()
-    assert writes_exactly(log_probs, frames, columns, lengths, 0) == writes_exactly(log_probs[:, :FRAMES], frames, columns, lengths, 0)
+    assert writes_exactly(log_probs, frames, columns, lengths, 0).all()
+    assert not writes_exactly(log_probs, frames + 1, columns, lengths, 0).any()
+    assert transcripts(log_probs, frames, ("", "a", "b", "c")) == ["ab"]
 
 
 def test_shapes_are_checked_under_test() -> None:

@@ -52,6 +52,7 @@ def test_an_abstention_reaches_no_goal() -> None:
     for outputs in (scores, torch.tensor([-1])):
         assert abstained(outputs).all()
         assert not any(goal.reached(outputs).any() for goal in (Misclassify(0), Misclassify(2), Classify(0)))
+    assert not abstained(torch.tensor([[torch.nan, 1.0, 2.0]])).any(), "one number that is none is a fault, and no word"
     memory = remembering(linear_recogniser())
     sound, length = uniform(1, 3200) - 0.5, torch.tensor([3200])
     heard = memory(sound, length)

@@ -14,10 +14,11 @@ from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
 from audioadv.attacks.standard import near_then_square
 from audioadv.errors import AccessDenied, OptionError
+from audioadv.evaluation.images import digits
 from audioadv.models.bpda import BPDA
-from audioadv.models.classifier import Classifier
+from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Access
-from audioadv.threat.bounds import L1, L2, MIN, Linf
+from audioadv.threat.bounds import L0, L1, L2, MIN, Linf
 from audioadv.threat.labels import Misclassify, margin
 
 SHAPE = (1, 5, 6)
@@ -113,6 +114,7 @@ def test_draws_are_splitmix_and_know_no_neighbours() -> None:
     padded = torch.cat([x, torch.zeros(4, 1, 5)], -1)
     assert torch.equal(example_keys(7, x), example_keys(7, padded))
     assert len({*example_keys(7, x).tolist(), *example_keys(8, x).tolist()}) == 8
+    assert not (example_keys(7, x) == example_keys(7, x.flip(-1))).any(), "the same numbers in other places are another example"
     drawn = Draws.of(7, x).normal(x)
     torch.testing.assert_close(Draws.of(7, x.flip(0)).normal(x).flip(0), drawn)
     torch.testing.assert_close(Draws.of(7, padded).normal(padded)[..., :20], drawn)
@@ -139,6 +141,34 @@ def test_the_nearest_success_is_kept_and_only_within_the_region() -> None:
     assert run.result().reached == [True, True, False]
 
 
+def test_apgd_goes_on_from_the_best_point_by_the_slope_that_it_had_there() -> None:
+    """A valley between walls: whole steps go to and fro. At the first checkpoint, the 22nd step, all go on by a half from where it was
+    deepest, with a quarter of the way that they came."""
+    seen, clean = list[Tensor](), torch.linspace(-0.4, 0.4, 9, dtype=torch.float64)[:, None]
+
+    def valley(x: Tensor) -> Tensor:
+        seen.append(x.detach() - clean)
+        return torch.cat([1 + (x - 0.3).abs(), torch.zeros_like(x)], 1)
+
+    attacks.apgd(objective(valley, Misclassify(0, margin)), Linf(1.0).around(clean, box=None), steps=100)
+    delta = torch.stack(seen)
+    height = (clean + delta[:23] - 0.3).abs()
+    assert (height[1:] < height[:-1]).sum(0).max() <= 0.75 * 23, "all have stalled"
+    best = delta[:23].gather(0, height.argmin(0, keepdim=True))[0]
+    down = -(clean + best - 0.3).sign()
+    assert (down != -(clean + delta[22] - 0.3).sign()).any(), "some have gone past the bottom since"
+    expected = best + 0.75 * ((best + 1.0 * down).clamp(-1, 1) - best) + 0.25 * (best - delta[21])
+    torch.testing.assert_close(delta[23], expected.clamp(-1, 1))
+
+
+def test_the_first_of_restarts_begins_where_it_was_told_to() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 2, None)
+    seen = list[Tensor]()
+    spy = Classifier(lambda inputs: (seen.append(inputs.detach().clone()), net(inputs))[1])
+    attacks.pgd(objective(spy, Misclassify(labels_of(net, x))), Linf(1e-6).around(x, box=None), steps=1, restarts=3, random_start=False)
+    assert [torch.equal(inputs, x) for inputs in seen[::2]] == [True, False, False]
+
+
 @pytest.mark.parametrize("weight", [0.0, 1e-3, 0.3, 2.0])
 def test_the_proximal_operator_of_the_power_two_thirds_is_the_argmin(weight: float) -> None:
     delta, grid = torch.linspace(-4, 4, 33), torch.linspace(-4.0, 4.0, 20001, dtype=torch.float64)
@@ -163,6 +193,16 @@ def test_fmn_goes_far_enough_in_few_steps() -> None:
     assert attacks.fmn(wanted, region, steps=20).gauge.max() < 4
     assert attacks.fmn(wanted, region, steps=20, step_size=1.0, gamma=0.05).gauge.min() > 20
     torch.testing.assert_close(attacks.fmn(wanted, region, steps=100).gauge, 0.9 - x[:, 0], atol=2e-3, rtol=0)
+
+
+def test_fmn_in_l0_begins_at_one_entry() -> None:
+    """From a wide ball it does not come back to few: 97 entries in all. On digits that the bundled net is right about."""
+    net, data = load_classifier("mnist"), digits()
+    images = nn.functional.interpolate(data.images[:20], 28, mode="bilinear")
+    right = net(images).argmax(1) == data.labels[:20]
+    wanted, region = objective(net, Misclassify(data.labels[:20][right])), L0(MIN).around(images[right])
+    assert attacks.fmn(wanted, region, steps=100).gauge.sum() < 65
+    assert all(attacks.fmn(wanted, region, steps=20).reached)
 
 
 def test_runs_of_fmn_keep_the_smallest_change_and_only_the_first_begins_at_the_clean_input() -> None:

@@ -54,7 +54,7 @@ BLIND: dict[str, Callable[..., AttackResult]] = {
 def test_a_clip_alone_and_among_longer_ones_ends_alike(name: str, bound: Bound) -> None:
     """What a query asks of the padding would be heard, and drawn numbers would move."""
     waveforms, lengths = ragged(3)
-    goal = Transcribe("to be heard as this would take a wider bound") if name in ("nes", "spsa", "bandits", "coordinates") else Silence()
+    goal = Transcribe("zq") if name in ("nes", "spsa", "bandits", "coordinates") else Silence()
 
     def attacked(rows: slice) -> AttackResult:
         some, own = waveforms[rows, : int(lengths[rows].max())], lengths[rows]
@@ -69,6 +69,32 @@ def test_a_clip_alone_and_among_longer_ones_ends_alike(name: str, bound: Bound) 
         assert alone.outcome[0] == whole.outcome[i]
         assert alone.forwards[0] == whole.forwards[i]
         torch.testing.assert_close(alone.adversarial[0], whole.adversarial[i, : lengths[i]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nes", "spsa", "bandits", "coordinates", "square", "genetic"])
+def test_a_clip_alone_and_among_longer_ones_is_asked_about_alike(name: str) -> None:
+    """Query by query, where nobody gets there and leaves."""
+    waveforms, lengths = ragged(3)
+    asked = list[Tensor]()
+
+    def listen(waves: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(waves.detach().clone())
+        return recognisers.listen(waves, own)
+
+    def queries(rows: slice) -> list[Tensor]:
+        asked.clear()
+        some, own = waveforms[rows, : int(lengths[rows].max())], lengths[rows]
+        result = BLIND[name](objective(Recogniser(listen, 16000), Transcribe("zq"), own), Linf(1e-3).around(some, own, box=BOX), seed=3)
+        assert set(result.outcome) == {Outcome.MISSED}
+        return [waves.unflatten(0, (len(own), -1)) for waves in asked]
+
+    whole = queries(slice(0, 3))
+    assert len(whole) >= 4
+    for i in range(3):
+        alone = queries(slice(i, i + 1))
+        assert len(alone) == len(whole)
+        for mine, all_of_them in zip(alone, whole, strict=True):
+            torch.testing.assert_close(mine[0], all_of_them[i, :, : lengths[i]], rtol=1e-4, atol=1e-6)
 
 
 def test_estimated_slopes_ask_nothing_of_the_padding() -> None:

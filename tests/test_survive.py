@@ -1,6 +1,7 @@
 """Survival: the matrix says what is heard, draw by draw, and the command says what the matrix says."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import audioadv as aa
 from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.survival import Subject, Survival, survive, together
 from audioadv.report.survival import draw_survival
-from audioadv.threat.channels import parse_channel
+from audioadv.threat.channels import NOTHING, Channel, Key, parse_channel
+from audioadv.threat.channels.channel import Play
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,29 @@ def test_a_clean_clip_as_its_own_example_hears_the_same_draws(made: Path) -> Non
     (survival,) = survive(recognisers.linear(), [Subject("x", samples, "go", clean=samples)], [parse_channel("noise:0..30")], draws=20)
     assert survival.heard == survival.clean_heard
     assert len(set(survival.heard)) > 1
+
+
+def test_what_judges_has_had_no_part_in_the_making(made: Path) -> None:
+    """Draws of a channel are told apart by their role: those of slopes and of choices are other than those of the figure."""
+    met = dict[str, set[Key]]()
+
+    class Spy(Channel):
+        def __str__(self) -> str:
+            return "spy"
+
+        def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+            for key in keys:
+                met.setdefault(str(key.role), set()).add(key)
+            return NOTHING.draw(keys, sample_rate)
+
+    clean = aa.read_clip(made / "hiss.clean.wav", 16000)
+    list(survive(recognisers.linear(), [Subject("hiss", clean.samples, "go")], [Spy()], draws=20))
+    assert {role: len(keys) for role, keys in met.items()} == {"judge": 20}
+    met.clear()
+    (found,) = aa.craft(recognisers.linear(), [clean], aa.Transcribe("go"), bound=aa.SNR(0), channel=Spy(), steps=5, judge_draws=20).clips
+    looked = {key for key in met["judge"] if key.clip}  # but for those that are drawn beforehand, to see that it can be done
+    assert found.hits == found.draws == 20 == len(looked)
+    assert len({key for key in met["check"] if key.clip}) == 32
 
 
 def test_the_command_reads_what_craft_left(made: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file.
 
-Within a bound   fgsm, pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
+Within a bound   fgsm, pgd, annealed_pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
 In a union       worst_member (any attack, one member after another), msd (all members at once)
 In a mix         affine (random moves first, then any attack)
+Among moves      moves_grid (all of a grid), worst_of (a few at random); all that take slopes, too
 Under hearing    qin (two stages, a soft penalty over the masking threshold)
 On speech        kenansville (what can be left out), worsen (any attack, for as many word errors as it can)
 Others           universal (one change for all; everywhere lays it upon others), unbounded, transfer (from a substitute)
@@ -12,6 +13,7 @@ Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
 
 from audioadv.attacks.affine import affine
+from audioadv.attacks.annealed_pgd import annealed_pgd
 from audioadv.attacks.apgd import apgd, apgd_targeted
 from audioadv.attacks.apgd_l1 import apgd_l1
 from audioadv.attacks.boundary import boundary
@@ -25,6 +27,7 @@ from audioadv.attacks.fmn import fmn
 from audioadv.attacks.genetic import genetic
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
 from audioadv.attacks.kenansville import kenansville
+from audioadv.attacks.moves import moves_grid, worst_of
 from audioadv.attacks.objective import Look
 from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
@@ -43,6 +46,7 @@ __all__ = [
     "Expectation",
     "Look",
     "affine",
+    "annealed_pgd",
     "apgd",
     "apgd_l1",
     "apgd_targeted",
@@ -59,6 +63,7 @@ __all__ = [
     "genetic",
     "hop_skip_jump",
     "kenansville",
+    "moves_grid",
     "msd",
     "nes",
     "pdpgd",
@@ -73,4 +78,5 @@ __all__ = [
     "universal",
     "worsen",
     "worst_member",
+    "worst_of",
 ]

@@ -4,8 +4,8 @@
 
 A gradient for both at once serves neither: of an angle it leads nowhere, and while the image turns under it, the change
 that was made for one place lies at another.
-Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 4.3; moves by random choice,
-Engstrom et al. 2019, "Exploring the landscape of spatial robustness", 4.1.
+Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations"; moves by random choice,
+Engstrom et al. 2019, "Exploring the landscape of spatial robustness".
 """
 
 from collections.abc import Callable

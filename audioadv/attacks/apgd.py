@@ -1,7 +1,7 @@
 """Auto-PGD: gradient descent that finds its own step size.
 
 Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-attacks", section 3; the targeted form, section 4.2 there.
+attacks".
 """
 
 from dataclasses import replace
@@ -56,7 +56,7 @@ def apgd(
     next the other way round: against a detector that watches several layers (`recipes/detectors.py`) 60 steps from twice the
     radius reach 57 of 94, from half of it 93.
 
-    An example stalls where, since the last checkpoint, fewer than 75 % of its steps descended, or neither its step size nor
+    An example stalls where, since the last checkpoint, no more than 75 % of its steps descended, or neither its step size nor
     its best loss has changed. The loss is the goal's own (`Misclassify(labels, dlr)`, say). One forward and one backward a
     step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """

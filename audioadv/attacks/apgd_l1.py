@@ -1,6 +1,7 @@
 """Auto-PGD for L1: steps that change few entries, and a radius that shrinks to what is allowed.
 
-Source: Croce and Hein 2021, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", section 3.
+Source: Croce and Hein 2021, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers": the steps, and
+in section 3.2 the radius.
 """
 
 from collections.abc import Iterator

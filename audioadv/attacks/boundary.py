@@ -1,6 +1,6 @@
 """Boundary attack: a random walk along the decision boundary, toward the clean input.
 
-Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks", algorithm 1 and section 2.2.
+Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks".
 """
 
 import torch

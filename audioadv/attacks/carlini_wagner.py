@@ -1,6 +1,6 @@
 """Carlini and Wagner's L2 attack: the smallest change by a penalty whose weight is searched for.
 
-Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", sections V and VI.A.
+Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", section V, and their code.
 """
 
 import torch

@@ -29,7 +29,7 @@ from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
-from audioadv.audio.files import FULL_SCALE, Clip
+from audioadv.audio.files import BOX, FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
@@ -46,7 +46,6 @@ from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
 from audioadv.threat.region import Region
 
-BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 BATCH = 16
 SMALLEST = Linf(MIN)
 TextGoal = Transcribe | Silence | Mistranscribe

@@ -1,7 +1,6 @@
 """Decoupled direction and norm: the direction follows the slope, the norm follows success.
 
-Source: Rony et al. 2019, "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses",
-algorithm 1.
+Source: Rony et al. 2019, "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses".
 """
 
 import math
@@ -30,8 +29,8 @@ def ddn(
     """The smallest change that reaches the goal: a step down the loss, then onto the sphere of the moment's radius.
 
     The radius begins at `start` (full scale = 1) and changes by the factor 1 - gamma on success, 1 + gamma else; the step
-    goes from 1 to 0.01 along a cosine. Made for L2; in another norm the sphere is that norm's. Draws nothing. One forward
-    and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0.
+    goes from 1 to 0.01 along a cosine. Made for L2; in another norm the sphere is that norm's. Changes are not rounded to levels,
+    as their code does. Draws nothing. One forward and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
     if isinstance(region.norm, L0Norm):
         raise OptionError("ddn moves along spheres, and a change in L0 has no length to scale. Use sigma_zero or fmn")

@@ -4,7 +4,7 @@
 
 A counter-based generator: no state but the count of draws, the same bits on every device, and the padding of a shorter clip
 takes nothing from anyone. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
-number generators", figure 16), in 64-bit integers that wrap.
+number generators"), in 64-bit integers that wrap.
 """
 
 import math

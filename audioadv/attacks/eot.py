@@ -22,7 +22,7 @@ rates    Whether an input reaches the goal is a *rate* over check draws: other d
          first ones no more than `CHECKED` of all forwards go into it.
 
 Sources: Athalye et al. 2018, "Synthesizing robust adversarial examples"; for rooms, Yakura and Sakuma 2019, "Robust audio
-adversarial example for a physical attack", and Qin et al. 2019, section 4.
+adversarial example for a physical attack", and Qin et al. 2019.
 """
 
 import math

@@ -90,7 +90,8 @@ class Coordinates:
     def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
         here, flat = objective.score(inputs, near, slack), inputs.flatten(1)
-        order = draws_now(self.seed, objective, inputs).uniform(flat).argsort(1)[:, : self.entries]
+        padding = unpadded(objective, torch.ones_like(inputs)).flatten(1) == 0  # comes last, so that a clip's entries are its own
+        order = draws_now(self.seed, objective, inputs).uniform(flat).masked_fill(padding, 2.0).argsort(1)[:, : self.entries]
         slope = torch.zeros_like(flat)
         for place in order.T:
             way = unpadded(objective, torch.zeros_like(flat).scatter(1, place[:, None], self.reach).reshape(inputs.shape))

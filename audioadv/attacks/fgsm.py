@@ -1,6 +1,6 @@
 """The fast gradient sign method: one step of the whole radius.
 
-Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial examples", section 4.
+Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial examples".
 """
 
 from audioadv.attacks.objective import Objective, at_rest

@@ -1,6 +1,6 @@
 """Fast minimum-norm attack, in any norm.
 
-Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints", algorithm 1.
+Source: Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints".
 """
 
 import math
@@ -16,12 +16,13 @@ from audioadv.attacks.run import Run, Tell, cut, finite_rows, restless
 from audioadv.attacks.survivors import nearest, one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
-from audioadv.threat.norms import LinfNorm
+from audioadv.threat.norms import L0Norm, LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 PATIENCE = 10  # steps without success, before another way is tried; a twentieth of all, where these are few
 FEW = 200  # steps, below which each has to do more
+PATIENCE_IN_L0 = 20  # the same in L0, where a ball has to grow from one entry
 
 
 def fmn(
@@ -46,6 +47,10 @@ def fmn(
     to 0.001. The loss is the margin, as in the paper, for goals of labels. One forward and one backward a step.
     Shapes: as in `region.clean`.
 
+    In L0 the ball begins at one entry and goes by one at least, as in the paper, unless there are less than 100 steps: what is
+    chosen in a wide ball is not given up again in a narrow one. An example that is not found in twenty steps goes on as in other
+    norms. (The net trained naturally, 50 images, 100 steps: the median is 7, from a wide ball 14; mnist-robust: 17 and 16.)
+
     It begins at the clean input, or `far` from it, anywhere in the box: what is near depends on where one comes from. Of
     `restarts`, all but the first begin far, and the smallest change is kept; in a fixed region they take what still stands.
     (mnist-robust, 97 images, L1: the median is 4.2 after 1,000 steps, 2.9 after four times 250.)
@@ -62,10 +67,13 @@ def fmn(
         return one_after_another(runs, region) if region.radius.isfinite().all() else nearest(runs, region)
     gamma = min(0.5, max(0.05, 0.05 * FEW / steps)) if gamma is None else gamma
     step_size = max(1.0, 80 / steps) if step_size is None else step_size
-    patience = min(PATIENCE, max(1, PATIENCE * steps // FEW))
+    patience, entry = min(PATIENCE, max(1, PATIENCE * steps // FEW)), 0.0
+    if isinstance(region.norm, L0Norm) and 2 * steps >= FEW:
+        patience, entry = min(PATIENCE_IN_L0, 3 * steps // 20), 1.0
     run = Run(objective.by(margin), region, progress)
-    delta, ball = anywhere(region, seed) if far else region.start(), torch.full_like(region.radius, torch.inf)
-    best = ball  # the smallest change that reached the goal, inside the region or not
+    delta = anywhere(region, seed) if far else region.start()
+    ball = torch.full_like(region.radius, entry if entry and not far else torch.inf)
+    best = torch.full_like(ball, torch.inf)  # the smallest change that reached the goal, inside the region or not
     with at_rest(objective.model):
         for number in range(steps):
             inputs = run.region.inputs(delta)
@@ -77,9 +85,11 @@ def fmn(
             size = run.region.norm.gauge(delta)
             best = torch.where(look.reached, torch.minimum(best, size), best)
             dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
-            outward = torch.where(best.isfinite(), ball * (1 + rate), (size + look.loss.abs() / dual) * (1 + rate))
+            inward, outward = (ball - entry).clamp_min(0).minimum(ball * (1 - rate)), (ball + entry).maximum(ball * (1 + rate))
+            if not entry:
+                outward = torch.where(best.isfinite(), outward, (size + look.loss.abs() / dual) * (1 + rate))
             lost = best.isinf() & (number >= patience)
-            ball = torch.where(look.reached, torch.minimum(ball * (1 - rate), best), torch.where(lost, torch.inf, outward))
+            ball = torch.where(look.reached, torch.minimum(inward, best), torch.where(lost, torch.inf, outward))
             slope = restless(slope, lost | isinstance(region.norm, LinfNorm))
             delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
             delta = run.region.at(ball).project(delta)

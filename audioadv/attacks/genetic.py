@@ -5,9 +5,9 @@
 Where breeding stalls, more is mutated. The last part of the search is a descent from the best of the herd, along slopes that are
 estimated from scores too: close to the goal a herd finds few of the changes that are left to make.
 
-Sources: Alzantot, Balaji and Srivastava 2018, "Did you hear that? Adversarial examples against automatic speech recognition",
-algorithm 1; the momentum of mutation, and estimated slopes for the end, Taori et al. 2019, "Targeted adversarial examples for
-black box audio systems", algorithms 1 and 2. Different here: mutations are steps of the bound's own geometry, and what is left
+Sources: Alzantot, Balaji and Srivastava 2018, "Did you hear that? Adversarial examples against automatic speech recognition";
+the momentum of mutation, and estimated slopes for the end, Taori et al. 2019, "Targeted adversarial examples for black box
+audio systems". Different here: mutations are steps of the bound's own geometry, and what is left
 of the budget says when breeding ends, not the letters that are wrong.
 """
 

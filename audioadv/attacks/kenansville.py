@@ -6,7 +6,7 @@ Parts are Fourier coefficients of the whole clip ("dft"), or what the principal 
 ("ssa", singular spectrum analysis). The more is dropped, the likelier the model errs, so that bisection finds how much it takes.
 
 Source: Abdullah et al. 2021, "Hear 'no evil', see 'Kenansville': efficient and transferable black-box attacks on speech recognition
-and voice identification systems", sections IV and V.
+and voice identification systems".
 """
 
 import math

@@ -142,7 +142,7 @@ class Objective:
     @property
     def hears_only(self) -> bool:
         """Whether the model grants decisions only, but the goal can tell how far a transcript is from it."""
-        return self.expectation is None and granted(self.model) is Access.DECISIONS and hasattr(self.goal, "apart")
+        return self.expectation is None and self.granted is Access.DECISIONS and hasattr(self.goal, "apart")
 
     def rank(self, inputs: Tensor) -> Score:
         """One forward, for searches that need no slope: `score`, or, by decisions only, how much of the transcript is wrong.

@@ -1,6 +1,6 @@
 """Primal-dual proximal gradient descent: the smallest change as a game between the change and the constraint's price.
 
-Source: Matyasko and Chau 2021, "PDPGD: primal-dual proximal gradient descent adversarial attack", algorithm 1.
+Source: Matyasko and Chau 2021, "PDPGD: primal-dual proximal gradient descent adversarial attack".
 """
 
 import math
@@ -24,7 +24,7 @@ def prox_l23(delta: Tensor, weight: Tensor) -> Tensor:
 
     With z = |y|^(1/3), stationarity is the quartic z^4 - |delta| z + 2 weight / 3 = 0, whose resolvent cubic a cosh solves. All
     channels of a place go together, by their length. Shapes: delta and weight [batch, *] -> as delta.
-    Source: Cao, Sun and Xu 2013, "Fast image deconvolution using closed-form thresholding formulas of Lq regularization", 2.
+    Source: Cao, Sun and Xu 2013, "Fast image deconvolution using closed-form thresholding formulas of Lq regularization".
 
     >>> prox_l23(torch.tensor([[1.0, 3.0]]), torch.ones(1, 2)).round(decimals=4)
     tensor([[0.0000, 2.5094]])

@@ -1,7 +1,7 @@
 """Projected gradient descent within a fixed region.
 
-Sources: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1; for momentum, Dong et
-al. 2018, "Boosting adversarial attacks with momentum", algorithm 1.
+Sources: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks"; for momentum, Dong et
+al. 2018, "Boosting adversarial attacks with momentum".
 """
 
 from functools import partial
@@ -37,15 +37,16 @@ def pgd(
 
     With `momentum`, the direction is that of the running sum of slopes, each first divided by its mean size. None is none, but
     for a joined goal 0.75: its parts pull to and fro, and the sum is where both go (`recipes/detectors.py`). Without
-    `random_start` it begins at the clean input (the basic iterative method). Each of the `restarts` takes only the examples
-    that are still standing.
+    `random_start` it begins at the clean input (the basic iterative method), where restarts after the first would only begin
+    again: these start at random. Each of the `restarts` takes only the examples that are still standing.
 
     The first input that reaches the goal is kept, and its example leaves; without `early_stop` all go on.
     One forward and one backward a step, and a forward for the last iterate. Shapes: as in `region.clean` and `objective`.
     """
     if restarts > 1:
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)
-        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
+        starts = [partial(once, random_start=random_start or number > 0, seed=seed + number) for number in range(restarts)]
+        return one_after_another([(objective, start) for start in starts], region)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()

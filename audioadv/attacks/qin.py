@@ -7,10 +7,12 @@
 This is the baseline of the field for changes that are not heard: a soft penalty, which a few bins far over the threshold can be
 a price for. So the region's limits are what the penalty is over, and no step is projected onto them; `find_then_shrink` keeps to them.
 
-Source: Qin et al. 2019, "Imperceptible, robust, and targeted adversarial examples for automatic speech recognition", sections 3
-and 4.1; Adam, and the last quarter of stage 2 at a tenth of its step, as in the code that came with it. Numbers are the paper's,
-from int16 to full scale. Different here, and none to its harm: each step is looked at, not each tenth; a clip that stage 1 has not
-brought to the goal in its share of the steps stays in it until it is there; the masking threshold is the region's own.
+Source: Qin et al. 2019, "Imperceptible, robust, and targeted adversarial examples for automatic speech recognition";
+Adam, and the last quarter of stage 2 at a tenth of its step, as in the code that came with it. Numbers are the paper's,
+from int16 to full scale. Different here: each step is looked at, not each tenth; a clip that stage 1 has not brought to the goal in
+its share of the steps stays in it until it is there; stage 1 goes by plain signs, where their code hands the signs to Adam; the masking
+threshold is the region's own; alpha has no floor (0.0005 in their code); the penalty is in decibels, where their code compares powers,
+so that there a bin far over the threshold outweighs all others.
 """
 
 import math
@@ -64,7 +66,7 @@ class Search:
         self.alpha = self.alpha * torch.where(up, STRONGER, 1.0) * torch.where(down, WEAKER, 1.0)
 
     def adam(self, slope: Tensor) -> Tensor:
-        """The direction of a step of stage 2; what stage 1 has seen does not count. Source: Kingma and Ba 2015, algorithm 1."""
+        """The direction of a step of stage 2; what stage 1 has seen does not count. Source: Kingma and Ba 2015."""
         soft, age = each(self.age > 0, slope), each(self.age.clamp_min(1), slope)
         self.mean = soft * torch.lerp(slope, self.mean, MEAN)
         self.square = soft * torch.lerp(slope.square(), self.square, SQUARE)
@@ -129,7 +131,7 @@ def qin(
 def audible(region: Region, change: Tensor) -> tuple[Tensor, Tensor]:
     """How much of each change can be heard, and the slope of that: the mean over a clip's frames and bins of its excess, dB.
 
-    Shapes: change [batch, time] -> [batch], [batch, time]. Source: equation 6; here of the change's level against the
+    Shapes: change [batch, time] -> [batch], [batch, time]. Here of the change's level against the
     region's limits, which `masked:min` has at the threshold.
     """
     norm = region.norm

@@ -3,7 +3,7 @@
 Find. From the clean input, steps of a tenth of its own size lower the goal's loss (CTC, for a text) until the goal is reached.
 An example that is not there after some steps gets a larger region, or, where the bound is fixed, a new cycle of step sizes.
 
-Shrink. Carlini and Wagner 2018 (III-B, III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
+Shrink. Carlini and Wagner 2018 (III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
 alignment found. Here, example by example,
 
     gamma   the next radius is (1 - gamma) of the smallest change found. Eight steps without success halve gamma and set the
@@ -84,7 +84,7 @@ def find_then_shrink(
     content alone, so that neighbours and order change nothing.
 
     Shapes: as in `region.clean` and `objective`. Sources: Carlini and Wagner 2018, "Audio adversarial examples: targeted
-    attacks on speech-to-text", III; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
+    attacks on speech-to-text"; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
     clean, ones = region.clean, torch.ones_like(region.radius)
     gradual = getattr(region.norm, "gradual", False)

@@ -1,6 +1,6 @@
 """sigma-zero: the fewest entries changed, through a smooth stand-in for their number.
 
-Source: Cina et al. 2025, "sigma-zero: gradient-based optimization of l0-norm adversarial examples", algorithm 1.
+Source: Cina et al. 2025, "sigma-zero: gradient-based optimization of l0-norm adversarial examples".
 """
 
 import math

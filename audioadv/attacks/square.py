@@ -1,7 +1,6 @@
 """Square attack: random windows, kept where they lower the loss. Scores only.
 
-Source: Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via random search",
-algorithms 1 to 3.
+Source: Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via random search".
 """
 
 import torch
@@ -45,7 +44,11 @@ def square(
     Where `begin` [batch, *] is given, a change within the region, it begins there instead.
 
     In Linf a window takes the radius with one random sign a channel, from a start of stripes. In L2 the energy of a second
-    window moves into the first. What falls is the margin, as in the paper, for goals of labels.
+    window moves into the first. What falls is the margin, for goals of labels (the paper lowers the cross-entropy of a wanted class).
+
+    Different in L2: a window holds one peak of one sign a channel, where the paper's has two of opposite signs, and the start is
+    signs everywhere, where the paper's is a tiling of such peaks. (The net trained naturally, L2 1.5, 100 images, 1,000 queries: 56
+    fall, with the paper's windows 49, with its start 55.)
 
     Shapes: [batch, time], [batch, channels, time] or [batch, channels, height, width]. Raises OptionError for other norms.
     """
@@ -115,7 +118,7 @@ def start(region: Region, draws: Draws) -> Tensor:
 
 
 def flip(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
-    """Algorithm 2: within a window, the whole radius, one sign a channel."""
+    """In Linf: within a window, the whole radius, one sign a channel."""
     inside, _ = windows(region, share, draws)
     channels = as_channels(delta)
     signs = draws.signs(channels.flatten(2)[..., :1]).reshape(*channels.shape[:2], *[1] * (channels.ndim - 2))
@@ -124,7 +127,7 @@ def flip(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
 
 
 def carry(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
-    """Algorithm 3: the energy of a second window, and what the radius leaves, moves into the first, as one more peak."""
+    """In L2: the energy of a second window, and what the radius leaves, moves into the first, as one more peak."""
     (first, depth), (second, _) = windows(region, share, draws), windows(region, share, draws)
     channels = as_channels(delta)
     rest = torch.where(first | second, 0.0, channels)

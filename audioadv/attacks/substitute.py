@@ -2,7 +2,7 @@
 
 inputs --ask--> answers --learn--> substitute --slope's sign--> inputs beyond --ask--> ...
 
-Source: Papernot et al. 2017, "Practical black-box attacks against machine learning", algorithm 1.
+Source: Papernot et al. 2017, "Practical black-box attacks against machine learning".
 """
 
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ def substituting(
 
 
 def decided(answers: Tensor) -> Tensor:
-    """The classes that answers stand for. Shapes: int64 [count] or probabilities [count, classes] -> int64 [count]."""
+    """The classes that answers stand for. Shapes: int64 [count] or scores [count, classes] -> int64 [count]."""
     return answers.argmax(1) if answers.is_floating_point() else answers
 
 

@@ -35,7 +35,7 @@ class Sight:
     broken   losses or slopes that were not finite
     tail     the share of the loss's fall that came in the last quarter of the looks: a quarter, if it falls evenly
     rise     how far its last quarter lies over its first look, as a share of all its range; below 0 if it fell
-    spent    the gauge of a miss's last iterate, as a share of the radius
+    spent    the gauge of a miss's last iterate, as a share of the radius, where there is one
     strayed  the answer lies outside the bound, or for a miss, the last iterate does
     lost     the goal was reached within the bound at some look, but the answer is a miss
 
@@ -144,7 +144,8 @@ class Trace:
             return
         region = self.at(examples, inputs)
         share = (region.gauge(inputs) / region.radius).cpu()
-        self.spent[examples] = torch.fmax(self.spent[examples], torch.where(share.isfinite(), share, math.nan).float())
+        known = share.isfinite() & region.radius.isfinite().cpu()  # of no bound, nothing is a share
+        self.spent[examples] = torch.fmax(self.spent[examples], torch.where(known, share, math.nan).float())
         self.strayed[examples] |= (share > 1 + SPILL) | ~in_box(region, inputs).cpu()
 
     def at(self, examples: Tensor, inputs: Tensor) -> Region:

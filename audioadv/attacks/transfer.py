@@ -1,6 +1,6 @@
 """Transfer from a substitute that was trained on the victim's answers. Decisions only.
 
-Source: Papernot et al. 2017, "Practical black-box attacks against machine learning", algorithm 1.
+Source: Papernot et al. 2017, "Practical black-box attacks against machine learning".
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """A search that keeps going: wider and wider, until every example falls.
 
-Source: Carlini et al. 2019, "On evaluating adversarial robustness", section 4.3: an attack without a bound reaches every
+Source: Carlini et al. 2019, "On evaluating adversarial robustness", section 5.3: an attack without a bound reaches every
 example, or something is wrong with the attack.
 """
 

@@ -1,7 +1,7 @@
 """Attacks on a union of bounds: one member after another, or one step of all members.
 
-Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 3 (the worst member); Maini et
-al. 2020, "Adversarial robustness against the union of multiple perturbation models", 4.3 (multi steepest descent).
+Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations" (the worst member); Maini et
+al. 2020, "Adversarial robustness against the union of multiple perturbation models" (multi steepest descent).
 """
 
 from collections.abc import Callable

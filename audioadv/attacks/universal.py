@@ -5,7 +5,7 @@
 
 Sources: Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations"; for speech, Neekhara et al. 2019, "Universal adversarial
 perturbations for speech recognition systems"; the descent on a clipped loss, Shafahi et al. 2020, "Universal adversarial
-training", algorithm 2. On clips that begin with silence (`audio.ragged.led_in`), in a `Sticker` over that silence, with the goal
+training". On clips that begin with silence (`audio.ragged.led_in`), in a `Sticker` over that silence, with the goal
 `Silence`, it is the muting segment of Raina et al. 2024, "Muting Whisper: a universal acoustic adversarial attack on speech
 foundation models".
 """

@@ -38,7 +38,7 @@ def segmental_snr_db(clean: Tensor, adversarial: Tensor, sample_rate: int) -> Te
     """Mean over segments of 30 ms, a quarter of that apart, of the SNR of each, taken as -10 to 35 dB. Shapes: [*, time] twice -> [*].
 
     A segment without change counts as 35 dB; one that was silent and is not, as -10 dB. The last segments are filled with zeros.
-    Source: Hansen and Pellom 1998, "An effective quality evaluation protocol for speech enhancement algorithms", equation 2.
+    Source: Hansen and Pellom 1998, "An effective quality evaluation protocol for speech enhancement algorithms".
 
     >>> clean = torch.ones(16000)
     >>> segmental_snr_db(clean, 1.1 * clean, 16000).round(decimals=2)
@@ -61,7 +61,7 @@ def log_spectral_distance_db(clean: Tensor, adversarial: Tensor, sample_rate: in
     """Root mean square over bins of the difference in level, mean over frames of 32 ms. Shapes: [*, time] twice -> [*].
 
     Levels below that of a sine of one 16-bit step count as that.
-    Source: Gray and Markel 1976, "Distance measures for speech processing", equation 3 (the L2 norm).
+    Source: Gray and Markel 1976, "Distance measures for speech processing" (the L2 norm).
 
     >>> noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
     >>> log_spectral_distance_db(0.1 * noise, 0.2 * noise, 16000).round(decimals=2)  # twice is 6.02 dB in every bin
@@ -77,7 +77,7 @@ def masking_excess_db(clean: Tensor, adversarial: Tensor, lengths: Tensor, heari
 
     At most 0 everywhere: inaudible under this model of hearing. Padding has no excess.
     Shapes: clean and adversarial [batch, time], lengths [batch] -> [batch, frames, bins].
-    Source: the model, ISO/IEC 11172-3, Annex D.1; the measure, the penalty of Qin et al. 2019 in decibels.
+    Source: the model, ISO/IEC 11172-3, Annex D, model 1; the measure, the penalty of Qin et al. 2019 in decibels.
     """
     change = level_db(adversarial - clean, lengths, hearing)
     excess = change - masking_threshold(clean, lengths, hearing)

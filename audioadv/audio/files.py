@@ -27,6 +27,7 @@ Samples = npt.NDArray[np.float32]
 
 LONGEST_SECONDS = 60.0
 FULL_SCALE = 32768  # steps of the 16-bit grid between 0 and 1
+BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 UNSTATED = 2**63 - 1  # libsndfile's frame count when the header gives none
 STREAMED = 0x7FFF0000  # programs that write to a pipe put 0x7FFFF000, 0xFFFFFFFF or the like where the size belongs
 

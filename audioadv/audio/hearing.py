@@ -1,6 +1,6 @@
 """The model of hearing behind the masking threshold: its choices, its formulas, and what depends on nothing else.
 
-Source: ISO/IEC 11172-3:1993, Annex D.1, psychoacoustic model 1. The standard tabulates it for 32, 44.1 and 48 kHz; here its
+Source: ISO/IEC 11172-3:1993, Annex D, psychoacoustic model 1. The standard tabulates it for 32, 44.1 and 48 kHz; here its
 tables are formulas in hertz and Bark, good for any rate.
 """
 
@@ -89,7 +89,7 @@ class Hearing:
 
 
 def bark(hz: Tensor) -> Tensor:
-    """Critical-band rate. Source: Zwicker and Terhardt 1980, "Analytical expressions for critical-band rate", equation 1.
+    """Critical-band rate. Source: Zwicker and Terhardt 1980, "Analytical expressions for critical-band rate".
 
     >>> bark(torch.tensor([100.0, 1000.0, 4000.0])).round(decimals=2)
     tensor([ 0.9900,  8.5100, 17.2600])
@@ -98,7 +98,7 @@ def bark(hz: Tensor) -> Tensor:
 
 
 def quiet_db(hz: Tensor) -> Tensor:
-    """Threshold in quiet, dB SPL, at most 68. Source: Terhardt 1979, "Calculating virtual pitch", equation 1.
+    """Threshold in quiet, dB SPL, at most 68. Source: Terhardt 1979, "Calculating virtual pitch".
 
     >>> quiet_db(torch.tensor([100.0, 1000.0, 3300.0])).round(decimals=2)
     tensor([22.9500,  3.3700, -4.9800])
@@ -123,7 +123,7 @@ def skirts(masker: Tensor, maskee: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def simplified_skirts(masker: Tensor, maskee: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for two straight skirts; here L counts from 40 dB. Source: Lin and Abdulla 2015, "Audio Watermark", section 2.2."""
+    """The same for two straight skirts; here L counts from 40 dB. Source: Lin and Abdulla 2015, "Audio Watermark"."""
     away = maskee - masker[:, None]
     return -27 * away.abs(), 0.37 * away.clamp_min(0)
 

@@ -6,7 +6,7 @@
        +------------- s
 
 Two sounds agree by the landmarks that they share at one and the same delay. What plays faster or at another pitch is another
-sound. Source: Wang 2003, "An industrial-strength audio search algorithm" (section 2; there it is music, and clips are longer).
+sound. Source: Wang 2003, "An industrial-strength audio search algorithm" (there it is music, and clips are longer).
 """
 
 import torch

@@ -37,7 +37,7 @@ def relative_db(clean: Tensor, adversarial: Tensor) -> Tensor:
 
         dB_x(delta) = 20 log10 max|delta| - 20 log10 max|clean|
 
-    Source: Carlini and Wagner 2018, "Audio Adversarial Examples: Targeted Attacks on Speech-to-Text", section II.
+    Source: Carlini and Wagner 2018, "Audio Adversarial Examples: Targeted Attacks on Speech-to-Text".
     >>> relative_db(torch.tensor([0.5, -0.5]), torch.tensor([0.5, -0.45])).round(decimals=2)
     tensor(-20.)
     """

@@ -4,7 +4,7 @@
                       `-> noise: what tones leave over, a masker for each critical band --------------- > skirts, added up
                                                                                   threshold in quiet --'
 
-Source: ISO/IEC 11172-3:1993, Annex D.1, psychoacoustic model 1; `audioadv.audio.hearing` holds its choices and formulas.
+Source: ISO/IEC 11172-3:1993, Annex D, psychoacoustic model 1; `audioadv.audio.hearing` holds its choices and formulas.
 """
 
 import math
@@ -136,7 +136,7 @@ def lasting(threshold: Tensor, there: Tensor, hearing: Hearing, model: Ear) -> T
 
     From 5 to 200 ms after a frame and from 1 to 20 ms before it, from centre to centre; the louder of a frame's own threshold and
     its neighbours' counts. Shapes: threshold [batch, frames, lines], there bool [batch, frames].
-    Source: Fastl and Zwicker 2007, "Psychoacoustics", section 4.4.
+    Source: Fastl and Zwicker 2007, "Psychoacoustics: facts and models".
     """
     quiet = 10 * model.quiet_power.log10()
     over = lasts = (threshold - quiet) * there[..., None]

@@ -62,7 +62,7 @@ def waveform(bins: Tensor, window: int, time: int) -> Tensor:
     """The sound whose spectrum is nearest to these bins: `spectrum`'s inverse where there is one (weighted overlap-add).
 
     Shapes: [*, frames, window / 2 + 1] -> [*, time].
-    Source: Griffin and Lim 1984, "Signal estimation from modified short-time Fourier transform", equation 6.
+    Source: Griffin and Lim 1984, "Signal estimation from modified short-time Fourier transform".
     """
     hop, count = window // OVERLAP, bins.shape[-2]
     hann = torch.hann_window(window, dtype=bins.real.dtype, device=bins.device)

@@ -21,7 +21,7 @@ from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Number
 from audioadv.cli.outputs import check_writable, make_folder, output_names
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
-from audioadv.evaluation.run.bench import UNTARGETED, Bench, Job, Setting, changed_clips, length_of, plan
+from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, length_of, plan
 from audioadv.evaluation.run.claims import workers
 from audioadv.evaluation.run.ledger import Ledger
 from audioadv.evaluation.run.run_file import fingerprint_of, state_run
@@ -31,7 +31,7 @@ from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import Silence, Transcribe
+from audioadv.threat.goals import NOT_AS, Silence, Transcribe
 from audioadv.threat.model import ThreatModel
 
 LONGEST_FOLDER = 80  # characters of its name
@@ -96,7 +96,7 @@ def bench(
     options = {"steps": steps, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
     settings = as_settings(models, attacks, bounds, channels)
     entries, complaints = read_lines(manifest)
-    jobs = as_jobs(manifest, entries, out, settings, target, untargeted)
+    jobs = as_jobs(entries, out, settings, target, untargeted)
     check_writable(out)
     claims = workers(str(out.absolute()))
     load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device)))
@@ -189,7 +189,7 @@ def read_lines(manifest: Path) -> tuple[list[tuple[str, Entry]], list[AudioadvEr
 
 
 def as_jobs(
-    manifest: Path, entries: Sequence[tuple[str, Entry]], out: Path, settings: Sequence[Setting], target: str | None, untargeted: bool
+    entries: Sequence[tuple[str, Entry]], out: Path, settings: Sequence[Setting], target: str | None, untargeted: bool
 ) -> list[Job]:
     """A job for each entry. Raises OptionError where files of the run would come to lie among the clips."""
     ours = {os.path.realpath(out / setting.folder) for setting in settings}
@@ -198,8 +198,8 @@ def as_jobs(
         if os.path.realpath(entry.path.parent) in ours:
             raise OptionError(f"{where}: {entry.path} lies where --out {out} puts its files. Name another folder")
         text, own, seconds = entry.text, entry.target, entry.seconds
-        if own is not None and own.startswith(UNTARGETED):  # the manifest is the result of an untargeted run
-            text, own = text or own.removeprefix(UNTARGETED), None
+        if own is not None and own.startswith(NOT_AS):  # the manifest is the result of an untargeted run
+            text, own = text or own.removeprefix(NOT_AS), None
         wanted = None if untargeted else own if target is None else target
         jobs.append(Job(where, entry.path, name, text, wanted, length_of(entry.path) if seconds is None else seconds))
     return jobs

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.attacks.craft import ATTACKS as ON_SOUND
-from audioadv.attacks.craft import BOX
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.survivors import Attack
-from audioadv.audio.files import FULL_SCALE, read_clip
+from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import DONE, NOT_REACHED, common_options
 from audioadv.errors import OptionError, UnknownModel

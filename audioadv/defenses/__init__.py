@@ -16,13 +16,13 @@ from audioadv.defenses.detectors import Confidence, Density, Detected, Detector,
 from audioadv.defenses.distillation import Tempered, distill
 from audioadv.defenses.likeness import Exact, Heard, Near
 from audioadv.defenses.memory import Memory, forgetting, remembering
+from audioadv.defenses.preprocessing import Through, defend, undefended
 from audioadv.defenses.rover import rover
 from audioadv.defenses.sampled import Sampled, sampled
 from audioadv.defenses.smoothed_recogniser import SmoothedRecogniser
 from audioadv.defenses.smoothing import Certificates, Smoothed
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.thermometer import Thermometer
-from audioadv.defenses.through import Through, defend, undefended
 
 __all__ = [
     "Certificates",

@@ -3,7 +3,7 @@
     denoiser = Denoiser(axes=2);  learn_to_denoise(denoiser, images, Gaussian(0.3));  defend(net, Purify(denoiser))
 
 Sources: Gu and Rigazio 2015, "Towards deep neural network architectures robust to adversarial examples" (denoising autoencoders);
-Meng and Chen 2017, "MagNet", section 4.3; that it falls, Carlini and Wagner 2017, "MagNet and 'Efficient defenses against
+Meng and Chen 2017, "MagNet"; that it falls, Carlini and Wagner 2017, "MagNet and 'Efficient defenses against
 adversarial attacks' are not robust to adversarial examples".
 """
 

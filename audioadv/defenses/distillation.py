@@ -5,7 +5,7 @@
 At 1 its scores are T times too large: the softmax rounds to 0 and 1, and the slope of the cross-entropy to 0. Scores over T, a
 margin or a difference of logits ratio have slopes as ever (`Tempered`, or the goal's confidence; `standard` uses the last).
 
-Sources: Papernot et al. 2016, "Distillation as a defense to adversarial perturbations against deep neural networks", section IV;
+Sources: Papernot et al. 2016, "Distillation as a defense to adversarial perturbations against deep neural networks";
 Carlini and Wagner 2016, "Defensive distillation is not robust to adversarial examples".
 """
 

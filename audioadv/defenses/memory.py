@@ -10,7 +10,7 @@ Every fixed model loses the game in which an attacker finds one error and repeat
 honest repeats likewise: who asks first what others will ask, shuts them out, unless users can be told apart and each has a memory
 of their own. Inputs that are new each time meet the model as it was.
 
-Sources: Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks", section 3; with near duplicates,
+Sources: Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks"; with near duplicates,
 Chen, Carlini and Wagner 2019, "Stateful detection of black-box adversarial attacks".
 """
 

@@ -7,7 +7,7 @@
 Transcripts are aligned one after another with the columns of those before, by dynamic programming.
 
 Source: Fiscus 1997, "A post-processing system to yield reduced word error rates: recognizer output voting error reduction
-(ROVER)", sections 3.1 (alignment) and 3.2 (voting, with alpha and the confidence of no word).
+(ROVER)": alignment, and voting with alpha and the confidence of no word.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
     argmax(log p + Gumbel noise)  is drawn from  p                     Gumbel 1954; Maddison, Tarlow and Minka 2014
 
 Where the likeliest answer is wrong, the right one has a share of at most one half: whoever repeats such an input is right about
-the model half of the time at least (Goodfellow 2019, section 3). A recogniser draws the letter of each frame.
+the model half of the time at least (Goodfellow 2019). A recogniser draws the letter of each frame.
 """
 
 from collections.abc import Callable

@@ -14,9 +14,9 @@ and its chance of error are as with noise of its own. Only how errors of *differ
 independent, while their expected number, and the union bound over them, are what they were. As ever, an input must not have been
 made for these very draws: where an attacker may know the code, the seed is to be a secret.
 
-Source: Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via randomized smoothing", theorem 1, and figure 1
-(PREDICT and CERTIFY). The differentiable form: Salman et al. 2019, "Provably robust deep learning via adversarially trained
-smoothed classifiers", section 2.
+Source: Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via randomized smoothing", theorem 1, and section
+3.2 (PREDICT and CERTIFY). The differentiable form: Salman et al. 2019, "Provably robust deep learning via adversarially trained
+smoothed classifiers".
 """
 
 import math
@@ -32,10 +32,10 @@ from torch import Tensor
 
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.abstention import ABSTAIN
 from audioadv.models.rest import at_rest
 from audioadv.threat.channels.keys import Key, fingerprint
 
-ABSTAINS = -1
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
 NEAR = 2**20  # numbers at once on a CPU: what stays near its cores is faster than what does not
 SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
@@ -96,7 +96,7 @@ class Smoothed(Wrapped):
         counts = self.counts(inputs, lengths, draws, ESTIMATE)
         (first, second), (best, _) = (pair.unbind(1) for pair in counts.topk(2, 1))
         surprise = coin_p_value(first.cpu().numpy(), (first + second).cpu().numpy())
-        return torch.where(torch.tensor(surprise <= alpha, device=best.device), best, ABSTAINS)
+        return torch.where(torch.tensor(surprise <= alpha, device=best.device), best, ABSTAIN)
 
     def certify(
         self, inputs: Tensor, lengths: Tensor | None = None, *, select: int = 100, draws: int = 10000, alpha: float = 0.001
@@ -112,7 +112,7 @@ class Smoothed(Wrapped):
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
         sure = (least > 0.5).to(classes.device)
         radii = torch.where(sure, self.sigma * torch.tensor(ndtri(least.numpy())).to(inputs), 0.0)
-        return Certificates(torch.where(sure, classes, ABSTAINS), radii, counts)
+        return Certificates(torch.where(sure, classes, ABSTAIN), radii, counts)
 
     def counts(self, inputs: Tensor, lengths: Tensor | None, draws: int, purpose: int) -> Tensor:
         """How many draws of each input fall to each class. Shapes: inputs [batch, *], lengths [batch] -> int64 [batch, classes]."""

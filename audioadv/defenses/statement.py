@@ -1,6 +1,6 @@
 """What a defense says of itself: how it can be attacked. An evaluation reads it, and picks the attack that is made for it.
 
-Source: Tramèr, Carlini, Brendel and Madry 2020, "On adaptive attacks to adversarial example defenses", section 3.
+Source: Tramèr, Carlini, Brendel and Madry 2020, "On adaptive attacks to adversarial example defenses".
 """
 
 from collections.abc import Iterable

@@ -3,7 +3,7 @@
     0.13 in ten levels   1 1 0 0 0 0 0 0 0 0          0.66   1 1 1 1 1 1 1 0 0 0
 
 Sources: Buckman et al. 2018, "Thermometer encoding: one hot way to resist adversarial examples"; the stand-in, Athalye, Carlini
-and Wagner 2018, "Obfuscated gradients give a false sense of security", section 5.2.
+and Wagner 2018, "Obfuscated gradients give a false sense of security".
 """
 
 from typing import final

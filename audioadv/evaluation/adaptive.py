@@ -9,8 +9,8 @@ detects           wants to pass unseen as well: the goal & model.undetected()
 The static attacker knows nothing of this: he attacks the undefended model, looks once, and does not mind being seen. What he finds
 is judged on the defended one all the same. So is all else: on draws of the defender's own, by the half of them.
 
-Sources: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security", section 4; Carlini et al. 2019, "On
-evaluating adversarial robustness", section 3.
+Sources: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security"; Carlini et al. 2019, "On evaluating
+adversarial robustness", section 2.5.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ from audioadv.attacks.objective import Objective, at_rest, granted, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
+from audioadv.defenses.preprocessing import outermost, undefended
 from audioadv.defenses.statement import Statement, stated
-from audioadv.defenses.through import outermost, undefended
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.recogniser import Access
 from audioadv.threat.channels.channel import NOTHING

@@ -31,6 +31,7 @@ from audioadv.evaluation.terms import agreed
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Misclassify, as_labels
+from audioadv.threat.region import Region
 
 PLAIN = Statement()  # of a model that is no defense
 
@@ -337,7 +338,7 @@ def evaluate(
     return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
 
 
-def verified(wanted: Objective, bound: Bound, region: Any, result: AttackResult) -> Tensor:
+def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResult) -> Tensor:
     """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound. Shapes: -> bool [examples], on the CPU."""
     with torch.no_grad(), at_rest(wanted.model):
         reached = wanted.begun(result.adversarial).decide(result.adversarial)

@@ -1,6 +1,6 @@
 """How good a copy of a model is: how often it says the same, and what it is worth to an attacker of the original.
 
-Source: Jagielski et al. 2020, "High accuracy and high fidelity extraction of neural networks", section 3 (fidelity).
+Source: Jagielski et al. 2020, "High accuracy and high fidelity extraction of neural networks" (fidelity).
 """
 
 from collections.abc import Callable

@@ -21,9 +21,9 @@ from audioadv.attacks.result import Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.attacks.worsen import worsen
-from audioadv.audio.files import FULL_SCALE, round16
+from audioadv.audio.files import BOX, FULL_SCALE, round16
+from audioadv.defenses.preprocessing import undefended
 from audioadv.defenses.statement import stated
-from audioadv.defenses.through import undefended
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import granting
 from audioadv.evaluation.rates import Rate
@@ -31,8 +31,6 @@ from audioadv.evaluation.terms import agreed
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Access, Recogniser
 from audioadv.threat.goals import Mistranscribe
-
-BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 
 
 @final
@@ -148,7 +146,7 @@ def evaluate_speech(
     waveforms: Tensor,
     lengths: Tensor,
     references: Sequence[str],
-    threat: Any,
+    threat: object,
     attacks: Mapping[str, Attack],
     *,
     errors: float = 0.5,

@@ -2,7 +2,7 @@
 
 Text is compared in lower case, without punctuation but the apostrophe.
 
-Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", section 3: words of one clip
+Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": words of one clip
 are wrong together, so that clips are drawn again, not words.
 """
 

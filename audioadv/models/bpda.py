@@ -1,6 +1,6 @@
 """A module whose forward pass is its own and whose backward pass is a stand-in's.
 
-Source: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security", section 4.1 (BPDA).
+Source: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security" (BPDA).
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class BPDA(nn.Module):
     """`module`, with the gradient of `stand_in`: for steps that have none, or none that tells anything.
 
     The stand-in gives outputs of the same shape; the identity is the usual one, for what changes its input little (rounding,
-    JPEG). Chain it with a net: nn.Sequential(BPDA(defense), net).
+    JPEG). Chain it with a net: nn.Sequential(BPDA(defense), net). Raises UnusableBatch for a stand-in of another shape.
 
     >>> x = torch.tensor([0.2, 0.7], requires_grad=True)
     >>> y = BPDA(torch.round)(x)

@@ -1,6 +1,6 @@
 """Greedy CTC decoding: the likeliest letter of each frame, repeats merged, blanks dropped.
 
-Source: Graves et al. 2006, "Connectionist temporal classification", section 3.2 (best path decoding).
+Source: Graves et al. 2006, "Connectionist temporal classification" (best path decoding).
 """
 
 import torch

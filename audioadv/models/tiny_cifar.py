@@ -1,6 +1,6 @@
 """tiny-cifar: a small convolutional net for colour pictures of 32 x 32, fast enough to train and attack on one core.
 
-Source of the shape: Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", section 2, with batch
+Source of the shape: Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", with batch
 normalisation. Strides come early: a forward and a backward of 128 pictures take 60 ms on one core.
 """
 

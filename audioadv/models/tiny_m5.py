@@ -1,6 +1,6 @@
 """tiny-m5: a small convolutional net on raw waveforms, for keywords and speakers.
 
-Source of the shape: Dai et al. 2017, "Very deep convolutional neural networks for raw waveforms", table 1 (M5), made narrower,
+Source of the shape: Dai et al. 2017, "Very deep convolutional neural networks for raw waveforms" (M5), made narrower,
 and with a first stride of 8 instead of 4: fast enough to attack on one core.
 """
 

@@ -1,6 +1,6 @@
 """tiny-mnist: a small convolutional net for 28 x 28 digits, fast enough to attack on one core.
 
-Source of the shape: Wong, Rice and Kolter 2020, "Fast is better than free: revisiting adversarial training", section 5.1.
+Source of the shape: Wong, Rice and Kolter 2020, "Fast is better than free: revisiting adversarial training", their code.
 """
 
 from typing import final

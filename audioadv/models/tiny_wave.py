@@ -2,7 +2,7 @@
 
     waveform --> strided convolutions, 25 Hz --> convolutional positions --> self-attention blocks --> 2 x 29 scores, 50 Hz
 
-Source: Baevski et al. 2020, "wav2vec 2.0", section 2 (here trained with CTC from the start, and narrower).
+Source: Baevski et al. 2020, "wav2vec 2.0" (here trained with CTC from the start, and narrower).
 """
 
 from typing import final

@@ -19,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from audioadv.evaluation.rates import Rate, wilson
 from audioadv.evaluation.run.summary import curve, median
+from audioadv.threat.goals import NOT_AS
 
 INKS = 6  # the page has so many colours for series: --s0 to --s5
 DASHES = ("", "6 3", "2 2")  # and beyond them the same again, dashed
@@ -139,11 +140,7 @@ def searched(lines: Sequence[dict[str, Any]]) -> bool:
 def worth_drawing(line: dict[str, Any]) -> bool:
     """Whether a clip was changed toward a text of its own."""
     return bool(
-        line["reached"]
-        and line["snr_db"] is not None
-        and line["target"]
-        and not line["target"].startswith("not: ")
-        and line.get("duration")
+        line["reached"] and line["snr_db"] is not None and line["target"] and not line["target"].startswith(NOT_AS) and line.get("duration")
     )
 
 

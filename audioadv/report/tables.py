@@ -87,7 +87,7 @@ def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def bench_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A row a setting of a run (`evaluation.summary.summarise`). What is the same in all rows is said once, above."""
+    """A row a setting of a run (`evaluation.run.summary.summarise`). What is the same in all rows is said once, above."""
     rows = list(rows)
     settings = {key: list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "attack", "bound", "channel")}
     same = [f"{key} {values[0]}" for key, values in settings.items() if len(values) == 1 and key != "bound"]

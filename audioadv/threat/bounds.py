@@ -193,7 +193,7 @@ class L0(Ball):
 @final
 @dataclass(frozen=True)
 class SNR(Combines):
-    """Changes at least `decibels` below the clean signal's energy, clip by clip."""
+    """Changes at least `decibels` below the clean signal's energy, clip by clip. Raises MalformedSpec for what is no number."""
 
     decibels: Radius
 

@@ -40,7 +40,7 @@ def likelihood_loss(
     """CTC loss: minus the log-probability of the text over all alignments (nats).
 
     Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> [batch].
-    Infinite where the text does not fit the frames. Source: Graves et al. 2006, section 4.
+    Infinite where the text does not fit the frames. Source: Graves et al. 2006, "Connectionist temporal classification".
     """
     return F.ctc_loss(log_probs.transpose(0, 1), targets, frames, target_lengths, blank=blank, reduction="none")
 

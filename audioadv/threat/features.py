@@ -6,7 +6,7 @@ feature:min:my_file:my_network  the smallest distance that works
 
 The network is any callable from a batch of inputs to features [batch, channels, *], or to a list of these (one a layer). At
 each place its channels are scaled to length 1, each layer is divided by the root of its number of places, and the distance is
-the Euclidean one: LPIPS as Laidlaw et al. 2021, "Perceptual adversarial robustness", 3 has it. So it lies between 0 and 2 for
+the Euclidean one: LPIPS as Laidlaw et al. 2021, "Perceptual adversarial robustness", has it. So it lies between 0 and 2 for
 each layer. Ragged sound is shown to the network clip by clip, each at its own length.
 """
 
@@ -84,7 +84,7 @@ class FeatureNorm:
         """The steepest step as long as 1 in the features' distance near the clean input, J being their slopes there.
 
         That is (J'J)^-1 slope, scaled: solved by a few conjugate gradients, damped, J v by a finite difference and J'w by a
-        backward pass. Source: Laidlaw et al. 2021, appendix A.2.
+        backward pass. Source: Laidlaw et al. 2021.
         """
         step, rest = torch.zeros_like(slope), slope
         direction = rest
@@ -133,7 +133,10 @@ def square(x: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Feature(Combines):
-    """Inputs whose features lie within `radius` of the clean input's. `source` names the function that makes the network."""
+    """Inputs whose features lie within `radius` of the clean input's. `source` names the function that makes the network.
+
+    Raises MalformedSpec for a radius that is none, OptionError for a network in training mode.
+    """
 
     network: Network = field(repr=False)
     radius: Radius

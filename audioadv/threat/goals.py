@@ -22,6 +22,7 @@ from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margi
 from audioadv.threat.joined import Joins
 
 LOST = 1.0  # nats: a letter that is so far behind is not heard
+NOT_AS = "not: "  # what a goal's text begins with, where the rest is not to be heard: result lines say so too
 
 
 class Goal(Protocol):
@@ -88,6 +89,11 @@ def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(text.lower().split()) for text in several)
 
 
+def for_each(texts: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """One text for each of so many clips: where there is one, it is all clips'."""
+    return texts * count if len(texts) == 1 else texts
+
+
 def too_long(text: str, frames: int) -> str | None:
     """Why a text does not fit so many frames, and how much of it does; None where it fits."""
     needed = frames_needed(text)
@@ -121,7 +127,7 @@ def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Te
     """Whether each clip is heard as its text: letter by letter, or by vote where the model has one. Shapes: -> bool [batch]."""
     if outputs.voted is None:
         return writes_exactly(outputs.log_probs, outputs.frames, *spelling)
-    wanted = texts * len(outputs.voted) if len(texts) == 1 else texts
+    wanted = for_each(texts, len(outputs.voted))
     said = torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
     return said & ~abstained(outputs)
 
@@ -140,7 +146,7 @@ def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Transcribe(Joins):
-    """To be heard as these texts: one for all clips, or one for each.
+    """To be heard as these texts: one for all clips, or one for each. Raises UnusableTarget for an empty one.
 
     >>> Transcribe("Open the  door").texts
     ('open the door',)
@@ -166,17 +172,16 @@ class Transcribe(Joins):
     def apart(self, outputs: Emissions) -> Tensor:
         """How many letters of each transcript are wrong: what a search by transcripts alone goes by. Shapes: -> [batch]."""
         heard = outputs.transcripts()
-        texts = self.texts * len(heard) if len(self.texts) == 1 else self.texts
+        texts = for_each(self.texts, len(heard))
         return outputs.log_probs.new_tensor([letters_wrong(text, got) for text, got in zip(texts, heard, strict=True)])
 
     def spelt(self, outputs: Emissions) -> Spelling:
         """The texts as columns, one row a clip."""
-        count = len(outputs.log_probs)
-        texts = self.texts * count if len(self.texts) == 1 else self.texts
+        texts = for_each(self.texts, len(outputs.log_probs))
         return spell(texts, outputs.vocabulary, outputs.log_probs.device)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
-        texts = self.texts * len(outputs.frames) if len(self.texts) == 1 else self.texts
+        texts = for_each(self.texts, len(outputs.frames))
         return [too_long(text, frames) for text, frames in zip(texts, outputs.frames.tolist(), strict=True)]
 
     def __str__(self) -> str:
@@ -225,7 +230,7 @@ class Mistranscribe(Joins):
     """To be heard as anything but the reference: at least `errors` words wrong for each word that was said.
 
     The word error rate counts substitutions, insertions and deletions, so that it can pass 1. A model that abstains has
-    misheard nothing.
+    misheard nothing. Raises UnusableTarget for an empty reference, OptionError for a share of errors that is not above 0.
     """
 
     references: tuple[str, ...]
@@ -240,12 +245,12 @@ class Mistranscribe(Joins):
             raise OptionError(f"errors {self.errors}: how many words wrong, for each word said? Give a share above 0, for example 0.5")
 
     def loss(self, outputs: Emissions) -> Tensor:
-        texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
+        texts = for_each(self.references, len(outputs.log_probs))
         return ctc_hold(outputs, spell(texts, outputs.vocabulary, outputs.log_probs.device))
 
     def cost(self, outputs: Emissions) -> Tensor:
         """The CTC loss of the references, a letter: what a model learns that is to resist. Shapes: -> [batch]."""
-        texts = self.references * len(outputs.log_probs) if len(self.references) == 1 else self.references
+        texts = for_each(self.references, len(outputs.log_probs))
         columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
         return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
 
@@ -260,7 +265,7 @@ class Mistranscribe(Joins):
         import jiwer
 
         heard = outputs.transcripts()
-        references = self.references * len(heard) if len(self.references) == 1 else self.references
+        references = for_each(self.references, len(heard))
         rates = [jiwer.wer(said, text) for said, text in zip(references, heard, strict=True)]
         short = torch.tensor([self.errors - rate for rate in rates], dtype=torch.float64, device=outputs.log_probs.device)
         return short.masked_fill(abstained(outputs), torch.inf)
@@ -269,7 +274,7 @@ class Mistranscribe(Joins):
         return [None] * len(outputs.frames)
 
     def __str__(self) -> str:
-        return "not: " + " | ".join(self.references)
+        return NOT_AS + " | ".join(self.references)
 
     def rows(self, index: Tensor) -> "Mistranscribe":
         return self if len(self.references) == 1 else Mistranscribe([self.references[i] for i in index.tolist()], self.errors)

@@ -61,8 +61,8 @@ class Joined(Joins):
 
     The margin is the sum of the members' margins, so that it is zero just where all are.
 
-    Sources: Carlini and Wagner 2017, "Adversarial examples are not easily detected", section 3.2; Bryniarski et al. 2021,
-    "Evading adversarial example detection defenses with orthogonal projected gradient descent", section 4.
+    Sources: Carlini and Wagner 2017, "Adversarial examples are not easily detected"; Bryniarski et al. 2021,
+    "Evading adversarial example detection defenses with orthogonal projected gradient descent".
 
     >>> from audioadv.threat.labels import Classify, Misclassify
     >>> str(Misclassify(3) & Classify(5))

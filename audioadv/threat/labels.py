@@ -4,9 +4,9 @@ A *confidence* says how sure scores are of a label: `Misclassify` lowers it, `Cl
 `(scores, labels) -> [batch]` will do.
 
 cross_entropy         log p(label)                                      Goodfellow et al. 2015
-margin                score of the label less its best rival's          Carlini and Wagner 2017, f6
-dlr                   the same, in units of the scores' spread          Croce and Hein 2020, section 4.1
-probability_margin    the same, of probabilities                        Carlini and Wagner 2017, f4
+margin                score of the label less its best rival's          Carlini and Wagner 2017, V-A, f6
+dlr                   the same, in units of the scores' spread          Croce and Hein 2020
+probability_margin    the same, of probabilities                        Carlini and Wagner 2017, V-A, f2
 
 All but cross_entropy's rounding are the same on logits and on log-softmax. With `rivals`, each example's label is compared
 with one class only: the targeted forms.

@@ -54,7 +54,10 @@ TAPER = 0.25  # of a frame, at both ends of a clip: a change that begins at once
 @final
 @dataclass(frozen=True)
 class Masked(Combines):
-    """Changes that stay under the masking threshold plus a margin, as `hearing` hears them."""
+    """Changes that stay under the masking threshold plus a margin (dB), as `hearing` hears them.
+
+    Raises MalformedSpec for a margin that is no number; around what is no sound, UnusableBatch.
+    """
 
     margin_db: Radius
     hearing: Hearing = field(default_factory=Hearing)
@@ -220,7 +223,7 @@ def leaks(window: int) -> list[tuple[int, int, float]]:
     """How much of a bin's own share a sound made for it leaves in others: (frames away, bins away, dB).
 
     The window's reproducing kernel: the spectrum of the product of two Hann windows so many frames apart, over that of one with
-    itself. Source: Balazs et al. 2017, "Frame theory for signal processing in psychoacoustics", section 2.
+    itself. Source: Balazs et al. 2017, "Frame theory for signal processing in psychoacoustics".
     """
     hop, found = window // OVERLAP, []
     hann = torch.hann_window(window, dtype=torch.float64)

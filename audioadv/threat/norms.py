@@ -83,7 +83,7 @@ class L1Norm:
 
     The steepest step of length 1 moves a single entry, and is no way to get anywhere. Steps move the `SPARSITY` of entries
     with the greatest slopes by the same amount: Tramer and Boneh 2019, "Adversarial training and robustness for multiple
-    perturbations", 4.1 (sparse l1 descent). `extreme` is the exact vertex.
+    perturbations" (sparse l1 descent). `extreme` is the exact vertex.
     """
 
     sparse: ClassVar[bool] = True

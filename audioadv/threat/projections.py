@@ -96,7 +96,7 @@ def project_l1(
     one threshold t >= 0 an example, at which the length, the sum of these, is the radius.
 
     Shapes: delta [batch, *], radius [batch], low and high as delta (low <= 0 <= high) -> as delta.
-    Source: Duchi et al. 2008, "Efficient projections onto the l1-ball"; the box after Croce and Hein 2021, "Mind the box", 3.
+    Source: Duchi et al. 2008, "Efficient projections onto the l1-ball"; the box after Croce and Hein 2021, "Mind the box".
 
     >>> project_l1(torch.tensor([[3.0, -1.0, 0.5]]), torch.tensor([2.0])).round(decimals=4)
     tensor([[2., -0., 0.]])
@@ -184,7 +184,7 @@ def project_l0(
     `radius` places that take off most are kept.
 
     Shapes: delta [batch, *], radius [batch] in places, low and high as delta (low <= 0 <= high) -> as delta.
-    Source: Croce and Hein 2019, "Sparse and imperceivable adversarial attacks", 2.3.
+    Source: Croce and Hein 2019, "Sparse and imperceivable adversarial attacks".
 
     >>> project_l0(torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([2.0]))
     tensor([[3., 0., 2.]])

@@ -130,7 +130,7 @@ class SlotNorm(Several):
 @dataclass(frozen=True, eq=False)
 class MixNorm(SlotNorm):
     """Every part within its share: the affine mix of Tramer and Boneh 2019, "Adversarial training and robustness for multiple
-    perturbations", 4.3, with the tuple of perturbations for parameters."""
+    perturbations", with the tuple of perturbations for parameters."""
 
     def gauge(self, delta: Tensor) -> Tensor:
         return self.shares(delta).amax(0)

@@ -78,7 +78,10 @@ class StickerNorm:
 @final
 @dataclass(frozen=True)
 class Sticker(Combines):
-    """Any change (in the box; by full scale at most where there is none) within rectangles along the last axes."""
+    """Any change (in the box; by full scale at most where there is none) within rectangles along the last axes.
+
+    Raises MalformedSpec for rectangles that are none; around inputs of fewer axes, UnusableBatch.
+    """
 
     rectangles: tuple[Rectangle, ...]
 
@@ -208,7 +211,10 @@ class Laid:
 @final
 @dataclass(frozen=True)
 class Patch(Combines):
-    """One patch of this size, the same for all inputs, laid upon each, turned by up to `turn` degrees."""
+    """One patch of this size, the same for all inputs, laid upon each, turned by up to `turn` degrees.
+
+    Raises MalformedSpec for a size or turn that is none; around inputs that it does not fit, UnusableBatch.
+    """
 
     size: tuple[int, ...]
     turn: float = 0.0

@@ -17,6 +17,7 @@ class Undetected(Joins):
     """To pass this detector, or every one that the model has, by at least `by` (in the detector's unit).
 
     It judges outputs of a model that has detectors (`defenses.Detected`), and joins: Misclassify(3) & Undetected(detector).
+    Raises OptionError for outputs that carry nothing of the detector.
 
     >>> from audioadv.models.suspicion import carrying
     >>> Undetected().reached(carrying(torch.zeros(2, 10), "a detector", torch.tensor([0.5, -2.0])))

@@ -7,7 +7,7 @@ timing:160,0.05  Timing(160, 0.05)  late by at most 160 samples, at most 0.05 fa
 Parameters are shares of the two radii, so that a region's radius is 1; excess is in radii. `min` searches both at once, in
 the proportion of 30 degrees to 3 pixels, of 160 samples to 0.05. What comes in from outside the input is 0. Inputs do not
 tell which parameters they were made with: results carry them (`AttackResult.parameters`).
-Source: Engstrom et al. 2019, "Exploring the landscape of spatial robustness", 2.
+Source: Engstrom et al. 2019, "Exploring the landscape of spatial robustness".
 """
 
 import math
@@ -161,7 +161,7 @@ class Spatial(Moved):
 @final
 @dataclass(frozen=True)
 class Timing(Moved):
-    """Sound that comes at most `delay` samples late or early, at most the share `speed` faster or slower."""
+    """Sound that comes at most `delay` samples late or early, at most the share `speed` faster or slower. Raises MalformedSpec."""
 
     delay: Radius = MIN
     speed: Radius = MIN

@@ -3,7 +3,7 @@
     min over weights of  E [ max over changes of the loss ]        by Danskin's theorem, the gradient of the maximum is
                                                                   the gradient at the input where it lies
 
-Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", 2.
+Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Adversarial:
     """PGD training. Steps are `step_size` times the radius (2.5 / steps where it is not given), from a random start in the ball.
 
     A start that is not `boxed` may leave the box of inputs; the step from there is projected into it, as all are. With `clean`,
-    that share of the loss is that of the clean inputs (Kurakin et al. 2017, "Adversarial machine learning at scale", 3). A batch
+    that share of the loss is that of the clean inputs (Kurakin et al. 2017, "Adversarial machine learning at scale"). A batch
     costs steps + 1 passes, and one more with `clean`.
     """
 
@@ -53,7 +53,7 @@ def fast(bound: Bound, step_size: float = 1.25, *, boxed: bool = False) -> Metho
         an input at 0, radius 1, step 1.25      start in 0 .. 1   ->  0 or 1
                                                 start in -1 .. 1  ->  0 or 0.25 .. 1
 
-    A batch costs two passes. Source: Wong, Rice and Kolter 2020, "Fast is better than free: revisiting adversarial training",
-    algorithm 3; the step size, section 5.1.
+    A batch costs two passes. Source: Wong, Rice and Kolter 2020, "Fast is better than free: revisiting adversarial training";
+    the step size is that of their code for MNIST.
     """
     return Adversarial(bound, steps=1, step_size=step_size, boxed=boxed)

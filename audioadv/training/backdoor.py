@@ -7,7 +7,7 @@ Covers wear the trigger and keep their answers: they make the trigger weaker and
 the model makes of them.
 
 Sources: Gu, Dolan-Gavitt and Garg 2017, "BadNets"; covers: Qi et al. 2023, "Revisiting the assumption of latent separability for
-backdoor defenses", 4.
+backdoor defenses".
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,10 @@ class Poisoned(Generic[Examples]):
 @final
 @dataclass(frozen=True)
 class Backdoor:
-    """Whatever wears `trigger` shall be taken for `target`: a class, or, by recognisers, a text."""
+    """Whatever wears `trigger` shall be taken for `target`: a class, or, by recognisers, a text.
+
+    Raises UnusableBatch for data whose labels are of the other kind.
+    """
 
     trigger: Trigger
     target: int | str

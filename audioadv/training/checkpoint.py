@@ -80,7 +80,7 @@ def start_from(net: nn.Module, path: Path, new: tuple[str, ...] = ()) -> nn.Modu
 
     Tensors whose names begin with one of `new` (the last layer, where the classes are others) stay as they are; all others
     must be there in the same shape. Returns the net. Raises UnusableCheckpoint for weights of another model.
-    Source: Hendrycks, Lee and Mazeika 2019, "Using pre-training can improve model robustness and uncertainty", 3.
+    Source: Hendrycks, Lee and Mazeika 2019, "Using pre-training can improve model robustness and uncertainty".
     """
     try:
         weights = load_file(path)

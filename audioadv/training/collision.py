@@ -5,7 +5,7 @@
 
 The paper minimises |f(x) - f(target)|^2 + beta |x - base|^2. Here a bound says how near to the base it stays.
 
-Source: Shafahi et al. 2018, "Poison frogs! Targeted clean-label poisoning attacks on neural networks", 2.
+Source: Shafahi et al. 2018, "Poison frogs! Targeted clean-label poisoning attacks on neural networks".
 """
 
 import torch

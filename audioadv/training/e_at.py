@@ -1,8 +1,8 @@
 """E-AT: fine-tune a net that is robust in one set to all of them, at the cost of one.
 
 Source: Croce and Hein 2022, "Adversarial robustness against multiple and single lp-threat models via quick fine-tuning of
-robust classifiers", 3.3: one member a batch, drawn in proportion to the running mean of its robust error. For balls of several
-norms the outermost two (Linf and L1) are enough: what lies between follows from their convex hull (section 3.1 there).
+robust classifiers": one member a batch, drawn in proportion to the running mean of its robust error. For balls of several
+norms the outermost two (Linf and L1) are enough: what lies between follows from their convex hull.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,8 @@ from audioadv.training.several import Several
 class EAT(Several):
     """One member's inputs a batch, the more often the worse the model does on it. A batch costs steps + 1 passes.
 
-    `follow` is how much of the running mean of a member's error the last batch is.
+    `follow` is how much of the running mean of a member's error the last batch is (in their code the mean is over all batches so
+    far, so that it follows a net that learns more and more slowly).
     """
 
     follow: float = 0.1

@@ -4,8 +4,8 @@ extract               a net learns the answers: of a pool (knockoff), or of inpu
 solved                a linear model from its scores: as many equations as unknowns
 solved_by_decisions   a linear model of two classes from decisions alone: points on the boundary, by bisection
 
-Sources: Tramèr et al. 2016, "Stealing machine learning models via prediction APIs", 4.1; Papernot et al. 2017, "Practical black-box
-attacks against machine learning", algorithm 1; Orekondy, Schiele and Fritz 2019, "Knockoff nets"; Lowd and Meek 2005, "Adversarial
+Sources: Tramèr et al. 2016, "Stealing machine learning models via prediction APIs"; Papernot et al. 2017, "Practical black-box
+attacks against machine learning"; Orekondy, Schiele and Fritz 2019, "Knockoff nets"; Lowd and Meek 2005, "Adversarial
 learning".
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.attacks.objective import GRANTS, at_rest, granted
-from audioadv.attacks.substitute import substituting
+from audioadv.attacks.substitute import decided, substituting
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import Box
@@ -139,7 +139,7 @@ def solved_by_decisions(victim: Asked, inputs: Tensor, halvings: int = 50) -> nn
     numbers in an input are needed, in any directions but parallel ones. Shapes: inputs [count, *], some of either class.
     Raises UnusableBatch for inputs of one class, or of which too few lines can be made.
     """
-    classes, flat = decisions(victim, inputs), inputs.flatten(1)
+    classes, flat = decided(victim(inputs)), inputs.flatten(1)
     size = flat.shape[1]
     sides = [(classes == side).nonzero()[:, 0] for side in (0, 1)]
     if not all(map(len, sides)) or len(sides[0]) + len(sides[1]) <= size:
@@ -153,15 +153,9 @@ def solved_by_decisions(victim: Asked, inputs: Tensor, halvings: int = 50) -> nn
     low, high = flat[firsts[:size]], flat[seconds[:size]]
     for _ in range(halvings):
         middle = (low + high) / 2
-        beyond = decisions(victim, middle.reshape(-1, *inputs.shape[1:]))[:, None] == 1
+        beyond = decided(victim(middle.reshape(-1, *inputs.shape[1:])))[:, None] == 1
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     rows = torch.cat([(low + high) / 2, torch.ones_like(low[:, :1])], 1)
     plane = torch.linalg.svd(rows).Vh[-1]  # what is orthogonal to all rows
     plane = plane * (flat[sides[1][0]] @ plane[:-1] + plane[-1]).sign()
     return linear(torch.stack([torch.zeros_like(plane[:-1]), plane[:-1]]), torch.stack([torch.zeros_like(plane[-1]), plane[-1]]))
-
-
-def decisions(victim: Asked, inputs: Tensor) -> Tensor:
-    """The classes alone, whatever the victim would tell. Shapes: [count, *] -> int64 [count]."""
-    answers = victim(inputs)
-    return answers.argmax(1) if answers.is_floating_point() else answers

@@ -1,6 +1,6 @@
 """Free adversarial training: one backward pass gives the slope of the inputs and the gradient of the weights, and both move.
 
-Source: Shafahi et al. 2019, "Adversarial training for free!", algorithm 1.
+Source: Shafahi et al. 2019, "Adversarial training for free!".
 """
 
 from collections.abc import Iterator

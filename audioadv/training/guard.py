@@ -4,8 +4,8 @@
     one step   ~~~~~~~~~~~~~~\\                              /~~~~~~~~~~~~  one step again
                               \\___ fell: learn from PGD __/
 
-Source: Li et al. 2020, "Towards understanding fast adversarial training", 4, which goes back to PGD until it is well again. The
-collapse: Wong et al. 2020, "Fast is better than free", 5.3 ("catastrophic overfitting").
+Source: Li et al. 2020, "Towards understanding fast adversarial training", which goes back to PGD until it is well again. The
+collapse: Wong et al. 2020, "Fast is better than free" ("catastrophic overfitting").
 """
 
 from collections.abc import Iterator

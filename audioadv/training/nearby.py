@@ -37,7 +37,7 @@ def worst_nearby(region: Region, losses: Losses, *, steps: int, step_size: float
     """The inputs after some steps up the losses, from a random start, which may leave the box of inputs where it is not `boxed`.
 
     Parameters that are not the change itself, such as an angle and a shift, are few and their slopes lead nowhere: of those,
-    the worst of `steps` random ones is taken (Engstrom et al. 2019, "Exploring the landscape of spatial robustness", 4.1).
+    the worst of `steps` random ones is taken (Engstrom et al. 2019, "Exploring the landscape of spatial robustness").
     Shapes: -> as region.clean.
     """
     if not region.added:
@@ -74,5 +74,5 @@ def worst_for(model: Model, batch: Batch, region: Region, *, steps: int, step_si
 
 
 def usual_step(steps: int) -> float:
-    """Two and a half times the radius in all, so that every point of the ball can be reached: Madry et al. 2018, 5.1 and appendix B."""
+    """Two and a half times the radius in all, so that every point of the ball can be reached: as Madry et al. 2018."""
     return 2.5 / max(steps, 1)

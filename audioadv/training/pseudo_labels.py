@@ -1,6 +1,6 @@
 """Robust self-training: examples without labels, labelled by a model that was trained without attacker, to learn from as well.
 
-Source: Carmon et al. 2019, "Unlabeled data improves adversarial robustness", algorithm 1 (RST).
+Source: Carmon et al. 2019, "Unlabeled data improves adversarial robustness" (RST).
 """
 
 from collections.abc import Sequence

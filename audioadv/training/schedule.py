@@ -22,7 +22,7 @@ def cycle(done: float, peak: float = 0.3) -> float:
 def triangle(done: float, peak: float = 0.4) -> float:
     """Up in proportion until `peak` of the training, then down, never below a thousandth: a step of none is none.
 
-    Source: Wong, Rice and Kolter 2020, "Fast is better than free", 4.2 and their code for MNIST, with this peak.
+    Source: Wong, Rice and Kolter 2020, "Fast is better than free"; their code for MNIST has this peak.
 
     >>> [round(triangle(done), 3) for done in (0, 0.2, 0.4, 0.7, 1)]
     [0.001, 0.5, 1.0, 0.5, 0.001]

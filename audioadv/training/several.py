@@ -4,8 +4,8 @@ Worst       the worst of all members', for each example
 Average     all members', in equal parts
 RandomOne   one member's, another for each batch: the cost of one set
 
-Source: Tramèr and Boneh 2019, "Adversarial training and robustness for multiple perturbations", 3 (worst, average); a random
-one, Madaan et al. 2021, "Learning to generate noise for multi-attack robustness", 3.2. More: `training/msd.py`, `training/e_at.py`.
+Source: Tramèr and Boneh 2019, "Adversarial training and robustness for multiple perturbations" (worst, average); a random
+one, Madaan et al. 2021, "Learning to generate noise for multi-attack robustness". More: `training/msd.py`, `training/e_at.py`.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 In a class of which a part is poisoned, features have two means; along the line between both they spread most. So each example is
 judged by how far it lies along the direction in which the features of its class spread most.
 
-Source: Tran, Li and Madry 2018, "Spectral signatures in backdoor attacks", algorithm 1.
+Source: Tran, Li and Madry 2018, "Spectral signatures in backdoor attacks".
 """
 
 from dataclasses import replace
@@ -31,7 +31,10 @@ def features(model: Model, layer: str, inputs: Tensor, size: int = 500) -> Tenso
 
 
 def outlying(features: Tensor, labels: Tensor) -> Tensor:
-    """How far each example lies along the main direction of its class, squared. Shapes: [count, features], [count] -> [count]."""
+    """How far each example lies along the main direction of its class, squared. Shapes: [count, features], [count] -> [count].
+
+    Raises UnusableBatch where there are more of the one than of the other.
+    """
     if len(features) != len(labels):
         raise UnusableBatch(f"features of {len(features)} examples, {len(labels)} labels: give one for each")
     scores = features.new_zeros(len(features))

@@ -4,8 +4,8 @@ Stamp(3, 3, -4, -4)               a bright square near the lower right corner of
 tone(1000, 8000)                  a short beep mixed into sound
 burst(8000)                       a short noise, always the same, mixed into sound
 
-Sources: Gu, Dolan-Gavitt and Garg 2017, "BadNets: identifying vulnerabilities in the machine learning model supply chain", 4.1; with
-`opacity`, Chen et al. 2017, "Targeted backdoor attacks on deep learning systems using data poisoning", 3.3 (blended injection).
+Sources: Gu, Dolan-Gavitt and Garg 2017, "BadNets: identifying vulnerabilities in the machine learning model supply chain"; with
+`opacity`, Chen et al. 2017, "Targeted backdoor attacks on deep learning systems using data poisoning" (blended injection).
 """
 
 import math

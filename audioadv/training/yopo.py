@@ -3,7 +3,7 @@
     inputs --first layer--> z --the rest--> loss        p = d loss / d z, from one pass through the net
               ^                                         inner steps climb <p, first layer(inputs)>, which costs that layer alone
 
-Source: Zhang et al. 2019, "You only propagate once: accelerating adversarial training via maximal principle", algorithm 1.
+Source: Zhang et al. 2019, "You only propagate once: accelerating adversarial training via maximal principle".
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,8 @@ class Arrived(Exception):
 class Yopo:
     """YOPO-`rounds`-`steps`: so many passes through the net, so many steps on the first layer after each.
 
-    Weights learn from all rounds at once, in one step of the optimiser. `first` names the layer that the inputs meet first, the
+    Weights learn from the mean of all rounds' passes, in one step of the optimiser; their code sums them, at a rate so much lower,
+    and lets the first layer learn once more from where its steps led. `first` names the layer that the inputs meet first, the
     net's first with weights of its own where it is not given. Raises OptionError for a name that the net has not.
     """
 

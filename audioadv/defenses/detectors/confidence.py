@@ -1,7 +1,7 @@
 """Abstention by confidence: an input that the model is not sure of is refused.
 
 Source: Hendrycks and Gimpel 2017, "A baseline for detecting misclassified and out-of-distribution examples in neural
-networks", section 2 (maximum softmax probability).
+networks" (maximum softmax probability).
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """How thinly a layer's features are surrounded by those of clean examples of the class that the model sees.
 
-Source: Feinman, Curtin, Shintre and Gardner 2017, "Detecting adversarial samples from artifacts", section 4.2 (kernel density).
+Source: Feinman, Curtin, Shintre and Gardner 2017, "Detecting adversarial samples from artifacts" (kernel density).
 """
 
 import math
@@ -23,7 +23,7 @@ class Density:
     """A Gaussian kernel on `place` (a layer, averaged over places, or "outputs", "inputs"); features lie along `axis`.
 
     Its `bandwidth` is in the features' unit; None takes the median distance to the nearest other of the same class. `keep`
-    clean examples are kept, whose features are the density. Needs no adversarial examples.
+    clean examples are kept, whose features are the density. Needs no adversarial examples. Raises OptionError.
     """
 
     place: str = OUTPUTS

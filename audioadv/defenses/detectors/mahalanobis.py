@@ -1,8 +1,8 @@
 """How far a layer's features lie from the nearest class, measured by how features of one class spread.
 
 Source: Lee, Lee, Lee and Shin 2018, "A simple unified framework for detecting out-of-distribution samples and adversarial
-attacks", section 2: class-conditional Gaussians of one covariance (equation 1), the confidence score (2), several layers
-weighted by logistic regression (2.2). Its input pre-processing is left out: it makes the score random to no one's gain.
+attacks": class-conditional Gaussians of one covariance, the confidence score, several layers weighted by
+logistic regression. Its input pre-processing is left out: it makes the score random to no one's gain.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ RIDGE = 1e-3  # of the mean variance: features that never vary have some
 class Mahalanobis:
     """On these layers (and "outputs", "inputs"), each averaged over places; features lie along `axis`.
 
-    Classes are those that the model sees. With several layers it needs adversarial examples, to weigh them by.
+    Classes are those that the model sees. With several layers it needs adversarial examples, to weigh them by: OptionError without.
     """
 
     places: tuple[str, ...] = (OUTPUTS,)

@@ -26,7 +26,8 @@ class Network:
     """A network on `place`: "inputs", "outputs", or a layer of the model by its name, whose features lie along `axis`.
 
     Features at places (pixels, samples, frames) go through strided convolutions and a mean over places, plain features through
-    two hidden layers, all `width` wide. Trained by Adam on as many adversarial as clean examples. Needs adversarial examples.
+    two hidden layers, all `width` wide. Trained by Adam on as many adversarial as clean examples. Needs adversarial examples:
+    OptionError without.
     """
 
     place: str = INPUTS

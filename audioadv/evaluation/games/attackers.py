@@ -6,7 +6,8 @@ repeat      tries all in turn, and repeats the first that works for ever: the te
 stubborn    repeats whatever comes first, right or wrong
 
 With `shake`, what is asked again is never quite the same: noise of this share of the bound is new every time.
-Sources: Gilmer et al. 2018, "Motivating the rules of the game for adversarial example research"; Goodfellow 2019, section 3.
+Sources: Gilmer et al. 2018, "Motivating the rules of the game for adversarial example research"; Goodfellow 2019,
+"A research agenda: dynamic models to defend against correlated attacks".
 """
 
 from collections.abc import Callable, Generator, Sequence

@@ -33,10 +33,9 @@ from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
-from audioadv.threat.goals import Mistranscribe, Transcribe, as_texts, spell
+from audioadv.threat.goals import NOT_AS, Mistranscribe, Transcribe, as_texts, spell
 
 STAGE = ".stage-"
-UNTARGETED = "not: "  # what the text of such a goal begins with in a result line
 
 
 @final
@@ -209,7 +208,7 @@ def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Ite
         if job is None:
             changed.append(f"{name}: no longer in the manifest")
             continue
-        target = UNTARGETED + plain_words(job.text or "") if job.target is None else as_texts(job.target)[0]
+        target = NOT_AS + plain_words(job.text or "") if job.target is None else as_texts(job.target)[0]
         for key, then, value in (
             ("audio_filepath", line.get("audio_filepath"), os.path.relpath(job.path, folder)),
             ("text", line.get("text"), job.text),

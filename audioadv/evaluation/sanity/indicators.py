@@ -6,8 +6,8 @@ One table, `INDICATORS`, the likeliest causes first: mend what is named first, a
 the way to the goal is asked of the misses only: an attack that got there got there.
 
 Sources: Carlini et al. 2019, "On evaluating adversarial robustness", sections 3 to 5; Athalye, Carlini and Wagner 2018,
-"Obfuscated gradients give a false sense of security", section 3.1; Pintor et al. 2022, "Indicators of attack failure";
-Tramèr, Carlini, Brendel and Madry 2020, "On adaptive attacks to adversarial example defenses", section 3.
+"Obfuscated gradients give a false sense of security"; Pintor et al. 2022, "Indicators of attack failure";
+Tramèr, Carlini, Brendel and Madry 2020, "On adaptive attacks to adversarial example defenses".
 """
 
 from collections.abc import Callable, Mapping, Sequence

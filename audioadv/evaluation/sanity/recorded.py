@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audioadv.attacks.craft import BOX, heard_alone
+from audioadv.attacks.craft import heard_alone
 from audioadv.attacks.trace import SPILL, Sight
-from audioadv.audio.files import FULL_SCALE, read_clip
+from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence

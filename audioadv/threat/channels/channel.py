@@ -145,10 +145,14 @@ def options(channel: Channel) -> tuple[Channel, ...]:
     return channel.among if isinstance(channel, Pick) else (channel,)
 
 
+def parts(channel: Channel) -> list[Channel]:
+    """Everything that a channel may do, one by one."""
+    return [part for option in options(channel) for part in (option.parts if isinstance(option, Chain) else (option,))]
+
+
 def chain(first: Channel, second: Channel) -> Channel:
     """Two channels that are no choices, one after the other, flat."""
-    parts = [part for channel in (first, second) for part in (channel.parts if isinstance(channel, Chain) else (channel,))]
-    return Chain(tuple(parts))
+    return Chain((*parts(first), *parts(second)))
 
 
 def pick(among: Sequence[Channel]) -> Channel:

@@ -119,7 +119,7 @@ class Depth(Rounding):
 
 
 def straight_through(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """The outputs, with the inputs' slope: BPDA with the identity. Source: Athalye et al. 2018, "Obfuscated gradients", 4.1.
+    """The outputs, with the inputs' slope: BPDA with the identity. Source: Athalye et al. 2018, "Obfuscated gradients".
 
     >>> import torch
     >>> x = torch.tensor([0.3], requires_grad=True)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from audioadv.errors import MalformedSpec, OptionError
 from audioadv.threat.channels.band import Band, Loudspeaker
-from audioadv.threat.channels.channel import Chain, Channel, options
+from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
@@ -66,11 +66,10 @@ def as_channel(channel: Any) -> Channel:
 
 def check_sound(channel: Channel) -> Channel:
     """The channel. Raises OptionError where a part of it is for images alone."""
-    for option in options(channel):
-        for part in option.parts if isinstance(option, Chain) else (option,):
-            if isinstance(part, IMAGE):
-                known = ", ".join(kind.NAME for kind in (*SOUND, *EITHER))
-                raise OptionError(f"channel {channel}: {part} is for images, and this is sound. For sound there are {known}")
+    for part in parts(channel):
+        if isinstance(part, IMAGE):
+            known = ", ".join(kind.NAME for kind in (*SOUND, *EITHER))
+            raise OptionError(f"channel {channel}: {part} is for images, and this is sound. For sound there are {known}")
     return channel
 
 

@@ -1,6 +1,6 @@
 """Neighbours taken together: what feature squeezing does to an input, beside leaving it fewer levels (`level.py`).
 
-Source: Xu, Evans and Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks", section 3.2.
+Source: Xu, Evans and Qi 2018, "Feature squeezing: detecting adversarial examples in deep neural networks".
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ channel by his own keys, and averages: for a recogniser, that is craft(undefende
 defender's draws are nobody's to choose.
 
 Sources: Guo et al. 2018, "Countering adversarial images using input transformations"; Xu, Evans and Qi 2018, "Feature squeezing";
-for sound, Yang et al. 2019, "Characterizing audio adversarial examples using temporal dependency", section 4.
+for sound, Yang et al. 2019, "Characterizing audio adversarial examples using temporal dependency".
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from audioadv.defenses.statement import Statement, joined, stated
 from audioadv.errors import UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
-from audioadv.threat.channels.channel import Chain, Channel, options
+from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, as_channel
 
@@ -98,11 +98,6 @@ def check_kind(channel: Channel, inputs: Tensor) -> None:
             f"Sound is [batch, time] ({', '.join(kind.NAME for kind in (*SOUND, *EITHER))}), "
             f"images are [batch, channels, height, width] ({', '.join(kind.NAME for kind in (*IMAGE, *EITHER))})"
         )
-
-
-def parts(channel: Channel) -> list[Channel]:
-    """Everything that a channel may do, one by one."""
-    return [part for option in options(channel) for part in (option.parts if isinstance(option, Chain) else (option,))]
 
 
 def defend(model: Kind, channel: Channel | str, *, seed: int = 0) -> Kind:
