@@ -72,5 +72,10 @@ def nowhere() -> Recogniser:
     return Recogniser(listen_nowhere, sample_rate=16000, name="nowhere")
 
 
+def raises() -> Recogniser:
+    """A function that comes to nothing."""
+    raise KeyError("weights")
+
+
 def no_recogniser() -> int:
     return 7

@@ -329,7 +329,10 @@ def test_bad_lines_are_told_by_number_and_the_others_done(manifest: Path) -> Non
     good = manifest.read_text().splitlines()[:2]
     Path("prose.wav").write_text("not a sound at all")
     bad = ['{"audio_', '{"audio_filepath": "0.wav"}', '{"audio_filepath": "1.wav", "target": "route 66"}']
-    late = ['{"audio_filepath": "missing.wav", "text": "a"}', '{"audio_filepath": "prose.wav", "duration": 9, "text": "a"}']
+    late = [
+        '{"audio_filepath": "missing.wav", "duration": NaN, "text": "a"}',
+        '{"audio_filepath": "prose.wav", "duration": 1e9, "text": "a"}',
+    ]
     manifest.write_text("\n".join([*bad, good[0], *late, "", good[1]]))
     for _ in range(2):
         told = run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "snr:20", "--batch", "4", "--json")

@@ -75,6 +75,8 @@ def test_a_classifier_with_data() -> None:
 def test_what_cannot_be_checked(tmp_path: Path) -> None:
     for wrong, word in (
         ("magic", "unknown"),
+        ("runs/missing", "Nor is there a folder of that name"),
+        ("mnst", "did you mean 'mnist'?"),
         ("digits-spoken", "no sounds"),
         ("module:test_check_command:nothing", "int"),
         (str(tmp_path), "no results"),
@@ -121,6 +123,8 @@ def test_a_run(hiss: Path) -> None:
         rewritten({**line, "saw": {"reached": True, "strange": 1}})
     with pytest.raises(InputError, match="line 1"):
         rewritten({"name": "hiss"})
+    with pytest.raises(InputError, match="no result has excess 'x'"):
+        rewritten({**line, "excess": "x"})
     Path("run/hiss.wav").unlink()
     assert rewritten(line) == ["claims fail"]
 

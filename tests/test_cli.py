@@ -164,6 +164,7 @@ def test_no_audio_without_success(folder: Path, options: list[str], outcome: str
     assert result.exit_code == 1
     assert (line["outcome"], line["reached"], line["out"], line["adversarial_transcript"]) == (outcome, False, None, None)
     assert line["note"]
+    assert set(line) == KEYS
     assert files(folder / "adversarial") == {"hiss.json", "results.jsonl", "index.html"}, "the files of the earlier success went"
 
 
@@ -179,6 +180,7 @@ def test_the_file_read_back_is_the_judge(folder: Path, monkeypatch: pytest.Monke
 def test_silence_and_mishearing(folder: Path) -> None:
     soundfile.write("nothing.wav", np.zeros(8000), 16000)
     hushed, needless = lines(run("craft", "hiss.wav", "nothing.wav", "--silence", *QUICK))
+    assert set(needless) == KEYS
     assert (hushed["adversarial_transcript"], hushed["outcome"]) == ("", "reached")
     assert (needless["outcome"], needless["snr_db"], needless["reached"]) == ("needless", None, True)
     heard = hushed["clean_transcript"]
@@ -321,6 +323,14 @@ def test_compare_scraps_and_silence(folder: Path, time: int) -> None:
         assert all(line[name] is None or np.isfinite(line[name]) for name in DISTANCES)
 
 
+def test_compare_speech_with_silence(folder: Path) -> None:
+    """PESQ hears nothing in one of the two."""
+    soundfile.write("silence.wav", np.zeros(16000), 16000)
+    soundfile.write("second.wav", noise(1.0), 16000)
+    for pair in (("second.wav", "silence.wav"), ("silence.wav", "second.wav")):
+        assert json.loads(run("compare", *pair, "--json").stdout)["pesq"] is None
+
+
 def test_models_are_listed(folder: Path) -> None:
     listed = {line["model"]: line for line in lines(run("models", "--json"))}
     assert {"tiny-mel", "tiny-wave", "torchaudio:WAV2VEC2_ASR_BASE_960H", "hf:NAME_OR_FOLDER", "module:package.file:function"} <= set(
@@ -337,7 +347,7 @@ def test_models_are_listed(folder: Path) -> None:
 # What is wrong, told once, with status 2
 
 
-@pytest.mark.parametrize("png", ["x.foo", "x", "nowhere/x.png"])
+@pytest.mark.parametrize("png", ["x.foo", "x", "nowhere/x.png", ".", ".png"])
 def test_a_picture_that_cannot_be_is_told_before_any_work(folder: Path, png: str) -> None:
     result = run("compare", "missing.wav", "missing.wav", "--png", png)  # the clips are not even looked at
     assert (result.exit_code, result.stdout) == (2, "")
@@ -379,6 +389,77 @@ def test_bad_sounds_are_told_and_the_others_done(folder: Path, command: list[str
     for message, (name, reason) in zip(told, bad.items(), strict=True):
         assert message.startswith(f"Error: {name}: ")
         assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason"),
+    [("room:long", "a room response of 1.00 s, but the clip lasts 0.50 s"), ("noise:20@hum.wav", "hum.wav: 0.12 s of noise")],
+)
+def test_a_clip_that_the_channel_does_not_fit_stops_no_other(folder: Path, channel: str, reason: str) -> None:
+    rooms = {"sample_rate": 16000, "rooms": [{"name": role, "role": role, "rt60_seconds": 1} for role in ("craft", "check", "judge")]}
+    for role in ("craft", "check", "judge"):
+        Path("long", role).mkdir(parents=True)
+        soundfile.write(f"long/{role}/{role}.flac", np.linspace(0.5, 0.1, 16000) * np.eye(1, 16000)[0] + 0.01, 16000)
+    Path("long/rooms.json").write_text(json.dumps(rooms))
+    soundfile.write("hum.wav", noise(0.25), 16000)
+    fits = "short.wav" if channel.startswith("noise") else "lasting.wav"
+    soundfile.write(fits, noise(0.1 if fits == "short.wav" else 1.5), 16000)
+    options = ["--channel", channel, "--draws", "1", "--judge", "2", *QUICK, "--steps", "1"]
+    result = run("craft", "hiss.wav", fits, "--target", "go", *options)
+    assert result.exit_code == 2
+    assert [line["clip"] for line in lines(result)] == [fits]
+    assert result.stderr.startswith(f"Error: hiss.wav: {reason}")
+    alone = run("craft", "hiss.wav", "--target", "go", *options, "--out", "alone")
+    assert (alone.exit_code, alone.stdout) == (2, "")
+    assert not Path("alone").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_clip_that_may_not_be_read_stops_no_other(folder: Path) -> None:
+    soundfile.write("secret.wav", noise(0.5), 16000)
+    Path("secret.wav").chmod(0)
+    result = run("transcribe", "secret.wav", "hiss.wav", *LINEAR, "--json")
+    assert result.exit_code == 2
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+    assert "secret.wav: cannot be opened" in result.stderr
+
+
+def test_clips_whose_names_are_no_text(folder: Path) -> None:
+    """A page about them too, with links that lead to their files."""
+    name = os.fsdecode(b"caf\xe9.wav")
+    Path(name).write_bytes(Path("hiss.wav").read_bytes())
+    assert run("craft", name, "--target", "go", *QUICK).exit_code == 0
+    assert "caf%E9.wav" in Path("adversarial/index.html").read_text()
+    assert files(folder / "adversarial") == {
+        name,
+        name.replace(".wav", ".clean.wav"),
+        name.replace(".wav", ".json"),
+        "results.jsonl",
+        "index.html",
+    }
+
+
+def test_results_that_are_none_are_told_at_the_end(folder: Path) -> None:
+    Path("adversarial").mkdir()
+    for content, message in (
+        ('{"name": "x"', "line 1: not a result"),
+        ('{"name": "x"}\n', "line 1 (x): nothing of"),
+        ("[" * 100000 + "\n", "line 1: not a result"),
+    ):
+        Path("adversarial/results.jsonl").write_text(content)
+        result = run("craft", "hiss.wav", "--target", "go", *QUICK)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert [line["reached"] for line in lines(result)] == [True], "what was made is kept"
+
+
+def test_a_run_of_bench_takes_no_results_of_craft(folder: Path) -> None:
+    Path("run").mkdir()
+    Path("run/run.json").write_text("{}")
+    result = run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--out run: holds a run of audioadv bench" in result.stderr
+    assert files(folder / "run") == {"run.json"}
 
 
 def test_only_bad_sounds_leave_nothing(folder: Path) -> None:
@@ -425,6 +506,26 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--channel", "room:nowhere"], "no rooms.json"),
         (["--target", "go", "--bound", "feature:0.5:recognisers:no_recogniser"], "returned a int"),
         (["--not-as", "go", "--errors", "nan"], "errors nan"),
+        (["--target", "go", "--rate", "nan"], "nan is not a finite number"),
+        (["--target", "go", "--lead-in", "nan"], "nan is not a finite number"),
+        (["--target", "go", "--lead-in", "1e9"], "--lead-in"),
+        (["--target", "go", "--seed", "99999999999999999999"], "--seed"),
+        (["--target", "go", "--model", "tiny_mell"], "did you mean 'tiny-mel'?"),
+        (["--target", "go", "--model", "torchaudio:WAV2VEC2_ASR_BASE_960"], "did you mean 'torchaudio:WAV2VEC2_ASR_BASE_960H'?"),
+        (["--target", "go", "--model", "mnist"], "load_classifier('mnist')"),
+        (["--target", "go", "--model", "module:"], "unknown"),
+        (["--target", "go", "--model", "module:..:f"], "write module:package.file:function"),
+        (["--target", "go", "--model", "module::f"], "write module:package.file:function"),
+        (["--target", "go", "--model", "module:json:loads"], "takes no argument"),
+        (["--target", "go", "--model", "module:recognisers:raises"], "KeyError at line"),
+        (["--target", "go", "--bound", "feature:0.5:json:loads"], "takes no argument"),
+        (["--target", "go", "--bound", "snr:-1e6"], "at most 300 up or down"),
+        (["--target", "go", "--bound", "masked:1e9"], "at most 300 up or down"),
+        (["--target", "go", "--bound", "linf:1e39"], "must be a number"),
+        (["--target", "go", "--bound", "timing:-1,0"], "for example timing:160,0.05"),
+        (["--target", "go", "--bound", "linf:0.1_and_"], "bound 'linf:0.1_and_': not a bound"),
+        (["--target", "go", "--bound", "linf:min", "--attack", "pgd"], "fixed bound"),  # craft_each says so, late
+        (["--target", "go", "--channel", "room_then_"], "channel 'room_then_': not a channel"),
         (["--target", "go", "--steps", "0"], "--steps"),
         (["--target", "go", "--batch", "0"], "--batch"),
         (["--target", "go", "--seed", "x"], "--seed"),
@@ -469,6 +570,9 @@ def test_cuda_that_is_not_there(folder: Path, command: list[str]) -> None:
         ("", "without a line"),
         ('{"audio_filepath": "hiss.wav"}\n{"audio_', "line 2: not JSON"),
         ('{"text": "hiss"}', "no text under audio_filepath"),
+        ('{"audio_filepath": ""}', "audio_filepath '' names no file"),
+        ('{"audio_filepath": "a\\u0000b.wav"}', "names no file"),
+        ("[" * 100000, "line 1: not JSON"),
         ("[1]", "no text under audio_filepath"),
         ('{"audio_filepath": "hiss.wav", "target": 7}', "something else than text"),
         ("\udcff\udcfe", "not UTF-8"),
@@ -562,10 +666,20 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path) -> None:
     process = start(folder, "craft", "longer.flac", "hiss.wav", "--target", "go", *QUICK, limit="ulimit -f 64")
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 2
+    assert "Error: adversarial/longer" in stderr, "not where it was tried"
     assert "cannot be written" in stderr
     assert "Traceback" not in stderr
     assert [json.loads(line)["clip"] for line in stdout.splitlines()] == ["hiss.wav"]
     assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_under_standard_output(folder: Path) -> None:
+    process = start(folder, "transcribe", "hiss.wav", *LINEAR, "--json", limit="exec > /dev/full")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert stderr == "Error: standard output cannot be written (No space left on device). Make room, or send it somewhere else\n"
 
 
 # Help

@@ -333,6 +333,12 @@ def test_a_clip_that_rooms_outlast_stops_no_other(clips: list[Tensor]) -> None:
     assert long.steps == 2
 
 
+def test_a_clip_that_no_draw_fits_is_not_judged(clips: list[Tensor]) -> None:
+    """Every draw is a room here: judging the clean clip in them would end the call."""
+    (short,) = aa.craft(recognisers.linear(), [Clip("short", clips[1][:100], 16000)], aa.Transcribe("go"), channel="room", steps=1).clips
+    assert (short.outcome, short.hits) == (aa.Outcome.INFEASIBLE, 0)
+
+
 def test_the_model_and_the_random_numbers_are_left_alone(clips: list[Tensor]) -> None:
     model = aa.load_model("tiny-mel")
     before = {name: value.clone() for name, value in model.net.state_dict().items()}  # type: ignore[attr-defined]

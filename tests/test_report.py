@@ -147,13 +147,24 @@ def test_strange_names_and_texts_stay_texts(folder: Path) -> None:  # noqa: F811
     assert "There is nothing to listen to" in page.text.replace("there is", "There is")
 
 
+WHOLE: dict[str, Any] = {
+    "name": "a", "clean_transcript": "a", "target": "go", "adversarial_transcript": None, "reached": False, "outcome": "missed",
+    "note": "", "bound": "linf:0.1", "snr_db": None, "relative_db": None, "forwards": 1, "backwards": 1, "seconds": 0.1,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no results to be read"),
         ("", "no result yet"),
         ("{}\n", "line 1: not a result"),
-        ('{"name": "a"}\n', "nothing of clean_transcript"),
+        ('{"name": "a"}\n', "line 1 (a): nothing of clean_transcript"),
+        (json.dumps(WHOLE | {"snr_db": "loud"}) + "\n", "no result has snr_db 'loud'"),
+        (json.dumps(WHOLE | {"forwards": None}) + "\n", "no result has forwards None"),
+        (json.dumps(WHOLE | {"text": 7, "model": 7}) + "\n", "no result has text 7, model 7"),
+        (json.dumps({key: value for key, value in WHOLE.items() if key != "seconds"}) + "\n", "nothing of seconds"),
+        ("[" * 100000 + "\n", "line 1: not a result"),
     ],
 )
 def test_folders_without_results(folder: Path, content: str | None, message: str) -> None:  # noqa: F811

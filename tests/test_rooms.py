@@ -1,6 +1,9 @@
 """Sets of rooms: split by room, aligned, refused where they could not be played, and each role kept to its use."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +143,30 @@ def test_responses_that_cannot_be_played(tmp_path: Path, wrong: np.ndarray, said
     result = run("rooms", str(tmp_path / "set"), "--from", str(folder))
     assert result.exit_code == 2
     assert said in result.stderr
+    assert "b.wav: " in result.stderr
     assert not (tmp_path / "set").exists()
+
+
+def test_measured_rooms_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a.wav", "a.flac", "b.wav", "c.wav"):
+        soundfile.write(tmp_path / name, np.eye(1, 800)[0], 16000)
+    (tmp_path / "b.txt").write_text("what b is")
+    result = run("rooms", str(tmp_path / "set"), "--from", str(tmp_path))
+    assert result.exit_code == 2
+    assert "a.flac, a.wav would be rooms of one name" in result.stderr
+    (tmp_path / "a.flac").unlink()
+    assert run("rooms", str(tmp_path / "set"), "--from", str(tmp_path)).exit_code == 0
+
+
+def test_a_full_disk_leaves_no_half_of_a_set(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk. libsndfile, left to itself, would cut the file and say nothing."""
+    root = Path(__file__).parent.parent
+    arguments = ["rooms", str(tmp_path / "set"), "--craft", "1", "--check", "1", "--judge", "1", "--rt60", "0.2"]
+    command = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", sys.executable, "-m", "audioadv", *arguments]
+    process = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"Error: {tmp_path / 'set'}: the rooms cannot be written (")
+    assert not list((tmp_path / "set").rglob("*.*"))
 
 
 def test_folders_and_options_that_make_no_sense(tmp_path: Path, made: Path) -> None:

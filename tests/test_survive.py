@@ -124,6 +124,12 @@ def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
     bare = run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none")
     assert bare.exit_code == 2
     assert "--target TEXT" in bare.stderr
+    assert "missing.wav: no such file" in run("survive", str(tmp_path / "missing.wav"), *LINEAR, "--channel", "none").stderr
+    aa.write_wav(tmp_path / "scrap.wav", torch.ones(10) * 0.1, 16000)
+    assert (
+        "scrap.wav: a room response of"
+        in run("survive", str(tmp_path / "scrap.wav"), "--target", "go", *LINEAR, "--channel", "room").stderr
+    )
     (tmp_path / "empty").mkdir()
     assert "no adversarial WAV" in run("survive", str(tmp_path / "empty"), *LINEAR).stderr
     assert run("survive", str(made), *LINEAR, "--channel", "rom").exit_code == 2
@@ -144,6 +150,10 @@ def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
         (["--channel", "loud"], "channel 'loud'"),
         (["--channel", "codec:mp3@9999k"], "9999"),
         (["--draws", "0"], "--draws"),
+        (["--target", ""], "nothing to be heard as"),
+        (["--rate", "nan"], "nan is not a finite number"),
+        (["--png", "matrix.jpg"], "the picture is a PNG"),
+        (["--png", "nowhere/matrix.png"], "--png nowhere/matrix.png: cannot be written there"),
     ],
 )
 def test_what_cannot_be_survived(made: Path, options: list[str], message: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import audioadv as aa
 from audioadv import training
 from audioadv.audio.files import Clip
-from audioadv.errors import InputError, MalformedSpec, OptionError, UnknownModel, UnusableBatch, UnwritableOutput
+from audioadv.errors import InputError, MalformedSpec, OptionError, UnknownModel, UnusableBatch, UnusableTarget, UnwritableOutput
 
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
 MODEL, CLIP = recognisers.linear(), Clip("hiss", torch.zeros(8000), 16000)
@@ -42,6 +42,17 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "floating labels": (lambda: aa.evaluate(NET, X, LABELS.double(), "linf:0.1"), UnusableBatch, "class numbers"),
     "another batch's region": (lambda: aa.Linf(0.1).around(X).gauge(X[:2]), UnusableBatch, "made around"),
     "another batch's masks": (lambda: aa.Masked(0).around(torch.ones(2, 9000)).gauge(torch.ones(3, 9000)), UnusableBatch, "made around"),
+    "another batch's change to project": (lambda: aa.Linf(0.1).around(X).project(X[:1]), UnusableBatch, "made around"),
+    "another batch's slope": (lambda: aa.L2(0.1).around(X).steepest(X[:2]), UnusableBatch, "made around"),
+    "a shorter sound": (lambda: aa.Masked(0).around(torch.ones(2, 9000)).project(torch.ones(2, 9)), UnusableBatch, "made around"),
+    "decibels beyond float32": (lambda: aa.SNR(-1000), MalformedSpec, "at most 300"),
+    "a margin beyond float32": (lambda: aa.Masked(1e9), MalformedSpec, "at most 300"),
+    "a target that is a number": (lambda: aa.Transcribe(7), UnusableTarget, "not a text"),  # type: ignore[arg-type]
+    "targets that are numbers": (lambda: aa.Transcribe([7]), UnusableTarget, "not a text"),  # type: ignore[list-item]
+    "craft with batches of none": (lambda: crafted(batch=0), OptionError, "batch 0"),
+    "craft with a file's name for a clip": (lambda: aa.craft(MODEL, ["hiss.wav"], GO), UnusableBatch, "read_audio"),  # type: ignore[list-item]
+    "craft with an empty clip": (lambda: aa.craft(MODEL, [Clip("none", torch.zeros(0), 16000)], GO), UnusableBatch, "none: a clip of zero"),
+    "one path where several belong": (lambda: aa.read_audio("hiss.wav"), OptionError, "read_clip"),
     "a change of another batch": (lambda: aa.L2(0.1).around(X).inputs(X[:2]), UnusableBatch, "made around"),
     "self-training without labels": (lambda: training.Mixed(training.Labelled(X, LABELS), X), UnusableBatch, "pseudo_labels"),  # type: ignore[arg-type]
 }  # fmt: skip

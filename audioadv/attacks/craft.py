@@ -166,6 +166,8 @@ def craft_each(
         raise OptionError(f"attack 'qin' hides a change under a masking threshold, and {bound} has none. Give the bound masked:min")
     if steps < 1:
         raise OptionError(f"steps {steps}: an attack takes at least one")
+    if batch < 1:
+        raise OptionError(f"batch {batch}: at least one clip is attacked at once")
     if judge_draws < 1:
         raise OptionError(f"judge_draws {judge_draws}: a rate takes at least one draw")
     over = None
@@ -176,6 +178,12 @@ def craft_each(
         check_sound(channel)
         channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     for clip in clips:
+        if not isinstance(clip, Clip):
+            raise UnusableBatch(
+                f"clip of type {type(clip).__name__}: give read_audio(paths, {model.sample_rate}), or Clip(name, samples, rate)"
+            )
+        if not len(clip.samples):
+            raise UnusableBatch(f"{clip.name}: a clip of zero samples. Give one that lasts")
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
             raise UnusableBatch(f"{clip.name}: {clip.sample_rate} Hz, {wish}")
@@ -290,6 +298,8 @@ class Verdict:
         """How many judge draws are heard as wanted; without a channel, whether `outputs` are, which the samples gave alone."""
         if self.over is None:
             return int(self.goal.reached(outputs))
+        if self.over.channel.unfit(len(samples), self.model.sample_rate):
+            return 0  # what cannot be played is never heard
         clip, seed = fingerprint(self.clean), self.over.seed
         heard = heard_through(self.model, samples, self.over.channel, draws=self.draws, clip=clip, seed=seed)
         return sum(int(self.goal.rows(torch.zeros(len(part.frames), dtype=torch.int64)).reached(part).sum()) for part in heard)

@@ -115,7 +115,7 @@ def pesq_mos(clean: Tensor, adversarial: Tensor, sample_rate: int) -> float:
         raise BrokenInstallation(
             f"PESQ needs the package pesq ({error}), which a C compiler builds. Install it: pip install 'audioadv[pesq]'"
         ) from error
-    if not bool(clean.any()):
+    if not bool(clean.any() and adversarial.any()):  # the package takes logarithms of both
         return math.nan
     rate = 8000 if sample_rate == 8000 else 16000
     pair = [soxr.resample(x.cpu().float().numpy(), sample_rate, rate) for x in (clean, adversarial)]

@@ -67,7 +67,9 @@ def round16(samples: Tensor) -> Tensor:
 
 
 def read_audio(paths: Iterable[str | Path], sample_rate: int | None = None, *, longest_seconds: float = LONGEST_SECONDS) -> list[Clip]:
-    """`read_clip` for each path, in order."""
+    """`read_clip` for each path, in order. Raises OptionError for a path that stands alone, and as `read_clip`."""
+    if isinstance(paths, str | Path):
+        raise OptionError(f"paths {str(paths)!r}: a single one. Give a list, read_audio([path]), or take read_clip(path)")
     return [read_clip(path, sample_rate, longest_seconds=longest_seconds) for path in paths]
 
 

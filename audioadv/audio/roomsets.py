@@ -9,6 +9,7 @@ Positions in one room share their walls, and with them the decay: an example tha
 others. So a room has one role, and all its positions share it.
 """
 
+import io
 import json
 from dataclasses import dataclass
 from enum import StrEnum
@@ -122,21 +123,27 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
 def read_responses(path: Path) -> tuple[Tensor, int]:
     """All channels of a file of responses, and its rate in Hz. Shapes: -> [channels, taps]."""
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with path.open("rb") as file:  # not by its name, which may be no text
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise UnusableResponse(f"{path}: a response that cannot be read ({error}). Give WAV or FLAC files") from error
+        reason = getattr(error, "strerror", None) or getattr(error, "error_string", error)
+        raise UnusableResponse(f"{path}: a response that cannot be read ({str(reason).rstrip('.')}). Give WAV or FLAC files") from error
     if not len(samples):
         raise UnusableResponse(f"{path}: a response of zero taps. Measure or export it again")
     return torch.from_numpy(samples.T.copy()), int(rate)
 
 
 def write_rooms(folder: Path, rooms: RoomSet, made: dict[str, Any]) -> None:
-    """Write a set: 16-bit FLAC, peak 0.999, and rooms.json with how it was `made`. The same set gives the same bytes."""
+    """Write a set: 16-bit FLAC, peak 0.999, and rooms.json with how it was `made`. The same set gives the same bytes.
+
+    Raises OSError where the disk says no: libsndfile itself would leave out what does not fit, and say nothing.
+    """
     for space in rooms.spaces:
         (folder / space.role).mkdir(parents=True, exist_ok=True)
         samples = space.responses / space.responses.abs().amax(1, keepdim=True) * 0.999
-        grid = np.round(samples.T.numpy() * 32768).astype(np.int16)
-        soundfile.write(folder / space.role / f"{space.name}.flac", grid, rooms.sample_rate, subtype="PCM_16")
+        grid, content = np.round(samples.T.numpy() * 32768).astype(np.int16), io.BytesIO()
+        soundfile.write(content, grid, rooms.sample_rate, format="FLAC", subtype="PCM_16")
+        (folder / space.role / f"{space.name}.flac").write_bytes(content.getvalue())
     entries = [
         {"name": space.name, "role": str(space.role), "rt60_seconds": round(space.rt60_seconds, 3), "positions": len(space.responses)}
         for space in rooms.spaces

@@ -1,5 +1,8 @@
 """The commands. Each file holds one; none holds any maths."""
 
+import errno
+import os
+import sys
 from typing import Any
 
 import click
@@ -16,6 +19,8 @@ from audioadv.cli.survive import survive
 from audioadv.cli.transcribe import transcribe
 from audioadv.errors import AudioadvError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class Commands(click.Group):
     """A group whose commands end with one message, not a traceback, when the input or the options are wrong."""
@@ -25,6 +30,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except AudioadvError as error:
             click.echo(f"Error: {error}", err=True)
+            ctx.exit(WRONG_INPUT)
+        except OSError as error:
+            if error.errno not in FULL or error.filename is not None:  # what writes a file says so itself
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush would fail again, and say so
+            click.echo(f"Error: standard output cannot be written ({error.strerror}). Make room, or send it somewhere else", err=True)
             ctx.exit(WRONG_INPUT)
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)

@@ -17,7 +17,7 @@ from torch import distributed
 
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
-from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, common_options
+from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Number, common_options
 from audioadv.cli.outputs import check_writable, make_folder, output_names
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
@@ -52,7 +52,7 @@ FEW = 3  # differences that a message tells
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
 @click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws of a channel for each step.")
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file.")
-@click.option("--rate", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
+@click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N clips; more can follow later.")
 @common_options

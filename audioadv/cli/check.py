@@ -138,7 +138,10 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
         right = (net(images.to(device)).argmax(1).cpu() == data.labels[: 5 * IMAGES]).nonzero()[:IMAGES, 0]
         return net, images[right], data.labels[right]
     if not name.startswith("module:"):
-        return load_model(name, device)
+        try:
+            return load_model(name, device)
+        except UnknownModel as error:
+            raise UnknownModel(f"{error}. Nor is there a folder of that name, with a run in it") from error
     made = called(name.removeprefix("module:"))
     if isinstance(made, Recogniser):
         return load_model(name, device)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import click
@@ -14,7 +13,8 @@ from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.loudness import loudness_lufs
 from audioadv.cli.options import common_options
-from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch, UnwritableOutput
+from audioadv.cli.outputs import check_picture
+from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch
 from audioadv.models.sources import load_model
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import comparison_table, show
@@ -92,14 +92,6 @@ def compare(
         click.echo(json.dumps(line))
     else:
         show(comparison_table(line))
-
-
-def check_picture(path: Path) -> None:
-    """Raises OptionError for a picture that would not be a PNG, UnwritableOutput for a folder that takes none. Makes nothing."""
-    if path.suffix.lower() != ".png":
-        raise OptionError(f"--png {path}: the picture is a PNG. Name it {path.with_suffix('.png')}")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
-        raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 
 
 def distances(before: Clip, after: Clip) -> tuple[dict[str, float], Hearing | None, list[str]]:

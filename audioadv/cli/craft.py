@@ -9,13 +9,13 @@ import click
 import torch
 
 from audioadv.attacks.craft import ATTACKS, craft_each
-from audioadv.audio.files import Clip, read_clip
+from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.cli.interrupts import unbroken
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Problems, clip_arguments, common_options, model_option
+from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option
 from audioadv.cli.outputs import check_writable, make_folder, output_names, save
 from audioadv.cli.progress import bars_on_terminal
-from audioadv.errors import UnusableTarget
+from audioadv.errors import UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
@@ -44,7 +44,7 @@ class Job(NamedTuple):
 @click.option(
     "--errors", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True, help="Words misheard, of those --not-as says."
 )
-@click.option("--lead-in", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Silence to put before each clip.")
+@click.option("--lead-in", type=Number(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Silence to put before each clip.")
 @model_option
 @click.option(
     "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
@@ -53,7 +53,7 @@ class Job(NamedTuple):
 @click.option("--channel", "channel_spec", metavar="C", help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...")
 @click.option("--draws", type=click.IntRange(min=1), default=4, show_default=True, help="Draws of the channel for each step.")
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge the file.")
-@click.option("--rate", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
+@click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
 @click.option(
@@ -105,11 +105,15 @@ def craft(
     texts = wanted_texts(entries, targets, silence, references)
     kind = Mistranscribe if references else Transcribe
     check_writable(out)
+    if (out / "run.json").exists():
+        raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
     model = load_model(model_name, device)
     own_texts = not (targets or silence or references)
     if targets or references:
         check_text(kind, [text for text in texts if text is not None], model)
 
+    if channel is not None:
+        channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
     problems = Problems()
     jobs: list[Job] = []
     for entry, name, text in zip(entries, output_names(out, [entry.path for entry in entries]), texts, strict=True):
@@ -117,13 +121,15 @@ def craft(
             if own_texts:
                 check_own_text(entry, text, model)
             clip = read_clip(entry.path, model.sample_rate)
-            jobs.append(Job(entry, name, clip.led_in(lead_in) if lead_in else clip, text or ""))
+            clip = clip.led_in(lead_in) if lead_in else clip
+            if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
+                raise UnusableResponse(f"{entry.path}: {why}")
+            jobs.append(Job(entry, name, clip, text or ""))
     if not jobs:
         context.exit(WRONG_INPUT)
     wanted = [job.text for job in jobs]
     goal = Silence() if silence else Mistranscribe(wanted, errors) if references else Transcribe(wanted)
     check_sound_bound(bound, max(len(job.clip.samples) for job in jobs))
-    make_folder(out)
 
     lines: list[dict[str, Any]] = []
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "seed": seed, "batch": batch}
@@ -133,6 +139,7 @@ def craft(
         with bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, **options)
             for place, (job, result) in enumerate(zip(jobs, crafted, strict=True)):
+                make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
                     lines.append(save(out, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
                     if as_json:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from audioadv.audio.files import LONGEST_SECONDS
 from audioadv.errors import InputError
 
 
@@ -53,15 +54,18 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
     """One line of a manifest. Raises InputError."""
     try:
         keys: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{manifest}, line {number}: not JSON ({error}). Write one object a line: {EXAMPLE}") from error
     texts = [keys.get(key) for key in ("audio_filepath", "text", "target")] if isinstance(keys, dict) else [None]
     if not isinstance(texts[0], str) or not all(text is None or isinstance(text, str) for text in texts):
         raise InputError(
             f"{manifest}, line {number}: no text under audio_filepath, or something else than text. Write for example {EXAMPLE}"
         )
+    if not texts[0] or "\0" in texts[0]:
+        raise InputError(f"{manifest}, line {number}: audio_filepath {texts[0]!r} names no file. Write for example {EXAMPLE}")
     seconds = keys.get("duration")
-    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if type(seconds) in (int, float) else None)
+    told = type(seconds) in (int, float) and 0 < seconds <= LONGEST_SECONDS  # any other is none that a clip could have
+    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None)
 
 
 EXAMPLE = '{"audio_filepath": "kitchen.wav", "target": "open the door"}'

@@ -1,5 +1,6 @@
 """What every command takes, and how one wrong clip is told without stopping the others."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DONE, NOT_REACHED, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 """Exit statuses."""
 
-clip_arguments = click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
+HIGHEST_SEED = 2**32 - 1  # seeds are multiplied and packed into 64 bits
+
+
+@final
+class Number(click.FloatRange):
+    """A range that NaN, which is in none but compares as if it were, and the infinities stay out of."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+# Whether a file can be read is found out when its turn comes: click would end the whole call for one that cannot.
+clip_arguments = click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path, readable=False))
 model_option = click.option(
     "--model", "model_name", default="tiny-mel", show_default=True, metavar="M", help="The recogniser ('audioadv models' lists them)."
 )
@@ -25,7 +41,9 @@ def common_options(command: Command) -> Command:
     """--json, --device and --seed, handed over as `as_json`, `device` ("cpu" or "cuda") and `seed`."""
     devices = click.Choice(["auto", "cpu", "cuda"])
     for option in (
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Every random draw follows from it."),
+        click.option(
+            "--seed", type=click.IntRange(0, HIGHEST_SEED), default=0, show_default=True, help="Every random draw follows from it."
+        ),
         click.option("--device", type=devices, default="auto", show_default=True, callback=find_device, help="auto: CUDA if it is there."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line on standard output, and nothing else there."),
     ):

@@ -20,7 +20,7 @@ from typing import Any
 
 from audioadv.attacks.craft import Crafted, TextGoal
 from audioadv.cli.manifests import Entry
-from audioadv.errors import UnwritableOutput
+from audioadv.errors import OptionError, UnwritableOutput
 from audioadv.evaluation.run.on_disk import source, write_and_judge
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
@@ -36,6 +36,14 @@ def check_writable(folder: Path) -> None:
         raise UnwritableOutput(f"--out {folder}: {there} is a file, not a folder. Name a folder; it is made if need be")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UnwritableOutput(f"--out {folder}: {there} cannot be written to. Name a folder that you may write to")
+
+
+def check_picture(path: Path) -> None:
+    """Raises OptionError for a picture that would not be a PNG, UnwritableOutput for a folder that takes none. Makes nothing."""
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"--png {path}: the picture is a PNG. Name it {path.stem or 'picture'}.png")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+        raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 
 
 def make_folder(folder: Path) -> None:
@@ -99,6 +107,8 @@ def staged(folder: Path, name: str) -> Iterator[Path]:
                 else:
                     (folder / made.name).unlink(missing_ok=True)
             os.replace(Path(stage, "results.jsonl"), folder / "results.jsonl")
+    except UnwritableOutput as error:  # where it was tried says nothing to a user
+        raise UnwritableOutput(str(error).replace(str(stage), str(folder))) from error
     except OSError as error:
         raise UnwritableOutput(
             f"{folder / name}: its files cannot be written ({error.strerror}). Make room, or name another folder"

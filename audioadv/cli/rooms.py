@@ -1,7 +1,9 @@
 """audioadv rooms: room responses, split by room into craft, check and judge."""
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import soxr
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audioadv.audio.rooms import measured_rooms, simulate_rooms
-from audioadv.audio.roomsets import Role, RoomSet, read_responses, write_rooms
+from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
 from audioadv.cli.options import common_options
 from audioadv.cli.outputs import check_writable, make_folder
 from audioadv.errors import UnusableResponse, UnwritableOutput
@@ -26,7 +28,7 @@ SOUNDS = {".wav", ".flac", ".ogg", ".aiff", ".aif"}
 @click.option("--judge", "judge_rooms", type=click.IntRange(min=1), default=12, show_default=True, help="Rooms for the figure at the end.")
 @click.option("--positions", type=click.IntRange(1, 8), default=2, show_default=True, help="Of source and microphone in each room.")
 @click.option("--rt60", "rt60", default="0.1..0.8", show_default=True, metavar="LOW..HIGH", help="Seconds in which sound falls by 60 dB.")
-@click.option("--rate", type=click.IntRange(min=4000), default=16000, show_default=True, metavar="HZ", help="Sample rate.")
+@click.option("--rate", type=click.IntRange(4000, 192000), default=16000, show_default=True, metavar="HZ", help="Sample rate.")
 @click.option("--from", "measured", type=click.Path(path_type=Path), metavar="FOLDER", help="Take measured responses instead.")
 @common_options
 def rooms(
@@ -62,7 +64,6 @@ def rooms(
     else:
         made = measured_rooms(read_measured(measured, rate), counts, rate, seed)
         how = {"made": "measured", "seed": seed}
-    make_folder(out)
     write(out, made, how)
     lines = [
         {"room": s.name, "role": str(s.role), "rt60_seconds": round(s.rt60_seconds, 3), "positions": len(s.responses)} for s in made.spaces
@@ -76,9 +77,16 @@ def rooms(
 
 
 def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:
-    """`write_rooms`, with what the disk says in words."""
+    """`write_rooms`, all of it or nothing, with what the disk says in words. Raises UnwritableOutput."""
+    make_folder(out)
     try:
-        write_rooms(out, made, how)
+        with TemporaryDirectory(prefix=".", dir=out) as stage:
+            write_rooms(Path(stage), made, how)
+            for role in made.roles:
+                (out / role).mkdir(exist_ok=True)
+            written = [path.relative_to(stage) for path in sorted(Path(stage).rglob("*.*"))]
+            for path in written:  # rooms.json, which makes them a set, comes last
+                os.replace(stage / path, out / path)
     except OSError as error:
         raise UnwritableOutput(f"{out}: the rooms cannot be written ({error.strerror}). Make room, or name another folder") from error
 
@@ -96,14 +104,21 @@ def read_rt60(text: str) -> tuple[float, float]:
 
 def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
     """Rooms by name, resampled to the rate. Shapes: -> NAME: [positions, taps]. Raises UnusableResponse."""
-    places = sorted(folder.iterdir()) if folder.is_dir() else []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    places = [place for place in inside if place.is_dir() or place.suffix.lower() in SOUNDS]
     found = {place.stem: sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
     rooms: dict[str, Tensor] = {}
+    if twice := [place.name for place in places if sum(other.stem == place.stem for other in places) > 1]:
+        raise UnusableResponse(
+            f"--from {folder}: {', '.join(twice)} would be rooms of one name. Name them apart, or put them into one folder"
+        )
     for name, files in found.items():
         rows: list[Tensor] = []
         for file in files:
             if file.suffix.lower() in SOUNDS:
                 responses, own = read_responses(file)
+                for row in responses:
+                    aligned(row, str(file))
                 rows += [
                     torch.from_numpy(soxr.resample(row.numpy(), own, rate, quality="VHQ")) if own != rate else row for row in responses
                 ]

@@ -1,6 +1,7 @@
 """audioadv survive: whether adversarial files still work through rooms, noise and codecs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import DONE, NOT_REACHED, WRONG_INPUT, Problems, clip_arguments, common_options, model_option
+from audioadv.cli.options import DONE, NOT_REACHED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option
+from audioadv.cli.outputs import check_picture
 from audioadv.errors import InputError, UnusableTarget
 from audioadv.evaluation.survival import Subject, Survival, together
 from audioadv.evaluation.survival import survive as through
@@ -19,7 +21,7 @@ from audioadv.report.survival import draw_survival
 from audioadv.report.tables import show, survival_table
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import as_texts, spell
+from audioadv.threat.goals import Transcribe, as_texts, spell
 
 USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", "codec:opus@24k", "codec:mulaw@64k")
 
@@ -29,7 +31,7 @@ USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", 
 @click.option("--target", "targets", multiple=True, metavar="TEXT", help="What they were made for: once for all clips, or once for each.")
 @click.option("--channel", "specs", multiple=True, default=USUAL, show_default=True, metavar="C", help="May be repeated; none: the file.")
 @click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of each channel for each clip.")
-@click.option("--rate", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
+@click.option("--rate", type=Number(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the matrix.")
 @model_option
 @common_options
@@ -58,6 +60,10 @@ def survive(
     audioadv survive adversarial/kitchen.wav --channel room --channel codec:mp3@64k
     """
     channels = [None if spec == "none" else parse_channel(spec) for spec in specs]
+    for text in targets:
+        Transcribe(text)
+    if png is not None:
+        check_picture(png)
     entries = read_entries([file for path in clips for file in crafted_in(path)])
     if targets and len(targets) not in (1, len(entries)):
         raise click.UsageError(f"{len(targets)} targets for {len(entries)} clips: give one for all, or one for each")
@@ -85,7 +91,7 @@ def crafted_in(path: Path) -> list[Path]:
     """
     if path.name == "results.jsonl":  # craft's own list of what it made
         path = path.parent
-    if not path.is_dir():
+    if not os.path.isdir(path):  # which, unlike the path's own, says no where it may not look
         return [path]
     files = [file for file in sorted(path.glob("*.wav")) if not file.name.endswith(".clean.wav")]
     if not files:
@@ -95,6 +101,7 @@ def crafted_in(path: Path) -> list[Path]:
 
 def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
     """A clip with all that is known of it. Raises UnusableTarget where nothing says what it was made for, or it is never written."""
+    samples = read_clip(entry.path, model.sample_rate).samples
     record = beside(entry.path)
     target = target or entry.target or record.get("target")
     if target is None:
@@ -103,7 +110,7 @@ def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
     clean = entry.path.with_suffix(".clean.wav")
     return Subject(
         name=str(entry.path),
-        samples=read_clip(entry.path, model.sample_rate).samples,
+        samples=samples,
         target=as_texts(target)[0],
         text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if text is not None), None),
         clean=read_clip(clean, model.sample_rate).samples if clean.exists() else None,

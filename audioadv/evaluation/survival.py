@@ -13,7 +13,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import OptionError, UnusableBatch, UnusableResponse
 from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.words import WordErrors, plain_words
 from audioadv.models.recogniser import Recogniser
@@ -106,10 +106,13 @@ def survive(
             )
         clip = fingerprint(subject.samples if subject.clean is None else subject.clean)
         for channel in channels:
-            heard, clean = (
-                None if samples is None else transcripts(model, samples, channel, draws, clip, seed)
-                for samples in (subject.samples, subject.clean)
-            )
+            try:
+                heard, clean = (
+                    None if samples is None else transcripts(model, samples, channel, draws, clip, seed)
+                    for samples in (subject.samples, subject.clean)
+                )
+            except (UnusableBatch, UnusableResponse) as error:  # a room or a recording, which does not know whose clip it is
+                raise type(error)(f"{subject.name}: {error}") from error
             assert heard is not None
             yield Survival(subject.name, None if channel is None else str(channel), subject.target, subject.text, heard, clean)
 

@@ -8,15 +8,18 @@ module:package.file:function             your own: a function that returns a Rec
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from audioadv.errors import BrokenInstallation, UnknownModel
+from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel
 from audioadv.models.alphabet import ALPHABET
+from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import found
 
@@ -51,14 +54,30 @@ def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
         recogniser = load_transformers(rest)
     elif source == "module" and rest:
         recogniser = load_function(rest)
+    elif name in CLASSIFIERS:
+        raise UnknownModel(
+            f"model {name!r}: a classifier, where a recogniser is needed, such as {' or '.join(BUNDLED)}. "
+            f"In Python: load_classifier({name!r}); on the command line: audioadv check"
+        )
     else:
         raise UnknownModel(
-            f"model {name!r}: unknown. Use {', '.join(BUNDLED)}, torchaudio:PIPELINE, hf:NAME_OR_FOLDER or module:package.file:function "
-            "(audioadv models lists them)"
+            f"model {name!r}: unknown{meant(name)}. Use {', '.join(BUNDLED)}, torchaudio:PIPELINE, hf:NAME_OR_FOLDER or "
+            "module:package.file:function (audioadv models lists them)"
         )
     if isinstance(recogniser.net, nn.Module):
         recogniser.net.eval().requires_grad_(False).to(device)
     return recogniser
+
+
+def meant(name: str) -> str:
+    """What was probably meant by a name that nothing answers to, as the end of a sentence; "" where nothing is near.
+
+    >>> meant("tiny_mell"), meant("WAV2VEC2_ASR_BASE_960H"), meant("magic")
+    (" (did you mean 'tiny-mel'?)", " (did you mean 'torchaudio:WAV2VEC2_ASR_BASE_960H'?)", '')
+    """
+    known = {known: known for known in (*BUNDLED, *CLASSIFIERS)} | {known.lower(): f"torchaudio:{known}" for known in PIPELINES}
+    near = get_close_matches(name.rpartition(":")[2].lower(), known, n=1, cutoff=0.75)
+    return f" (did you mean {known[near[0]]!r}?)" if near else ""
 
 
 def load_bundled(name: str) -> Recogniser:
@@ -99,7 +118,9 @@ def load_pipeline(name: str) -> Recogniser:
 
     bundle = getattr(torchaudio.pipelines, name, None)
     if not isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle):
-        raise UnknownModel(f"model 'torchaudio:{name}': torchaudio has no such CTC pipeline. It has {', '.join(PIPELINES)} and others")
+        raise UnknownModel(
+            f"model 'torchaudio:{name}': torchaudio has no such CTC pipeline{meant(name)}. It has {', '.join(PIPELINES)} and others"
+        )
     net = bundle.get_model()
 
     class Pipeline(nn.Module):
@@ -163,14 +184,28 @@ def load_function(path: str) -> Recogniser:
 
 
 def called(path: str) -> object:
-    """What `package.file:function` returns, looked for in the current folder too. Raises UnknownModel."""
-    module_name, colon, function_name = path.partition(":")
-    if not colon:
+    """What `package.file:function` returns, looked for in the current folder too.
+
+    Raises UnknownModel; for what the file or the function raises too, with its place, since the command line shows no traceback.
+    """
+    module_name, _, function_name = path.partition(":")
+    if not (function_name and all(part.isidentifier() for part in module_name.split("."))):
         raise UnknownModel(f"model 'module:{path}': write module:package.file:function")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        function: Callable[[], object] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(module_name)
+        function: Callable[[], object] | None = getattr(module, function_name, None)
+        if function is None:
+            raise ImportError(f"module {module_name!r} has no attribute {function_name!r}")
+        return function()
+    except AudioadvError:
+        raise
+    except ImportError as error:
         raise UnknownModel(f"model 'module:{path}': {error}. Is the file in this folder or installed, and the name right?") from error
-    return function()
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if at.filename == __file__ else f" at line {at.lineno} of {at.filename}"
+        raise UnknownModel(
+            f"model 'module:{path}': {type(error).__name__}{place} ({error}). Write a function that takes no argument and returns the model"
+        ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 from audioadv.audio.files import read_clip
 from audioadv.errors import InputError
-from audioadv.evaluation.run.ledger import read_results
+from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.run.run_file import read_run, shown
 from audioadv.evaluation.run.summary import KEYS, settings_of, summarise
 from audioadv.report.charts import density_chart, success_chart
@@ -14,7 +14,10 @@ from audioadv.report.page import write_from_template
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
 
-NEEDED = ("clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "bound", "snr_db", "relative_db", "forwards")
+NEEDED = (
+    "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "note", "bound", "snr_db", "relative_db", "forwards",
+    "backwards", "seconds",
+)  # fmt: skip
 MOST_FAILURES = 50  # clips told for each outcome
 Lines = Sequence[dict[str, Any]]
 
@@ -28,9 +31,7 @@ def write_report(folder: Path, *, clips: int = 6, pictures: bool = True) -> Path
     lines = read_results(folder / "results.jsonl")
     if not lines:
         raise InputError(f"{folder}: no result yet. Wait for the first batch, or look at what audioadv bench says on standard error")
-    for number, line in enumerate(lines, start=1):
-        if lacking := [key for key in NEEDED if key not in line]:
-            raise InputError(f"{folder}, result {number} ({line['name']}): nothing of {', '.join(lacking)}. Take it out of results.jsonl")
+    check_results(folder / "results.jsonl", lines, NEEDED)
     run = read_run(folder)
     rows = summarise(lines)
     groups = list(zip(rows, settings_of(lines).values(), strict=True))

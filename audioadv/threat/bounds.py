@@ -29,6 +29,9 @@ from audioadv.threat.region import Norm, Region
 MIN: Final = "min"
 """In place of a radius: search for the smallest."""
 
+MOST_DB: Final = 300.0  # beyond it, ratios are no float32 numbers, and no sound's either
+LARGEST: Final = 1e30  # of a radius, for the same reason
+
 Radius = float | Literal["min"]
 Box = tuple[float, float] | None
 
@@ -92,10 +95,19 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_radius(name: str, radius: Radius) -> None:
-    """A radius is `min` or a finite number, not negative."""
-    if radius != MIN and not (is_number(radius) and float(radius) >= 0):
-        raise MalformedSpec(f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {name}:0.01")
+def check_radius(name: str, radius: Radius, example: str = "") -> None:
+    """A radius is `min` or a finite number, not negative. Raises MalformedSpec."""
+    if radius != MIN and not (is_number(radius) and 0 <= float(radius) <= LARGEST):
+        raise MalformedSpec(
+            f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {example or name + ':0.01'}"
+        )
+
+
+def check_decibels(name: str, noun: str, value: Radius, example: str) -> None:
+    """A level is `min` or a number of decibels that float32 can hold as a ratio. Raises MalformedSpec."""
+    if value != MIN and not (is_number(value) and abs(float(value)) <= MOST_DB):
+        wish = f"the {noun} must be a number of decibels, at most {MOST_DB:g} up or down, or 'min'"
+        raise MalformedSpec(f"{name}:{value}: {wish}, for example {example}")
 
 
 def plain(number: Radius) -> str:
@@ -186,8 +198,7 @@ class SNR(Combines):
     decibels: Radius
 
     def __post_init__(self) -> None:
-        if self.decibels != MIN and not is_number(self.decibels):
-            raise MalformedSpec(f"snr:{self.decibels}: the ratio must be a number of decibels, or 'min', for example snr:30")
+        check_decibels("snr", "ratio", self.decibels, "snr:30")
 
     def __str__(self) -> str:
         return f"snr:{plain(self.decibels)}"
@@ -230,6 +241,8 @@ def parse_bound(spec: str) -> Bound:
 
     Raises MalformedSpec.
     """
+    if lone := next((word for word in ("_or_", "_and_") if word in spec and not all(spec.split(word))), None):
+        raise MalformedSpec(f"bound {spec!r}: not a bound, since one is missing beside {lone}. Write for example linf:0.3{lone}l1:10")
     if "_or_" in spec:
         return either(parse_bound(part) for part in spec.split("_or_"))
     if "_mix_" in spec or "@" in spec:

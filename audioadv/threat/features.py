@@ -10,9 +10,7 @@ the Euclidean one: LPIPS as Laidlaw et al. 2021, "Perceptual adversarial robustn
 each layer. Ragged sound is shown to the network clip by clip, each at its own length.
 """
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -20,7 +18,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import MalformedSpec, OptionError
+from audioadv.errors import MalformedSpec, OptionError, UnknownModel
+from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_radius, parse_number, plain
 from audioadv.threat.norms import LinfNorm
@@ -152,15 +151,12 @@ class Feature(Combines):
     def parse(text: str) -> "Feature":
         """The bound of `0.5:package.file:function`, looked for in the current folder too. Raises ValueError or MalformedSpec."""
         radius, _, source = text.partition(":")
-        module, _, function = source.partition(":")
-        if not function:
+        if ":" not in source:
             raise MalformedSpec(f"feature:{text}: no network. Write feature:0.5:package.file:function, a function that returns it")
-        if "" not in sys.path:
-            sys.path.insert(0, "")
         try:
-            network: Network = getattr(importlib.import_module(module), function)()
-        except (ImportError, AttributeError) as error:
-            raise MalformedSpec(f"feature:{text}: {error}. Is the file in this folder or installed, and the name right?") from error
+            network = called(source)
+        except UnknownModel as error:
+            raise MalformedSpec(f"feature:{text}: {error}") from error
         if not callable(network):
             raise MalformedSpec(f"feature:{text}: the function returned a {type(network).__name__}. Return a network: inputs to features")
         return Feature(

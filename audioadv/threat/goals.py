@@ -6,7 +6,7 @@ reached   whether it is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, Self, final
@@ -82,8 +82,11 @@ def spell(texts: tuple[str, ...], vocabulary: tuple[str, ...], device: torch.dev
 
 
 def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
-    """Lower case, single spaces."""
-    return tuple(" ".join(text.lower().split()) for text in ([texts] if isinstance(texts, str) else texts))
+    """Lower case, single spaces. Raises UnusableTarget for what is no text."""
+    several = [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else [*texts]
+    if not all(isinstance(text, str) for text in several):
+        raise UnusableTarget(f"target {texts!r}: not a text. Give one, or a list with one for each clip: ['open the door', 'stop']")
+    return tuple(" ".join(text.lower().split()) for text in several)
 
 
 def for_each(texts: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -35,9 +35,9 @@ from torch.nn import functional as F
 from audioadv.audio.hearing import Hearing
 from audioadv.audio.masking import masking_threshold
 from audioadv.audio.spectrum import OVERLAP, frames_inside, spectrum, waveform
-from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.errors import UnusableBatch
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, is_number, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, each
 from audioadv.threat.region import Region
@@ -63,8 +63,7 @@ class Masked(Combines):
     hearing: Hearing = field(default_factory=Hearing)
 
     def __post_init__(self) -> None:
-        if self.margin_db != MIN and not is_number(self.margin_db):
-            raise MalformedSpec(f"masked:{self.margin_db}: the margin must be a number of decibels, or 'min', for example masked:0")
+        check_decibels("masked", "margin", self.margin_db, "masked:0")
 
     @staticmethod
     def parse(text: str) -> "Masked":

@@ -228,7 +228,9 @@ class Region:
         return delta.addcmul_(each(size, delta), step, value=-1).clamp_(*self.limits)
 
     def project(self, delta: Tensor) -> Tensor:
-        """The nearest allowed parameters; zero in the padding."""
+        """The nearest allowed parameters; zero in the padding. Raises UnusableBatch for those of another batch."""
+        if self.added:
+            self.fitting(delta)
         return self.norm.project(delta, self.radius, *((self.low, self.high) if self.map.boxed else (None, None)))
 
     def steepest(self, slope: Tensor) -> Tensor:
@@ -251,7 +253,9 @@ class Region:
         return self.norm.steady(self.unpadded(slope))
 
     def unpadded(self, slope: Tensor) -> Tensor:
-        """A slope that is zero in the padding; what a map pulled back is so already."""
+        """A slope that is zero in the padding; what a map pulled back is so already. Raises UnusableBatch for another batch's."""
+        if self.added:
+            self.fitting(slope)
         return slope * self.inside if self.added and self.inside is not None else slope
 
     def sample(self, generators: list[torch.Generator]) -> Tensor:

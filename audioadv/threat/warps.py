@@ -99,7 +99,7 @@ class Moved(Combines):
 
     def __post_init__(self) -> None:
         for radius in self.radii:
-            check_radius(self.kind, radius)
+            check_radius(self.kind, radius, f"{self.kind}:{','.join(map(plain, self.usual))}")
         if (self.radii[0] == MIN) != (self.radii[1] == MIN):
             raise MalformedSpec(f"{self}: either both radii are numbers or both are min ({self.kind}:min)")
 

@@ -25,7 +25,7 @@ import soundfile
 import torch
 
 from audioadv.attacks.craft import Progress, TextGoal, craft_each
-from audioadv.audio.files import Clip, read_clip
+from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.ledger import Ledger, Line
 from audioadv.evaluation.run.on_disk import source, write_and_judge
@@ -106,10 +106,10 @@ def plan(jobs: Sequence[Job], settings: Sequence[Setting], size: int) -> list[Ba
 
 
 def length_of(path: Path) -> float:
-    """Seconds, by the file's header; 0 where it cannot be read, which is told when the clip's turn comes."""
+    """Seconds, by the file's header, at most as long as a clip may be; 0 where it cannot be read. Both are told when its turn comes."""
     try:
-        return float(soundfile.info(str(path)).duration)
-    except (soundfile.SoundFileError, OSError, TypeError):
+        return min(float(soundfile.info(str(path)).duration), LONGEST_SECONDS)
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError):  # ValueError: a name that is no text
         return 0.0
 
 
@@ -185,6 +185,8 @@ class Bench:
                 place.mkdir(exist_ok=True)
                 for made in sorted(stage.iterdir()):
                     os.replace(made, place / made.name)
+        except UnwritableOutput as error:  # where it was tried says nothing to a user
+            raise UnwritableOutput(str(error).replace(name, str(place))) from error
         except OSError as error:
             raise UnwritableOutput(
                 f"{place}: files cannot be written ({error.strerror}). Make room, and start the same command again"

@@ -8,14 +8,24 @@ the kernel's, on the file itself, and dies with its process.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from audioadv.errors import InputError, UnwritableOutput
 
 Line = dict[str, Any]
+
+KINDS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("clip", "clean_transcript", "target", "outcome", "note", "bound"), str),
+    **dict.fromkeys(("adversarial_transcript", "text", "model", "attack", "bound_asked", "channel"), str | None),
+    **dict.fromkeys(("excess", "snr_db", "relative_db"), float | int | None),
+    **dict.fromkeys(("steps", "forwards", "backwards"), int),
+    "seconds": float | int,
+    "reached": bool,
+}
+"""What stands under the keys of a result."""
 
 
 @final
@@ -97,7 +107,17 @@ def parsed(path: Path, content: bytes, before: int = 0) -> list[Line]:
             line = json.loads(text)
             if not isinstance(line["name"], str):
                 raise TypeError("its name is no text")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not a result ({error}). Take that line out, and its clip is done again") from error
         lines.append(line)
     return lines
+
+
+def check_results(path: Path, lines: Iterable[Mapping[str, Any]], needed: Iterable[str]) -> None:
+    """Raise InputError for a line that lacks one of the `needed` keys, or has something else under a key than a result has."""
+    for number, line in enumerate(lines, start=1):
+        lacking = [key for key in needed if key not in line]
+        wrong = [f"{key} {line[key]!r}" for key, kind in KINDS.items() if key in line and not isinstance(line[key], kind)]
+        if lacking or wrong:
+            what = f"nothing of {', '.join(lacking)}" if lacking else f"no result has {', '.join(wrong)}"
+            raise InputError(f"{path}, line {number} ({line['name']}): {what}. Take that line out")

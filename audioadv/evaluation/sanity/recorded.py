@@ -15,7 +15,7 @@ from audioadv.attacks.craft import heard_alone
 from audioadv.attacks.trace import SPILL, Sight
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.errors import InputError
-from audioadv.evaluation.run.ledger import read_results
+from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import SNR, Ball, parse_bound
@@ -25,7 +25,7 @@ Group = dict[tuple[str, str], Line]
 """Result lines by clip and target."""
 
 TRIED = {"reached", "missed", "not_finite"}  # of the outcomes: somebody attacked
-NEEDED = {"name", "clip", "target", "outcome", "reached", "bound", "adversarial_transcript"}
+NEEDED = ("clip", "target", "outcome", "reached", "bound", "adversarial_transcript")
 
 
 class Setting(NamedTuple):
@@ -58,9 +58,7 @@ def check_run(folder: Path, model: Recogniser | None = None) -> dict[str, Checku
 def read_lines(path: Path) -> Sequence[Line]:
     """The lines of a results file. Raises InputError."""
     lines = read_results(path)
-    for number, line in enumerate(lines, start=1):
-        if not set(line) >= NEEDED:
-            raise InputError(f"{path}, line {number}: not a result of craft or bench. Take the line out")
+    check_results(path, lines, NEEDED)
     return lines
 
 

@@ -46,6 +46,8 @@ def parse_channel(spec: str) -> Channel:
 
     Raises MalformedSpec, or what a part raises: UnusableResponse for rooms or noise that are not there.
     """
+    if lone := next((word for word in ("_or_", "_then_") if word in spec and not all(spec.split(word))), None):
+        raise MalformedSpec(f"channel {spec!r}: not a channel, since one is missing beside {lone}. Write for example room{lone}noise:20")
     return reduce(or_, (reduce(rshift, map(parse_part, option.split("_then_"))) for option in spec.split("_or_")))
 
 
