@@ -20,6 +20,7 @@ from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L0, L1, L2, MIN, Linf
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
 from audioadv.threat.region import Region
+from audioadv.threat.stickers import Patch
 from audioadv.threat.warps import Spatial
 
 Bound = type[Linf] | type[L2]
@@ -391,11 +392,24 @@ def test_the_worst_of_more_random_moves_is_no_better_and_neighbours_change_nothi
     assert torch.equal(alone.adversarial, many.adversarial[7:9])
 
 
+def test_standard_tries_a_grid_of_moves_before_slopes() -> None:
+    net, x = small(4, (1, 6, 6)), inputs_for((1, 6, 6), 30, (0, 1))
+    region = Spatial(8, 0.4).around(x)
+    grid, all_of_it = attacks.moves_grid(misclassify(net, x), region), attacks.standard(misclassify(net, x), region)
+    assert not any(fell and not stands for fell, stands in zip(grid.reached, all_of_it.reached, strict=True))
+    fallen = torch.tensor(grid.reached)
+    assert 3 <= fallen.sum() < 30
+    assert torch.equal(all_of_it.adversarial[fallen], grid.adversarial[fallen])
+    assert (all_of_it.backwards[fallen] == 0).all()
+
+
 def test_moves_are_tried_where_there_are_moves_of_a_fixed_reach() -> None:
     net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
     for attack in (attacks.moves_grid, attacks.worst_of):
         with pytest.raises(OptionError, match="spatial:30,3"):
             attack(misclassify(net, x), Linf(0.1).around(x))
+        with pytest.raises(OptionError, match="spatial:30,3"):
+            attack(misclassify(net, x.flatten(1)), Patch((4,)).around(x.flatten(1)))  # its parameters are [batch, 4]
         with pytest.raises(OptionError, match="min has none"):
             attack(misclassify(net, x), Spatial().around(x))
     for points in ((3, 3), (3, 0, 3)):

@@ -14,6 +14,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell
 from audioadv.errors import OptionError
 from audioadv.threat.region import Region
+from audioadv.threat.warps import Warp
 
 GRID = (31, 5, 5)  # points for each parameter: an angle and two shifts, or a delay and a speed
 
@@ -50,14 +51,18 @@ def worst_of(objective: Objective, region: Region, *, draws: int = 10, seed: int
     return run.result()
 
 
+def movable(region: Region) -> bool:
+    """Whether few parameters say how far each input is moved, within a fixed reach."""
+    return isinstance(region.map, Warp) and bool(region.radius.isfinite().all())
+
+
 def moves_of(region: Region, attack: str) -> int:
-    """How many parameters say how an example is moved. Raises OptionError for a region that is not one of moves of a fixed reach."""
-    start = region.start()
-    if region.added or start.ndim != 2:
+    """How many parameters say how an example is moved. Raises OptionError for a region that is not `movable`."""
+    if not isinstance(region.map, Warp):
         raise OptionError(f"{attack} moves inputs, and this bound changes them otherwise. Bound it by spatial:30,3 or timing:160,0.05")
-    if not region.radius.isfinite().all():
+    if not movable(region):
         raise OptionError(f"{attack} tries moves of a fixed reach, and min has none. Give radii (spatial:30,3)")
-    return start.shape[1]
+    return region.start().shape[1]
 
 
 def decided(run: Run, parameters: torch.Tensor) -> bool:

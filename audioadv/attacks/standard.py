@@ -16,6 +16,7 @@ from audioadv.attacks.apgd import apgd, apgd_targeted
 from audioadv.attacks.apgd_l1 import apgd_l1
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.fmn import fmn
+from audioadv.attacks.moves import movable, moves_grid
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Tell
@@ -34,7 +35,7 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
 
     At most 100, 100 and 450 gradients and 1,000 queries an example. The goal's own confidence is set aside; goals that know
     no labels get APGD and FMN on their loss, and Square. In L1 the steps are sparse; Square is for plain changes in Linf and L2. A
-    union is attacked member by member. Shapes: as in `region.clean`.
+    union is attacked member by member; of moves alone, a grid is tried first. Shapes: as in `region.clean`.
     """
     if len(region.members()) > 1:
         return worst_member(standard, objective, region, seed=seed)
@@ -42,6 +43,8 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     queried = region.added and isinstance(region.norm, LinfNorm | L2Norm)
     stages: list[tuple[Objective, Attack]] = [(objective.by(cross_entropy), first)]
     stages.append((objective.by(margin), partial(near_then_square if queried else fmn, seed=seed)))
+    if movable(region):
+        stages.insert(0, (objective, moves_grid))
     if rivalled(objective.goal):
         stages.append((objective, partial(apgd_targeted, steps=50, seed=seed)))
     return one_after_another(stages, region, progress)
