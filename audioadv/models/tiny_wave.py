@@ -15,8 +15,18 @@ from audioadv.models.alphabet import ALPHABET
 from audioadv.models.tiny_mel import HIDDEN_HOP, frame_mask
 
 
+def shifted(x: Tensor) -> Tensor:
+    """A quarter of the channels from the frame before, a quarter from the one after. Shapes: [batch, frames, width] -> the same."""
+    quarter = x.shape[-1] // 4
+    before, after, own = x.split([quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
+    return torch.cat([F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1)), own], dim=-1)
+
+
 class Attention(nn.Module):
-    """Pre-norm self-attention and feed-forward block."""
+    """Pre-norm self-attention and feed-forward block, in which each frame sees a quarter of each neighbour's channels.
+
+    Source of the shift, a convolution without cost: Lin et al. 2019, "TSM: temporal shift module for efficient video understanding".
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -25,14 +35,15 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.between = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Shapes: x [batch, frames, width], bias [batch, 1, 1, frames] (minus infinity in the padding) -> as x."""
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
+        """Shapes: x [batch, frames, width], mask [batch, frames, 1], bias [batch, 1, 1, frames] (minus infinity in the padding) -> as x."""
+        q, k, v = self.qkv(shifted(self.norm(x) * mask)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
-        return x + F.dropout(self.feed(x), self.dropout, self.training)
+        return x + F.dropout(self.feed(shifted(self.between(x) * mask)), self.dropout, self.training)
 
 
 class Stride(nn.Module):
@@ -61,13 +72,11 @@ class TinyWave(nn.Module):
     attention sees nothing there.
     """
 
-    def __init__(self, width: int = 256, blocks: int = 4, heads: int = 4, dropout: float = 0.0) -> None:
+    def __init__(self, width: int = 256, blocks: int = 5, heads: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = nn.ModuleList([
-            Stride(1, 128, 32, 16),  # 1000 Hz
-            Stride(128, 160, 4, 2),
-            Stride(160, 192, 4, 2),  # 250 Hz
-            Stride(192, 256, 9, 5),  # 50 Hz
+            Stride(1, 192, 160, 80),  # 200 Hz
+            Stride(192, 256, 8, 4),  # 50 Hz
             Stride(256, width, 4, 2),  # 25 Hz
         ])  # fmt: skip
         self.positions = nn.Conv1d(width, width, 31, padding=15, groups=16)
@@ -80,27 +89,17 @@ class TinyWave(nn.Module):
         """Output frames of clips of so many samples."""
         return 2 * ((lengths + HIDDEN_HOP - 1) // HIDDEN_HOP)
 
-    def encode(self, waveforms: Tensor, own: Tensor) -> list[Tensor]:
-        """What each strided convolution hears. Shapes: [batch, time], [batch] -> five of [batch, channels, frames]."""
-        x = F.pad(waveforms, (0, -waveforms.shape[1] % HIDDEN_HOP))[:, None] * 4.0  # speech peaks near 0.3
-        frames = own * HIDDEN_HOP
-        heard = []
-        for stage in self.encoder:
-            x, frames = stage(x, frames)
-            heard.append(x)
-        return heard
-
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the letters, frame by frame (shapes and units: the class)."""
         own = (lengths + HIDDEN_HOP - 1) // HIDDEN_HOP
-        return self.listen(self.encode(waveforms, own)[-1], own)
-
-    def listen(self, heard: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Self-attention over the encoder's frames. Shapes: heard [batch, width, hidden], own [batch] -> as forward."""
-        mask = frame_mask(own, heard.shape[-1])
-        x = (heard + F.gelu(self.positions(heard))).transpose(1, 2)
+        x = F.pad(waveforms, (0, -waveforms.shape[1] % HIDDEN_HOP))[:, None] * 4.0  # speech peaks near 0.3
+        frames = own * HIDDEN_HOP
+        for stage in self.encoder:
+            x, frames = stage(x, frames)
+        x = (x + F.gelu(self.positions(x))).transpose(1, 2)
+        mask = frame_mask(own, x.shape[1])
         bias = torch.zeros_like(mask).masked_fill(mask == 0, -torch.inf).transpose(1, 2)[:, None]
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, mask, bias)
         scores = self.head(self.norm(x)).float()
         return scores.unflatten(-1, (2, len(ALPHABET))).flatten(1, 2).log_softmax(-1), 2 * own
