@@ -18,7 +18,7 @@ from audioadv.models.tiny_mel import HIDDEN_HOP, frame_mask
 def shifted(x: Tensor) -> Tensor:
     """A quarter of the channels from the frame before, a quarter from the one after. Shapes: [batch, frames, width] -> the same."""
     quarter = x.shape[-1] // 4
-    before, after, own = x.split([quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
+    before, after, own = torch.split(x, [quarter, quarter, x.shape[-1] - 2 * quarter], dim=-1)
     return torch.cat([F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1)), own], dim=-1)
 
 
