@@ -17,7 +17,7 @@ from audioadv.models.alphabet import ALPHABET
 from audioadv.threat.region import Region
 
 SAMPLES = Path(__file__).parent.parent / "samples"
-STEPS = 60
+STEPS = 100
 TEXTS = ["go home", "no", "stop it now"]
 
 
