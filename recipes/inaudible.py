@@ -201,6 +201,7 @@ def compete(model: Recogniser, entrant: str, todo: list[Pair], run: Line, result
     """One entrant on some pairs: each line when it is written."""
     folder = results.parent / "-".join(str(part) for part in (*run.values(), entrant)).replace(":", "_")
     folder.mkdir(exist_ok=True)
+    todo = sorted(todo, key=lambda pair: len(pair.clip.samples))  # so that batches have little padding
     for first in range(0, len(todo), BATCH):
         way = by_peer(model, todo[first:][:BATCH], run) if entrant == PEER else crafted(model, entrant, todo[first:][:BATCH], run)
         for pair, adversarial, cost in way:
