@@ -1,7 +1,9 @@
 """Find, then shrink: the attack behind `craft`.
 
 Find. From the clean input, steps of a tenth of its own size lower the goal's loss (CTC, for a text) until the goal is reached.
-An example that is not there after some steps gets a larger region, or, where the bound is fixed, a new cycle of step sizes.
+An example whose loss no longer falls gets a larger region and shorter steps, every third time long ones again; where the bound is
+fixed, a new cycle of step sizes. (By the clock, regions outran the search: steps grow with them, and a slope that is steep by then
+threw out what was one letter short.)
 
 Shrink. Carlini and Wagner 2018 (III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
 alignment found. Here, example by example,
@@ -41,7 +43,8 @@ COARSEST, FINEST = 0.2, 0.01  # gamma
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 8  # steps without success before gamma is halved
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
-SLOW_GROWTH = 1.2  # where small sets are best entered from larger ones: there 1.5 outran the search
+STILL_FALLING = 0.5  # of the lowest loss before: a search that has come below it goes on as it does
+SLOW_GROWTH, SLOW_STEP = 1.2, 0.1  # where small sets are best entered from larger ones: there 1.5 and 0.3 outran the search
 FIRST_STEP, LAST_STEP = 0.1, 0.002  # of the radius: over a channel, within a fixed region
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
@@ -57,12 +60,16 @@ class Search:
     fails: Tensor  # steps since the last success, or since gamma was last halved
     found: Tensor
     radius: Tensor  # of the moment
+    stage: Tensor  # how often the loss was found to fall no longer
+    low: Tensor  # the lowest loss until it was last looked at
+    lower: Tensor  # the lowest since
     proven: Tensor  # the smallest radius within which the goal was reached, infinite before
 
     def rows(self, stay: Tensor, width: int) -> "Search":
         """The search of those that stay, cut to `width` along the last axis."""
         cut = self.delta[stay][..., :width], self.velocity[stay][..., :width]
-        return Search(*cut, *(x[stay] for x in (self.gamma, self.fails, self.found, self.radius, self.proven)))
+        own = self.gamma, self.fails, self.found, self.radius, self.stage, self.low, self.lower, self.proven
+        return Search(*cut, *(x[stay] for x in own))
 
 
 def find_then_shrink(
@@ -88,12 +95,14 @@ def find_then_shrink(
     """
     clean, ones = region.clean, torch.ones_like(region.radius)
     gradual = getattr(region.norm, "gradual", False)
+    growth, longest_step = (SLOW_GROWTH, SLOW_STEP) if gradual else (GROWTH, LONGEST_STEP)
     run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or gradual
     if shrinks:
         faint = torch.full_like(clean, QUIETEST) if region.inside is None else QUIETEST * region.inside
         radius = start * torch.maximum(region.extent(clean), region.extent(faint))
         radius = radius if minimal else torch.maximum(radius, region.radius)
-    search = Search(nudge(region.at(radius), seed), region.start(), COARSEST * ones, 0 * ones, ones < 0, radius, math.inf * ones)
+    first, none, never = nudge(region.at(radius), seed), 0 * ones, math.inf * ones
+    search = Search(first, region.start(), COARSEST * ones, none, ones < 0, radius, none, never, never, never)
     noisy = objective.expectation is not None
     with at_rest(objective.model):
         for number in range(steps):
@@ -105,12 +114,12 @@ def find_then_shrink(
 
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = kept if noisy else look.reached & rounded
-            aim(search, hit, shrinks, SLOW_GROWTH if gradual else GROWTH)
+            aim(search, hit, look.loss, shrinks, growth)
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
             search.velocity = momentum * search.velocity + (1 - momentum) * step
-            longest = LONGEST_STEP * 0.5 ** ((search.fails // GROWTH_EVERY) % 3)  # a larger region, then a shorter step, for the stubborn
-            stride = torch.where(search.found | (not shrinks), search.gamma.clamp(SHORTEST_STEP, LONGEST_STEP), longest)
+            longest = longest_step * 0.5 ** (search.stage % 3)
+            stride = torch.where(search.found | (not shrinks), search.gamma.clamp(SHORTEST_STEP, longest_step), longest)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
             step = search.velocity
             if noisy and not shrinks:
@@ -131,10 +140,10 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(search: Search, hit: Tensor, shrinks: bool, growth: float = GROWTH) -> None:
+def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, growth: float = GROWTH) -> None:
     """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
 
-    `growth` is how a search grows that has found nothing.
+    `loss` [batch] is what was seen, `growth` how a search grows that has found nothing.
     """
     search.fails = torch.where(hit, 0.0, search.fails + 1)
     if not shrinks:  # the region stays: only the step sizes go through their cycle again and again
@@ -143,8 +152,14 @@ def aim(search: Search, hit: Tensor, shrinks: bool, growth: float = GROWTH) -> N
         search.gamma = torch.where(tired, shorter, search.gamma)
         return
     search.proven = torch.where(hit, torch.minimum(search.proven, search.radius), search.proven)
+    search.lower = torch.minimum(search.lower, loss)
+    looked = search.proven.isinf() & (search.fails % GROWTH_EVERY == 0)
+    stuck = looked & (search.lower > STILL_FALLING * search.low)
+    search.stage = search.stage + stuck
+    search.low = torch.where(looked, torch.minimum(search.low, search.lower), search.low)
+    search.lower = torch.where(looked, math.inf, search.lower)
     tired = search.proven.isfinite() & (search.fails >= PATIENCE)
     search.gamma = torch.where(tired, (search.gamma / 2).clamp_min(FINEST), search.gamma)
-    grown = torch.where(search.proven.isinf() & (search.fails % GROWTH_EVERY == 0), growth * search.radius, search.radius)
+    grown = torch.where(stuck, growth * search.radius, search.radius)
     search.radius = torch.where(hit | tired, search.proven * (1 - search.gamma), grown)
     search.fails = torch.where(tired, 0.0, search.fails)

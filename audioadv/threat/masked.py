@@ -47,6 +47,17 @@ OVER_RELAXED = 1.8
 HEADROOM = 0.9  # of the eroded limits: what is clipped to the limit itself is always over it somewhere, and turned down
 PEAK = 3.5  # of rounding noise, times its root mean square: one bin in 200,000 is above
 KEPT = 0.4  # of a limit, at least, where rounding noise comes near it
+EVENNESS = 1 / 8
+"""How a bin's step follows its gain (slope times limit): 1 in proportion, 0 not at all.
+
+Limits span 70 dB, from what is masked or too low to be heard to what is neither, and gains with them: in proportion, the few bins with
+the widest limits have the step to themselves, and a recogniser that does not listen there is never reached. All alike is too
+restless for a slope that turns. Eight pairs of the craft suite, the hardest among them, 300 forwards, mean margin and pairs missed:
+
+              1           1/2         1/4         1/8         1/16
+  tiny-mel    -4.9 dB 0   -4.8 dB 0   -7.5 dB 0   -7.9 dB 0   -7.9 dB 0
+  tiny-wave   -4.0 dB 3               -6.0 dB 0   -6.8 dB 0
+"""
 NO_LIMIT_DB = 200.0  # for the frames of padding, where there is no change
 TAPER = 0.25  # of a frame, at both ends of a clip: a change that begins at once is heard at all frequencies
 
@@ -166,8 +177,8 @@ class MaskedNorm:
         return self.climb(slope, lambda gain: torch.ones_like(gain))
 
     def steady(self, slope: Tensor) -> Tensor:
-        # Each bin by its gain, up to its limit: those that matter reach it, and none jumps.
-        return self.climb(slope, lambda gain: (gain / typical(gain)).clamp_max(1))
+        # Each bin by its gain, up to its limit: those that matter reach it, all others come near it, and none jumps.
+        return self.climb(slope, lambda gain: (gain / typical(gain)).clamp_max(1) ** EVENNESS)
 
     def climb(self, slope: Tensor, share: Callable[[Tensor], Tensor]) -> Tensor:
         """A step up the slope: each bin in the slope's phase, with a `share` of its limit told from what it can gain.
