@@ -13,8 +13,12 @@ thresholds at every bin. Three columns, each the absolute difference over all fr
     repaired        ART with that one function written as the papers have it: the same maskers are kept
 
 What is left comes from under 26 Hz, where we cap the threshold in quiet at 68 dB and ART has none under 20 Hz: it keeps peaks
-there that we do not hear, and they beat others, or the other way round (in singing.flac 37 peaks, each with one that it beats).
-Bins under 26 Hz themselves are left out; `over 1 dB` is the share of all others.
+there that we do not hear, and they beat others, or the other way round. So it is in all 49 frames with a bin over 1 dB, 37 of them
+in singing.flac. Bins under 26 Hz themselves are left out; `over 1 dB` is the share of all others. On all 12 clips, dB:
+
+    as it is        median 3.35, over 1 dB 71 %, largest 83.3
+    its maskers     median 0.00, over 1 dB none, largest 0.00
+    repaired        median 0.00, over 1 dB 0.07 %, largest 10.6
 """
 
 import math
@@ -109,8 +113,8 @@ def race(rounds: int) -> None:
             if i:  # the first round fills caches
                 seconds[name].append(time.perf_counter() - began)
     for name, taken in seconds.items():
-        share = statistics.median(seconds["ART"]) / statistics.median(taken)
-        print(f"{name:36} median {1000 * statistics.median(taken):7.1f} ms, least {1000 * min(taken):7.1f} ms    1/{share:.0f} of ART's")
+        share = statistics.median(art / own for art, own in zip(seconds["ART"], taken, strict=True))  # each round by itself
+        print(f"{name:36} median {1000 * statistics.median(taken):7.1f} ms, least {1000 * min(taken):7.1f} ms    1/{share:.1f} of ART's")
 
 
 @click.command(help=__doc__)

@@ -10,7 +10,8 @@ same padded batch: step, floor, step, floor ... so that both meet the same machi
     soon     the suite's own: most steps are spent shrinking
 
 Only steps that the whole batch took with one forward each are compared; `steps` says how many of all that were. `project` is
-what one projection costs, as a share of the floor.
+what one projection costs, as a share of the floor, both added up over these steps. It is the same at each: it looks at every bin,
+wherever the change is.
 """
 
 import json
@@ -138,7 +139,7 @@ def main(
                 base = statistics.median(base for _, base, _, _ in rows)
                 ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} .. {max(ratios):.3f})"
                 spread, found = quartiles([step / base for step, base, _, _ in rows]), [count for *_, count in rows]
-                share = statistics.median(project / base for _, base, project, _ in rows)
+                share = sum(project for _, _, project, _ in rows) / sum(base for _, base, _, _ in rows)
                 row = f"{ratio:30}  {spread:26} {base:8.4f}  {share:7.3f}  {len(rows):4}/{repeats * steps:<4}  {min(found)} to {max(found)}"
                 click.echo(f"{model.name:12} {spec:9} {kind:7} {row}")
                 lines += [

@@ -6,6 +6,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -44,6 +45,13 @@ def test_segmental_snr_is_a_mean_over_time() -> None:
     assert segmental_snr_db(clean, adversarial, 16000).item() == pytest.approx(17.5, abs=0.5)
 
 
+def test_a_click_lies_in_four_segments_of_480_samples() -> None:
+    """A second has 131 of them, 120 samples apart: four at 0 dB, where the click has the segment's energy, the others at 35."""
+    clean, click = torch.ones(16000), torch.zeros(16000)
+    click[8000] = math.sqrt(480)
+    assert segmental_snr_db(clean, clean + click, 16000).item() == pytest.approx(127 / 131 * 35, abs=1e-4)
+
+
 def test_segments_of_silence() -> None:
     silence = torch.zeros(1000)
     assert segmental_snr_db(silence, silence, 16000) == 35
@@ -66,11 +74,11 @@ def test_loudness_is_energy_under_both_filters() -> None:
 
     from audioadv.audio.loudness import HIGH_PASS, SHELF
 
-    sound = torch.cat([NOISE[0, 0], torch.zeros(40000)])  # room for the filters' tails
-    filtered = lfilter(*HIGH_PASS, lfilter(*SHELF, sound.numpy()))
-    assert loudness_lufs(sound, 48000).item() == pytest.approx(-0.691 + 10 * math.log10((filtered**2).mean()), abs=1e-3)
+    for sound in (NOISE[0, 0], NOISE[0, 0, :801] + 0.1, torch.tensor([0.1])):  # the filters ring on after the end
+        filtered = lfilter(*HIGH_PASS, lfilter(*SHELF, np.pad(sound.numpy(), (0, 40000))))
+        expected = -0.691 + 10 * math.log10((filtered**2).sum() / len(sound))
+        assert loudness_lufs(sound, 48000).item() == pytest.approx(expected, abs=1e-3)
     assert loudness_lufs(torch.zeros(9), 16000) == -math.inf
-    assert loudness_lufs(sound[:8001], 48000).isfinite()
 
 
 def test_low_tones_are_less_loud() -> None:
@@ -85,6 +93,16 @@ def test_log_spectral_distance_of_a_gain_is_the_gain() -> None:
     assert log_spectral_distance_db(NOISE, 10 * NOISE, 16000).numpy() == pytest.approx(torch.full((3, 2), 20.0).numpy(), abs=0.01)
     assert (log_spectral_distance_db(NOISE, NOISE, 16000) == 0).all()
     assert log_spectral_distance_db(torch.zeros(5), torch.zeros(5), 16000) == 0
+
+
+def test_log_spectral_distance_by_scipys_spectra() -> None:
+    from scipy.signal import stft
+
+    fading = NOISE[0, 0] * torch.linspace(0, 1, 8000)
+    padded = [torch.nn.functional.pad(x, (384, 384 + 64)).numpy() for x in (NOISE[0, 0], fading)]  # 8,064 samples are 63 hops
+    before, after = (abs(stft(x, nperseg=512, noverlap=384, boundary=None, padded=False)[2]) * 2 for x in padded)
+    off = 20 * np.log10(np.maximum(after, 2.0**-15) / np.maximum(before, 2.0**-15))
+    assert log_spectral_distance_db(NOISE[0, 0], fading, 16000).item() == pytest.approx(np.sqrt((off**2).mean(0)).mean(), abs=1e-3)
 
 
 def test_log_spectral_distance_is_symmetric_and_sees_every_band() -> None:
@@ -128,7 +146,9 @@ def test_the_same_change_is_heard_in_a_pause_and_not_in_a_noise() -> None:
     for place, audible in ((2000, True), (12000, False)):
         change = torch.zeros(16000)
         change[place : place + 2000] = tone(1000, 16000, 0.125, db=-60).float() * torch.hann_window(2000)
-        assert (worst_excess(clean, clean + change, hearing).worst_db > 0) == audible
+        found = worst_excess(clean, clean + change, hearing)
+        assert (found.worst_db > 0) == audible
+        assert found.hz == pytest.approx(1000, abs=32) or not audible
     click = torch.zeros(16000)
     click[4000] = 0.01
     assert worst_excess(clean, clean + click, hearing).seconds == pytest.approx(0.25, abs=0.02)
@@ -156,6 +176,19 @@ def test_judges_of_speech() -> None:
     heard = [stoi(SPEECH, SPEECH + gain * hiss, 16000) for gain in (0, 1, 10)]
     assert heard[0] == pytest.approx(1)
     assert heard[0] > heard[1] > heard[2]
+
+
+@needs_pesq
+def test_grades_are_those_of_the_packages_with_the_clean_clip_as_the_reference() -> None:
+    import pesq
+    import pystoi
+
+    noisy = SPEECH + 0.05 * NOISE.flatten()[: len(SPEECH)].float()
+    pair = SPEECH.numpy(), noisy.numpy()
+    assert pesq_mos(SPEECH, noisy, 16000) == pytest.approx(pesq.pesq(16000, *pair, "wb"), abs=1e-5)
+    assert stoi(SPEECH, noisy, 16000) == pytest.approx(pystoi.stoi(*pair, 16000), abs=1e-5)
+    assert pesq_mos(SPEECH, noisy, 16000) != pytest.approx(pesq_mos(noisy, SPEECH, 16000), abs=0.01)
+    assert stoi(SPEECH, noisy, 16000) != pytest.approx(stoi(noisy, SPEECH, 16000), abs=1e-4)
 
 
 @needs_pesq

@@ -14,7 +14,7 @@ from audioadv.audio.masking import level_db, masking_threshold
 from audioadv.audio.ragged import pad
 from audioadv.audio.spectrum import spectrum, waveform
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
-from audioadv.threat.masked import Masked, MaskedNorm, decibels, erode, leaks
+from audioadv.threat.masked import Masked, MaskedNorm, decibels, erode, leaks, smooth_gain
 from audioadv.threat.region import Region
 
 RATE = 16000
@@ -72,7 +72,7 @@ def test_a_projection_lands_inside_the_bound_the_box_and_the_clips(margin_db: fl
     some = region(margin_db)
     y = some.project(within(some, level * noise(*some.clean.shape)))
     assert y.isfinite().all()
-    assert some.holds(some.norm.gauge(y)).all()
+    assert (some.norm.gauge(y) <= some.radius).all()
     assert (Masked(margin_db).excess(some, some.clean + y) <= 1e-3).all()
     assert torch.equal(y, within(some, y))
     assert (some.clean + y >= BOX[0]).all()
@@ -96,6 +96,9 @@ def test_what_keeps_to_the_eroded_limits_is_left_as_it_is() -> None:
     y = some.steepest(within(some, noise(*clean.shape)))
     y = 0.85 * y / (spectrum(y, 1024).abs() / norm_of(some).eroded).flatten(1).amax(1)[:, None]
     torch.testing.assert_close(some.project(y), y, rtol=1e-5, atol=1e-7)
+    over = 0.85 * y / some.norm.gauge(y)[:, None]  # within the limits, and over the eroded ones
+    moved = (some.project(over) - over).norm(dim=1) / over.norm(dim=1)
+    assert (moved > 1e-3).all()
 
 
 @pytest.mark.parametrize("margin_db", [0.0, 6.0])
@@ -104,6 +107,11 @@ def test_the_file_is_inside_too(margin_db: float) -> None:
     written = some.inputs(some.project(some.steepest(within(some, noise(*some.clean.shape)))))
     assert torch.equal((written * FULL_SCALE).round(), written * FULL_SCALE)
     assert (Masked(margin_db).excess(some, written) <= 0.5).all()
+
+
+def test_changes_are_rounded_to_the_nearest_step() -> None:
+    change = torch.tensor([0.6, -0.6, 0.4, -0.4, 1.4]) / FULL_SCALE
+    assert (norm_of(region()).quantise(change, 1 / FULL_SCALE) * FULL_SCALE).tolist() == [1, -1, 0, 0, 1]
 
 
 def test_where_less_than_half_a_step_is_allowed_nothing_is_changed() -> None:
@@ -141,6 +149,17 @@ def test_steps_climb_better_than_chance_and_keep_to_the_clip(way: str) -> None:
         assert (climbed >= (slope * other).sum(1) / some.norm.gauge(other).clamp_min(1e-12)).all()
 
 
+def test_a_steady_step_hardly_heeds_a_little_noise_in_the_slope() -> None:
+    some = region()
+    place = torch.arange(some.clean.shape[1])
+    slope = within(some, (2 * math.pi * 1000 / RATE * place).sin().expand_as(some.clean))
+    noisy = within(some, slope + 1e-4 * noise(*some.clean.shape))
+    for way, least, most in (("steady", 0.0, 0.05), ("steepest", 0.3, 3.0)):
+        step, other = getattr(some, way)(slope), getattr(some, way)(noisy)
+        moved = (other - step).norm(dim=1) / step.norm(dim=1)
+        assert ((moved >= least) & (moved <= most))[[0, 1, 4, 5]].all(), (way, moved)  # the other two hush the tone
+
+
 def test_samples_are_inside_and_keyed() -> None:
     some = region()
     drawn = [some.sample([torch.Generator().manual_seed(i) for i in range(6)]) for _ in range(2)]
@@ -173,6 +192,15 @@ def test_one_quiet_bin_holds_down_its_neighbours() -> None:
     for frames, away, leak in leaks(128):
         assert lowest[4 + frames, 30 + away] == pytest.approx(min(40.0, -leak), abs=1e-4)
     assert lowest[4, 40] == 40
+
+
+def test_a_smooth_gain_is_nowhere_over_that_of_a_frame_and_never_jumps() -> None:
+    frames = torch.ones(1, 20)
+    frames[0, 7] = 0.1
+    gain = smooth_gain(frames, 1024, 17 * 256)[0]
+    assert gain[1024:2048].max() <= 0.1 + 1e-6  # the samples of that frame
+    torch.testing.assert_close(torch.cat([gain[:256], gain[-1024:]]), torch.ones(1280))
+    assert gain.diff().abs().max() < 0.005
 
 
 def test_masking_in_time_allows_more() -> None:

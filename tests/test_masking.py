@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from audioadv.audio.hearing import Hearing, bark, quiet_db, skirts
-from audioadv.audio.masking import SILENCE_DB, level_db, masking_threshold
+from audioadv.audio.hearing import Hearing, bark, ear, quiet_db, skirts
+from audioadv.audio.masking import SILENCE_DB, decimated, lasting, level_db, masking_threshold, tones
 from audioadv.audio.ragged import pad
-from audioadv.audio.spectrum import frame_counts, frames_inside, spectrum, waveform
+from audioadv.audio.spectrum import frame_counts, frame_seconds, frames_inside, spectrum, waveform
 from audioadv.errors import AudioadvError, OptionError, UnusableBatch
 
 RATES = [8000, 11025, 16000, 22050, 44100, 48000]
@@ -103,6 +103,11 @@ def test_between_two_bins_a_tone_reads_as_hann_has_it() -> None:
     assert between.max().item() == pytest.approx(80 - 1.4236, abs=1e-3)
 
 
+@pytest.mark.parametrize("db", [-80.0, -10.0, 60.0])
+def test_quiet_tones_keep_their_level(db: float) -> None:
+    assert level(tone(1000, db, Hearing()), Hearing())[9].max().item() == pytest.approx(db, abs=1e-3)
+
+
 def test_the_playback_level_moves_levels_and_not_the_threshold_in_quiet() -> None:
     noise = 1e-3 * draw(0, 1, 4000)
     loud, soft = Hearing(full_scale_db=96), Hearing(full_scale_db=76)
@@ -128,6 +133,19 @@ def test_a_tone_of_1_khz_at_80_db() -> None:
         assert curve[k].item() - peak == pytest.approx(fall + slope * (exact - away), abs=0.05), away
     assert (curve[z > at + 8.1] < -60).all()  # nothing is masked more than 8 Bark above
     assert (curve[z < at - 3.1] < 0).all()
+
+
+def test_a_tone_of_1_khz_at_80_db_as_qin_has_it() -> None:
+    """Its three bins come to 81.76 dB: 73.4 dB at the tone, 27 dB a Bark up to it, then 27 - 0.37 * 41.76 = 11.55; 27 under 40 dB."""
+    hearing = Hearing(lines_per_bark=FINEST, quiet_offset_db=-100, simplified=True)
+    z = bark(torch.arange(hearing.bins, dtype=torch.float64) * hearing.bin_hz)
+    for db, up in ((80, 11.5487), (30, 27.0)):
+        curve = threshold(tone(1000, db, hearing), hearing)[9]
+        assert curve[64].item() == pytest.approx(db + 1.7609 - 6.025 - 0.275 * 8.51, abs=0.01)
+        for away in (-2, 2):
+            k = int((z - z[64] - away).abs().argmin())
+            slope = up if away > 0 else 27.0
+            assert (curve[64] - curve[k]).item() == pytest.approx(slope * abs(float(z[k] - z[64])), abs=0.01)
 
 
 def test_the_loudest_low_tone_hides_nothing_high_up() -> None:
@@ -161,6 +179,36 @@ def test_noise_masks_more_than_a_tone_of_its_level() -> None:
     assert masks == pytest.approx(-2.025 - 0.175 * 8.5, abs=0.2)
 
 
+@pytest.mark.parametrize(("k", "reach"), [(10, 2), (62, 2), (63, 3), (100, 3), (200, 6), (300, 12), (450, 12)])
+def test_a_tone_stands_out_over_as_many_bins_as_in_layer_ii(k: int, reach: int) -> None:
+    """In the standard's own frames, 1,024 samples at 44.1 kHz. What is 6 dB under a peak counts within the reach, 8 dB nowhere."""
+    model = ear(Hearing(44100, window_seconds=1024 / 44100), torch.float64, torch.device("cpu"))
+    places = [place for away in (2, reach, reach + 1) for place in (k - away, k + away)]
+    power = torch.full((12, 513), 1e-3, dtype=torch.float64)
+    power[:, k] = 1
+    for frame, place in enumerate(places):
+        power[frame, place], power[6 + frame, place] = 10**-0.6, 10**-0.8
+    (frames, bins, level), taken = tones(power, model)
+    assert frames[bins == k].tolist() == [4, 5, *range(6, 12)]
+    assert level[bins == k][2].item() == pytest.approx(10 * math.log10(1.002 / 1.5))  # the plain sum is 3/2 of a tone's power
+    assert taken[6].nonzero()[:, 0].tolist() == list(range(k - reach, k + reach + 1))
+
+
+def test_of_two_equal_bins_the_lower_is_the_peak() -> None:
+    power = torch.full((1, 513), 1e-3)
+    power[0, 100:102] = 1
+    assert tones(power, ear(Hearing(), torch.float32, torch.device("cpu")))[0][1].tolist() == [100]
+
+
+def test_decimation_looks_past_the_next_tone_and_not_into_the_next_frame() -> None:
+    """70, 60 and 65 dB, a fifth of a Bark apart: the third is beaten by the first; alone in its frame it stays."""
+    model = ear(Hearing(), torch.float64, torch.device("cpu"))
+    peaks = [int((model.bark - 17 - away).abs().argmin()) for away in (0.0, 0.2, 0.4, 0.6)]
+    frames, bins = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([*peaks[:3], peaks[2], peaks[3]])
+    frame, peak, level = decimated((frames, bins, torch.tensor([70.0, 60, 65, 65, -40], dtype=torch.float64)), model)
+    assert list(zip(frame.tolist(), peak.tolist(), level.tolist(), strict=True)) == [(0, peaks[0], 70), (1, peaks[2], 65)]
+
+
 def test_silence_leaves_the_threshold_in_quiet() -> None:
     hearing = Hearing(lines_per_bark=FINEST)
     quiet = threshold(torch.zeros(1, 100), hearing)
@@ -191,10 +239,11 @@ def test_the_fast_path_is_the_standards_text(sample_rate: int) -> None:
     hearing = Hearing(sample_rate, lines_per_bark=FINEST)
     time = torch.arange(sample_rate // 4, dtype=torch.float64) / sample_rate
     chord = sum(0.1 / n * (2 * math.pi * 170 * n * time + n).sin() for n in range(1, 22))
-    sounds = torch.stack([chord + 0.003 * draw(2, len(time)), 0.1 * draw(3, len(time)), 1e-4 * chord])
-    lengths = torch.full((3,), sounds.shape[1])
+    faint = 1e-5 * (2 * math.pi * 3000 * time).sin()  # under 0 dB SPL, and heard
+    sounds = torch.stack([chord + 0.003 * draw(2, len(time)), 0.1 * draw(3, len(time)), 1e-4 * chord, faint])
+    lengths = torch.full((4,), sounds.shape[1])
     fast, power = masking_threshold(sounds, lengths, hearing), 10 ** (level_db(sounds, lengths, hearing) / 10)
-    for clip in range(3):
+    for clip in range(4):
         for frame in (0, 7, len(fast[clip]) - 1):
             slow = slowly(power[clip, frame].tolist(), hearing)
             assert fast[clip, frame].tolist() == pytest.approx(slow, abs=1e-4)
@@ -222,6 +271,16 @@ def test_neighbours_and_padding_change_nothing() -> None:
             assert torch.allclose(together[i, : len(alone)], alone, atol=1e-4)
             quiet = measure(torch.zeros(1, 1), torch.tensor([1]), hearing)[0, 0]
             assert torch.allclose(together[i, len(alone) :], quiet.expand_as(together[i, len(alone) :]))
+
+
+@pytest.mark.parametrize(("sample_rate", "window"), [(8000, 512), (11025, 704), (16000, 1024), (44100, 2816), (48000, 3072)])
+def test_a_frame_lasts_64_ms_at_any_rate(sample_rate: int, window: int) -> None:
+    assert Hearing(sample_rate).window == window
+
+
+def test_frames_are_told_by_their_middles() -> None:
+    """The first ends a quarter of a frame into the clip, the fourth begins with it."""
+    assert frame_seconds(4, 1024, 16000).tolist() == pytest.approx([-0.016, 0, 0.016, 0.032])
 
 
 def test_every_sample_lies_in_four_frames_and_comes_back() -> None:
@@ -299,6 +358,18 @@ def test_masking_fades_linearly_in_the_logarithm_of_time() -> None:
     for away in (10, 11):
         others = [at_once[source + shift, 128].item() * math.log(0.2 / (0.016 * (away - shift))) / math.log(40) for shift in range(-2, 8)]
         assert over[source + away, 128].item() == pytest.approx(max(others), abs=1e-3)
+
+
+def test_masking_in_time_by_hand() -> None:
+    """Frames of 2 ms, one of them 40 dB over: after it 40 ln(200 / ms) / ln 40 from 5 ms on, before it 40 ln(20 / ms) / ln 20."""
+    hearing = Hearing(temporal=True, window_seconds=0.008)
+    model = ear(hearing, torch.float64, torch.device("cpu"))
+    quiet = 10 * model.quiet_power.log10()
+    loud = quiet.expand(1, 140, -1).clone()
+    loud[0, 20] += 40
+    over = (lasting(loud, torch.ones(1, 140, dtype=torch.bool), hearing, model) - quiet)[0]
+    for away, db in {-10: 0, -9: 1.407, -5: 9.255, -1: 30.745, 0: 40, 2: 40, 5: 32.484, 50: 7.516, 99: 0.109, 100: 0}.items():
+        assert over[20 + away].tolist() == pytest.approx([db] * len(quiet), abs=1e-3), away
 
 
 # Bad input

@@ -8,6 +8,7 @@ from torch import Tensor
 RATE = 48000  # Hz, of the standard's filters
 SHELF = (1.53512485958697, -2.69169618940638, 1.19839281085285), (1.0, -1.69065929318241, 0.73248077421585)  # table 1: b, a
 HIGH_PASS = (1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621)  # table 2
+TAIL_SECONDS = 0.1  # that the filters still ring after a sound's end
 OFFSET_DB = -0.691  # so that a full-scale sine of 997 Hz comes to -3.01
 
 
@@ -23,13 +24,15 @@ def loudness_lufs(samples: Tensor, sample_rate: int) -> Tensor:
     >>> loudness_lufs(tone, 48000).round(decimals=2)
     tensor(-3.0100)
     """
-    spectrum = torch.fft.rfft(samples, norm="forward")
+    time = samples.shape[-1]
+    count = time + round(TAIL_SECONDS * sample_rate)
+    spectrum = torch.fft.rfft(samples, count)
     weight = torch.full(spectrum.shape[-1:], 2.0, dtype=samples.dtype, device=samples.device)  # a bin stands for its mirror image, too
     weight[0] = 1.0
-    if samples.shape[-1] % 2 == 0:
+    if count % 2 == 0:
         weight[-1] = 1.0
-    hz = torch.arange(spectrum.shape[-1], dtype=torch.float64) * (sample_rate / samples.shape[-1])
-    energy = (spectrum.abs().square() * weight * k_weight(hz).to(weight)).sum(-1)
+    hz = torch.arange(spectrum.shape[-1], dtype=torch.float64) * (sample_rate / count)
+    energy = (spectrum.abs().square() * weight * k_weight(hz).to(weight)).sum(-1) / (count * time)
     return OFFSET_DB + 10 * energy.log10()
 
 

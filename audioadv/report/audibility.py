@@ -14,6 +14,7 @@ TICKS = (100, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000) 
 SOUND, THRESHOLD, CHANGE = "#9db8cc", "#222222", "#c0392b"
 QUIETEST_EXCESS_DB, LOUDEST_EXCESS_DB = -40.0, 20.0
 DEEPEST_DB = 30.0  # below the lowest threshold, levels are not drawn
+TICKS_APART = 1 / 16  # of the axis, at least: labels of the nearer ones would touch
 
 
 def draw_audibility(
@@ -65,14 +66,18 @@ def draw_frame(axes: Axes, sound: Tensor, change: Tensor, threshold: Tensor, hea
     axes.plot(z, change.clamp_min(floor - 10).numpy(), color=CHANGE, linewidth=1.0, label="change")
     over = (change > threshold).numpy()
     axes.fill_between(z, threshold.numpy(), change.numpy(), where=over, interpolate=True, color=CHANGE, alpha=0.45, linewidth=0)
-    ticks = [tick for tick in TICKS if tick <= hearing.sample_rate / 2]
-    axes.set_xticks(bark(torch.tensor(ticks)).tolist(), [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in ticks])
+    places: dict[float, str] = {}
+    for tick, place in zip(TICKS, bark(torch.tensor(TICKS)).tolist(), strict=True):
+        if place <= z[-1] and place - max(places, default=-1.0) >= TICKS_APART * z[-1]:
+            places[place] = f"{tick / 1000:g}k" if tick >= 1000 else str(tick)
+    axes.set_xticks(list(places), list(places.values()))
     axes.set_xlim(0, float(z[-1]))
-    axes.set_ylim(floor, float(torch.stack([sound, threshold, change]).max()) + 8)
+    highest = float(torch.stack([sound, threshold, change]).max())
+    axes.set_ylim(floor, highest + 0.16 * (highest - floor))  # the legend has the top to itself
     axes.set_xlabel("Hz, on a Bark scale")
     axes.set_ylabel(f"dB SPL, full scale = {hearing.full_scale_db:g}")
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper right", fontsize=9, framealpha=0.85)
+    axes.legend(loc="upper right", fontsize=9, ncols=3)
 
 
 def standing(excess: Tensor, hearing: Hearing) -> str:

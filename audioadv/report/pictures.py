@@ -97,6 +97,8 @@ def draw_waveform(axes: Axes, samples: Tensor, seconds: float, scale: float, ink
     chunk = math.ceil(len(samples) / COLUMNS)
     padded = torch.cat([samples, samples[-1:].expand(-len(samples) % chunk)]).reshape(-1, chunk)
     times = (torch.arange(len(padded)) + 0.5) * (chunk * seconds / len(samples))
+    if len(padded) == 1:
+        axes.axhline(float(samples[0]), color=ink, linewidth=1.5)
     axes.fill_between(times.numpy(), padded.amin(1).numpy(), padded.amax(1).numpy(), color=ink, linewidth=0.6)
     axes.set_xlim(0, seconds)
     axes.set_ylim(-1.05 * scale, 1.05 * scale)

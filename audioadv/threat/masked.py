@@ -10,14 +10,18 @@ bin to its threshold, is a norm, and every attack that works in a norm works her
 overlap, in time and in frequency: four frames see each sample, and each tone three bins. Spectra whose bins are all allowed,
 chosen one by one, are in general the spectrum of no sound, and the nearest sound leaks from loud places into quiet ones.
 So limits are first eroded by that leak: a bin may hold no more than what, seen from any other bin, is allowed there. The leak is
-known in closed form (the window's reproducing kernel), and eroding costs a decibel on average. A projection is then
+known in closed form (the window's reproducing kernel). Eroding leaves half of all bins as they are and costs 1.7 dB on average
+over the carriers of `recipes/suite.py`: 2.5 for speech, 0.1 for the tone of a room. A projection is then
 
     clip       each bin to its eroded limit; what was over is taken off the sound, with over-relaxation
-    turn down  the few frames that are still over, by a gain that is smooth in time
-    scale      the whole clip by what is left: from a step outside, hundredths of a decibel
+    turn down  the frames that are still over, by a gain that is smooth in time: from a step of a twentieth of the radius hardly
+               any, from one of 0.3 seven in ten, by 0.3 dB on average
+    scale      the whole clip by what is left: from such steps less than 0.01 dB, from white noise at a hundredth of full scale 0.03
 
-and ends inside for sure. What keeps to the eroded limits is left as it is. It is not the nearest point: that would take hundreds
-of rounds of the first step, which alone is still decibels over after sixty.
+and ends inside for sure. What keeps to the eroded limits is left as it is. It is one round, made for steps of a fraction of the
+radius, and not the nearest point. Clipping to the limits themselves, round by round, is inside after 34 rounds from a step of 0.3
+(the median of those carriers), and from that noise still 5 dB over after sixty (25 at most). From about twice the radius on,
+over-relaxation takes bins past zero: what comes out of far outside lies on the other side of the clean clip.
 
 16 bits: delta is rounded to the nearest step of the grid, which adds noise of a known level to each bin. The limits leave room
 for it where they can, and where delta is less than half a step it becomes exactly zero, so that nothing is added there.
