@@ -61,6 +61,8 @@ def test_security_curve_of_smallest_radii() -> None:
     ranked = distance.sort().values
     radii = [0.0] + [float(ranked[rank - 1] + ranked[rank]) / 2 for rank in (5, 10, 18)]
     assert [rate.hits for _, rate in result.curve(radii)] == [20, 15, 10, 2]
+    ((_, at_the_tenth),) = result.curve([float(result.gauge.sort().values[9])])
+    assert at_the_tenth.hits == 10  # what falls at a radius is not robust up to it
     with pytest.raises(OptionError, match="magic"):
         evaluate(net, x, labels, Linf(0.1), "magic")
 
@@ -74,7 +76,12 @@ def test_claims_are_judged_again() -> None:
         assert all(truth.reached)
         return truth
 
-    assert evaluate(net, x, labels_of(net, x), L2(1e-3), liar, box=None).robust.all()
+    def braggart(wanted: Objective, region: Region) -> AttackResult:
+        nothing = nothing_yet(region)
+        return replace(nothing, outcome=(Outcome.REACHED,) * len(region.clean), gauge=nothing.gauge.clamp_max(0))
+
+    for attack in (liar, braggart):
+        assert evaluate(net, x, labels_of(net, x), L2(1e-3), attack, box=None).robust.all()
 
 
 def test_finds_outside_the_box_do_not_count_and_how_far_they_lie_is_measured() -> None:

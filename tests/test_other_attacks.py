@@ -8,7 +8,7 @@ from nets import inputs_for, labels_of, linear, small
 from torch import Tensor, nn
 
 from audioadv import attacks
-from audioadv.attacks.draws import Draws, example_keys, mix, upper
+from audioadv.attacks.draws import Draws, example_keys, mix, random_start, upper
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
@@ -159,6 +159,39 @@ def test_apgd_goes_on_from_the_best_point_by_the_slope_that_it_had_there() -> No
     assert (down != -(clean + delta[22] - 0.3).sign()).any(), "some have gone past the bottom since"
     expected = best + 0.75 * ((best + 1.0 * down).clamp(-1, 1) - best) + 0.25 * (best - delta[21])
     torch.testing.assert_close(delta[23], expected.clamp(-1, 1))
+
+
+def test_apgd_goes_on_while_it_descends_and_halves_its_step_where_two_periods_brought_nothing() -> None:
+    """Losses that fall to the 21st step and are a little higher at the 22nd, the first checkpoint: no reason to stop. From there on they
+    fall again, but never so low: at the second, the 41st, it goes back to the 21st step's point and halves its step."""
+    seen, losses = list[Tensor](), [9 - 0.1 * n for n in range(22)] + [8.0] + [7.9 - 0.01 * n for n in range(100)]
+    signs = [(-1.0) ** n for n in range(101)]
+
+    def scripted(x: Tensor) -> Tensor:
+        number = len(seen)
+        seen.append(x.detach())
+        return torch.cat([losses[number] + signs[number] * (x - x.detach()), torch.zeros_like(x)], 1)
+
+    def onward(number: int, step: float, before: int) -> Tensor:
+        here = seen[number]
+        move = 0.75 * ((here - step * signs[number]).clamp(-1, 1) - here) + 0.25 * (here - seen[before])
+        return (here + move).clamp(-1, 1)
+
+    attacks.apgd(objective(scripted, Misclassify(0, margin)), Linf(1.0).around(torch.zeros(1, 1, dtype=torch.float64), box=None))
+    torch.testing.assert_close(seen[1], (seen[0] - 2.0 * signs[0]).clamp(-1, 1))  # the first step is a whole one
+    torch.testing.assert_close(seen[23], onward(22, 2.0, before=21))
+    torch.testing.assert_close(seen[42], onward(21, 1.0, before=40))
+    assert not torch.equal(onward(41, 2.0, before=40), onward(21, 1.0, before=40))
+
+
+@pytest.mark.parametrize("bound", [Linf(0.2), L2(0.2), L1(0.2)], ids=str)
+def test_random_starts_fill_the_ball_on_all_sides(bound: Linf | L2 | L1) -> None:
+    region = bound.around(torch.rand(600, 3, generator=torch.Generator().manual_seed(0)), box=None)
+    for drawn in (random_start(region, seed=1), region.sample([torch.Generator().manual_seed(i) for i in range(600)])):
+        share = region.norm.gauge(drawn) / 0.2
+        assert share.max() <= 1
+        assert abs(float((share > 2 ** (-1 / 3)).float().mean()) - 0.5) < 0.07  # where half of the volume lies
+        assert ((drawn > 0).float().mean(0) - 0.5).abs().max() < 0.07
 
 
 def test_the_first_of_restarts_begins_where_it_was_told_to() -> None:
