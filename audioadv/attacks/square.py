@@ -135,6 +135,8 @@ def carry(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
     spare = (region.radius.square() - rest.flatten(1).square().sum(1)).clamp_min(0).sqrt()
     signs = draws.signs(channels.flatten(2)[..., :1]).reshape(*channels.shape[:2], *[1] * (channels.ndim - 2))
     held = torch.where(first, channels, 0.0)
-    peak = held / each(held.flatten(1).norm(dim=1).clamp_min(1e-12), held) + signs * depth / each(depth.flatten(1).norm(dim=1), depth)
+    bump = signs * depth / each(depth.flatten(1).norm(dim=1), depth)
+    peak = held / each(held.flatten(1).norm(dim=1).clamp_min(1e-12), held) + bump
+    peak = torch.where(each(peak.flatten(1).norm(dim=1) > 1e-6, peak), peak, bump)  # one that the bump takes away altogether turns round
     new = rest + peak * each(spare / peak.flatten(1).norm(dim=1).clamp_min(1e-12), peak)
     return region.unpadded(region.project(new.reshape(delta.shape)))
