@@ -1,5 +1,6 @@
 """Attacks that the table of contracts does not fit: one change for all, a substitute, a stand-in backward, sparse norms."""
 
+import math
 from functools import partial
 
 import pytest
@@ -311,6 +312,24 @@ def test_hop_skip_jumps_slope_is_the_mean_of_directions_by_success_less_its_shar
     expected = ((signs - signs.mean(0)) * ways).sum(0)
     expected = expected.sign() if isinstance(bound, Linf) else expected / expected.flatten(1).norm(dim=1)[:, None, None, None]
     torch.testing.assert_close(slope, expected)
+
+
+def test_hop_skip_jumps_stride_falls_with_the_root_of_the_steps() -> None:
+    net, x, seen = linear(2, SHAPE), inputs_for(SHAPE, 1, None), list[Tensor]()
+    wanted = Misclassify(labels_of(net, x))
+
+    def spied(inputs: Tensor) -> Tensor:
+        seen.append(inputs - x)
+        return net(inputs)
+
+    attacks.hop_skip_jump(objective(spied, wanted), L2(MIN).around(x, box=None), steps=2, draws=30)
+    lengths, hits = torch.cat(seen).flatten(1).norm(dim=1), wanted.reached(net(x + torch.cat(seen))).tolist()
+    stride = hits.index(True) + 1 + 10 + 30  # found; back to the boundary; its slope
+    stridden = hits.index(True, stride)
+    back = range(stridden, stridden + 11)
+    base = min((number for number in back if hits[number]), key=lambda number: float(lengths[number]))
+    second = stridden + 1 + 10 + math.ceil(30 * math.sqrt(2))
+    torch.testing.assert_close((seen[second] - seen[base]).norm(), lengths[base] / math.sqrt(2))
 
 
 def test_hop_skip_jump_comes_near_the_nearest() -> None:
