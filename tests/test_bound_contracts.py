@@ -171,6 +171,13 @@ def test_neighbours_and_order_change_nothing(name: str, shape: tuple[int, ...]) 
             torch.testing.assert_close(new, whole[index], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("bound", [Linf(0) | L1(1), Linf(0) & L1(1), 0.5 * Linf(0) + 0.5 * L1(1)], ids=str)
+def test_a_part_that_allows_nothing_is_no_share_of_no_change(bound: Bound) -> None:
+    region = bound.around(torch.full((2, 10), 0.5))
+    assert (region.gauge(region.clean) == 0).all()
+    assert region.holds(region.gauge(region.inputs(region.project(wild(region, 3))))).all()
+
+
 @every_bound
 def test_samples_are_keyed_and_random(name: str, shape: tuple[int, ...]) -> None:
     region = BOUNDS[name].around(clean_inputs(shape, (0.0, 1.0)))

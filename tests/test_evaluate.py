@@ -1,5 +1,6 @@
 """Evaluation against nets whose robust accuracy is known in closed form."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.survivors import nothing_yet
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation import Rate, evaluate
+from audioadv.evaluation.evaluate import ATTACKS
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.region import Region
+from audioadv.threat.warps import Spatial
 
 SHAPE = (1, 5, 6)
 
@@ -57,6 +61,8 @@ def test_security_curve_of_smallest_radii() -> None:
     ranked = distance.sort().values
     radii = [0.0] + [float(ranked[rank - 1] + ranked[rank]) / 2 for rank in (5, 10, 18)]
     assert [rate.hits for _, rate in result.curve(radii)] == [20, 15, 10, 2]
+    ((_, at_the_tenth),) = result.curve([float(result.gauge.sort().values[9])])
+    assert at_the_tenth.hits == 10  # what falls at a radius is not robust up to it
     with pytest.raises(OptionError, match="magic"):
         evaluate(net, x, labels, Linf(0.1), "magic")
 
@@ -70,7 +76,73 @@ def test_claims_are_judged_again() -> None:
         assert all(truth.reached)
         return truth
 
-    assert evaluate(net, x, labels_of(net, x), L2(1e-3), liar, box=None).robust.all()
+    def braggart(wanted: Objective, region: Region) -> AttackResult:
+        nothing = nothing_yet(region)
+        return replace(nothing, outcome=(Outcome.REACHED,) * len(region.clean), gauge=nothing.gauge.clamp_max(0))
+
+    for attack in (liar, braggart):
+        assert evaluate(net, x, labels_of(net, x), L2(1e-3), attack, box=None).robust.all()
+
+
+def test_finds_outside_the_box_do_not_count_and_how_far_they_lie_is_measured() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 6, (0, 1))
+
+    def elsewhere(wanted: Objective, region: Region) -> AttackResult:
+        found = attacks.pgd(wanted, region.at(torch.full_like(region.radius, 0.6)), steps=20)
+        return replace(found, gauge=0.5 * found.gauge)  # which is not so
+
+    def outside(wanted: Objective, region: Region) -> AttackResult:
+        return elsewhere(wanted, replace(region, low=None, high=None))
+
+    unboxed = evaluate(net, x, labels_of(net, x), Linf(0.7), outside)
+    assert unboxed.robust.all()
+    assert not evaluate(net, x, labels_of(net, x), Linf(0.7), outside, box=None).robust.any()
+    assert evaluate(net, x, labels_of(net, x), Linf(MIN), outside).robust.all()
+    result = evaluate(net, x, labels_of(net, x), Linf(MIN), elsewhere)
+    assert result.robust_accuracy.hits < 6
+    sizes = (result.adversarial - x).flatten(1).abs().amax(1)
+    torch.testing.assert_close(result.gauge[~result.robust], sizes[~result.robust])
+
+
+def test_attacks_that_look_for_the_smallest_see_all_and_the_smallest_is_kept() -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 12, (0, 1))
+    labels = labels_of(net, x)
+    labels[0] = (labels[0] + 1) % 3
+    ways = {"hop_skip_jump": partial(attacks.hop_skip_jump, steps=3), "fmn": attacks.fmn, "deepfool": attacks.deepfool}
+    result = evaluate(net, x, labels, L2(MIN), ways, batch=5)
+    assert all(torch.equal(trial.tried, result.correct) for trial in result.trials)
+    gauges = torch.stack([trial.gauge for trial in result.trials])
+    assert len(set(gauges[:, 1:].argmin(0).tolist())) >= 2  # none is always best
+    torch.testing.assert_close(result.gauge[1:], gauges[:, 1:].amin(0).to(result.gauge))
+    torch.testing.assert_close((result.adversarial - x).flatten(1).norm(dim=1), result.gauge)
+    assert result.gauge[0] == 0
+
+
+def test_cost_is_what_is_counted_from_outside() -> None:
+    net, x, passes = linear(2, SHAPE), inputs_for(SHAPE, 20, (0, 1)), [0, 0]
+    labels = labels_of(net, x)
+    result = evaluate(net, x, labels, Linf(0.02), "fgsm")
+    net[1].register_forward_hook(lambda module, inputs, output: passes.__setitem__(0, passes[0] + len(output)))
+    net[1].register_full_backward_hook(lambda module, inputs, outputs: passes.__setitem__(1, passes[1] + len(outputs[0])))
+    nothing = evaluate(net, x, labels, Linf(0.02), {"none": lambda wanted, region: nothing_yet(region)})
+    spent, passes[:] = tuple(passes), [0, 0]
+    assert nothing.forwards == nothing.backwards == 0
+    assert evaluate(net, x, labels, Linf(0.02), "fgsm").forwards == result.forwards
+    assert (passes[0] - spent[0], passes[1] - spent[1]) == (result.forwards, result.backwards)
+    clean, fgsm, union = result.lines()
+    assert (fgsm["forwards"], union["backwards"]) == (result.forwards, result.backwards)
+    assert union["interval"] == Rate(int(result.robust.sum()), 20).interval
+    assert clean["interval"] == Rate(20, 20).interval
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_goes_by_its_name(name: str) -> None:
+    """Within a bound that it is made for; one example, at its goal from the first look on where that is a matter of distance."""
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 1, (0, 1))
+    bound = Spatial(10, 1) if name in ("moves_grid", "worst_of") else L2(5.0)
+    (trial,) = evaluate(net, x, labels_of(net, x), bound, name).trials
+    assert trial.attack == name
+    assert trial.forwards.sum() > 0
 
 
 def test_a_model_that_gives_no_numbers_is_not_right() -> None:

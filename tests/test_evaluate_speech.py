@@ -1,5 +1,6 @@
 """Evaluation of recognisers, and the spoken digits."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,6 +98,22 @@ def test_what_lies_outside_the_bound_does_not_count(clips: tuple[Tensor, Tensor,
     result = aa.evaluate(MODEL, waveforms, said, aa.Linf(1e-4), {"liar": liar}, lengths=lengths)
     assert result.robust.all()
     assert result.after.value == 0
+
+
+def test_what_no_file_holds_is_heard_as_a_file_would_hold_it(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+
+    def loud(wanted: Objective, region: Region) -> AttackResult:
+        found = attacks.pgd(wanted, region, steps=10)
+        beyond = (torch.arange(found.adversarial.shape[1]) < wanted.lengths[:, None]) * (1.7 * found.adversarial + 0.3 / FULL_SCALE)
+        return replace(found, adversarial=beyond, gauge=0 * found.gauge)
+
+    result = aa.evaluate(MODEL, waveforms, said, aa.Linf(1.5), {"loud": loud}, lengths=lengths)
+    assert result.adversarial.abs().max() <= 1
+    assert torch.equal((result.adversarial * FULL_SCALE).round(), result.adversarial * FULL_SCALE)
+    alone = [MODEL.transcribe(row[None, :n], n[None])[0] for row, n in zip(result.adversarial, lengths, strict=True)]
+    assert tuple(alone) == result.heard
+    assert (result.gauge[~result.robust] > 0.5).all()  # measured, not as claimed
 
 
 @pytest.mark.parametrize("spec", ["snr:10", "masked:15"])

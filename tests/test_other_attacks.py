@@ -1,5 +1,6 @@
 """Attacks that the table of contracts does not fit: one change for all, a substitute, a stand-in backward, sparse norms."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,7 +9,9 @@ from nets import inputs_for, labels_of, linear, small
 from torch import Tensor, nn
 
 from audioadv import attacks
-from audioadv.attacks.draws import Draws, example_keys, mix, upper
+from audioadv.attacks.decisions import blend_back
+from audioadv.attacks.draws import Draws, example_keys, mix, random_start, upper
+from audioadv.attacks.hop_skip_jump import boundary_slope
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
@@ -161,6 +164,56 @@ def test_apgd_goes_on_from_the_best_point_by_the_slope_that_it_had_there() -> No
     torch.testing.assert_close(delta[23], expected.clamp(-1, 1))
 
 
+def test_carlini_and_wagners_weight_is_found_by_bisection() -> None:
+    """A slope of 1 and a boundary 0.85 away: weight c comes to a rest at c / 2, so that 1.7 is just enough. From 1 the search goes on by
+    10, 5.5, 3.25, 2.125 and 1.5625, of which the last is too little again."""
+    seen = list[float]()
+
+    def ramp(x: Tensor) -> Tensor:
+        seen.append(float(x.detach()))
+        return torch.cat([0.85 + x, torch.zeros_like(x)], 1)
+
+    region = L2(MIN).around(torch.zeros(1, 1, dtype=torch.float64), box=None)
+    attacks.carlini_wagner(objective(ramp, Misclassify(0)), region, steps=6 * 150, searches=6, step_size=0.05, weight=1.0)
+    ends = seen[149::150]
+    assert [abs(end + 0.85) < 0.06 for end in ends] == [False, True, True, True, True, False]
+    assert ends[0] == pytest.approx(-1 / 2, abs=0.02)
+    assert ends[5] == pytest.approx(-1.5625 / 2, abs=0.02)
+
+
+def test_apgd_goes_on_while_it_descends_and_halves_its_step_where_two_periods_brought_nothing() -> None:
+    """Losses that fall to the 21st step and are a little higher at the 22nd, the first checkpoint: no reason to stop. From there on they
+    fall again, but never so low: at the second, the 41st, it goes back to the 21st step's point and halves its step."""
+    seen, losses = list[Tensor](), [9 - 0.1 * n for n in range(22)] + [8.0] + [7.9 - 0.01 * n for n in range(100)]
+    signs = [(-1.0) ** n for n in range(101)]
+
+    def scripted(x: Tensor) -> Tensor:
+        number = len(seen)
+        seen.append(x.detach())
+        return torch.cat([losses[number] + signs[number] * (x - x.detach()), torch.zeros_like(x)], 1)
+
+    def onward(number: int, step: float, before: int) -> Tensor:
+        here = seen[number]
+        move = 0.75 * ((here - step * signs[number]).clamp(-1, 1) - here) + 0.25 * (here - seen[before])
+        return (here + move).clamp(-1, 1)
+
+    attacks.apgd(objective(scripted, Misclassify(0, margin)), Linf(1.0).around(torch.zeros(1, 1, dtype=torch.float64), box=None))
+    torch.testing.assert_close(seen[1], (seen[0] - 2.0 * signs[0]).clamp(-1, 1))  # the first step is a whole one
+    torch.testing.assert_close(seen[23], onward(22, 2.0, before=21))
+    torch.testing.assert_close(seen[42], onward(21, 1.0, before=40))
+    assert not torch.equal(onward(41, 2.0, before=40), onward(21, 1.0, before=40))
+
+
+@pytest.mark.parametrize("bound", [Linf(0.2), L2(0.2), L1(0.2)], ids=str)
+def test_random_starts_fill_the_ball_on_all_sides(bound: Linf | L2 | L1) -> None:
+    region = bound.around(torch.rand(600, 3, generator=torch.Generator().manual_seed(0)), box=None)
+    for drawn in (random_start(region, seed=1), region.sample([torch.Generator().manual_seed(i) for i in range(600)])):
+        share = region.norm.gauge(drawn) / 0.2
+        assert share.max() <= 1
+        assert abs(float((share > 2 ** (-1 / 3)).float().mean()) - 0.5) < 0.07  # where half of the volume lies
+        assert ((drawn > 0).float().mean(0) - 0.5).abs().max() < 0.07
+
+
 def test_the_first_of_restarts_begins_where_it_was_told_to() -> None:
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 2, None)
     seen = list[Tensor]()
@@ -218,12 +271,98 @@ def test_runs_of_fmn_keep_the_smallest_change_and_only_the_first_begins_at_the_c
     assert all(runs.reached)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:5]
     apart = attacks.fmn(wanted.begun(x).rows(order), region.rows(order), steps=20, restarts=3)
-    torch.testing.assert_close(apart.gauge, runs.gauge[order], rtol=0.05, atol=0)  # a step may tip over where it lands on the boundary
+    torch.testing.assert_close(apart.gauge, runs.gauge[order], rtol=1e-6, atol=0)
     fixed = region.at(1.05 * runs.gauge)
     assert all(attacks.fmn(wanted, fixed, steps=20, restarts=3).reached)
     assert not all(attacks.fmn(wanted, fixed, steps=20).reached)
     with pytest.raises(OptionError, match="has none"):
         attacks.fmn(wanted, L1(MIN).around(x, box=None), steps=20, restarts=2)
+
+
+def test_the_way_back_is_halved_ten_times() -> None:
+    x = torch.zeros(3, 4, dtype=torch.float64)
+    run = Run(objective(lambda inputs: torch.stack([0.3 - inputs[:, 0], 0 * inputs[:, 0]], 1), Misclassify(0)), L2(MIN).around(x, box=None))
+    ends = torch.tensor([[1.0, 1, 0, 0], [0.4, 0, 0, 2], [7.0, -7, 0, 0]], dtype=torch.float64)
+    back = blend_back(run, ends)
+    share = back[:, 0] / ends[:, 0]
+    torch.testing.assert_close(back, share[:, None] * ends)
+    assert (back[:, 0] > 0.3).all()
+    assert (share - 0.3 / ends[:, 0] <= 2**-10).all()
+
+
+@pytest.mark.parametrize("bound", [L2(MIN), Linf(MIN)], ids=str)
+def test_hop_skip_jumps_slope_is_the_mean_of_directions_by_success_less_its_share(bound: L2 | Linf) -> None:
+    """Chen et al. 2020, equation 16; for a point that lies well beyond the boundary, so that most directions succeed."""
+    net, x, seen = linear(2, SHAPE), inputs_for(SHAPE, 4, None), list[Tensor]()
+    wanted, weight = Misclassify(labels_of(net, x)), (net[1].weight[0] - net[1].weight[1]).detach()
+    away = -labels_of(net, x).mul(-2).add(1)[:, None] * weight / weight.norm()
+    scores = net(x).detach()
+    delta = (((scores[:, :1] - scores[:, 1:]).abs() / weight.norm() + 0.005) * away).view_as(x)
+
+    def spied(inputs: Tensor) -> Tensor:
+        seen.append(inputs - x - delta)
+        return net(inputs)
+
+    run = Run(objective(spied, wanted), bound.around(x, box=None))
+    slope = boundary_slope(run, delta, 200, Draws.of(0, x), first=True)
+    ways = torch.stack(seen)
+    signs = torch.stack([2.0 * wanted.reached(net(x + delta + way)) - 1 for way in ways]).double()[..., None, None, None]
+    torch.testing.assert_close(ways.flatten(2).norm(dim=2), torch.full((200, 4), 0.1, dtype=torch.float64))
+    assert (signs.mean(0).abs() > 0.1).all()
+    expected = ((signs - signs.mean(0)) * ways).sum(0)
+    expected = expected.sign() if isinstance(bound, Linf) else expected / expected.flatten(1).norm(dim=1)[:, None, None, None]
+    torch.testing.assert_close(slope, expected)
+
+
+def test_hop_skip_jumps_stride_falls_with_the_root_of_the_steps() -> None:
+    net, x, seen = linear(2, SHAPE), inputs_for(SHAPE, 1, None), list[Tensor]()
+    wanted = Misclassify(labels_of(net, x))
+
+    def spied(inputs: Tensor) -> Tensor:
+        seen.append(inputs - x)
+        return net(inputs)
+
+    attacks.hop_skip_jump(objective(spied, wanted), L2(MIN).around(x, box=None), steps=2, draws=30)
+    lengths, hits = torch.cat(seen).flatten(1).norm(dim=1), wanted.reached(net(x + torch.cat(seen))).tolist()
+    stride = hits.index(True) + 1 + 10 + 30  # found; back to the boundary; its slope
+    stridden = hits.index(True, stride)
+    back = range(stridden, stridden + 11)
+    base = min((number for number in back if hits[number]), key=lambda number: float(lengths[number]))
+    second = stridden + 1 + 10 + math.ceil(30 * math.sqrt(2))
+    torch.testing.assert_close((seen[second] - seen[base]).norm(), lengths[base] / math.sqrt(2))
+
+
+def test_hop_skip_jump_comes_near_the_nearest() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 12, None)
+    scores, weight = net(x).detach(), net[1].weight.detach()
+    distance = (scores[:, 0] - scores[:, 1]).abs() / (weight[0] - weight[1]).norm()
+    found = attacks.hop_skip_jump(objective(net, Misclassify(labels_of(net, x))), L2(MIN).around(x, box=None), steps=12, draws=60)
+    assert (found.gauge / distance).median() < 1.05
+
+
+@pytest.mark.parametrize("shape", [(30,), (3, 5, 6)], ids=str)
+def test_square_asks_at_the_edge_of_the_ball_throughout(shape: tuple[int, ...]) -> None:
+    """In Linf by the whole radius at every entry, from stripes; in L2 by all of the length. A window has one sign a channel."""
+    seen, x = list[Tensor](), inputs_for(shape, 2, None)
+
+    def spied(inputs: Tensor) -> Tensor:
+        seen.append(inputs - x)
+        lead = 9.0 + len(seen) % 3 + 0 * inputs.flatten(1).sum(1)  # every third query is the best so far, or as good
+        return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+    attacks.square(objective(spied, Misclassify(0)), Linf(0.2).around(x, box=None), steps=40)
+    changes = torch.stack(seen)
+    torch.testing.assert_close(changes.abs(), torch.full_like(changes, 0.2))
+    if len(shape) == 3:
+        assert torch.equal(changes[0].sign(), changes[0, :, :, :1].sign().expand_as(changes[0]))
+    moved = changes[1] != changes[0]
+    assert moved.any()
+    for signs, where in zip(changes[1].flatten(0, 1 if len(shape) == 3 else 0), moved.flatten(0, 1 if len(shape) == 3 else 0), strict=True):
+        assert len(signs[where].sign().unique()) <= 1
+    seen.clear()
+    attacks.square(objective(spied, Misclassify(0)), L2(1.5).around(x, box=None), steps=40)
+    lengths = torch.stack(seen).flatten(2).norm(dim=2)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 1.5), rtol=1e-5, atol=0)
 
 
 def test_square_begins_where_fmn_came_nearest() -> None:

@@ -214,6 +214,9 @@ def test_a_linear_network_measures_a_length_and_its_steepest_step_has_no_rival()
     slope = slope @ weight[0].T @ weight[0]  # no part of it unseen: else there is no longest step
     step = 1e-3 * region.steepest(slope)
     assert (region.gauge(clean + step) < 1.05e-3).all()
+    seen = weight[0].double() / 1e3  # the longest climb is that of (J'J)^-1 slope, which conjugate gradients come to
+    longest = 1e-3 * ((slope.double() @ torch.linalg.pinv(seen.T @ seen)) * slope).sum(1).sqrt()
+    assert ((slope * step).sum(1) > 0.998 * longest).all()
     for seed in range(50):
         rival = torch.randn(3, 8, generator=torch.Generator().manual_seed(seed))
         rival = 1e-3 * rival / ((rival @ weight[0].T).norm(dim=1) / 1e3)[:, None]

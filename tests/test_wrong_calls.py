@@ -7,12 +7,21 @@ import pytest
 import recognisers
 import torch
 from nets import inputs_for, linear
-from torch import Tensor
+from torch import Tensor, nn
 
 import audioadv as aa
 from audioadv import training
 from audioadv.audio.files import Clip
-from audioadv.errors import InputError, MalformedSpec, OptionError, UnknownModel, UnusableBatch, UnusableTarget, UnwritableOutput
+from audioadv.errors import (
+    AccessDenied,
+    InputError,
+    MalformedSpec,
+    OptionError,
+    UnknownModel,
+    UnusableBatch,
+    UnusableTarget,
+    UnwritableOutput,
+)
 
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
 MODEL, CLIP = recognisers.linear(), Clip("hiss", torch.zeros(8000), 16000)
@@ -21,6 +30,24 @@ GO = aa.Transcribe("go")
 
 def crafted(goal: object = GO, **options: object) -> object:
     return aa.craft(MODEL, [CLIP], goal, **{"steps": 1, **options})  # type: ignore[arg-type]
+
+
+def attacked(model: Callable[..., object] = NET, radius: Tensor | None = None) -> object:
+    region = aa.Linf(0.1).around(X)
+    wanted = aa.objective(model, aa.Misclassify(LABELS))
+    return aa.attacks.pgd(wanted, region if radius is None else region.at(radius), steps=1)
+
+
+class Showing(nn.Module):
+    """A net that says itself what it shows."""
+
+    def __init__(self, access: str) -> None:
+        super().__init__()
+        self.access = access
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = NET(inputs)
+        return scores
 
 
 CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
@@ -54,6 +81,31 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "craft with an empty clip": (lambda: aa.craft(MODEL, [Clip("none", torch.zeros(0), 16000)], GO), UnusableBatch, "none: a clip of zero"),
     "one path where several belong": (lambda: aa.read_audio("hiss.wav"), OptionError, "read_clip"),
     "a change of another batch": (lambda: aa.L2(0.1).around(X).inputs(X[:2]), UnusableBatch, "made around"),
+    "radii below zero": (lambda: attacked(radius=torch.full((4,), -1.0)), UnusableBatch, "at least 0"),
+    "radii that are no numbers": (lambda: attacked(radius=torch.full((4,), torch.nan)), UnusableBatch, "at least 0"),
+    "a radius too few": (lambda: attacked(radius=torch.full((3,), 0.1)), UnusableBatch, "for 4 examples"),
+    "an access that there is none of": (lambda: aa.Classifier(NET).granting("all"), OptionError, "gradients, scores, decisions"),  # type: ignore[arg-type]
+    "a recogniser's, too": (lambda: MODEL.granting("all"), OptionError, "gradients, scores, decisions"),  # type: ignore[arg-type]
+    "a module's own, too": (lambda: attacked(Showing("all")), OptionError, "gradients, scores, decisions"),
+    "gradients where a name grants decisions": (lambda: attacked(aa.Classifier(NET).granting("decisions")), AccessDenied, "gradients"),  # type: ignore[arg-type]
+    "gradients of a module that shows scores": (lambda: attacked(Showing("scores")), AccessDenied, "needs gradients.*square"),
+    "no gradient": (lambda: attacked(lambda x: NET(x).detach()), AccessDenied, r"BPDA\(module, stand_in\).*square.*boundary"),
+    "decisions alone": (lambda: attacked(lambda x: NET(x).argmax(1)), AccessDenied, "decisions.*hop_skip_jump"),
+    "scores and more": (lambda: attacked(lambda x: (NET(x), x)), UnusableBatch, r"tuple.*model\(x\)\[0\]"),
+    "scores in an object": (lambda: attacked(lambda x: {"logits": NET(x)}), UnusableBatch, "dict.*logits"),
+    "another dtype": (lambda: attacked(linear(3, (1, 5, 6)).float()), UnusableBatch, "float64 on cpu, but the model is torch.float32"),
+    "another device": (lambda: attacked(linear(3, (1, 5, 6)).to("meta")), UnusableBatch, "on cpu, but the model is .* on meta"),
+    "a mean for other channels": (lambda: aa.Classifier(NET, mean=(0.5, 0.5))(X), UnusableBatch, "normalises 2 channels"),
+    "a spread of nothing": (lambda: aa.Classifier(NET, std=(0.0,)), OptionError, "spreads above 0"),
+    "one example alone": (lambda: aa.Linf(0.1).around(X[0, 0, 0]), UnusableBatch, r"clean\[None\]"),
+    "inputs that are not finite": (lambda: aa.Linf(0.1).around(X / 0, box=None), UnusableBatch, "finite"),
+    "a box upside down": (lambda: aa.Linf(0.1).around(X, box=(1.0, 0.0)), OptionError, "the lowest and the highest"),
+    "integer images": (lambda: aa.evaluate(NET, (255 * X).byte(), LABELS, "linf:0.1"), UnusableBatch, r"clean.float\(\)"),
+    "images up to 255": (lambda: aa.evaluate(NET, 255 * X, LABELS, "linf:8/255"), UnusableBatch, "255.*Scale them"),
+    "arrays for images": (lambda: aa.evaluate(NET, X.numpy(), LABELS, "linf:0.1"), UnusableBatch, "as_tensor"),
+    "no attack": (lambda: aa.evaluate(NET, X, LABELS, "linf:0.1", []), OptionError, "every model is robust"),
+    "a number for an attack": (lambda: aa.evaluate(NET, X, LABELS, "linf:0.1", 5), OptionError, "attacks 5"),  # type: ignore[call-overload]
+    "steps of no radius": (lambda: aa.evaluate(NET, X, LABELS, "linf:min", "pgd"), OptionError, "pgd works within a fixed radius.*fmn"),
     "self-training without labels": (lambda: training.Mixed(training.Labelled(X, LABELS), X), UnusableBatch, "pseudo_labels"),  # type: ignore[arg-type]
 }  # fmt: skip
 
@@ -82,3 +134,12 @@ def test_specs_do_wherever_a_bound_or_channel_does() -> None:
     ]
     assert found[0].adversarial.equal(found[1].adversarial)
     assert found[0].bound == found[1].bound == "snr:0"
+
+
+@pytest.mark.parametrize(
+    "attack", ["fgsm", "pgd", "annealed_pgd", "apgd", "apgd_targeted", "apgd_l1", "square", "genetic", "msd", "standard", "rp2"]
+)
+def test_an_attack_whose_steps_are_shares_of_a_radius_says_that_min_has_none(attack: str) -> None:
+    bound = aa.L1(aa.MIN) if attack == "apgd_l1" else aa.Linf(aa.MIN)
+    with pytest.raises(OptionError, match=r"works within a fixed radius, and a min bound has none.*find_then_shrink"):
+        getattr(aa.attacks, attack)(aa.objective(NET, aa.Misclassify(LABELS)), bound.around(X))

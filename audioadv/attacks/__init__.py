@@ -7,7 +7,8 @@ In a mix         affine (random moves first, then any attack)
 Among moves      moves_grid (all of a grid), worst_of (a few at random); all that take slopes, too
 Under hearing    qin (two stages, a soft penalty over the masking threshold)
 On speech        kenansville (what can be left out), worsen (any attack, for as many word errors as it can)
-Others           universal (one change for all; everywhere lays it upon others), unbounded, transfer (from a substitute)
+One for all      universal (everywhere lays it upon others), rp2 (a sticker or patch that holds in many views)
+Others           unbounded, transfer (from a substitute)
 Slopes from      the model; from scores: nes, spsa, bandits, coordinates (objective(..., slopes=nes()))
 Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
@@ -32,6 +33,7 @@ from audioadv.attacks.objective import Look
 from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.qin import qin
+from audioadv.attacks.rp2 import rp2
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.sigma_zero import sigma_zero
 from audioadv.attacks.square import square
@@ -69,6 +71,7 @@ __all__ = [
     "pdpgd",
     "pgd",
     "qin",
+    "rp2",
     "sigma_zero",
     "spsa",
     "square",

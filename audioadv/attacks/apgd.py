@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.joined import rivalled, several
 from audioadv.threat.labels import Confidence, dlr
@@ -60,6 +60,7 @@ def apgd(
     its best loss has changed. The loss is the goal's own (`Misclassify(labels, dlr)`, say). One forward and one backward a
     step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """
+    fixed_radius(region, "apgd")
     if restarts > 1:
         once = partial(apgd, steps=steps, early_stop=early_stop, progress=progress)
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)

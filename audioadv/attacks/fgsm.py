@@ -5,7 +5,7 @@ Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversar
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -15,6 +15,7 @@ def fgsm(objective: Objective, region: Region, *, seed: int = 0, progress: Tell 
 
     Costs two forwards and one backward; draws nothing. Shapes: as in `region.clean` and `objective`.
     """
+    fixed_radius(region, "fgsm")
     run = Run(objective, region, progress)
     with at_rest(objective.model):
         delta = region.start()

@@ -18,7 +18,7 @@ from audioadv.attacks.draws import GOLDEN, Draws, mix
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -45,6 +45,7 @@ def genetic(
     can tell is asked how much of the transcript is wrong (`Objective.rank`): that has no slope, and the herd breeds to the end.
     An example that is at its goal within the region leaves. Shapes: as in `region.clean`.
     """
+    fixed_radius(region, "genetic")
     run, draws = Run(objective, region, progress), born(Draws.of(seed, region.clean), herd)
     crowd, spot = crowded(region, herd)
     many = mutated(crowd, crowd.start(), torch.ones_like(crowd.radius), draws)

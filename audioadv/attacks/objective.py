@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
-from audioadv.models.recogniser import Access
+from audioadv.models.recogniser import Access, as_access
 from audioadv.models.rest import at_rest as at_rest
 from audioadv.threat.goals import Goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
@@ -184,7 +184,7 @@ class Objective:
         )
         if slope is None:
             raise AccessDenied(
-                "the model has no gradient with respect to its inputs. Give it one (bpda(module, stand_in)), "
+                "the model has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
                 f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
             )
         return self.told(inputs, near, Look(loss.detach(), reached, slope))
@@ -220,8 +220,9 @@ class Objective:
 
 GRANTS = tuple(Access)
 WITHOUT = {
-    Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, kenansville",
-    Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer, kenansville",
+    Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, "
+    "transfer, moves_grid, kenansville",
+    Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer, moves_grid, kenansville",
     Access.DECISIONS: "none",
 }
 """The attacks that still work without."""
@@ -258,9 +259,9 @@ def objective(
 
 
 def granted(model: Callable[..., Any]) -> Access:
-    """How much of itself a model shows: what it says, else everything."""
+    """How much of itself a model shows: what it says, else everything. Raises OptionError for an access that there is none of."""
     access = getattr(model, "access", None)
-    return access if isinstance(access, Access) else Access.GRADIENTS
+    return as_access(access) if isinstance(access, str) else Access.GRADIENTS
 
 
 def check_fit(model: Callable[..., Any], inputs: Tensor) -> None:

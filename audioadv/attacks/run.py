@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.errors import OptionError
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, objective: Objective, region: Region, progress: Tell | None = None) -> None:
         count = len(region.clean)
-        self.objective, self.region, self.progress = objective.begun(region.clean), region, progress
+        self.objective, self.region, self.progress = objective.begun(region.clean), checked(region), progress
         self.cost = self.objective.cost
         self.here = torch.arange(count)
         self.spot = self.here.to(region.clean.device)  # the same, where the inputs are
@@ -202,6 +202,23 @@ def restless(slope: Tensor, lost: Tensor) -> Tensor:
     sign = slope.sign()
     long = slope.flatten(1).norm(dim=1) / sign.flatten(1).norm(dim=1).clamp_min(1.0)
     return torch.where(each(lost, slope), each(long, slope) * sign, slope)
+
+
+def checked(region: Region) -> Region:
+    """The region, once its radii are known to be such. Raises UnusableBatch for negative ones, or not one for each example."""
+    radius, count = region.radius, len(region.clean)
+    if radius.shape != (count,) or not bool((radius >= 0).all()):
+        raise UnusableBatch(f"radii {radius.tolist()} for {count} examples: give one for each, a number of at least 0")
+    return region
+
+
+def fixed_radius(region: Region, attack: str) -> None:
+    """Raises OptionError for a region that is searched for the smallest change, for an attack whose steps are shares of a radius."""
+    if bool(region.radius.isinf().any()):
+        raise OptionError(
+            f"{attack} works within a fixed radius, and a min bound has none. Give it one, or use an attack that looks for the smallest "
+            "change: fmn, find_then_shrink, hop_skip_jump"
+        )
 
 
 def plain_changes(region: Region, attack: str) -> None:

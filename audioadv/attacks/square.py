@@ -9,7 +9,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, fixed_radius, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L2Norm, LinfNorm
@@ -53,6 +53,7 @@ def square(
     Shapes: [batch, time], [batch, channels, time] or [batch, channels, height, width]. Raises OptionError for other norms.
     """
     plain_changes(region, "square")
+    fixed_radius(region, "square")
     if not isinstance(region.norm, LinfNorm | L2Norm):
         raise OptionError("square moves within Linf or L2. Bound it by one of them, or use a gradient attack with slopes=nes()")
     run, draws, move = (
@@ -134,6 +135,8 @@ def carry(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
     spare = (region.radius.square() - rest.flatten(1).square().sum(1)).clamp_min(0).sqrt()
     signs = draws.signs(channels.flatten(2)[..., :1]).reshape(*channels.shape[:2], *[1] * (channels.ndim - 2))
     held = torch.where(first, channels, 0.0)
-    peak = held / each(held.flatten(1).norm(dim=1).clamp_min(1e-12), held) + signs * depth / each(depth.flatten(1).norm(dim=1), depth)
+    bump = signs * depth / each(depth.flatten(1).norm(dim=1), depth)
+    peak = held / each(held.flatten(1).norm(dim=1).clamp_min(1e-12), held) + bump
+    peak = torch.where(each(peak.flatten(1).norm(dim=1) > 1e-6, peak), peak, bump)  # one that the bump takes away altogether turns round
     new = rest + peak * each(spare / peak.flatten(1).norm(dim=1).clamp_min(1e-12), peak)
     return region.unpadded(region.project(new.reshape(delta.shape)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import merged, nothing_yet, standing
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
@@ -64,6 +64,7 @@ def msd(
     """
     if not all(member.added for member in (region, *region.members())):
         raise OptionError("msd: the union's members must all be plain changes. Use worst_member(attack, objective, region)")
+    fixed_radius(region, "msd")
     run = Run(objective, region, progress)
     delta = random_start(region, seed)
     with at_rest(objective.model):

@@ -18,7 +18,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, plain_changes
+from audioadv.attacks.run import Run, Tell, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -61,7 +61,7 @@ def universal(
             rows = waiting[draws.uniform(waiting[None].to(shared)).argsort(1)[0, :batch]]
             some, objective_of_some = region.rows(rows), run.objective.rows(rows.cpu())
             look = objective_of_some.look(everywhere(some, shared))
-            pushes = some.steepest(look.slope * each(~look.reached, look.slope))
+            pushes = some.steepest(torch.where(each(finite_rows(look.slope) & ~look.reached, look.slope), look.slope, 0.0))
             push = folded(pushes.sum(0), shared.shape[-1])[None]
             norm = some.norm.rows(torch.zeros(1, dtype=torch.int64, device=rows.device))
             step = step_size * (1 - number / steps) * widest

@@ -3,13 +3,14 @@
     inputs --model--> right?  --attack 1--> standing? --attack 2--> standing? ...      robust = right, and standing at the end
 
 Only examples that the model gets right are attacked, and an attack sees only those that all before it missed, unless each
-is asked to try them all. A defense is attacked twice: as if nobody knew of it (static), and by what is made for it
-(`adaptive.py`); both are judged on the model as it is.
+is asked to try them all, or looks for the smallest change, which may be smaller than what was found before. A defense is
+attacked twice: as if nobody knew of it (static), and by what is made for it (`adaptive.py`); both are judged on the model
+as it is.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, final, overload
@@ -147,7 +148,11 @@ class Evaluation:
 
 
 def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]", seed: int) -> dict[str, Attack]:
-    """Attacks by name, seeded; callables as they come. Raises OptionError for a name that nothing answers to."""
+    """Attacks by name, seeded; callables as they come. Raises OptionError for none, and for a name that nothing answers to."""
+    if not attacks or not (callable(attacks) or isinstance(attacks, Iterable)):
+        raise OptionError(
+            f"attacks {attacks!r}: without an attack every model is robust. Give some, for example 'standard', or ['fgsm', 'pgd']"
+        )
     if isinstance(attacks, Mapping):
         return dict(attacks)
     found: dict[str, Attack] = {}
@@ -260,8 +265,8 @@ def evaluate(
 
     `attacks` is a name, several, a callable (objective, region) -> AttackResult, or a mapping from names to such. `goal` is
     what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack,
-    how many examples are done and of how many. What counts is judged once more on the inputs that came out, and must lie
-    within the bound. `batch` is how many are attacked at once, by default 500, of clips 16.
+    how many examples are done and of how many. What counts is judged and measured once more on the inputs that came out, and
+    must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16.
 
     For a recogniser, `labels` are what is said in each clip and `lengths` [examples] the clips' own, in samples: a clip falls where
     at least `errors` of its words are misheard, and the answer tells word errors too (`evaluation/speech.py`).
@@ -281,6 +286,8 @@ def evaluate(
     >>> print(evaluate(net, torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 0]), Linf(0.1), "pgd").robust_accuracy)
     50.0 % (1 of 2, 9.5 .. 90.5)
     """
+    if not isinstance(inputs, Tensor):
+        raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example torch.as_tensor(inputs)")
     if not isinstance(labels, Tensor) and not all(isinstance(label, str) for label in labels):
         labels = as_labels(torch.as_tensor(labels))
     if not isinstance(labels, Tensor):
@@ -324,8 +331,9 @@ def evaluate(
             with at_rest(model):
                 result = worst_member(attack, wanted.rows(rows), region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
-            good = terms.within_queries(name, verified(judge.rows(rows), bound, region, result), result.forwards)
-            felled[rows], sizes[rows] = good, torch.where(good, result.gauge.cpu().to(gauge), math.inf)
+            claimed, measured = verified(judge.rows(rows), bound, region, result)
+            good = terms.within_queries(name, claimed, result.forwards)
+            felled[rows], sizes[rows] = good, torch.where(good, measured, math.inf).to(gauge)
             nearer = rows[sizes[rows] < gauge[rows]]
             gauge[nearer] = sizes[nearer]
             adversarial[nearer.to(inputs.device)] = result.adversarial[torch.isin(rows, nearer).to(inputs.device)]
@@ -338,11 +346,21 @@ def evaluate(
     return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
 
 
-def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResult) -> Tensor:
-    """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound. Shapes: -> bool [examples], on the CPU."""
+ROUNDED = 1e-6  # how far clean + delta may be rounded out of the box
+
+
+def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResult) -> tuple[Tensor, Tensor]:
+    """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound and the box; and how far out they lie.
+
+    Shapes: -> bool and float [examples], on the CPU.
+    """
     with torch.no_grad(), at_rest(wanted.model):
         reached = wanted.begun(result.adversarial).decide(result.adversarial)
     claimed = torch.tensor(result.reached, dtype=torch.bool)
     known = region if result.parameters is None else region.knowing(result.parameters)
-    inside = region.holds(known.gauge(result.adversarial)) if not bound.minimal else torch.ones_like(reached)
-    return (reached & inside).cpu() & claimed
+    gauge = known.gauge(result.adversarial)
+    inside = gauge.isfinite() if bound.minimal else region.holds(gauge)
+    if region.low is not None and region.high is not None:
+        change = result.adversarial - region.clean
+        inside &= ((change >= region.low - ROUNDED) & (change <= region.high + ROUNDED)).flatten(1).all(1)
+    return (reached & inside).cpu() & claimed, gauge.cpu()

@@ -194,11 +194,12 @@ def evaluate_speech(
             reached = torch.tensor(result.reached)
             late = reached & ~terms.within_queries(name, reached, result.forwards)
             known = region if result.parameters is None else region.knowing(result.parameters)
-            sizes = known.gauge(result.adversarial)
+            written = round16(result.adversarial)
+            sizes = known.gauge(written)
             inside = ((sizes.isfinite() if bound.minimal else known.holds(sizes)).cpu() & ~late).tolist()
             for row, i in enumerate(rows.tolist()):
-                size, length = float(result.gauge[row]), int(some[row])
-                text = alone(model, result.adversarial[row], length) if inside[row] else before[i]
+                size, length = float(sizes[row]), int(some[row])
+                text = alone(model, written[row], length) if inside[row] else before[i]
                 (rate,) = WordErrors.of(goal.references[i : i + 1], [text]).rates
                 own[i] = text if rate > rates[i] else before[i]
                 felled[i] = rate >= errors
@@ -206,7 +207,7 @@ def evaluate_speech(
                     ends[i] = Outcome.NOT_FINITE
                 if (felled[i] and size < gauge[i]) if bound.minimal else rate > worst[i]:
                     worst[i], heard[i], adversarial[i] = rate, text, 0.0
-                    adversarial[i, :length] = result.adversarial[row, :length]
+                    adversarial[i, :length] = written[row, :length]
                 if felled[i]:
                     gauge[i], ends[i] = min(float(gauge[i]), size), Outcome.REACHED
             if progress is not None:

@@ -1,5 +1,6 @@
 """A classifier as attacks meet it. Any module that maps inputs to scores is one; the wrapper adds what a module cannot say."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from audioadv.errors import UnknownModel
-from audioadv.models.recogniser import Access
+from audioadv.errors import OptionError, UnknownModel, UnusableBatch
+from audioadv.models.recogniser import Access, as_access
 from audioadv.models.rest import found
 from audioadv.models.tiny_cifar import TinyCifar
 from audioadv.models.tiny_m5 import TinyM5
@@ -37,8 +38,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 class Classifier:
     """A net with its name, its access, and the normalisation that it was trained with.
 
-    `mean` and `std` are one number a channel (axis 1), or none: inputs stay in 0..1 for every bound, and the net gets what it
-    knows. Scores are logits or log-probabilities.
+    `mean` and `std` are one number a channel (axis 1), one for all, or none: inputs stay in 0..1 for every bound, and the net gets
+    what it knows. Scores are logits or log-probabilities. Raises OptionError for numbers that normalise nothing and for an access
+    that there is none of, UnusableBatch for inputs of other channels.
 
     >>> Classifier(torch.nn.Flatten(), mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 2))
     tensor([[2., 2.]])
@@ -50,9 +52,19 @@ class Classifier:
     std: tuple[float, ...] = ()
     access: Access = Access.GRADIENTS
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "access", as_access(self.access))
+        if not all(map(math.isfinite, self.mean)) or not all(0 < spread < math.inf for spread in self.std):
+            raise OptionError(f"mean {self.mean}, std {self.std}: give finite means, and spreads above 0, as the net was trained with")
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """Shapes: [batch, channels, *] -> scores [batch, classes]."""
         if self.mean or self.std:
+            if wrong := {len(numbers) for numbers in (self.mean, self.std)} - {0, 1, inputs.shape[1]}:
+                raise UnusableBatch(
+                    f"{self.name}: normalises {wrong.pop()} channels, but inputs of shape {list(inputs.shape)} have {inputs.shape[1]}. "
+                    "Give one number for each channel, or one for all"
+                )
             shape = (-1, *[1] * (inputs.ndim - 2))
             inputs = (inputs - inputs.new_tensor(self.mean or (0.0,)).reshape(shape)) / inputs.new_tensor(self.std or (1.0,)).reshape(shape)
         return self.net(inputs)

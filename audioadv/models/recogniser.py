@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from audioadv.errors import OptionError
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
 
@@ -18,6 +19,18 @@ class Access(StrEnum):
     GRADIENTS = "gradients"
     SCORES = "scores"
     DECISIONS = "decisions"
+
+
+def as_access(access: str) -> Access:
+    """The access of that name. Raises OptionError: what is misspelt would grant everything, or nothing.
+
+    >>> as_access("scores") is Access.SCORES
+    True
+    """
+    try:
+        return Access(access)
+    except ValueError:
+        raise OptionError(f"access {access!r}: unknown. Grant one of {', '.join(Access)}") from None
 
 
 @final
@@ -62,6 +75,9 @@ class Recogniser:
     vocabulary: tuple[str, ...] = ALPHABET
     name: str = "recogniser"
     access: Access = Access.GRADIENTS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "access", as_access(self.access))
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
         """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions."""

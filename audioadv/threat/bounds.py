@@ -69,10 +69,17 @@ class Bound(Protocol):
 def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box: Box, grid: float | None) -> Region:
     """The region of a norm ball, after the checks that all share.
 
-    Raises UnusableBatch for integer inputs, inputs outside the box, or lengths that do not fit.
+    Raises UnusableBatch for integer inputs, inputs that are not finite or outside the box, or lengths that do not fit; OptionError
+    for a box that is none.
     """
     if not clean.is_floating_point():
         raise UnusableBatch(f"clean inputs are {clean.dtype}, but changes need floating point. Convert them first: clean.float()")
+    if clean.ndim < 2:
+        raise UnusableBatch(f"clean inputs of shape {list(clean.shape)}: the first axis counts examples. Give a batch: clean[None]")
+    if box is not None and not box[0] < box[1]:
+        raise OptionError(f"box {box}: give the lowest and the highest value that inputs may have, (0, 1) for images, or None")
+    if box is None and not bool(clean.isfinite().all()):
+        raise UnusableBatch("clean inputs are not all finite numbers. Leave those examples out, or mend them: clean.nan_to_num()")
     if box is not None and clean.numel() and not bool(((clean >= box[0] - 1e-6) & (clean <= box[1] + 1e-6)).all()):
         raise UnusableBatch(
             f"clean inputs reach from {clean.min():.4g} to {clean.max():.4g}, outside the box {box[0]:g}..{box[1]:g}. "

@@ -105,6 +105,16 @@ def as_labels(labels: Tensor | int | list[int]) -> Tensor:
     return given.long()
 
 
+def as_tensor(outputs: object) -> Tensor:
+    """A classifier's outputs. Raises UnusableBatch for what is no tensor: a tuple, or an object that holds the scores and more."""
+    if not isinstance(outputs, Tensor):
+        raise UnusableBatch(
+            f"outputs of type {type(outputs).__name__}: a classifier gives scores [batch, classes]. "
+            "Wrap the model so that it gives these alone: lambda x: model(x).logits, or model(x)[0]"
+        )
+    return outputs
+
+
 def describe(labels: Tensor) -> str:
     """Labels in words: the first few of many."""
     texts = [str(label) for label in labels[:8].tolist()]
@@ -130,8 +140,11 @@ class OfLabels(Joins):
 
     def scores(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs, checked, and one label a row. Raises UnusableBatch, or AccessDenied for decisions."""
-        if not outputs.is_floating_point():
-            raise AccessDenied("the model gives decisions, not scores, but this attack needs scores. Use one on decisions")
+        if not as_tensor(outputs).is_floating_point():
+            raise AccessDenied(
+                "the model gives decisions, not scores, but this attack needs scores. Use one on decisions: boundary, hop_skip_jump, "
+                "transfer, moves_grid or kenansville"
+            )
         if outputs.ndim != 2:
             raise UnusableBatch(f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes]")
         if self.highest >= outputs.shape[1]:
@@ -196,7 +209,7 @@ class Misclassify(OfLabels):
         return (lead(*self.scores(outputs), self.top) + self.by + slack).clamp_min(0)
 
     def reached(self, outputs: Tensor) -> Tensor:
-        if not outputs.is_floating_point():
+        if not as_tensor(outputs).is_floating_point():
             return (outputs != self.met(outputs)) & ~abstained(outputs)
         gap = behind(*self.scores(outputs), self.top)
         return (gap > 0) & (gap >= self.by) if self.by else gap > 0
@@ -248,7 +261,7 @@ class Classify(OfLabels):
         return (self.by + slack - lead(*self.scores(outputs), self.top)).clamp_min(0)
 
     def reached(self, outputs: Tensor) -> Tensor:
-        if not outputs.is_floating_point():
+        if not as_tensor(outputs).is_floating_point():
             return outputs == self.met(outputs)
         ahead = lead(*self.scores(outputs), self.top)
         return (ahead > 0) & (ahead >= self.by)

@@ -138,6 +138,7 @@ def pull_back(whole: Map, clean: Tensor, parameters: Tensor, slope: Tensor) -> T
 
 ADDED: Final = Added()
 FAR = 1e4
+HAIR = 2e-6  # of full scale: what a projection may leave between an entry and its box
 
 
 @final
@@ -203,10 +204,13 @@ class Region:
         return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
 
     def unblocked(self, change: Tensor, slope: Tensor) -> Tensor:
-        """The slope without the entries that the box keeps from going down it: they would take up the step of those that can."""
+        """The slope without the entries that the box keeps from going down it: they would take up the step of those that can.
+
+        A hair from the box is at it: rounding, which differs with the batch's shape, would else decide where a step goes.
+        """
         assert self.low is not None
         assert self.high is not None
-        blocked = ((slope > 0) & (change <= self.low)) | ((slope < 0) & (change >= self.high))
+        blocked = ((slope > 0) & (change <= self.low + HAIR)) | ((slope < 0) & (change >= self.high - HAIR))
         return torch.where(blocked, 0.0, slope)
 
     @cached_property

@@ -8,9 +8,9 @@ patch:8x8                       Patch((8, 8))                      one picture o
 patch:8x8,20                    Patch((8, 8), 20)                  and turned by up to 20 degrees
 
 A sticker is a mask on plain changes, and joins others: `sticker:8x8+10+12_and_linf:0.3`. A patch has its own pixels for
-parameters and lies where its region's placement says: in the middle, until `region.redrawn(generators)` draws another; an
-expectation over placements is a mean over such draws (Brown et al. 2017, "Adversarial patch"; Eykholt et al. 2018, "Robust
-physical-world attacks on deep learning visual classification"). Excess is in full scale.
+parameters and lies where its region's placement says: in the middle, until `region.redrawn(generators)` draws another, as `attacks.rp2`
+does at each step (Brown et al. 2017, "Adversarial patch"; Eykholt et al. 2018, "Robust physical-world attacks on deep learning visual
+classification"). Excess is in full scale.
 """
 
 import math
