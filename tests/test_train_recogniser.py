@@ -128,18 +128,28 @@ def test_a_pass_holds_each_clip_once_with_its_text(device: str, folder: Path) ->
     assert all(again.waveforms.equal(first.waveforms) for again, first in zip(rest, batches[2:], strict=True))
 
 
-def test_a_corpus_grows_by_what_is_spoken_meanwhile(folder: Path) -> None:
-    corpus = Corpus(folder, "cpu")
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_corpus_grows_by_what_is_spoken_meanwhile(resident: bool, folder: Path) -> None:
+    corpus = Corpus(folder, "cpu", resident)
     corpus.grow()
-    before = len(corpus.clips)
-    add(folder, 2, [(np.full(9000, 7, np.int16), "two", "noise")])
+    before, first = len(corpus.clips), corpus.samples[:1000].clone()
+    add(folder, 2, [(np.full(9000, 7, np.int16), "two", "noise"), (np.full(900000, 7, np.int16), "too long", "noise")])
     with (folder / "clips.jsonl").open("a") as index:
         index.write('{"shard": 3, "sta')
     corpus.grow()
     assert len(corpus.clips) == before + 1
+    assert corpus.samples[:1000].equal(first)
+    assert first.any()
     start, end, letters = corpus.clips[-1]
     assert (corpus.samples[start:end] == 7).all()
     assert letters == 3
+    assert run("speak", folder, "--hours", 0).exit_code == 0  # cuts off what a kill left
+    with (folder / "speech.int16").open("ab") as speech:
+        speech.write(b"x")
+    add(folder, 4, [(np.full(900, 8, np.int16), "two", "noise")])
+    corpus.grow()
+    start, end, _ = corpus.clips[-1]
+    assert (corpus.samples[start:end] == 8).all()
 
 
 def test_a_clip_is_cut_out_after_its_lead_and_at_its_own_speed() -> None:
