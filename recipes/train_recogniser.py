@@ -145,8 +145,8 @@ def batches(corpus: Corpus, seconds: float, passes: int, skip: int) -> Iterator[
 def learn(net: nn.Module, master: nn.Module | None, optimiser: Optimiser, batch: Batch, rooms: Tensor, seed: int, share: float) -> Tensor:
     """One step; the loss stays on the device.
 
-    Nothing here waits for a GPU but CTC, which copies its lengths to it: the GPU is out of work for the hundredth part of a
-    millisecond then, of the twenty-odd that a step of 1,500 s takes.
+    Nothing here waits for a GPU but CTC, which copies its lengths to it: the GPU is out of work for some hundredths of a millisecond
+    then, and a step of 1,500 s takes twenty or more.
     """
     device = batch.waveforms.device
     spoilt = augment(batch.waveforms, batch.lengths, rooms, torch.Generator(device).manual_seed(seed))
