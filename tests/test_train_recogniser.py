@@ -1,10 +1,12 @@
 """The recognisers' training: batches are cut right, go on where they stopped, end annealed, and never wait for a GPU."""
 
+import itertools
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,13 +70,17 @@ def test_training_goes_on_where_it_was_stopped_to_the_same_bytes(model: str, fol
     assert all(whole[name].equal(parts[name]) for name in whole)
 
 
-def test_a_run_of_some_minutes_ends_with_them_and_does_not_begin_again(folder: Path) -> None:
-    options = ["train", folder, "--model", "tiny-mel", "--minutes", 0.03, "--seconds", 6, "--out", folder / "run"]
-    assert "step" in run(*options).output
+def test_a_run_of_some_minutes_ends_with_them_and_does_not_begin_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(100)  # each look at it takes a second
+    monkeypatch.setattr(train_recogniser, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    options = ["train", folder, "--model", "tiny-mel", "--minutes", 0.1, "--seconds", 6, "--out", folder / "run"]
+    assert "step 3 " in run(*options).output
     saved = torch.load(folder / "run/checkpoint.pt", weights_only=True)
-    assert 1.8 <= saved["spent"] < 20
+    assert saved["step"] == 3
+    assert 6 <= saved["spent"] <= 8
     assert run(*options).output == ""
-    assert torch.load(folder / "run/checkpoint.pt", weights_only=True)["step"] == saved["step"]
+    options[options.index(0.1)] = 0.2
+    assert "step 5 " in run(*options).output  # goes on with what is left
 
 
 def test_the_rate_rises_holds_and_falls_to_nothing() -> None:
