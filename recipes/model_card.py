@@ -16,7 +16,7 @@ CARD = """# {name}
 parameters, {size:.1f} MB in half precision.
 
 **Made by** `recipes/train_recogniser.py` from synthetic speech alone: {steps} steps, the last quarter with a falling rate. The
-sentences come from `recipes/speech/everyday.txt`, the voices from espeak-ng and flite (`recipes/speech/voices.py` lists those
+sentences come from `recipes/speech/everyday.txt`, the voices from espeak-ng, flite and festival (`recipes/speech/voices.py` lists those
 kept for the test), the rooms, noise, bands and gains from `recipes/speech/augment.py`.{teacher}
 {note}
 **How well it hears**, held-out sentences (real recordings are for the record: it never heard a human voice):

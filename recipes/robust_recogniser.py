@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from speech.augment import augment, room_bank
+from speech.corpus import LONGEST, mapped, read
 from suite import pairs
 from torch import Tensor, nn
 
@@ -36,7 +37,6 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.training import Adversarial, Batch, Spoken, Watch, train
 
 BOUND, RATE, ROOT = aa.SNR(30), 16000, Path(__file__).resolve().parent.parent
-LONGEST = 9 * RATE
 
 
 class Half(nn.Module):
@@ -52,31 +52,26 @@ class Half(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Shards(Sequence[Tensor]):
+class Clips(Sequence[Tensor]):
     """The clips of a corpus of `train_recogniser.py speak`, read from the disk when they are asked for."""
 
-    shards: tuple[np.ndarray, ...]
-    places: tuple[tuple[int, int, int], ...]  # shard, start, end
+    speech: Tensor  # int16
+    places: tuple[tuple[int, int], ...]  # start, end
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, i: int) -> Tensor:
-        shard, start, end = self.places[i]
-        return torch.from_numpy(self.shards[shard][start:end].astype(np.float32) / 32768)
+        start, end = self.places[i]
+        return self.speech[start:end].float() / 32768
 
 
 def corpus(folder: Path, seconds: float) -> Spoken:
     """A corpus as training data, each batch spoilt by rooms, noise and bands, as in the first training."""
-    indices = sorted(folder.glob("*.jsonl"))
-    lines = [(n, json.loads(text)) for n, index in enumerate(indices) for text in index.read_text().splitlines()]
-    lines = [(n, line) for n, line in lines if line["end"] - line["start"] < LONGEST]
-    clips = Shards(
-        tuple(np.load(index.with_suffix(".npy"), mmap_mode="r") for index in indices),
-        tuple((n, line["start"], line["end"]) for n, line in lines),
-    )
+    lines = [line for line in read(folder)[0] if line["end"] - line["start"] < LONGEST]
+    clips = Clips(mapped(folder, lines[-1]["end"]), tuple((line["start"], line["end"]) for line in lines))
     rooms = torch.load(folder / "rooms.pt", weights_only=True) if (folder / "rooms.pt").exists() else room_bank(400, seed=1)
-    return Spoken(clips, [line["text"] for _, line in lines], seconds, RATE, spoil=lambda *speech: augment(*speech[:2], rooms, speech[2]))
+    return Spoken(clips, [line["text"] for line in lines], seconds, RATE, spoil=lambda *speech: augment(*speech[:2], rooms, speech[2]))
 
 
 def samples() -> tuple[list[Tensor], list[str]]:

@@ -1,20 +1,39 @@
 """Train a bundled recogniser from nothing but text: write sentences, speak them, spoil them, learn them.
 
-    python recipes/train_recogniser.py speak  CORPUS --hours 40        # once; more shards may be added at any time
+    python recipes/train_recogniser.py speak  CORPUS --hours 40        # once; more may be added at any time
     python recipes/train_recogniser.py train  CORPUS --model tiny-mel --steps 15000 --out RUN
     python recipes/train_recogniser.py export RUN/checkpoint.pt tiny-mel.safetensors       # several runs: their mean
 
-Training checkpoints every 500 steps and goes on from there; `--steps` may be changed on the way, since the rate is
-constant until the last quarter, in which it falls to zero.
+Training checkpoints every 500 steps and goes on from there. `--steps` or `--minutes` is its budget, which may be changed on the
+way: the rate is constant until the last quarter of it, in which it falls to zero.
+
+Both recognisers in ten minutes of one H100 and 16 cores:
+
+    R="python recipes/train_recogniser.py"; GPU="--device cuda --seconds 1500 --rate 4e-3"
+    nice $R speak CORPUS --hours 120 & sleep 25      # the corpus grows while the first training reads it
+    $R train CORPUS --model tiny-mel  --minutes 3.5 $GPU --out mel
+    $R train CORPUS --model tiny-wave --minutes 4.5 $GPU --out wave --teacher mel/checkpoint.pt
+    $R export mel/checkpoint.pt tiny-mel.safetensors; $R export wave/checkpoint.pt tiny-wave.safetensors
+
+A machine without pyroomacoustics needs a CORPUS/rooms.pt from elsewhere: `speak --hours 0` writes one. The weights may be put in
+place and judged on any machine: `word_error_rate.py` and `model_card.py` for each.
+
+What to expect, by counts of bytes and operations (not measured on a GPU): a step of 1,500 s moves 42 GB for tiny-mel and 66 GB for
+tiny-wave with its teacher, and multiplies 1 TFLOP, 20 and 30 ms in all; the host starts its 900 to 1,100 kernels in 6 to 9.
+That is 10,000 and 9,000 steps, more than 3,000 hours of speech each. Memory: 3 bytes a sample of the corpus at most (21 GB for
+120 hours), some 15 GB for the batch. Speaking takes 7 ms a sentence and core, two minutes in all. The rate: batches of 96 s were
+learnt at 2.2e-3; by the root of how much longer these are it would be 8.7e-3, but Muon's steps are as long whatever the noise in the
+slope, so half of that.
 """
 
-import json
+import math
 import multiprocessing
 import os
 import random
 import time
 from collections.abc import Iterator
-from itertools import islice
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,110 +42,127 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from speech.augment import augment, fast_size, room_bank
+from speech import synthesisers
+from speech.augment import augment, room_bank
+from speech.corpus import Batch, Clip, Corpus, add, read
 from speech.everyday import held_out, sentences
-from speech.voices import SAMPLE_RATE, draw_voice, speak
-from torch import Tensor
+from speech.voices import draw_voice, trimmed
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.models.alphabet import ALPHABET
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
 
 NETS = {"tiny-mel": TinyMel, "tiny-wave": TinyWave}
-SHARD = 2000  # sentences
+SHARD = 250  # sentences that one process speaks
+SAVED = 500  # steps between checkpoints
+SENTENCE = 1.93  # seconds, on the whole
+KINDS = {"seen": 0.65, "flite-seen": 0.2, "festival": 0.15}  # of voices: half espeak-ng's, a third flite's
+kept = cache(lambda: frozenset(held_out(1000)))
 
 
-def write_shard(job: tuple[Path, int]) -> None:
-    """Speak one shard: all samples end to end (int16) and one line a clip: start, end, text, voice."""
-    folder, number = job
-    if (folder / f"{number:03}.jsonl").exists():
-        return
-    rng = random.Random(f"shard {number}")
-    start, waves, lines = 0, [], []
-    kept = set(held_out(1000))
+def shard(number: int) -> tuple[int, list[Clip]]:
+    """Speak one shard. Returns its number, too."""
+    rng, jobs, scales = random.Random(f"shard {number}"), [], []
     for text in sentences(SHARD, seed=1000 + number, loose=0.25):
-        if text in kept:
-            continue
-        voice = draw_voice(rng, rng.choice(["seen", "seen", "seen", "seen", "flite-seen"]))
-        wave = speak(text, voice, scale=rng.choice([1.0, 2 ** rng.uniform(-0.4, 0.4), 2 ** rng.uniform(-0.4, 0.4)]))
-        waves.append((wave * 32767).astype(np.int16))
-        lines.append({"start": start, "end": start + len(wave), "text": text, "voice": str(voice)})
-        start += len(wave)
-    np.save(folder / f"{number:03}.npy", np.concatenate(waves))
-    (folder / f"{number:03}.part").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(folder / f"{number:03}.part", folder / f"{number:03}.jsonl")
-
-
-def played(waveforms: Tensor, lengths: Tensor, speed: float) -> tuple[Tensor, Tensor]:
-    """Faster (over 1) or slower, pitch and all. Shapes: [batch, time], [batch] -> [batch, time / speed], [batch]."""
-    size = fast_size(waveforms.shape[1])
-    other = round(size / speed)
-    faster = torch.fft.irfft(torch.fft.rfft(waveforms, size), n=other) * (other / size)
-    return faster[:, : round(waveforms.shape[1] / speed)], (lengths / speed).long()
-
-
-def batches(corpus: Path, seconds: float, rng: random.Random) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-    """One pass over the corpus as it stands: clips of like length together, padded, about `seconds` of speech a batch, each batch
-    played at a speed of its own."""
+        if text not in kept():
+            voice = draw_voice(rng, rng.choices(list(KINDS), list(KINDS.values()))[0])
+            scales.append(rng.choice([1.0, 2 ** rng.uniform(-0.4, 0.4), 2 ** rng.uniform(-0.4, 0.4)]))
+            jobs.append((text, voice, voice.stretch * scales[-1]))
     clips = []
-    for index in sorted(corpus.glob("*.jsonl")):
-        samples = np.load(index.with_suffix(".npy"), mmap_mode="r")
-        clips += [(samples, json.loads(line)) for line in index.read_text().splitlines()]
-    clips = [clip for clip in clips if clip[1]["end"] - clip[1]["start"] < 9 * SAMPLE_RATE]
-    clips.sort(key=lambda clip: (clip[1]["end"] - clip[1]["start"]) * rng.uniform(0.9, 1.1))
-    groups, group, longest = [], [], 0
-    for clip in clips:
-        longest = max(longest, clip[1]["end"] - clip[1]["start"] + SAMPLE_RATE // 2)
-        if group and longest * (len(group) + 1) > seconds * SAMPLE_RATE:
-            groups.append(group)
-            group, longest = [], 0
-        group.append(clip)
-    rng.shuffle(groups)
-    for group in groups:
-        leads = [rng.randrange(SAMPLE_RATE // 4) for _ in group]
-        tails = [line["end"] - line["start"] + rng.randrange(SAMPLE_RATE // 4) for _, line in group]
-        lengths = [lead + tail for lead, tail in zip(leads, tails, strict=True)]
-        waveforms = torch.zeros(len(group), max(lengths))
-        for row, lead, (samples, line) in zip(waveforms, leads, group, strict=True):
-            wave = torch.from_numpy(samples[line["start"] : line["end"]].astype(np.float32) / 32768)
-            row[lead : lead + len(wave)] = wave
-        yield *played(waveforms, torch.tensor(lengths), rng.uniform(0.88, 1.12)), [line["text"] for _, line in group]
+    for (text, voice, _), scale, (samples, rate) in zip(jobs, scales, synthesisers.say(jobs), strict=True):
+        wave = trimmed(samples.astype(np.float32), rate, scale)
+        clips.append(((wave * 32767).astype(np.int16), text, str(voice)))
+    return number, clips
 
 
 class Optimiser:
     """Muon for the matrices of the blocks (a convolution's kernel is one, flattened), AdamW for all else.
 
     In a trial on tiny-mel of six minutes each, Muon reached a loss of 0.481 from 7.7 hours of speech, AdamW 0.489 from 10.6.
+    Matrices of one shape are turned together: on a GPU that is a tenth of the kernels that `torch.optim.Muon` starts.
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; step sizes as Liu et al. 2025,
     "Muon is scalable for LLM training", so that one rate suits both.
     """
 
-    def __init__(self, net: torch.nn.Module, rate: float) -> None:
+    def __init__(self, net: nn.Module, rate: float) -> None:
         hidden = {name: p for name, p in net.named_parameters() if name.startswith("blocks.") and p.ndim > 1}
         rest = [p for name, p in net.named_parameters() if name not in hidden]
-        self.hidden = list(hidden.values())
-        self.flat = [torch.nn.Parameter(p.data.flatten(1)) for p in self.hidden]  # views: a step on them is a step on the net
-        self.muon = torch.optim.Muon(self.flat, lr=rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        self.adam = torch.optim.AdamW(rest, lr=rate / 2, betas=(0.9, 0.98), weight_decay=0.01)
-        self.rates = {self.muon: rate, self.adam: rate / 2}
+        self.alike: dict[torch.Size, list[nn.Parameter]] = {}
+        for p in hidden.values():
+            self.alike.setdefault(p.flatten(1).shape, []).append(p)
+        self.momenta = [torch.zeros(len(alike), *shape, device=alike[0].device) for shape, alike in self.alike.items()]
+        self.adam = torch.optim.AdamW(rest, lr=rate / 2, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        self.rate = rate
 
+    @torch.no_grad()
     def step(self, share: float) -> None:
         """One step at this share of the full rate."""
-        for flat, p in zip(self.flat, self.hidden, strict=True):
-            flat.grad = None if p.grad is None else p.grad.flatten(1)
-        for optimiser, rate in self.rates.items():
-            optimiser.param_groups[0]["lr"] = rate * share
-            optimiser.step()
+        rate = self.rate * share
+        for (shape, alike), momentum in zip(self.alike.items(), self.momenta, strict=True):
+            slopes = torch.stack([p.grad.flatten(1) for p in alike if p.grad is not None])
+            momentum.lerp_(slopes, 0.05)
+            for p, turn in zip(alike, turned(slopes.lerp(momentum, 0.95)), strict=True):
+                p.mul_(1 - 0.01 * rate).sub_(turn.view_as(p), alpha=rate * 0.2 * math.sqrt(max(shape)))
+        self.adam.param_groups[0]["lr"] = rate / 2
+        self.adam.step()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+        return {"momenta": self.momenta, "adam": self.adam.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.muon.load_state_dict(state["muon"])
+        for momentum, saved in zip(self.momenta, state["momenta"], strict=True):
+            momentum.copy_(saved)
         self.adam.load_state_dict(state["adam"])
+
+
+def turned(slopes: Tensor) -> Tensor:
+    """Each matrix with its singular values brought near 1, by five steps of Newton and Schulz. Shapes: [*, rows, columns]."""
+    x = slopes.bfloat16()
+    x = x.mT if x.shape[-2] > x.shape[-1] else x
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.mT if slopes.shape[-2] > slopes.shape[-1] else x
+
+
+def pace(spent: float) -> float:
+    """Share of the full rate once this share of the budget is spent: it rises at first, and falls in the last quarter."""
+    return min(1.0, 0.01 + spent / 0.02, (1 - spent) / 0.25)
+
+
+def batches(corpus: Corpus, seconds: float, passes: int, skip: int) -> Iterator[tuple[int, int, Batch]]:
+    """Pass after pass from that batch on, each over the corpus as it stands by then: pass, place in it, batch."""
+    for number in count(passes):
+        corpus.grow()
+        yield from ((number, place, batch) for place, batch in enumerate(corpus.one_pass(seconds, number, skip), skip))
+        skip = 0
+
+
+def learn(net: nn.Module, master: nn.Module | None, optimiser: Optimiser, batch: Batch, rooms: Tensor, seed: int, share: float) -> Tensor:
+    """One step; the loss stays on the device.
+
+    Nothing here waits for a GPU but CTC, which copies its lengths to it: the GPU is out of work for some hundredths of a millisecond
+    then, and a step of 1,500 s takes twenty or more.
+    """
+    device = batch.waveforms.device
+    spoilt = augment(batch.waveforms, batch.lengths, rooms, torch.Generator(device).manual_seed(seed))
+    with torch.autocast(device.type, torch.bfloat16):
+        log_probs, frames = net(spoilt, batch.lengths)
+    loss = ctc = F.ctc_loss(log_probs.transpose(0, 1), batch.targets, batch.frames, batch.letters, zero_infinity=True)
+    if master is not None:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            taught, _ = master(batch.waveforms, batch.lengths)
+        loss = ctc + 2 * lesson(log_probs, frames, taught)
+    for p in net.parameters():
+        p.grad = None
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimiser.step(share)
+    return ctc.detach()
 
 
 def lesson(log_probs: Tensor, frames: Tensor, taught: Tensor) -> Tensor:
@@ -140,33 +176,50 @@ def cli() -> None:
     """Train a bundled recogniser."""
 
 
+def room_responses(corpus: Path) -> Tensor:
+    """The rooms of a corpus, made where they are not there yet."""
+    if not (corpus / "rooms.pt").exists():
+        torch.save(room_bank(800, seed=1), corpus / f"rooms.{os.getpid()}")
+        os.replace(corpus / f"rooms.{os.getpid()}", corpus / "rooms.pt")
+    return torch.load(corpus / "rooms.pt", weights_only=True)
+
+
 @cli.command("speak")
 @click.argument("corpus", type=Path)
 @click.option("--hours", default=40.0)
 def speak_command(corpus: Path, hours: float) -> None:
-    """Write sentences and speak them into CORPUS."""
+    """Write sentences and speak them into CORPUS, on all cores."""
     corpus.mkdir(parents=True, exist_ok=True)
-    count = round(hours * 3600 / 2.4 / SHARD)
-    with multiprocessing.Pool() as pool:
-        for done, _ in enumerate(pool.imap_unordered(write_shard, [(corpus, n) for n in range(count)]), 1):
-            click.echo(f"shard {done} of {count}")
+    room_responses(corpus)
+    clips, size = read(corpus)
+    if (corpus / "clips.jsonl").exists():
+        os.truncate(corpus / "clips.jsonl", size)  # a line that a kill cut short
+    wanted = sorted(set(range(round(hours * 3600 / SENTENCE / SHARD))) - {clip["shard"] for clip in clips})
+    kept()
+    with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:  # afresh each time: the same bytes in any order
+        for done, (number, clips) in enumerate(pool.imap_unordered(shard, wanted), 1):
+            add(corpus, number, clips)
+            if done % 20 == 0 or done == len(wanted):
+                click.echo(f"shard {done} of {len(wanted)}")
 
 
 @cli.command()
 @click.argument("corpus", type=Path)
 @click.option("--model", type=click.Choice(list(NETS)), required=True)
-@click.option("--steps", default=15000)
+@click.option("--steps", type=int, help="how many steps, those before a restart among them")
+@click.option("--minutes", type=float, help="how long, likewise")
 @click.option("--seconds", default=48.0, help="speech a batch")
 @click.option("--rate", default=3e-3)
 @click.option("--device", default="cpu")
 @click.option("--threads", default=1)
-@click.option("--teacher", type=Path, help="checkpoint of a trained tiny-mel, whose frames (on clean speech) are learnt too")
+@click.option("--teacher", type=Path, help="a trained tiny-mel (checkpoint or weights), whose frames on clean speech are learnt too")
 @click.option("--start", type=Path, help="exported weights to begin from, where RUN holds no checkpoint")
 @click.option("--out", type=Path, required=True)
 def train(
     corpus: Path,
     model: str,
-    steps: int,
+    steps: int | None,
+    minutes: float | None,
     seconds: float,
     rate: float,
     device: str,
@@ -176,77 +229,69 @@ def train(
     out: Path,
 ) -> None:
     """Learn the corpus; RUN/checkpoint.pt is the whole state."""
+    if steps is None and minutes is None:
+        raise click.UsageError("nothing says when to stop: give --steps or --minutes")
+    began = time.monotonic()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     net = NETS[model]().to(device)
-    master = TinyMel().to(device).eval()
     optimiser = Optimiser(net, rate)
-    step = passes = resumed = 0
+    step = passes = place = 0
     if start is not None:
         net.load_state_dict(load_file(start, device=device), strict=False)
     if (out / "checkpoint.pt").exists():
         state = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
         net.load_state_dict(state["net"])
         optimiser.load(state["optimiser"])
-        step, passes, resumed = state["step"], state["passes"], state["batch"]
-    if not (corpus / "rooms.pt").exists():
-        torch.save(room_bank(1500, seed=1), corpus / "rooms.pt")
-    rooms = torch.load(corpus / "rooms.pt", weights_only=True)
-    letters = {letter: column for column, letter in enumerate(ALPHABET)}
-    began, losses = time.time(), []
+        step, passes, place = state["step"], state["pass"], state["batch"]
+        began -= state["spent"]
+    master = None
+    if teacher is not None:
+        master = TinyMel().to(device).eval()
+        master.load_state_dict(weights(teacher)["net"], strict=False)
+    rooms = room_responses(corpus).to(device)
+
+    def spent() -> float:
+        return max(step / (steps or math.inf), (time.monotonic() - began) / (60 * (minutes or math.inf)))
+
+    losses: list[Tensor] = []
     net.train()
-    while step < steps:
-        one_pass = enumerate(batches(corpus, seconds, random.Random(f"{model} {passes}")))
-        for batch, (waveforms, lengths, texts) in islice(one_pass, resumed, None):
-            generator = torch.Generator().manual_seed(step)
-            spoilt, clean = augment(waveforms, lengths, rooms, generator).to(device), waveforms.to(device)
-            lengths = lengths.to(device)
-            if teacher is not None and (losses == [] or step % 500 == 0):
-                master.load_state_dict(torch.load(teacher, map_location=device, weights_only=True)["net"])
-            targets = torch.tensor([letters[letter] for letter in "".join(texts)])
-            with torch.autocast(device, torch.bfloat16):
-                log_probs, frames = net(spoilt, lengths)
-                with torch.no_grad():
-                    taught = log_probs if teacher is None else master(clean, lengths)[0]
-            spelt = torch.tensor([len(text) for text in texts])
-            ctc = F.ctc_loss(log_probs.transpose(0, 1), targets.to(device), frames, spelt.to(device), zero_infinity=True)
-            net.zero_grad()
-            distance = lesson(log_probs, frames, taught)
-            (ctc + 2 * distance if teacher else ctc).backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step(min(1.0, (step + 1) / 200, (1 - step / steps) / 0.25))
-            losses.append(ctc.item())
-            step += 1
-            if step % 100 == 0:
-                minutes = (time.time() - began) / 60
-                click.echo(f"step {step} pass {passes} loss {np.mean(losses[-100:]):.4f} lesson {distance.item():.3f} {minutes:.1f} min")
-            if step % 500 == 0 or step == steps:
-                state = {"net": net.state_dict(), "optimiser": optimiser.state(), "model": model}
-                torch.save(state | {"step": step, "passes": passes, "batch": batch + 1}, out / "checkpoint.part")
-                os.replace(out / "checkpoint.part", out / "checkpoint.pt")
-            if step == steps:
-                break
-        passes, resumed = passes + 1, 0
+    if not read(corpus)[0]:
+        raise click.UsageError(f"{corpus}: nothing is spoken there yet: see speak")
+    work = batches(Corpus(corpus, device), seconds, passes, place)
+    while (now := spent()) < 1:
+        passes, place, batch = next(work)
+        losses.append(learn(net, master, optimiser, batch, rooms, step, pace(now)))
+        step += 1
+        ended = spent() >= 1
+        if step % 100 == 0 or ended:
+            took = (time.monotonic() - began) / 60
+            click.echo(f"step {step} pass {passes} loss {torch.stack(losses).mean().item():.4f} {took:.1f} min")
+            losses = []
+        if step % SAVED == 0 or ended:
+            state = {"net": net.state_dict(), "optimiser": optimiser.state(), "model": model, "step": step, "pass": passes}
+            torch.save(state | {"batch": place + 1, "spent": time.monotonic() - began}, out / "checkpoint.part")
+            os.replace(out / "checkpoint.part", out / "checkpoint.pt")
 
 
 @cli.command()
 @click.argument("runs", type=Path, nargs=-1, required=True)
-@click.argument("weights", type=Path)
-def export(runs: tuple[Path, ...], weights: Path) -> None:
+@click.argument("out", type=Path)
+def export(runs: tuple[Path, ...], out: Path) -> None:
     """Write the weights in half precision: those of a checkpoint, or the mean of several runs, each begun from the one before.
 
     RUNS are checkpoints or exported weights. The mean of three of tiny-mel made 8.2 % of the words of 300 sentences wrong that
     neither training nor the model card knows, where its three runs made 10 to 12. Source: Wortsman et al. 2022, "Model soups:
     averaging weights of multiple fine-tuned models improves accuracy without increasing inference time".
     """
-    states = [read(run) for run in runs]
+    states = [weights(run) for run in runs]
     mean = {name: sum(state["net"][name].float() for state in states) / len(states) for name in states[0]["net"] if name[:4] != "mel."}
     halves = {name: value.half().contiguous() for name, value in mean.items()}
-    save_file(halves, weights, metadata={"model": states[-1]["model"], "step": " + ".join(str(state["step"]) for state in states)})
+    save_file(halves, out, metadata={"model": states[-1]["model"], "step": " + ".join(str(state["step"]) for state in states)})
 
 
-def read(run: Path) -> dict[str, Any]:
+def weights(run: Path) -> dict[str, Any]:
     """Net, model and step of a checkpoint, or of exported weights."""
     if run.suffix != ".safetensors":
         return dict(torch.load(run, map_location="cpu", weights_only=True))

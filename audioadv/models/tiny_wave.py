@@ -5,6 +5,7 @@
 Source: Baevski et al. 2020, "wav2vec 2.0" (here trained with CTC from the start, and narrower).
 """
 
+import math
 from typing import final
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.models.alphabet import ALPHABET
-from audioadv.models.tiny_mel import HIDDEN_HOP, frame_mask
+from audioadv.models.tiny_mel import HIDDEN_HOP, convolve, frame_mask
 
 
 def shifted(x: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
         """Shapes: x [batch, frames, width], mask [batch, frames, 1], bias [batch, 1, 1, frames] (minus infinity in the padding) -> as x."""
         q, k, v = self.qkv(shifted(self.norm(x) * mask)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        y = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias).softmax(-1).to(v.dtype) @ v
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.feed(shifted(self.between(x) * mask)), self.dropout, self.training)
 
@@ -56,10 +57,10 @@ class Stride(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: x [batch, inputs, time], frames [batch] -> [batch, outputs, time / stride], frames / stride."""
+        """Shapes: x [batch, time, inputs], frames [batch] -> [batch, time / stride, outputs], frames / stride."""
         frames = frames // self.stride
-        y = F.gelu(self.norm(self.conv(x)[..., : x.shape[-1] // self.stride].transpose(1, 2)))
-        return (y * frame_mask(frames, y.shape[1])).transpose(1, 2), frames
+        y = F.gelu(self.norm(convolve(self.conv, x)[:, : x.shape[1] // self.stride]))
+        return y * frame_mask(frames, y.shape[1]), frames
 
 
 @final
@@ -92,11 +93,11 @@ class TinyWave(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the letters, frame by frame (shapes and units: the class)."""
         own = (lengths + HIDDEN_HOP - 1) // HIDDEN_HOP
-        x = F.pad(waveforms, (0, -waveforms.shape[1] % HIDDEN_HOP))[:, None] * 4.0  # speech peaks near 0.3
+        x = F.pad(waveforms, (0, -waveforms.shape[1] % HIDDEN_HOP))[..., None] * 4.0  # speech peaks near 0.3
         frames = own * HIDDEN_HOP
         for stage in self.encoder:
             x, frames = stage(x, frames)
-        x = (x + F.gelu(self.positions(x))).transpose(1, 2)
+        x = x + F.gelu(convolve(self.positions, x))
         mask = frame_mask(own, x.shape[1])
         bias = torch.zeros_like(mask).masked_fill(mask == 0, -torch.inf).transpose(1, 2)[:, None]
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""Voices of espeak-ng and flite (Debian packages), split into those heard in training and those kept for the test."""
+"""Voices of espeak-ng, flite and festival (Debian packages), split into those heard in training and those kept for the test."""
 
 import random
 import subprocess
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
 SAMPLE_RATE = 16000
 ACCENTS = ("en-us", "en-us", "en-us", "en-gb", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # fmt: skip
@@ -16,11 +14,12 @@ SEEN = ("", "", "Alex", "Alicia", "Andy", "Annie", "Denis", "Diogo", "Gene", "Hu
 UNSEEN = ("Andrea", "belinda", "edward", "f4", "klatt3", "linda", "m2", "m6", "marcelo", "michel", "pablo", "travis")
 FLITE_SEEN = ("kal", "kal16", "awb", "slt")  # slt is flite's only woman: with her held out, no trained voice is like her
 FLITE_UNSEEN = ("rms",)
+FESTIVAL = ("cmu_us_slt_arctic_hts", "ked_diphone", "kal_diphone")  # of training alone: ked is a speaker that flite lacks
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One way to say a sentence. `stretch` over 1 is slower; `pitch` is espeak's 0..99 or flite's mean in Hz."""
+    """One way to say a sentence. `stretch` over 1 is slower; `pitch` is espeak's 0..99 or a mean in Hz."""
 
     program: str
     name: str
@@ -32,7 +31,9 @@ class Voice:
 
 
 def draw_voice(rng: random.Random, kind: str) -> Voice:
-    """A voice of a kind: `seen` (a quarter of them flite's), `flite-seen`, `unseen` (espeak-ng), `flite-unseen`."""
+    """A voice of a kind: `seen` (a quarter of them flite's), `flite-seen`, `festival`, `unseen` (espeak-ng), `flite-unseen`."""
+    if kind == "festival":
+        return Voice("festival", rng.choice(FESTIVAL), round(rng.uniform(85, 160)), rng.uniform(0.8, 1.2))
     if kind.startswith("flite") or (kind == "seen" and rng.random() < 0.25):
         name = rng.choice(FLITE_UNSEEN if kind == "flite-unseen" else FLITE_SEEN)
         return Voice("flite", name, round(rng.uniform(85, 135) * (1.6 if name == "slt" else 1)), rng.uniform(0.85, 1.2))
@@ -42,20 +43,33 @@ def draw_voice(rng: random.Random, kind: str) -> Voice:
 
 
 def speak(text: str, voice: Voice, scale: float = 1.0) -> np.ndarray:
-    """The sentence as 16 kHz speech, silence trimmed, peak at 0.5. Shapes: -> [time].
+    """The sentence as 16 kHz speech by a voice of espeak-ng or flite, `trimmed`. Shapes: -> [time]."""
+    import soundfile
 
-    `scale` over 1 makes another, smaller speaker of the voice: spoken slower and played faster by as much, it keeps its pace,
-    but pitch and formants rise.
-    """
     slow = voice.stretch * scale
-    with tempfile.NamedTemporaryFile(suffix=".wav", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
+    with tempfile.NamedTemporaryFile(suffix=".wav", dir=in_memory()) as file:
         if voice.program == "espeak":
             command = ["espeak-ng", "-v", voice.name, "-p", str(voice.pitch), "-s", str(round(165 / slow)), "-w", file.name, text]  # fmt: skip
         else:
             command = ["flite", "-voice", voice.name, "--setf", f"duration_stretch={slow:.3f}", "--seti", f"int_f0_target_mean={voice.pitch}", "-t", text, "-o", file.name]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        samples, rate = soundfile.read(file.name, dtype="float32")
+        return trimmed(*soundfile.read(file.name, dtype="float32"), scale)
+
+
+def trimmed(samples: np.ndarray, rate: int, scale: float = 1.0) -> np.ndarray:
+    """At 16 kHz, silence trimmed, peak at 0.5. Shapes: [time at `rate`] -> [time].
+
+    `scale` over 1 makes another, smaller speaker of the voice: spoken slower and played faster by as much, it keeps its pace,
+    but pitch and formants rise.
+    """
+    import soxr
+
     speech = soxr.resample(samples, rate * scale, SAMPLE_RATE, quality="MQ")
     loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
     speech = speech[max(0, loud[0] - 800) : loud[-1] + 1600]
     return (0.5 * speech / np.abs(speech).max()).astype(np.float32)
+
+
+def in_memory() -> str | None:
+    """A folder for files that live for a moment: in memory, where the system has one."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
