@@ -353,6 +353,17 @@ def test_a_trace_changes_nothing_and_numbers_the_examples_as_they_came() -> None
     assert alone.sights(attack)[0] == sights[5]
 
 
+def test_a_trace_of_more_looks_than_it_had_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = small(4, SHAPE), X[:10]
+    wanted, region = objective(net, Misclassify(labels_of(net, x))), BOUND.around(x)
+    traces = [Trace(region), Trace(region)]
+    for trace, room in zip(traces, (256, 3), strict=True):
+        monkeypatch.setattr("audioadv.attacks.trace.ROOM", room)
+        result = fast(40)(trace.watching(wanted), region)
+    assert traces[0].sights(result) == traces[1].sights(result)
+    assert max(sight.looks for sight in traces[1].sights(result)) > 12
+
+
 def test_trends_of_a_known_loss() -> None:
     """A loss that is the mean pixel: it falls evenly, by the step, until the bound."""
 

@@ -23,6 +23,7 @@ from audioadv.threat.region import Region
 FEWEST = 8  # looks with a loss that can be compared, before anything is said of its trend
 SLACK = 1e-6  # full scale: how far out of the box rounding may carry an input
 SPILL = 0.01  # of the radius: how far out of the bound an attack may stand on its way
+ROOM = 256  # steps, to begin with
 
 
 @final
@@ -53,33 +54,60 @@ class Sight:
     lost: bool = False
 
 
-class Step(NamedTuple):
-    """One look at the examples still in the batch, as it was; `size` is the slope's largest entry. Shapes: [still in] each."""
+class Looks(NamedTuple):
+    """What was seen of all the trace's examples at some steps; NaN of those that had left. `size` is the slope's largest entry.
 
-    examples: Tensor
-    loss: Tensor | None
-    size: Tensor | None
+    Shapes: [steps, examples] each; of reached and near, 1 is yes.
+    """
+
+    loss: Tensor
+    size: Tensor
     reached: Tensor
-    near: Tensor | None
+    near: Tensor
+
+    @property
+    def here(self) -> Tensor:
+        """Who was looked at. Shapes: -> bool [steps, examples]."""
+        return ~self.reached.isnan()
 
     @property
     def far(self) -> Tensor:
-        """Whose loss is the goal's own, not its margin, and says how far it is. Shapes: -> bool [still in]."""
-        return ~self.reached if self.near is None else ~(self.reached | self.near)
+        """Whose loss is the goal's own, not its margin, and says how far it is. Shapes: -> bool [steps, examples]."""
+        return (self.reached == 0) & (self.near == 0)
 
 
 @final
 @dataclass(eq=False)
 class Attempt:
-    """One run of one attack: its looks in order, and the inputs of the last."""
+    """One run of one attack: what it saw, step by step, who was there last, and their inputs.
 
-    steps: list[Step] = field(default_factory=list)
+    All steps share one tensor [room, kinds, examples]: thousands of small ones, in between what each step takes and gives back, break up
+    the heap, and a long search grew by gigabytes.
+    """
+
+    seen: Tensor | None = None
+    sloped: list[bool] = field(default_factory=list)  # whether a step gave slopes
+    examples: Tensor | None = None
     inputs: Tensor | None = None
 
+    def note(self, count: int, spot: Tensor, kinds: Sequence[Tensor | None]) -> None:
+        """Another step, in the order of Looks, of `count` examples in all. Shapes: spot and kinds [still in]."""
+        number, like = len(self.sloped), spot.new_empty(0, dtype=torch.float32)
+        if self.seen is None:
+            self.seen = like.new_full((ROOM, len(kinds), count), math.nan)
+        elif number == len(self.seen):
+            self.seen = torch.cat([self.seen, torch.full_like(self.seen, math.nan)])
+        for kind, values in enumerate(kinds):
+            if values is not None:
+                self.seen[number, kind].index_copy_(0, spot, values.detach().float())
+        self.sloped.append(kinds[1] is not None)
+
     @property
-    def looks(self) -> list[Step]:
+    def looks(self) -> Looks:
         """The steps that gave a slope."""
-        return [step for step in self.steps if step.size is not None]
+        assert self.seen is not None
+        sloped = torch.tensor(self.sloped, dtype=torch.bool)
+        return Looks(*self.seen[: len(self.sloped)].cpu()[sloped].unbind(1))
 
 
 @final
@@ -103,10 +131,11 @@ class Watch:
         """Record what the objective has answered about these inputs. Shapes: inputs [batch, *], near bool [batch]."""
         loss, reached = (None, seen) if isinstance(seen, Tensor) else (seen.loss, seen.reached)
         size = seen.slope.flatten(1).abs().amax(1) if isinstance(seen, Look) else None  # twice as fast as the norm, and never too small
-        if not self.attempt.steps:
+        if not self.attempt.sloped:
             self.trace.begin(self.attempt, objective)
-        self.attempt.steps.append(Step(self.examples, loss, size, reached, near))
-        self.attempt.inputs = inputs
+        near = torch.zeros_like(reached) if near is None else near
+        self.attempt.note(len(self.trace.hit), self.examples.to(reached.device), (loss, size, reached, near))
+        self.attempt.examples, self.attempt.inputs = self.examples, inputs
         self.trace.reach(self.examples, inputs, reached)
 
 
@@ -137,9 +166,9 @@ class Trace:
     def end(self) -> None:
         """Measure where the last attempt ended, and let its inputs go."""
         attempt = self.attempts[-1] if self.attempts else None
-        if attempt is None or attempt.inputs is None:
+        if attempt is None or attempt.examples is None or attempt.inputs is None:
             return
-        examples, inputs, attempt.inputs = attempt.steps[-1].examples, attempt.inputs, None
+        examples, inputs, attempt.inputs = attempt.examples, attempt.inputs, None
         if not self.region.added:  # parameters cannot be read back from inputs
             return
         region = self.at(examples, inputs)
@@ -169,12 +198,10 @@ class Trace:
         known = self.region if result.parameters is None else self.region.knowing(result.parameters)
         outside = ~within(known, result.adversarial).cpu()
         looks, zero, broken = torch.zeros(3, len(reached), dtype=torch.int64)
-        for step in (step for attempt in self.attempts for step in attempt.looks):
-            assert step.size is not None
-            assert step.loss is not None
-            looks[step.examples] += 1
-            zero[step.examples] += ((step.size == 0) & step.far).cpu()
-            broken[step.examples] += ~(step.size.isfinite() & step.loss.isfinite()).cpu()
+        for seen in (attempt.looks for attempt in self.attempts):
+            looks += seen.here.sum(0)
+            zero += ((seen.size == 0) & seen.far).sum(0)
+            broken += (seen.here & ~(seen.size.isfinite() & seen.loss.isfinite())).sum(0)
         tail, rise = trends(self.attempts, len(reached))
         self.spent[reached] = math.nan  # who is there leaves, or goes on, as the attack likes
         strayed, figures = torch.where(reached, outside, self.strayed), map(told, (tail, rise, self.spent))
@@ -189,14 +216,11 @@ def trends(attempts: Sequence[Attempt], count: int) -> tuple[Tensor, Tensor]:
     """
     tail, rise = torch.full((2, count), math.nan)
     for attempt in attempts:
-        looks = attempt.looks
-        if len(looks) < FEWEST:
+        seen = attempt.looks
+        if len(seen.loss) < FEWEST:
             continue
-        losses = torch.full((len(looks), count), math.nan)
-        for number, step in enumerate(looks):
-            assert step.loss is not None
-            losses[number, step.examples] = torch.where(step.far, step.loss, math.nan).cpu().float()
-        quarter, lowest = len(looks) // 4, losses.cummin(0).values
+        losses = torch.where(seen.far, seen.loss, math.nan)
+        quarter, lowest = len(losses) // 4, losses.cummin(0).values
         span, fall = losses.amax(0) - losses.amin(0), lowest[0] - lowest[-1]
         still = 1e-6 * (1 + losses[0].abs())
         late = torch.where(fall > still, (lowest[-1 - quarter] - lowest[-1]) / fall, 0.0)
