@@ -72,5 +72,5 @@ def pgd(
         else:
             inputs = run.region.inputs(delta)
             run.keep(inputs, run.objective.decide(inputs) & run.open(), delta)
-            run.sums += row_sums(delta)  # a slope that was not a number has made them such
+            run.seen.append(row_sums(delta))  # a slope that was not a number has made them such
     return run.result()
