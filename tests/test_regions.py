@@ -92,3 +92,10 @@ def test_inputs_that_no_region_fits() -> None:
         Linf(0.1).around(torch.full((2, 3), 255.0))
     with pytest.raises(UnusableBatch, match="lengths"):
         Linf(0.1).around(torch.zeros(2, 3), torch.tensor([3, 4]))
+
+
+def test_a_step_goes_by_the_slopes_sign_alone_and_what_is_no_number_stays_none() -> None:
+    region = Linf(0.1).around(torch.zeros(1, 6), box=None)
+    slope = torch.tensor([[3e38, -1.0, 1e-36, -1e-36, 0.0, math.nan]])
+    stepped = region.descend(torch.zeros(1, 6), slope, torch.tensor([0.03]))
+    torch.testing.assert_close(stepped, torch.tensor([[-0.03, 0.03, -0.03, 0.03, 0.0, math.nan]]), equal_nan=True)

@@ -236,9 +236,9 @@ def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
     """The loss that counts for each row of outputs, and whether it is at the goal (`Objective.look`). Shapes: -> [batch], bool [batch]."""
+    loss = goal.loss(outputs)
     with torch.no_grad():
         reached = goal.reached(outputs)
-    loss = goal.loss(outputs)
     return (loss if near is None else torch.where(near | reached, goal.margin(outputs, slack), loss)), reached
 
 

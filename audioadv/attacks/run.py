@@ -38,7 +38,7 @@ class Run:
         self.gauge = region.clean.new_full((count,), math.inf)
         self.size = self.gauge.clone()  # of the best, successful or not, where that is more than its gauge
         self.rate = torch.zeros_like(self.gauge)
-        self.sums = torch.zeros_like(self.gauge)  # [still in], of all that was seen where it says `stay`
+        self.sums = torch.zeros_like(self.gauge)  # [still in], of all that was seen where it says `stay`; kept apart, it breaks up the heap
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)  # of those that have left
         self.taken = 0
@@ -56,26 +56,23 @@ class Run:
         Shapes: inputs and delta [still in, *], reached bool and size [still in] -> bool [still in], which were kept and are good enough.
         """
         region = self.region if delta is None else self.region.knowing(delta)
-        if inputs.device.type != "cpu" or self.objective.expectation is not None:  # to ask which ones would be to wait
+        if not inputs.is_cpu or self.objective.expectation is not None:  # to ask which ones would be to wait
             return self.note(region, None, inputs, reached, anywhere, size)
         rows = reached.nonzero()
         if not len(rows):
             return reached
-        rows, kept = rows[:, 0], torch.zeros_like(reached)
-        kept[rows] = self.note(region, rows, inputs.index_select(0, rows), None, anywhere, None if size is None else size[rows])
-        return kept
+        rows = rows[:, 0]
+        return self.note(region, rows, inputs.index_select(0, rows), reached, anywhere, None if size is None else size[rows])
 
-    def note(
-        self, region: Region, rows: Tensor | None, inputs: Tensor, reached: Tensor | None, anywhere: bool, size: Tensor | None
-    ) -> Tensor:
-        """`keep` for some of the examples, or all; those that `reached`, or all of these.
+    def note(self, region: Region, rows: Tensor | None, inputs: Tensor, reached: Tensor, anywhere: bool, size: Tensor | None) -> Tensor:
+        """`keep`, with the inputs and sizes of those that reached the goal only (`rows`), or of all.
 
-        Shapes: rows [some], reached, size and result [some], inputs [some, *].
+        Shapes: rows [some], inputs [some, *], size [some], reached and result [still in].
         """
         spot, self.opened = self.spot if rows is None else self.spot.index_select(0, rows), None
         gauge, inside = region.measured(inputs, rows)
         fits = torch.ones_like(inside) if anywhere else inside
-        if reached is not None:
+        if rows is None:
             fits = fits & reached
         before = self.gauge.index_select(0, spot)
         if self.objective.expectation is not None:
@@ -86,11 +83,13 @@ class Run:
         else:
             better = good = done = fits & (gauge < before)
         every = rows is not None and bool(better.all())  # mostly so, and a copy is cheaper than a choice
-        self.gauge.index_copy_(0, spot, gauge if every and good is better else torch.where(good, gauge, before))
+        self.gauge.index_copy_(0, spot, gauge if every else torch.where(good, gauge, before))
         put(self.best, spot, inputs, None if every else better)
         if self.parameters is not None and region.known is not None:
             put(self.parameters, spot, region.known if rows is None else region.known[rows], None if every else better)
-        return done
+        if rows is None:
+            return done
+        return reached if every else reached.index_copy(0, rows, done)
 
     def oftener(self, inputs: Tensor, size: Tensor, fits: Tensor, spot: Tensor, anywhere: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Over a channel: which inputs are better than the best so far, which of them a success, and which are good enough."""

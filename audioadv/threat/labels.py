@@ -14,7 +14,7 @@ with one class only: the targeted forms.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import final
 
 import torch
@@ -28,15 +28,35 @@ from audioadv.threat.joined import Joins
 Confidence = Callable[..., Tensor]
 
 
+def own(scores: Tensor, labels: Tensor) -> Tensor:
+    """Each row's score of its label: nll_loss, its sign turned by the weights, is a gather in one kernel, backward too.
+
+    >>> own(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2]))
+    tensor([2.])
+    """
+    return F.nll_loss(scores, labels, minus_ones(scores.shape[1], scores.dtype, scores.device), reduction="none")
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)  # whoever asks first, the next may want slopes
+def minus_ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One weight a class; made once, since a step of a small net is not much longer."""
+    return torch.full((count,), -1.0, dtype=dtype, device=device)
+
+
 def cross_entropy(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
     """log p(label); with rivals, -log p(rival). Shapes: [batch, classes], [batch] -> [batch].
 
     >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0])).exp()
     tensor([0.5000])
     """
-    if rivals is not None:
-        return F.cross_entropy(scores, rivals, reduction="none")
-    return -F.cross_entropy(scores, labels, reduction="none")
+    chances = scores.log_softmax(1)
+    return own(chances, labels) if rivals is None else -own(chances, rivals)
+
+
+def best(scores: Tensor, top: int) -> Tensor:
+    """The `top`-th best score of each row. Shapes: [batch, classes] -> [batch]."""
+    return scores.amax(1) if top == 1 else scores.topk(top, 1).values[:, -1]
 
 
 def lead(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
@@ -45,26 +65,14 @@ def lead(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
     >>> lead(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2])), lead(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2]), top=2)
     (tensor([-2.]), tensor([1.]))
     """
-    own = scores.gather(1, labels[:, None])[:, 0]
-    others = scores.scatter(1, labels[:, None], -torch.inf)
-    return own - (others.amax(1) if top == 1 else others.topk(top, 1).values[:, -1])
-
-
-def behind(scores: Tensor, labels: Tensor, top: int = 1) -> Tensor:
-    """How far a label's score is behind the `top`-th best of all. Above 0 just where `lead` is below, and then -lead, for less.
-
-    >>> behind(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2])), behind(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([1]))
-    (tensor([2.]), tensor([0.]))
-    """
-    best = scores.amax(1) if top == 1 else scores.topk(top, 1).values[:, -1]
-    return best + F.nll_loss(scores, labels, reduction="none")  # less the label's score: a gather in one kernel, not three
+    return own(scores, labels) - best(scores.scatter(1, labels[:, None], -torch.inf), top)
 
 
 def margin(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
     """The label's score less its best rival's, or less `rivals`'. Shapes: [batch, classes], [batch] -> [batch]."""
     if rivals is None:
         return lead(scores, labels)
-    return (scores.gather(1, labels[:, None]) - scores.gather(1, rivals[:, None]))[:, 0]
+    return own(scores, labels) - own(scores, rivals)
 
 
 def dlr(scores: Tensor, labels: Tensor, rivals: Tensor | None = None) -> Tensor:
@@ -211,8 +219,10 @@ class Misclassify(OfLabels):
     def reached(self, outputs: Tensor) -> Tensor:
         if not as_tensor(outputs).is_floating_point():
             return (outputs != self.met(outputs)) & ~abstained(outputs)
-        gap = behind(*self.scores(outputs), self.top)
-        return (gap > 0) & (gap >= self.by) if self.by else gap > 0
+        scores, labels = self.scores(outputs)
+        # a label that is behind the best of the others is as far behind the best of all
+        first, second = best(scores, self.top), own(scores, labels)
+        return first - second >= self.by if self.by else first > second
 
     def rows(self, index: Tensor) -> "Misclassify":
         rivals = None if self.rivals is None else self.rivals[index.to(self.rivals.device)]

@@ -228,8 +228,9 @@ class Region:
         and what `slope` held is lost."""
         if self.limits is None:
             return self.project(torch.addcmul(delta, each(size, delta), self.steepest(slope), value=-1))
-        step = self.unpadded(slope).div_(torch.finfo(slope.dtype).tiny).clamp_(-1, 1)  # its signs; torch's sign of NaN is 0, this is NaN
-        return delta.addcmul_(each(size, delta), step, value=-1).clamp_(*self.limits)
+        least = 64 * torch.finfo(slope.dtype).tiny  # a clamp to this is a sign in one pass, and NaN stays NaN: torch's sign of it is 0
+        step = self.unpadded(slope).clamp_(-least, least)
+        return delta.addcmul_(each(size, delta), step, value=-1 / least).clamp_(*self.limits)
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest allowed parameters; zero in the padding. Raises UnusableBatch for those of another batch."""
