@@ -21,7 +21,8 @@ over the carriers of `recipes/suite.py`: 2.5 for speech, 0.1 for the tone of a r
 and ends inside for sure. What keeps to the eroded limits is left as it is. It is one round, made for steps of a fraction of the
 radius, and not the nearest point. Clipping to the limits themselves, round by round, is inside after 34 rounds from a step of 0.3
 (the median of those carriers), and from that noise still 5 dB over after sixty (25 at most). From about twice the radius on,
-over-relaxation takes bins past zero: what comes out of far outside lies on the other side of the clean clip.
+over-relaxation takes bins past zero: what comes out of far outside lies on the other side of the clean clip. (So `extreme` does not
+project what is far up a slope.)
 
 16 bits: delta is rounded to the nearest step of the grid, which adds noise of a known level to each bin. The limits leave room
 for it where they can, and where delta is less than half a step it becomes exactly zero, so that nothing is added there.
@@ -179,6 +180,10 @@ class MaskedNorm:
 
     def steepest(self, slope: Tensor) -> Tensor:
         return self.climb(slope, lambda gain: torch.ones_like(gain))
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """Near the allowed delta that a linear loss of this slope is greatest at: every bin at its limit, then inside."""
+        return self.project(radius[:, None] * self.steepest(slope), radius, low, high)
 
     def steady(self, slope: Tensor) -> Tensor:
         # Each bin by its gain, up to its limit: those that matter reach it, all others come near it, and none jumps.
