@@ -1,9 +1,9 @@
 """Find, then shrink: the attack behind `craft`.
 
 Find. From the clean input, steps of a tenth of its own size lower the goal's loss (CTC, for a text) until the goal is reached.
-An example whose loss no longer falls gets a larger region and shorter steps, every third time long ones again; where the bound is
-fixed, a new cycle of step sizes. (By the clock, regions outran the search: steps grow with them, and a slope that is steep by then
-threw out what was one letter short.)
+An example that is not there after some steps gets a larger region and shorter steps, every third time long ones again; where the
+bound is fixed, a new cycle of step sizes. Under a masking threshold it has to wait until its loss no longer falls: by the clock,
+regions outran the search, since steps grow with them, and a slope that is steep by then threw out what was one letter short.
 
 Shrink. Carlini and Wagner 2018 (III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
 alignment found. Here, example by example,
@@ -60,7 +60,7 @@ class Search:
     fails: Tensor  # steps since the last success, or since gamma was last halved
     found: Tensor
     radius: Tensor  # of the moment
-    stage: Tensor  # how often the loss was found to fall no longer
+    stage: Tensor  # how often it has grown
     low: Tensor  # the lowest loss until it was last looked at
     lower: Tensor  # the lowest since
     proven: Tensor  # the smallest radius within which the goal was reached, infinite before
@@ -95,7 +95,7 @@ def find_then_shrink(
     """
     clean, ones = region.clean, torch.ones_like(region.radius)
     gradual = getattr(region.norm, "gradual", False)
-    growth, longest_step = (SLOW_GROWTH, SLOW_STEP) if gradual else (GROWTH, LONGEST_STEP)
+    longest_step = SLOW_STEP if gradual else LONGEST_STEP
     run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or gradual
     if shrinks:
         faint = torch.full_like(clean, QUIETEST) if region.inside is None else QUIETEST * region.inside
@@ -114,7 +114,7 @@ def find_then_shrink(
 
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = kept if noisy else look.reached & rounded
-            aim(search, hit, look.loss, shrinks, growth)
+            aim(search, hit, look.loss, shrinks, gradual)
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
             search.velocity = momentum * search.velocity + (1 - momentum) * step
@@ -140,10 +140,10 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, growth: float = GROWTH) -> None:
+def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, gradual: bool) -> None:
     """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
 
-    `loss` [batch] is what was seen, `growth` how a search grows that has found nothing.
+    `loss` [batch] is what was seen. A search that has found nothing grows, where it is `gradual` slowly and not while the loss falls.
     """
     search.fails = torch.where(hit, 0.0, search.fails + 1)
     if not shrinks:  # the region stays: only the step sizes go through their cycle again and again
@@ -154,12 +154,12 @@ def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, growth: float 
     search.proven = torch.where(hit, torch.minimum(search.proven, search.radius), search.proven)
     search.lower = torch.minimum(search.lower, loss)
     looked = search.proven.isinf() & (search.fails % GROWTH_EVERY == 0)
-    stuck = looked & (search.lower > STILL_FALLING * search.low)
+    stuck = looked & (search.lower > STILL_FALLING * search.low) if gradual else looked
     search.stage = search.stage + stuck
     search.low = torch.where(looked, torch.minimum(search.low, search.lower), search.low)
     search.lower = torch.where(looked, math.inf, search.lower)
     tired = search.proven.isfinite() & (search.fails >= PATIENCE)
     search.gamma = torch.where(tired, (search.gamma / 2).clamp_min(FINEST), search.gamma)
-    grown = torch.where(stuck, growth * search.radius, search.radius)
+    grown = torch.where(stuck, (SLOW_GROWTH if gradual else GROWTH) * search.radius, search.radius)
     search.radius = torch.where(hit | tired, search.proven * (1 - search.gamma), grown)
     search.fails = torch.where(tired, 0.0, search.fails)
