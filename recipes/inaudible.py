@@ -1,6 +1,6 @@
 """Under the masking threshold: how many of the suite's pairs are reached at which margin, ours and the baselines, file by file.
 
-    python recipes/inaudible.py --out runs/inaudible                  # 40 pairs, 2,000 forwards each: resumable, run it again
+    python recipes/inaudible.py --out runs/inaudible                  # 40 pairs, 1,000 forwards each: resumable, run it again
     python recipes/inaudible.py --out runs/inaudible --limit 6 --steps 150 --model tiny-mel
     python recipes/inaudible.py --quick                               # 2 pairs, 40 forwards: that it runs, not what it says
 
@@ -215,7 +215,7 @@ def compete(model: Recogniser, entrant: str, todo: list[Pair], run: Line, result
 @click.command(help=__doc__.split("\n")[0])
 @click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
 @click.option("--entrant", "entrants", multiple=True, default=(OURS, "masked:0", QIN), show_default=True, help=f"or {PEER}, or masked:M")
-@click.option("--steps", default=2000, show_default=True, help="forwards a pair")
+@click.option("--steps", default=1000, show_default=True, help="forwards a pair")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--temporal", is_flag=True, help="masking in time too, for ours and for the measure")
 @click.option("--limit", default=40, show_default=True, help="only so many pairs")
