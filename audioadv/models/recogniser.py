@@ -94,8 +94,8 @@ class Recogniser:
 
     @torch.no_grad()
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
-        """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples."""
-        return self(waveforms, lengths).transcripts()
+        """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
+        return self(waveforms.to(self.device), lengths.to(self.device)).transcripts()
 
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""
