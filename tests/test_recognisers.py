@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from audioadv.models.rest import at_rest
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
 
@@ -53,3 +54,24 @@ def test_slopes_are_finite_in_silence_and_at_full_scale(kind: type[nn.Module]) -
 @pytest.mark.parametrize("kind", NETS)
 def test_fits_ten_megabytes_in_half_precision(kind: type[nn.Module]) -> None:
     assert 2 * sum(parameter.numel() for parameter in kind().parameters()) < 10_000_000
+
+
+def test_sums_are_exact_while_a_model_rests_and_as_before_afterwards() -> None:
+    before = torch.backends.cudnn.conv.fp32_precision
+    for model in (torch.nn.Linear(1, 1), len):
+        with at_rest(model):
+            assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("kind", NETS)
+def test_the_same_alone_and_in_a_batch_on_cuda_and_on_the_cpu(kind: type[nn.Module]) -> None:
+    lengths = torch.full((16,), 32000)
+    here, waveforms = made(kind), speechlike(lengths)
+    there = made(kind).cuda()
+    with torch.no_grad(), at_rest(there):
+        batch = there(waveforms.cuda(), lengths.cuda())[0].cpu()
+        assert torch.allclose(batch[:1], there(waveforms[:1].cuda(), lengths[:1].cuda())[0].cpu(), atol=1e-4)
+        assert torch.allclose(batch, here(waveforms, lengths)[0], atol=1e-3)

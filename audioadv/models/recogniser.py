@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from audioadv.errors import OptionError
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
+from audioadv.models.rest import all_bits
 
 
 class Access(StrEnum):
@@ -95,7 +96,8 @@ class Recogniser:
     @torch.no_grad()
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
-        return self(waveforms.to(self.device), lengths.to(self.device)).transcripts()
+        with all_bits():
+            return self(waveforms.to(self.device), lengths.to(self.device)).transcripts()
 
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""
