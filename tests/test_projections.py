@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioadv.threat.bounds import L0, L1
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
-from audioadv.threat.projections import project_l0, project_l1, threshold_by_newton, threshold_in_order
+from audioadv.threat.projections import project_l0, project_l1, scale_by_newton, scale_in_order, threshold_by_newton, threshold_in_order
 from audioadv.threat.region import Region
 
 NORMS = {"linf": LinfNorm(), "l2": L2Norm(), "l1": L1Norm()}
@@ -107,6 +107,28 @@ def test_the_two_ways_to_the_l1_threshold_agree(kind: str, boxed: bool) -> None:
     for length in lengths:
         rounding = 2e-7 * float(size.amax())  # of the threshold, in float32
         torch.testing.assert_close(length, full.minimum(radius.double()), rtol=2e-5, atol=1e-5 + rounding)
+
+
+@pytest.mark.parametrize("kind", ["normal", "tied", "wide", "sparse", "on the box", "shut"])
+def test_the_two_ways_to_the_l2_scale_agree(kind: str) -> None:
+    size, room, radius = draw((20, 3000), 11).abs(), draw((20, 3000), 12).sigmoid(), torch.logspace(-2, 2, 20)
+    if kind == "tied":
+        size, room = (2 * size).round() / 2, (4 * room).round() / 4
+    if kind == "wide":
+        size = size * (2 * draw((20, 3000), 13)).exp()
+    if kind == "sparse":
+        size = torch.where(draw((20, 3000), 14) > 1.5, size, 0.0)
+    if kind == "on the box":
+        size = torch.where(draw((20, 3000), 14) > 1.5, room + 0.5, room)
+    if kind == "shut":
+        room = torch.where(draw((20, 3000), 15) > 0, room, 0.0)
+    start = (radius / size.norm(dim=1)).clamp_max(1.0)
+    full = torch.minimum(size, room).double().norm(dim=1)
+    for scale in (scale_by_newton(size, room, radius, start), scale_in_order(size, room, radius)):
+        assert ((scale > 0) & (scale <= 1)).all()
+        length = torch.minimum(scale[:, None] * size, room).double().norm(dim=1)
+        torch.testing.assert_close(length, full.minimum(radius.double()), rtol=2e-6, atol=0)
+        assert scale[full < 0.99 * radius].eq(1).all()
 
 
 @pytest.mark.parametrize("boxed", [False, True])
