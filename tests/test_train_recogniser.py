@@ -107,6 +107,8 @@ def test_a_teacher_is_listened_to_and_runs_are_averaged(folder: Path) -> None:
     run(*options, "--model", "tiny-wave", "--teacher", folder / "mel.safetensors", "--out", folder / "taught")
     run(*options, "--model", "tiny-wave", "--out", folder / "alone")
     assert not state(folder / "taught")["head.weight"].equal(state(folder / "alone")["head.weight"])
+    run(*options, "--model", "tiny-mel", "--teacher", folder / "alone/checkpoint.pt", "--out", folder / "back")
+    assert not state(folder / "back")["head.weight"].equal(state(folder / "mel")["head.weight"])
     run("export", folder / "taught/checkpoint.pt", folder / "alone/checkpoint.pt", folder / "mean.safetensors")
     mean = train_recogniser.weights(folder / "mean.safetensors")
     assert mean["step"] == "1 + 1"
