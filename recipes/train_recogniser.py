@@ -212,7 +212,7 @@ def speak_command(corpus: Path, hours: float) -> None:
 @click.option("--rate", default=3e-3)
 @click.option("--device", default="cpu")
 @click.option("--threads", default=1)
-@click.option("--teacher", type=Path, help="a trained recogniser of either kind (checkpoint or weights), whose frames on clean speech are learnt too")
+@click.option("--teacher", type=Path, help="a trained recogniser (checkpoint or weights), whose frames on clean speech are learnt too")
 @click.option("--start", type=Path, help="exported weights to begin from, where RUN holds no checkpoint")
 @click.option("--out", type=Path, required=True)
 def train(
