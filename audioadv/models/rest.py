@@ -45,7 +45,7 @@ def all_bits() -> Iterator[None]:
     As torch comes, cuDNN rounds their factors to TF32's ten bits, and one clip's scores differ by some 1e-3 with the shape of its
     batch: of forty smallest examples, two that were heard in their batch were not heard alone.
     """
-    conv = torch.backends.cudnn.conv
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = conv.fp32_precision
     try:
         conv.fp32_precision = "ieee"
