@@ -14,7 +14,7 @@ from torch import Tensor
 import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
 from audioadv.attacks.eot import REMEMBERED, Expectation
-from audioadv.attacks.shrink import FIRST_STEP, LAST_STEP
+from audioadv.attacks.shrink import FIRST_STEP, LAST_STEP, WIDE_UNTIL, WIDEST
 from audioadv.audio.files import Clip
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role, read_rooms
@@ -103,8 +103,11 @@ def test_steps_within_a_fixed_region_shrink_until_an_example_rests(clips: list[T
     assert len(met) == 40, "out of reach"
     radius = 10 ** (-40 / 20) * clips[0].norm()
     strides = [float((b - a).norm() / radius) for a, b in pairwise(met)]
-    assert max(strides) == pytest.approx(FIRST_STEP, rel=0.1)
+    assert max(strides) == pytest.approx(FIRST_STEP * WIDEST, rel=0.1)
     assert strides[-1] < 1.2 * LAST_STEP
+    sizes = [float((heard - waveforms).norm() / radius) for heard in met]
+    assert 1.2 < max(sizes) <= WIDEST
+    assert all(size <= 1 for size in sizes[round(40 * WIDE_UNTIL) + 1 :]), "within its region from there on"
 
 
 def test_alone_batched_turned_or_in_chunks_it_is_the_same(clips: list[Tensor]) -> None:

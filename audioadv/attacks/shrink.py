@@ -23,7 +23,10 @@ Over a channel, slopes are means of few draws, and mostly noise: what draws agre
 an example has to come to rest on it. So each draw has the margin for its loss just where it reaches the goal, and within a
 fixed region steps go the steepest way along the running mean, as long whether its slopes agree or not: at first FIRST_STEP of
 the radius, shorter by the same share at every step, LAST_STEP at the end. As steps shrink, so does the noise in the example, and
-its rate comes up; where they fall along a straight line to nothing, too few of them are short.
+its rate comes up; where they fall along a straight line to nothing, too few of them are short. The region is WIDEST times as large
+at first and itself from WIDE_UNTIL of the steps on: what is heard in every room is found out where there is room for it, and
+kept while that shrinks. Three clips at snr:10, 400 steps of 4 draws through rooms and noise, of 180 judge draws on tiny-wave: 48
+without, 82, 84 and 86 from 2, 3 and 4 times the size, 53 from 8; shrinking until 0.15, 0.3 and 0.6 of the steps, 81, 84 and 68.
 """
 
 import math
@@ -46,6 +49,7 @@ GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
 STILL_FALLING = 0.5  # of the lowest loss before: a search that has come below it goes on as it does
 SLOW_GROWTH, SLOW_STEP = 1.2, 0.1  # where small sets are best entered from larger ones: there 1.5 and 0.3 outran the search
 FIRST_STEP, LAST_STEP = 0.1, 0.002  # of the radius: over a channel, within a fixed region
+WIDEST, WIDE_UNTIL = 3.0, 0.3  # times that region's radius, share of the steps
 QUIETEST = 0.003  # full scale: inputs fainter than this are attacked as if they were as loud
 
 
@@ -115,6 +119,8 @@ def find_then_shrink(
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = kept if noisy else look.reached & rounded
             aim(search, hit, look.loss, shrinks, gradual)
+            if noisy and not shrinks:
+                search.radius = run.region.radius * WIDEST ** max(0.0, 1 - number / (WIDE_UNTIL * steps))
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
             search.velocity = momentum * search.velocity + (1 - momentum) * step
