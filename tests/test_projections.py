@@ -85,18 +85,27 @@ def test_l1_against_bisection_in_double_precision(boxed: bool, radius: float) ->
     assert (ours.abs().sum((1, 2)) <= radius).all()
 
 
+def entries(kind: str) -> tuple[Tensor, Tensor]:
+    """Twenty examples' sizes of changes, and the room that a box leaves them."""
+    size, room, few = draw((20, 3000), 11).abs(), draw((20, 3000), 12).sigmoid(), draw((20, 3000), 14) > 1.5
+    return {
+        "normal": (size, room),
+        "tied": ((2 * size).round() / 2, (4 * room).round() / 4),
+        "wide": (size * (2 * draw((20, 3000), 13)).exp(), room),
+        "inside": (1e-7 * size, room),
+        "sparse": (torch.where(few, size, 0.0), room),
+        "on the box": (torch.where(few, room + 0.5, room), room),
+        "shut": (size, torch.where(draw((20, 3000), 15) > 0, room, 0.0)),
+    }[kind]
+
+
+KINDS = ["normal", "tied", "wide", "inside", "sparse", "on the box", "shut"]
+
+
 @pytest.mark.parametrize("boxed", [False, True])
-@pytest.mark.parametrize("kind", ["normal", "tied", "wide", "inside", "on the box"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_two_ways_to_the_l1_threshold_agree(kind: str, boxed: bool) -> None:
-    size, room, radius = draw((20, 3000), 11).abs(), draw((20, 3000), 12).sigmoid(), torch.logspace(-2, 4, 20)
-    if kind == "tied":
-        size, room = (2 * size).round() / 2, (4 * room).round() / 4
-    if kind == "wide":
-        size = size * (2 * draw((20, 3000), 13)).exp()
-    if kind == "inside":
-        size = 1e-7 * size
-    if kind == "on the box":
-        size = torch.where(draw((20, 3000), 14) > 1.5, room + 0.5, room)
+    (size, room), radius = entries(kind), torch.logspace(-2, 4, 20)
     cap = room if boxed else None
     ways = threshold_by_newton(size, cap, radius), threshold_in_order(size, cap, radius)
     lengths = [
@@ -109,19 +118,9 @@ def test_the_two_ways_to_the_l1_threshold_agree(kind: str, boxed: bool) -> None:
         torch.testing.assert_close(length, full.minimum(radius.double()), rtol=2e-5, atol=1e-5 + rounding)
 
 
-@pytest.mark.parametrize("kind", ["normal", "tied", "wide", "sparse", "on the box", "shut"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_two_ways_to_the_l2_scale_agree(kind: str) -> None:
-    size, room, radius = draw((20, 3000), 11).abs(), draw((20, 3000), 12).sigmoid(), torch.logspace(-2, 2, 20)
-    if kind == "tied":
-        size, room = (2 * size).round() / 2, (4 * room).round() / 4
-    if kind == "wide":
-        size = size * (2 * draw((20, 3000), 13)).exp()
-    if kind == "sparse":
-        size = torch.where(draw((20, 3000), 14) > 1.5, size, 0.0)
-    if kind == "on the box":
-        size = torch.where(draw((20, 3000), 14) > 1.5, room + 0.5, room)
-    if kind == "shut":
-        room = torch.where(draw((20, 3000), 15) > 0, room, 0.0)
+    (size, room), radius = entries(kind), torch.logspace(-2, 2, 20)
     start = (radius / size.norm(dim=1)).clamp_max(1.0)
     full = torch.minimum(size, room).double().norm(dim=1)
     for scale in (scale_by_newton(size, room, radius, start), scale_in_order(size, room, radius)):

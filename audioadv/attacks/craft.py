@@ -35,7 +35,6 @@ from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser
-from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
@@ -318,11 +317,9 @@ class Verdict:
         return Outcome.MISSED, f"{heard}, but {self.over.rate:.0%} were asked for. More steps, more draws or a wider bound may do it."
 
 
-@torch.no_grad()
 def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
     """What the model makes of one clip by itself. Shapes: samples [time]."""
-    with at_rest(model):
-        return model(samples[None].to(model.device), torch.tensor([len(samples)], device=model.device))
+    return model.hear(samples[None], torch.tensor([len(samples)]))
 
 
 def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:

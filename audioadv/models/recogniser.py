@@ -94,10 +94,14 @@ class Recogniser:
         return torch.device("cpu")
 
     @torch.no_grad()
+    def hear(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
+        """What is judged: no slopes, and sums that hang on nothing but the clip (`all_bits`). Shapes: as `transcribe`."""
+        with all_bits():
+            return self(waveforms.to(self.device), lengths.to(self.device))
+
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
-        with all_bits():
-            return self(waveforms.to(self.device), lengths.to(self.device)).transcripts()
+        return self.hear(waveforms, lengths).transcripts()
 
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""

@@ -52,10 +52,10 @@ def project_l2(
     length = delta.flatten(1).norm(dim=1)
     if low is None or high is None:
         return each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * delta
-    boxed = torch.minimum(torch.maximum(delta, low), high)
     if delta.is_cuda:  # all rows, since to ask which ones would be to wait
         scale = scale_in_order(delta.abs().flatten(1), torch.where(delta > 0, high, -low).flatten(1), radius)
         return torch.minimum(torch.maximum(each(scale, delta) * delta, low), high)
+    boxed = torch.minimum(torch.maximum(delta, low), high)
     rows = (boxed.flatten(1).norm(dim=1) > radius).nonzero()[:, 0]
     if not len(rows):
         return boxed

@@ -27,4 +27,4 @@ def heard_through(
         rows = samples.to(model.device).expand(len(keys), -1)
         heard, lengths = channel.draw(keys, model.sample_rate)(rows, torch.full((len(keys),), len(samples), device=model.device))
         assert lengths is not None
-        yield model(heard, lengths)
+        yield model.hear(heard, lengths)
