@@ -151,7 +151,7 @@ def judge(model: Recogniser, pair: Pair, adversarial: Tensor, folder: Path) -> V
     path = folder / f"{pair.name.replace('/', '-')}.wav"
     write_wav(path, adversarial, SAMPLE_RATE)
     samples = read_clip(path, SAMPLE_RATE).samples
-    heard = model.transcribe(samples[None].to(model.device), torch.tensor([len(samples)], device=model.device))[0]
+    heard = model.transcribe(samples[None], torch.tensor([len(samples)]))[0]
     return Verdict(heard, heard == pair.target, float(snr_db(pair.clip.samples, samples)), float(relative_db(pair.clip.samples, samples)))
 
 

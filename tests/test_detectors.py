@@ -15,6 +15,8 @@ from audioadv.defenses.detectors.seen import look, view
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.suspicion import carrying, suspicions
 from audioadv.threat.bounds import MIN, SNR, Linf
+from audioadv.threat.channels import Noise
+from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Mistranscribe, Transcribe
 from audioadv.threat.joined import Joined
 from audioadv.threat.labels import Misclassify
@@ -180,6 +182,8 @@ def test_recognisers_are_watched_without_their_padding(kind: object) -> None:
     torch.testing.assert_close(suspicion, alone, rtol=1e-4, atol=1e-4)
     assert detected.sample_rate == 16000
     assert detected.transcribe(clips, lengths) == model.transcribe(clips, lengths)
+    [judged] = heard_through(detected, clips[3], Noise(20), draws=2, clip=0)
+    assert suspicions(judged)[detected.detector].shape == (2,), "what is judged through a channel is this model, not the one in it"
 
 
 def test_a_recogniser_is_attacked_past_its_detector() -> None:

@@ -34,7 +34,7 @@ from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
-from audioadv.models.recogniser import Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser, hear
 from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
@@ -319,7 +319,7 @@ class Verdict:
 
 def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
     """What the model makes of one clip by itself. Shapes: samples [time]."""
-    return model.hear(samples[None], torch.tensor([len(samples)]))
+    return hear(model, samples[None], torch.tensor([len(samples)]))
 
 
 def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:

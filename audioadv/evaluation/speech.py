@@ -219,4 +219,4 @@ def evaluate_speech(
 
 def alone(model: Recogniser, samples: Tensor, length: int) -> str:
     """What one clip is heard as by itself. Shapes: samples [time], zeros past its length."""
-    return model.transcribe(samples[None, :length].to(model.device), torch.tensor([length], device=model.device))[0]
+    return model.transcribe(samples[None, :length], torch.tensor([length]))[0]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableBatch, UnusableResponse
@@ -120,7 +121,7 @@ def survive(
 def transcripts(model: Recogniser, samples: Tensor, channel: Channel | None, draws: int, clip: int, seed: int) -> tuple[str, ...]:
     """What is heard, draw by draw; once without a channel. Shapes: samples [time]."""
     if channel is None:
-        return tuple(model.transcribe(samples[None].to(model.device), samples.new_tensor([len(samples)]).long().to(model.device)))
+        return tuple(model.transcribe(samples[None], torch.tensor([len(samples)])))
     parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed)
     return tuple(text for part in parts for text in part.transcripts())
 

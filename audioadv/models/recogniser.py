@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from audioadv.errors import OptionError
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
-from audioadv.models.rest import all_bits
+from audioadv.models.rest import at_rest
 
 
 class Access(StrEnum):
@@ -93,16 +93,20 @@ class Recogniser:
                 return parameter.device
         return torch.device("cpu")
 
-    @torch.no_grad()
-    def hear(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
-        """What is judged: no slopes, and sums that hang on nothing but the clip (`all_bits`). Shapes: as `transcribe`."""
-        with all_bits():
-            return self(waveforms.to(self.device), lengths.to(self.device))
-
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
-        return self.hear(waveforms, lengths).transcripts()
+        return hear(self, waveforms, lengths).transcripts()
 
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""
         return replace(self, access=access)
+
+
+@torch.no_grad()
+def hear(model: Recogniser, waveforms: Tensor, lengths: Tensor) -> Emissions:
+    """What is judged: the outputs of this model, at rest. A function, so that one around another model is heard itself.
+
+    Shapes: waveforms [batch, time], lengths [batch] in samples; on any device.
+    """
+    with at_rest(model):
+        return model(waveforms.to(model.device), lengths.to(model.device))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from audioadv.audio.roomsets import Role
-from audioadv.models.recogniser import Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser, hear
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key
 
@@ -27,4 +27,4 @@ def heard_through(
         rows = samples.to(model.device).expand(len(keys), -1)
         heard, lengths = channel.draw(keys, model.sample_rate)(rows, torch.full((len(keys),), len(samples), device=model.device))
         assert lengths is not None
-        yield model.hear(heard, lengths)
+        yield hear(model, heard, lengths)
