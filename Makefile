@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench clean
 
 demo: .venv/ready
-	$(BIN)/audioadv craft samples/kitchen.wav samples/music.wav --target "open the front door" --bound snr:min --out demo
+	$(BIN)/audioadv craft samples/train.wav samples/music.wav --target "open the front door" --bound snr:min --out demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -86,9 +86,9 @@ def plans(held: Labelled) -> dict[str, Plan]:
         "natural": Plan(Natural(), 5),
         "fast": Plan(guarded, 10, 5e-3, triangle, constant, size=100),
         "free": Plan(Free(BOUND, replays=8, step_size=0.5), 3),
-        "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 4),
+        "yopo": Plan(Yopo(BOUND, rounds=5, steps=3), 6),
         "pgd": Plan(Adversarial(BOUND, steps=10), 20),
-        "trades": Plan(Trades(BOUND, beta=6.0, steps=7), 10),
+        "trades": Plan(Trades(BOUND, beta=6.0, steps=7), 20),
     }
 
 

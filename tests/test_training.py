@@ -464,7 +464,7 @@ def test_a_training_leaves_the_worlds_randomness_alone() -> None:
 
 def test_two_processes_learn_what_one_does_and_one_that_is_killed_is_no_loss(tmp_path: Path) -> None:
     shared(tmp_path / "alone")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3", "--standalone"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
     command = [*launcher, HERE / "trainings.py", tmp_path / "two", "13"]
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=240)

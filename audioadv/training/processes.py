@@ -84,5 +84,6 @@ def together(device: str = "cpu") -> Iterator[Processes]:
     distributed.init_process_group(backend, store=fresh_store(count), rank=rank, world_size=count)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()  # one that leaves while another is at work would pass for dead
     finally:
         distributed.destroy_process_group()
