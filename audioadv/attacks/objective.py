@@ -7,12 +7,14 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.models.abstention import decided
 from audioadv.models.recogniser import Access, as_access
 from audioadv.models.rest import at_rest as at_rest
+from audioadv.models.rest import module_of
 from audioadv.threat.goals import Goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
 
@@ -109,10 +111,12 @@ class Objective:
         return outputs
 
     def answers(self, inputs: Tensor) -> Tensor:
-        """One forward: the class that a classifier decides on, for attackers who see no more. Shapes: [batch, *] -> int64 [batch]."""
+        """One forward: the class that a classifier decides on, for attackers who see no more; -1 where it abstains.
+
+        Shapes: [batch, *] -> int64 [batch].
+        """
         with torch.no_grad():
-            outputs: Tensor = self.outputs(inputs)
-        return outputs.argmax(1) if outputs.is_floating_point() else outputs.long()
+            return decided(self.outputs(inputs))
 
     @cached_property
     def granted(self) -> Access:
@@ -266,8 +270,8 @@ def granted(model: Callable[..., Any]) -> Access:
 
 def check_fit(model: Callable[..., Any], inputs: Tensor) -> None:
     """Raises UnusableBatch for a model of another dtype or on another device than its inputs."""
-    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
-    weight = next((p for p in net.parameters() if p.is_floating_point()), None) if isinstance(net, nn.Module) else None
+    net = module_of(model)
+    weight = next((p for p in net.parameters() if p.is_floating_point()), None) if net is not None else None
     if weight is not None and (weight.dtype, weight.device) != (inputs.dtype, inputs.device):
         raise UnusableBatch(
             f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device}. "

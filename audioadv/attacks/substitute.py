@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective, at_rest
+from audioadv.errors import UnusableBatch
+from audioadv.models.abstention import ABSTAIN, decided
 from audioadv.threat.labels import Misclassify
 
 Ask = Callable[[Tensor, Tensor], Tensor]
@@ -36,29 +38,35 @@ def substituting(
     Between rounds the inputs are doubled by steps of `spread` along the sign of the net's own slope, away from the victim's answer
     (the paper steps toward it, and later to and fro; away lies the boundary, about which there is more to learn).
     `within(inputs, owners)` brings them back to where inputs may lie; owners say which of the first inputs each comes from.
-    Never more than `most` inputs are asked about: a random part of those that come to it. Shapes: inputs [count, *].
+    Never more than `most` inputs are asked about: a random part of those that come to it. What the victim abstains from teaches
+    nothing, and is left out. Shapes: inputs [count, *]. Raises UnusableBatch where it abstains from all.
     """
     inputs, owner = inputs[:most], torch.arange(len(inputs[:most]))
-    answers = ask(inputs, owner)
+    asked = len(inputs)
+    inputs, owner, answers = answered(inputs, owner, ask(inputs, owner))
+    if not len(inputs):
+        raise UnusableBatch(f"the victim abstained from all of {asked} inputs: there is nothing to learn from. Give others")
     for number in range(rounds):
         if number:
             with at_rest(net):
                 toward = Objective(net, Misclassify(decided(answers))).begun(inputs).look(inputs).slope
-            left = len(inputs) if most is None else min(len(inputs), most - len(inputs))
+            left = len(inputs) if most is None else min(len(inputs), most - asked)
             if left < 1:
                 return
             some = torch.arange(left) if left == len(inputs) else torch.randperm(len(inputs), generator=generator)[:left].sort().values
             there = some.to(inputs.device)
             fresh = within(inputs[there] - spread * toward[there].sign(), owner[some])
-            answers = torch.cat([answers, ask(fresh, owner[some])])
-            inputs, owner = torch.cat([inputs, fresh]), torch.cat([owner, owner[some]])
+            asked += len(fresh)
+            new = answered(fresh, owner[some], ask(fresh, owner[some]))
+            inputs, owner, answers = (torch.cat(pair) for pair in zip((inputs, owner, answers), new, strict=True))
         learn(net, inputs, answers, passes, rate, generator)
         yield inputs, answers
 
 
-def decided(answers: Tensor) -> Tensor:
-    """The classes that answers stand for. Shapes: int64 [count] or scores [count, classes] -> int64 [count]."""
-    return answers.argmax(1) if answers.is_floating_point() else answers
+def answered(inputs: Tensor, owner: Tensor, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of them that the victim did not abstain from. Shapes: inputs [count, *], owner [count], answers [count, ...]."""
+    some = (decided(answers) != ABSTAIN).nonzero()[:, 0]
+    return inputs[some], owner[some.to(owner.device)], answers[some]
 
 
 def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: float, generator: torch.Generator) -> None:

@@ -59,7 +59,8 @@ def survive(
     \b
     audioadv survive adversarial/kitchen.wav --channel room --channel codec:mp3@64k
     """
-    channels = [None if spec == "none" else parse_channel(spec) for spec in specs]
+    named = [None if spec == "none" else parse_channel(spec) for spec in specs]
+    channels = list({str(channel): channel for channel in named}.values())  # twice is no more than once: the draws are the same
     for text in targets:
         Transcribe(text)
     if png is not None:

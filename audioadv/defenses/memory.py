@@ -24,10 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.defenses.likeness import Exact, Likeness
+from audioadv.defenses.preprocessing import Through
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.store import Store
+from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError
-from audioadv.models.abstention import ABSTAIN, nothing_like
+from audioadv.models.abstention import ABSTAIN, decided, nothing_like
+from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access, Emissions, Recogniser
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import as_texts, spell
@@ -64,9 +67,31 @@ def hears(model: Any) -> TypeGuard[Recogniser]:
 
 
 def forgetting(model: Any) -> Any:
-    """The model without its memory: what an attacker with a copy of it works on, unseen. Others as they are."""
-    memory = model.net if isinstance(model, Recogniser) else model
-    return memory.model if isinstance(memory, Memory) else model
+    """The model without its memory, under whatever else is around it: what an attacker with a copy of it works on, unseen.
+
+    Others as they are. Raises OptionError for a model that remembers in a way of its own.
+    """
+    free = without_memory(model)
+    if stated(free).remembers:
+        name = getattr(model, "name", type(model).__name__)
+        raise OptionError(f"{name} remembers, and how to make a copy that does not is unknown. Give the model without its memory")
+    return free
+
+
+def without_memory(model: Any) -> Any:
+    """`forgetting`, layer by layer; the same object where nothing was taken off."""
+    if isinstance(model, Memory):
+        return without_memory(model.model)
+    if isinstance(model, Through):
+        inner = without_memory(model.model)
+        return model if inner is model.model else Through(inner, model.channel, seed=model.seed, sample_rate=model.sample_rate)
+    if isinstance(model, Wrapped):
+        inner = without_memory(model.model)
+        return model if inner is model.model else replace(model, model=inner)  # type: ignore[type-var]
+    if isinstance(model, Classifier | Recogniser):
+        inner = without_memory(model.net)
+        return model if inner is model.net else inner if hears(inner) else replace(model, net=inner)
+    return model
 
 
 @final
@@ -142,7 +167,8 @@ class Memory(nn.Module):
             self.count = outputs.shape[1]
         elif self.on_repeat != "abstain" and not self.count:
             raise OptionError(f"{self.name}: decisions do not tell how many classes there are. Say so: answers=10")
-        return [int(answer) for answer in (outputs.argmax(1) if outputs.is_floating_point() else outputs)]
+        answers: list[int | None] = decided(outputs).tolist()
+        return answers
 
     def meet(self, example: Tensor, answer: int | None) -> int | None:
         """None for a new input, which is remembered; for a repeat, the number of what is answered, or ABSTAIN."""

@@ -24,6 +24,7 @@ from audioadv.defenses.statement import Statement, joined, stated
 from audioadv.errors import UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
+from audioadv.models.rest import module_of
 from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, as_channel
@@ -45,7 +46,7 @@ class Through(nn.Module):
         super().__init__()
         self.model, self.channel, self.seed, self.asked = model, channel, seed, 0
         self.sample_rate = getattr(model, "sample_rate", 16000) if sample_rate is None else sample_rate
-        held = [getattr(model, "net", None), *(getattr(part, "module", None) for part in parts(channel))]
+        held = [None if isinstance(model, nn.Module) else module_of(model), *(getattr(part, "module", None) for part in parts(channel))]
         self.held = nn.ModuleList([part for part in held if isinstance(part, nn.Module)])  # what attacks are to leave as it was
 
     @property
@@ -124,8 +125,9 @@ def defend(model: Kind, channel: Channel | str, *, seed: int = 0) -> Kind:
 
 
 def outermost(model: Callable[..., Any]) -> Through | None:
-    """The channel that a model's inputs go through first, with all that is behind it; None where there is none."""
-    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
+    """The channel that a model's inputs go through first, with all that is behind it; None where there is none, or where something
+    else comes before it, such as a normalisation or the noise of smoothing."""
+    net = model.net if isinstance(model, Recogniser) or (isinstance(model, Classifier) and not (model.mean or model.std)) else model
     return net if isinstance(net, Through) else None
 
 
@@ -136,5 +138,7 @@ def undefended(model: Callable[..., Any]) -> Callable[..., Any]:
     >>> undefended(defend(net, "depth:1")) is net
     True
     """
+    if isinstance(model, Classifier) and isinstance(model.net, Through) and outermost(model) is None:
+        return replace(model, net=model.net.model)  # what was normalised still is
     layer = outermost(model)
     return model if layer is None else layer.model

@@ -7,6 +7,7 @@ Sources: Olivier and Raj 2021, "Sequential randomized smoothing for adversariall
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from audioadv.defenses.rover import rover
 from audioadv.defenses.smoothing import ATTACK, check_noise, each_example, noise_blocks
 from audioadv.defenses.wrapped import Wrapped
-from audioadv.models.recogniser import Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser, hear
 from audioadv.threat.channels.keys import Key, fingerprint
 
 
@@ -28,6 +29,7 @@ class SmoothedRecogniser(Wrapped):
     Its outputs are the letters' mean probabilities frame by frame, which have gradients, with the transcript that was voted:
     goals go down the one and are judged by the other. Draws are keyed by seed and by the clip's content: the same clip is
     always heard the same, and an attack meets new draws at each step (EOT). Nothing is certified, since words are no classes.
+    Where the recogniser has detectors, their word is the mean over the draws.
     Raises OptionError for a sigma that is not above 0.
     """
 
@@ -45,7 +47,8 @@ class SmoothedRecogniser(Wrapped):
         widest = max(int(one.frames.max()) for one in alone)
         log_probs = [torch.nn.functional.pad(one.log_probs[:, :widest], (0, 0, 0, widest - one.log_probs.shape[1])) for one in alone]
         voted = tuple(text for one in alone for text in one.transcripts())
-        return replace(alone[0], log_probs=torch.cat(log_probs), frames=torch.cat([one.frames for one in alone]), voted=voted)
+        frames, suspicions = torch.cat([one.frames for one in alone]), joined(one.suspicions for one in alone)
+        return replace(alone[0], log_probs=torch.cat(log_probs), frames=frames, suspicions=suspicions, voted=voted)
 
     def heard(self, clip: Tensor, own: Tensor) -> Emissions:
         """One clip without padding. Shapes: clip [1, time], own [1]."""
@@ -53,9 +56,15 @@ class SmoothedRecogniser(Wrapped):
         draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, self.sigma, self.draws, key)]
         log_probs = torch.cat([draw.log_probs for draw in draws]).logsumexp(0, keepdim=True) - math.log(self.draws)
         texts = [text for draw in draws for text in draw.transcripts()]
-        return replace(draws[0], log_probs=log_probs, frames=draws[0].frames[:1], voted=(rover(texts),))
+        suspicions = {detector: own.mean(0, keepdim=True) for detector, own in joined(draw.suspicions for draw in draws).items()}
+        return replace(draws[0], log_probs=log_probs, frames=draws[0].frames[:1], suspicions=suspicions, voted=(rover(texts),))
 
-    @torch.no_grad()
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
-        """What the draws voted for. Shapes: waveforms [batch, time], lengths [batch] in samples."""
-        return self(waveforms, lengths).transcripts()
+        """What the draws voted for. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
+        return hear(self, waveforms, lengths).transcripts()
+
+
+def joined(parts: Iterable[Mapping[object, Tensor]]) -> dict[object, Tensor]:
+    """What each detector says of several batches, one after another. Shapes: [batch] each -> [all]."""
+    parts = list(parts)
+    return {detector: torch.cat([part[detector] for part in parts]) for detector in parts[0]}

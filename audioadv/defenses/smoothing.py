@@ -32,7 +32,7 @@ from torch import Tensor
 
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.abstention import ABSTAIN
+from audioadv.models.abstention import ABSTAIN, decided
 from audioadv.models.rest import at_rest
 from audioadv.threat.channels.keys import Key, fingerprint
 
@@ -115,7 +115,10 @@ class Smoothed(Wrapped):
         return Certificates(torch.where(sure, classes, ABSTAIN), radii, counts)
 
     def counts(self, inputs: Tensor, lengths: Tensor | None, draws: int, purpose: int) -> Tensor:
-        """How many draws of each input fall to each class. Shapes: inputs [batch, *], lengths [batch] -> int64 [batch, classes]."""
+        """How many draws of each input fall to each class; to none, where the model abstains.
+
+        Shapes: inputs [batch, *], lengths [batch] -> int64 [batch, classes].
+        """
         examples, found = list(each_example(inputs, lengths)), [torch.zeros((), dtype=torch.int64, device=inputs.device)] * len(inputs)
         with torch.inference_mode(), at_rest(self.model):
             signs = [flips(example, Key(self.seed, fingerprint(example), purpose)) for example, _ in examples]
@@ -125,7 +128,8 @@ class Smoothed(Wrapped):
                     for i in alike:
                         example, own = examples[i]
                         scores = self.answer(torch.addcmul(example, noise, signs[i]), own)
-                        found[i] = found[i] + scores.argmax(1).bincount(minlength=scores.shape[1])
+                        votes = decided(scores)
+                        found[i] = found[i] + votes[votes != ABSTAIN].bincount(minlength=scores.shape[1])
         return torch.stack(found)
 
     def answer(self, noisy: Tensor, own: Tensor | None) -> Tensor:

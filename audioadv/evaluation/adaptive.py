@@ -31,6 +31,7 @@ from audioadv.attacks.square import square
 from audioadv.defenses.preprocessing import outermost, undefended
 from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import AccessDenied, OptionError
+from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
@@ -131,8 +132,10 @@ def averaged(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, draw
 
 
 def granting(model: Callable[..., Any], access: Access) -> Callable[..., Any]:
-    """The model with this much access, where it knows of access."""
-    return model.granting(access) if hasattr(model, "granting") and granted(model) is not access else model
+    """The model with this much access; one that knows nothing of access becomes a Classifier where that is not everything."""
+    if granted(model) is access:
+        return model
+    return model.granting(access) if hasattr(model, "granting") else Classifier(model, type(model).__name__, access=access)
 
 
 def gradient_free(objective: Objective, region: Region, *, steps: int = 5000, seed: int = 0) -> AttackResult:

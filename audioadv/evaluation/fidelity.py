@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from audioadv.evaluation.rates import Rate
+from audioadv.models.abstention import ABSTAIN
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Misclassify
 from audioadv.training.batches import Batch
@@ -18,8 +19,12 @@ Model = Callable[[Tensor], Tensor]
 
 
 def fidelity(victim: Model, copy: Model, inputs: Tensor) -> Rate:
-    """How often a copy decides as its victim does, right or wrong. Give inputs that neither was made with. Shapes: inputs [count, *]."""
-    return Rate(int((pseudo_labels(victim, inputs) == pseudo_labels(copy, inputs)).sum()), len(inputs))
+    """How often a copy decides as its victim does, right or wrong, where that decides. Give inputs that neither was made with.
+
+    Shapes: inputs [count, *].
+    """
+    said = pseudo_labels(victim, inputs)
+    return Rate(int(((said == pseudo_labels(copy, inputs)) & (said != ABSTAIN)).sum()), int((said != ABSTAIN).sum()))
 
 
 def carried(
@@ -27,7 +32,7 @@ def carried(
 ) -> Rate:
     """How often what is worst for the copy, as PGD finds it, is misclassified by the victim, in one attempt, of what it has right.
 
-    PGD goes all its steps: an example that is only just wrong for the copy seldom is for the victim.
+    PGD goes all its steps: an example that is only just wrong for the copy seldom is for the victim. An abstention is no error.
     Shapes: inputs [count, *], labels int64 [count].
     """
     right = pseudo_labels(victim, inputs) == labels
@@ -35,4 +40,5 @@ def carried(
         return Rate(0, 0)
     batch = Batch(inputs[right], Misclassify(labels[right]), box=box)
     found = worst_for(copy, batch, batch.region(bound), steps=steps, step_size=usual_step(steps), seed=seed)
-    return Rate(int((pseudo_labels(victim, found) != labels[right]).sum()), len(batch))
+    said = pseudo_labels(victim, found)
+    return Rate(int(((said != labels[right]) & (said != ABSTAIN)).sum()), len(batch))

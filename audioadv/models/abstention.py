@@ -30,6 +30,20 @@ def abstained(outputs: Any) -> Tensor:
     return outputs.isnan().all(1) if outputs.is_floating_point() else outputs < 0
 
 
+def decided(outputs: Tensor) -> Tensor:
+    """The class that a classifier decides on, or ABSTAIN: scores that are no numbers, or infinite ones, speak for none.
+
+    Shapes: scores [batch, classes] or decisions [batch] -> int64 [batch].
+
+    >>> decided(torch.tensor([[0.3, 0.7], [torch.nan, torch.nan], [-torch.inf, 0.0], [torch.inf, torch.inf]]))
+    tensor([ 1, -1,  1, -1])
+    """
+    if not outputs.is_floating_point():
+        return outputs.long()
+    best, classes = outputs.max(1)  # of a row with NaN, that
+    return torch.where(best < torch.inf, classes, ABSTAIN)
+
+
 def nothing_like(scores: Tensor, blank: int | None = None) -> Tensor:
     """What abstaining looks like in place of scores; of log-probabilities of letters, say which column is the blank.
 

@@ -103,10 +103,11 @@ class Recogniser:
 
 
 @torch.no_grad()
-def hear(model: Recogniser, waveforms: Tensor, lengths: Tensor) -> Emissions:
+def hear(model: Callable[[Tensor, Tensor], Emissions], waveforms: Tensor, lengths: Tensor) -> Emissions:
     """What is judged: the outputs of this model, at rest. A function, so that one around another model is heard itself.
 
     Shapes: waveforms [batch, time], lengths [batch] in samples; on any device.
     """
+    device = getattr(model, "device", torch.device("cpu"))
     with at_rest(model):
-        return model(waveforms.to(model.device), lengths.to(model.device))
+        return model(waveforms.to(device), lengths.to(device))

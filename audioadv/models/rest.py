@@ -1,7 +1,7 @@
 """A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -54,17 +54,24 @@ def all_bits() -> Iterator[None]:
         conv.fp32_precision = before
 
 
+def module_of(model: Any) -> nn.Module | None:
+    """The module that a model is made of, however deep it lies; None for a bare function.
+
+    >>> module_of(print) is None
+    True
+    """
+    while model is not None and not isinstance(model, nn.Module):
+        model = getattr(model, "net", None)
+    return model
+
+
 @contextmanager
 def at_rest(model: Callable[..., Any]) -> Iterator[None]:
     """The model in evaluation mode with its parameters frozen and its sums exact (`all_bits`), and afterwards as it was before."""
     keep_what_is_freed()
-    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
-    with all_bits():
-        if not isinstance(net, nn.Module):
-            yield
-            return
-        with frozen(net):
-            yield
+    net = module_of(model)
+    with all_bits(), nullcontext() if net is None else frozen(net):
+        yield
 
 
 @contextmanager

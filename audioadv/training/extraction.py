@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.attacks.objective import GRANTS, at_rest, granted
-from audioadv.attacks.substitute import decided, substituting
+from audioadv.attacks.substitute import substituting
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.models.abstention import decided
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import Box
 
@@ -40,12 +41,12 @@ class Asked:
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, size: int = 500) -> Tensor:
-        """Shapes: [count, *] -> int64 [count], or log-probabilities [count, classes]; `size` at a time."""
+        """Shapes: [count, *] -> int64 [count] (-1: it abstains), or log-probabilities [count, classes]; `size` at a time."""
         self.queries += len(inputs)
         with at_rest(self.model):
             outputs = torch.cat([self.model(some) for some in torch.split(inputs, size)])
         if self.access is Access.DECISIONS:
-            return outputs.argmax(1) if outputs.is_floating_point() else outputs.long()
+            return decided(outputs)
         return outputs.log_softmax(1)
 
 

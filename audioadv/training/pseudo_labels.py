@@ -12,15 +12,16 @@ from torch import Tensor
 
 from audioadv.attacks.objective import at_rest
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.abstention import decided
 from audioadv.training.batches import Batch, Labelled
 from audioadv.training.method import Model
 
 
 @torch.no_grad()
 def pseudo_labels(model: Model, inputs: Tensor, size: int = 500) -> Tensor:
-    """The classes that a model gives inputs, `size` at a time. Shapes: inputs [examples, *] -> int64 [examples]."""
+    """The classes that a model gives inputs, `size` at a time; -1 where it abstains. Shapes: inputs [examples, *] -> int64 [examples]."""
     with at_rest(model):
-        return torch.cat([model(some).argmax(1) for some in torch.split(inputs, size)])
+        return torch.cat([decided(model(some)) for some in torch.split(inputs, size)])
 
 
 @final

@@ -21,6 +21,7 @@ from audioadv.defenses.detectors.seen import Seen, look
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.rest import at_rest
 from audioadv.models.suspicion import carrying, suspicions
 from audioadv.threat.undetected import Undetected
 
@@ -89,7 +90,8 @@ class Detected(Wrapped):
     @torch.no_grad()
     def refuses(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Whether any detector refuses each input. Shapes: inputs [batch, *], lengths [batch] -> bool [batch]."""
-        return torch.stack(list(suspicions(self(inputs, lengths)).values())).amax(0) > 0
+        with at_rest(self):
+            return torch.stack(list(suspicions(self(inputs, lengths)).values())).amax(0) > 0
 
     @property
     def statement(self) -> Statement:

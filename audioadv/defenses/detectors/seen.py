@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.audio.ragged import inside
+from audioadv.defenses.smoothed_recogniser import SmoothedRecogniser
+from audioadv.defenses.smoothing import Smoothed
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 """Places to look at, beside the model's layers by their names."""
+INSIDE = "Put the detector inside, around the model that is smoothed, or look at inputs or outputs"
 
 
 @final
@@ -81,6 +84,9 @@ def look(model: Callable[..., Any], layers: Sequence[str], inputs: Tensor, lengt
     """Run the model and watch these layers. Shapes: inputs [batch, *], lengths [batch]. Raises OptionError, UnusableBatch."""
     with watched(model, layers) as activations:
         outputs = model(inputs) if lengths is None else model(inputs, lengths)
+    for name, found in activations.items():
+        if len(found) != len(inputs):
+            raise UnusableBatch(f"layer {name!r} saw {len(found)} rows of a batch of {len(inputs)}. {INSIDE}")
     return Seen(inputs, lengths, outputs, activations)
 
 
@@ -113,6 +119,8 @@ def watched(model: Callable[..., Any], layers: Sequence[str]) -> Iterator[dict[s
 def innermost(model: Any) -> nn.Module:
     """The net that a model is made of, under its defenses. Raises OptionError for a bare function."""
     while not isinstance(model, nn.Module):
+        if isinstance(model, Smoothed | SmoothedRecogniser):
+            raise OptionError(f"a smoothed model runs its layers once for each draw, not once for each input. {INSIDE}")
         inner = getattr(model, "model", None)
         model = getattr(model, "net", None) if inner is None else inner
         if model is None:

@@ -10,14 +10,18 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from audioadv.defenses.preprocessing import Through
+from audioadv.defenses.statement import stated
+from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import InputError, OptionError, UnwritableOutput
 from audioadv.models.recogniser import Recogniser
+from audioadv.models.rest import module_of
 
 NAME = "run.json"
 
@@ -70,11 +74,23 @@ def shown(value: Any) -> str:
 
 
 def fingerprint_of(model: Recogniser) -> str | None:
-    """What tells a net from another of the same name: a digest of its state. None for a recogniser that is no module."""
-    if not isinstance(model.net, nn.Module):
+    """What tells a net from another of the same name: a digest of its state, and of the defenses around it.
+
+    None for a recogniser that is no module. What a model says of itself counts, and the channels in it with their seeds.
+    """
+    net = module_of(model)
+    if net is None:
         return None
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.net.state_dict().items()):
+    digest = hashlib.sha256(f"{model.name} {stated(model)}".encode())
+    layer: Any = model
+    while isinstance(layer, Wrapped):
+        settings = {own.name: getattr(layer, own.name) for own in fields(layer) if own.name != "model"}  # type: ignore[arg-type]
+        digest.update(f"{type(layer).__name__} {settings}".encode())
+        layer = layer.model
+    for part in net.modules():
+        if isinstance(part, Through):
+            digest.update(f"{part.channel} {part.seed} {part.sample_rate}".encode())
+    for name, tensor in sorted(net.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

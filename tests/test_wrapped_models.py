@@ -1,0 +1,246 @@
+"""Models around models, several deep: nothing that one of them does is lost, whoever asks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import recognisers
+import torch
+from nets import inputs_for, labels_of, linear, small
+from torch import Tensor, nn
+
+import audioadv as aa
+from audioadv import attacks
+from audioadv.attacks.objective import objective
+from audioadv.audio.ragged import pad
+from audioadv.defenses import (
+    Confidence,
+    Detected,
+    Mahalanobis,
+    Smoothed,
+    SmoothedRecogniser,
+    Through,
+    defend,
+    fit,
+    forgetting,
+    remembering,
+    stated,
+    undefended,
+)
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.evaluation.adaptive import planned
+from audioadv.evaluation.fidelity import carried, fidelity
+from audioadv.evaluation.games.game import ready
+from audioadv.evaluation.run.run_file import fingerprint_of
+from audioadv.models.abstention import abstained
+from audioadv.models.recogniser import Recogniser, hear
+from audioadv.models.rest import at_rest, module_of
+from audioadv.models.suspicion import suspicions
+from audioadv.threat.bounds import Linf
+from audioadv.threat.labels import Misclassify
+from audioadv.training.extraction import Asked, extract
+
+SHAPE = (1, 6, 6)
+X = inputs_for(SHAPE, 12, (0, 1))
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return pad([0.1 * torch.randn(length, generator=generator) for length in (4000, 2560)])
+
+
+# Behind a channel
+
+
+def test_a_channel_before_smoothing_does_not_replace_it(clips: tuple[Tensor, Tensor]) -> None:
+    smoothed = Smoothed(defend(aa.Classifier(linear(3, SHAPE)), "depth:3"), 0.3, draws=4)
+    both = defend(smoothed, "depth:1")  # type: ignore[type-var]
+    squeezed = X.round()
+    torch.testing.assert_close(both(squeezed), smoothed(squeezed))
+    voice = SmoothedRecogniser(defend(recognisers.linear(), "bits:12"), 0.05, draws=3)
+    assert hear(defend(voice, "bits:16"), *clips).voted is not None  # type: ignore[type-var]
+    assert undefended(smoothed) is smoothed
+
+
+def test_smoothing_and_normalisation_are_part_of_what_is_attacked() -> None:
+    noisy = Smoothed(defend(linear(3, SHAPE), "drop:0.3"), 0.5, draws=4)
+    goal = Misclassify(labels_of(linear(3, SHAPE), X))
+    assert planned(noisy, goal).adaptive.model is noisy
+    normalised = aa.Classifier(defend(linear(3, SHAPE), "drop:0.3"), mean=(0.5,), std=(0.1,))
+    plan = planned(normalised, goal)
+    assert plan.adaptive.model is normalised
+    assert plan.static is not None
+    torch.testing.assert_close(plan.static.model(X), aa.Classifier(linear(3, SHAPE), mean=(0.5,), std=(0.1,))(X))
+    assert isinstance(defend(normalised, "depth:3"), aa.Classifier)
+
+
+def test_an_unaware_attacker_gets_no_more_than_was_granted() -> None:
+    net = linear(3, SHAPE)
+    threat = aa.ThreatModel("linf:0.1", access="decisions", knowledge="oblivious")
+    for model in (net, defend(net, "depth:3")):
+        with pytest.raises(AccessDenied):
+            aa.evaluate(model, X, labels_of(net, X), threat, "pgd")
+
+
+# At rest
+
+
+class Counted(nn.Module):
+    """A net with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.net = nn.BatchNorm2d(1).double(), linear(3, SHAPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    "around", [lambda net: aa.Classifier(Smoothed(net, 0.1, draws=2)), lambda net: Smoothed(aa.Classifier(net), 0.1, draws=2)]
+)
+def test_a_net_rests_however_deep_it_lies(around: Callable[[nn.Module], Any]) -> None:
+    net = Counted().train()
+    assert module_of(around(net)) is net
+    with at_rest(around(net)):
+        assert not net.training
+    aa.evaluate(around(net), X, labels_of(linear(3, SHAPE), X), "linf:0.02", {"pgd": partial(attacks.pgd, steps=2)})
+    assert int(net.norm.num_batches_tracked) == 0
+
+
+class Dropping(nn.Module):
+    """A recogniser's net that loses most of its input while it is trained, and knows where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        assert waveforms.device == self.weight.device
+        assert not self.training
+        return recognisers.listen(torch.zeros(waveforms.shape), torch.full((len(waveforms),), 640))
+
+
+def test_whoever_transcribes_hears_at_rest_and_where_the_model_lies(clips: tuple[Tensor, Tensor]) -> None:
+    model = Recogniser(Dropping().train(), sample_rate=16000)
+    assert model.transcribe(*clips) == ["", ""]
+    assert hear(model, *clips).transcripts() == ["", ""]
+
+
+# Memories
+
+
+@pytest.mark.parametrize("around", [aa.Classifier, lambda memory: defend(memory, "depth:8"), lambda memory: Smoothed(memory, 0.1, draws=2)])
+def test_preparing_leaves_no_trace_in_a_memory(around: Callable[[Any], Any]) -> None:
+    net = linear(3, SHAPE)
+    memory = remembering(net)
+    free = forgetting(around(memory))
+    assert not stated(free).remembers
+    assert free(X).shape == (12, 3)
+    ready(around(memory), X, Misclassify(labels_of(net, X)), aa.ThreatModel("linf:0.05"), partial(attacks.pgd, steps=2))
+    assert not abstained(memory(X)).any()
+
+
+def test_a_detector_around_a_memory_and_a_memory_of_ones_own() -> None:
+    net = linear(3, SHAPE)
+    detector = fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2)
+    free = forgetting(Detected(remembering(net), detector))
+    assert (type(free), free.model, free.detector) == (Detected, net, detector)
+
+    class Own(nn.Module):
+        statement = aa.defenses.Statement(remembers=True)
+
+    with pytest.raises(OptionError, match="Own remembers, and how to make a copy"):
+        forgetting(Own())
+
+
+def test_another_defense_under_the_same_name_is_told_apart() -> None:
+    class Net(nn.Module):
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            return recognisers.listen(waveforms, lengths)
+
+    model = Recogniser(Net(), sample_rate=16000)
+    made = [model, *(defend(model, spec) for spec in ("bits:16", "bits:4")), defend(model, "bits:4", seed=1)]
+    made += [SmoothedRecogniser(model, sigma) for sigma in (0.1, 0.2)]  # type: ignore[list-item]
+    assert len({fingerprint_of(one) for one in made}) == len(made)
+    assert fingerprint_of(defend(model, "bits:4")) == fingerprint_of(defend(model, "bits:4"))
+
+
+# Abstentions
+
+
+class Nothing(nn.Module):
+    """Answers those whose first pixel is dark, and no others."""
+
+    def __init__(self, net: nn.Module, value: float = torch.nan) -> None:
+        super().__init__()
+        self.net, self.value = net, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[:, :1, 0, 0] > 0.5, self.value, self.net(x))
+
+
+def test_what_abstains_is_certified_nothing_and_misclassifies_nothing() -> None:
+    net = linear(3, SHAPE)
+    bright = X.clone()
+    bright[:, 0, 0, 0] = 0.9
+    for value in (torch.nan, torch.inf):
+        found = Smoothed(Nothing(net, value), 0.01).certify(bright, draws=100)
+        assert (found.classes == -1).all()
+        assert not found.radii.any()
+    assert fidelity(Nothing(net), net, bright).count == 0
+    silent = lambda x: torch.where((x != X).flatten(1).any(1)[:, None], torch.nan, net(x))  # noqa: E731
+    assert carried(silent, net, X, labels_of(net, X), Linf(0.3), steps=5).value == 0
+    assert objective(Nothing(net), Misclassify(labels_of(net, X))).begun(bright).answers(bright).tolist() == [-1] * 12
+
+
+def test_abstentions_teach_a_thief_nothing() -> None:
+    net, copy = linear(3, SHAPE), small(3, SHAPE)
+    asked = Asked(Nothing(net))
+    known = extract(asked, copy, X, rounds=2, passes=1)
+    assert (known.answers >= 0).all()
+    assert len(known.inputs) < asked.queries
+    assert torch.equal(known.answers, labels_of(net, known.inputs))
+    bright = X.clone()
+    bright[:, 0, 0, 0] = 0.9
+    with pytest.raises(UnusableBatch, match="abstained from all of 12"):
+        extract(asked, copy, bright)
+
+
+# Detectors and smoothing
+
+
+def test_a_detector_within_smoothing_speaks_of_each_clip(clips: tuple[Tensor, Tensor]) -> None:
+    waveforms, lengths = clips
+    model = recognisers.linear()
+    many = waveforms.repeat(50, 1)
+    detector = fit(Confidence(), model, many * torch.linspace(0.5, 2, 100)[:, None], lengths=lengths.repeat(50), false_positives=0.2)
+    voice = SmoothedRecogniser(Detected(model, detector), 0.01, draws=3)  # type: ignore[arg-type]
+    both = suspicions(voice(waveforms, lengths))[detector]
+    alone = [suspicions(voice(waveforms[i : i + 1, : lengths[i]], lengths[i : i + 1]))[detector] for i in range(2)]
+    torch.testing.assert_close(both, torch.cat(alone))
+    assert not torch.equal(both[0], both[1])
+
+
+def test_a_detector_on_layers_goes_inside_smoothing() -> None:
+    net = linear(3, SHAPE)
+    smoothed = Smoothed(net, 0.1, draws=12)
+    with pytest.raises(OptionError, match=r"once for each draw.*inside"):
+        fit(Mahalanobis(("1",)), smoothed, X, false_positives=0.5)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(torch.cat([x, x]))[: len(x)]
+
+    with pytest.raises(UnusableBatch, match=r"layer 'inner\.1' saw 20 rows of a batch of 10.*inside"):
+        fit(Mahalanobis(("inner.1",)), Twice(), X, false_positives=0.5)
+
+
+def test_a_channel_around_anything_is_a_through() -> None:
+    assert isinstance(defend(Smoothed(linear(3, SHAPE), 0.1), "depth:3"), Through)  # type: ignore[type-var]
