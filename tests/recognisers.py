@@ -79,3 +79,11 @@ def raises() -> Recogniser:
 
 def no_recogniser() -> int:
     return 7
+
+
+def one_argument() -> Recogniser:
+    return Recogniser(lambda waveforms: listen(waveforms, torch.tensor([waveforms.shape[1]])), sample_rate=16000)  # type: ignore[arg-type, misc]
+
+
+def few_letters() -> Recogniser:
+    return Recogniser(listen, sample_rate=16000, vocabulary=("", "a"))

@@ -228,7 +228,7 @@ def test_results_are_a_manifest_and_add_up(folder: Path) -> None:
     result = run("craft", str(manifest), *QUICK)
     assert result.exit_code == 2
     assert [line["target"] for line in lines(result)] == ["open"]
-    assert "sounds/b.wav: target 'route 66'" in result.stderr
+    assert "sounds/b.wav: text 'route 66'" in result.stderr
     assert "sounds/c.wav: target ''" in result.stderr
     results = Path("adversarial/results.jsonl")
     assert (
@@ -451,6 +451,7 @@ def test_results_that_are_none_are_told_at_the_end(folder: Path) -> None:
         assert result.exit_code == 2
         assert message in result.stderr
         assert [line["reached"] for line in lines(result)] == [True], "what was made is kept"
+        assert "Listen and look" not in run("craft", "hiss.wav", "--target", "go", *[o for o in QUICK if o != "--json"]).stdout, "no page"
 
 
 def test_a_run_of_bench_takes_no_results_of_craft(folder: Path) -> None:
@@ -505,7 +506,7 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--channel", "noise:20_then_jpeg:75"], "jpeg:75 is for images"),
         (["--target", "go", "--channel", "room:nowhere"], "no rooms.json"),
         (["--target", "go", "--bound", "feature:0.5:recognisers:no_recogniser"], "returned a int"),
-        (["--not-as", "go", "--errors", "nan"], "errors nan"),
+        (["--not-as", "go", "--errors", "nan"], "'--errors': nan is not a finite number"),
         (["--target", "go", "--rate", "nan"], "nan is not a finite number"),
         (["--target", "go", "--lead-in", "nan"], "nan is not a finite number"),
         (["--target", "go", "--lead-in", "1e9"], "--lead-in"),
@@ -530,6 +531,11 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--batch", "0"], "--batch"),
         (["--target", "go", "--seed", "x"], "--seed"),
         (["--target", "go", "--device", "tpu"], "--device"),
+        (["--target", "go", "--lead-in", "59.8"], "hiss.wav: 60.3 s with --lead-in 59.8, but at most 60"),
+        (["--target", "go", "--channel", "resample:99999999"], "100 to 192000"),
+        (["--target", "go", "--channel", "resample:7999"], "7999 and 16000 Hz have no common measure"),
+        (["--target", "go", "--model", "module:recognisers:one_argument"], "TypeError at line"),
+        (["--target", "go", "--model", "module:recognisers:few_letters"], "gives 29 columns, but its vocabulary has 2 letters"),
         (["--target", "go", "--out", "hiss.wav"], "is a file"),
         (["--target", "go", "--out", "hiss.wav/inside"], "is a file"),
         (["--targte", "go"], "No such option"),

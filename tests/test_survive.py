@@ -1,6 +1,7 @@
 """Survival: the matrix says what is heard, draw by draw, and the command says what the matrix says."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,3 +161,46 @@ def test_what_cannot_be_survived(made: Path, options: list[str], message: str) -
     result = run("survive", str(made), *options, *LINEAR, "--device", "cpu", "--json")
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_what_was_made_to_be_misheard_survives_where_it_is(tmp_path: Path) -> None:
+    aa.write_wav(tmp_path / "hiss.wav", 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), 16000)
+    heard = run("transcribe", str(tmp_path / "hiss.wav"), *LINEAR, "--json")
+    said, out = lines(heard)[0]["transcript"], str(tmp_path / "out")
+    options = ["--bound", "snr:10", "--steps", "20", "--attack", "pgd", "--no-picture", "--device", "cpu", "--out", out, *LINEAR]
+    assert run("craft", str(tmp_path / "hiss.wav"), "--not-as", said, "--errors", "1", *options).exit_code == 0
+    told = [*LINEAR, "--device", "cpu", "--channel", "none", "--json"]
+    (line,) = lines(run("survive", out, "--errors", "1", *told))
+    assert (line["target"], line["rate"], line["clean_hits"], line["wer_to_target"]) == (f"not: {said}", 1, 0, None)
+    (line,) = lines(run("survive", out, "--errors", "9", *told))
+    assert line["rate"] == 0
+    again = run("craft", str(tmp_path / "out/results.jsonl"), *options)
+    assert again.exit_code == 2
+    assert "is no text to be heard as. Give --not-as" in again.stderr
+
+
+def test_a_clip_that_is_called_clean_is_no_clean_clip(made: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "x.clean.wav"
+    clip.write_bytes((made / "hiss.clean.wav").read_bytes())
+    options = ["--steps", "40", "--no-picture", "--device", "cpu", "--out", str(tmp_path / "out"), *LINEAR]
+    assert run("craft", str(clip), "--target", "go", "--bound", "snr:min", *options).exit_code == 0
+    (line,) = lines(run("survive", str(tmp_path / "out"), *LINEAR, "--device", "cpu", "--channel", "none", "--json"))
+    assert line["clip"].endswith("x.clean.wav")
+
+
+def test_one_channel_that_does_not_fit_leaves_the_others(made: Path, tmp_path: Path) -> None:
+    aa.write_wav(tmp_path / "ten.wav", torch.zeros(10), 16000)
+    channels = [part for spec in ("room", "noise:20", "noise:20.0") for part in ("--channel", spec)]
+    options = [*channels, *LINEAR, "--device", "cpu", "--draws", "3"]
+    result = run("survive", str(tmp_path / "ten.wav"), str(made), "--target", "go", *options, "--json")
+    assert result.exit_code == 2
+    assert "ten.wav: a room response of" in result.stderr
+    found = [(Path(line["clip"]).name, line["channel"]) for line in lines(result)]
+    assert found == [("ten.wav", "noise:20"), ("hiss.wav", "noise:20")], "half a second is too short for a room, too"
+    table = run(
+        "survive", str(tmp_path / "ten.wav"), str(made / "hiss.wav"), "--target", "go", "--channel", "none", *LINEAR, "--device", "cpu"
+    )
+    assert table.stdout.rstrip().endswith("0/1"), "one of two has a clean clip"
+    alone = run("survive", str(tmp_path / "ten.wav"), "--target", "go", *options, "--png", str(tmp_path / "m.png"))
+    assert re.search(r"room +0/0 +- +- ", alone.stdout)
+    assert (tmp_path / "m.png").exists()

@@ -17,7 +17,7 @@ from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
-from audioadv.cli.options import DONE, NOT_REACHED, common_options
+from audioadv.cli.options import DONE, NOT_REACHED, common_options, no_use
 from audioadv.errors import OptionError, UnknownModel
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
@@ -109,8 +109,10 @@ def checkups(
 ) -> Iterator[tuple[str, Checkup]]:
     """Each attack, or setting of a run, and what became of it."""
     if Path(subject).is_dir():
+        no_use(("clips", "target", "spec", "attacks", "steps", "substitute"), f"{subject} is a run, and nothing is attacked")
         yield from check_run(Path(subject), None if heard_by is None else load_model(heard_by, device)).items()
         return
+    no_use(("heard_by",), f"{subject} is no run, whose files could be heard again")
     model: Any = loaded(subject, device)
     other = None if substitute is None else loaded(substitute, device)
     if isinstance(other, tuple):
@@ -121,6 +123,7 @@ def checkups(
         wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20", seed)
         chosen = {name: on_sound(name, region, steps, seed) for name in attacks or ("shrink",)}
     else:
+        no_use(("clips", "target", "steps"), f"{subject} is a classifier, which hears no clip")
         net, inputs, labels = model
         region = parse_bound(spec or "linf:0.1").around(inputs.to(device))
         wanted, chosen = planned(net, Misclassify(labels), seed=seed).adaptive, named_attacks(attacks or ("pgd", "apgd"), seed)

@@ -15,14 +15,14 @@ from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option
 from audioadv.cli.outputs import check_writable, make_folder, output_names, save
 from audioadv.cli.progress import bars_on_terminal
-from audioadv.errors import UnusableResponse, UnusableTarget, UnwritableOutput
+from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import check_sound, parse_channel
-from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, spell
+from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, Transcribe, spell
 
 
 class Job(NamedTuple):
@@ -41,9 +41,7 @@ class Job(NamedTuple):
 @click.option(
     "--not-as", "references", multiple=True, metavar="TEXT", help="What is said, to be misheard: once for all clips, or once for each."
 )
-@click.option(
-    "--errors", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True, help="Words misheard, of those --not-as says."
-)
+@click.option("--errors", type=Number(0, min_open=True), default=0.5, show_default=True, help="Words misheard, of those --not-as says.")
 @click.option("--lead-in", type=Number(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Silence to put before each clip.")
 @model_option
 @click.option(
@@ -89,8 +87,8 @@ def craft(
 
     Each is changed as little as can be found (a bound of :min), or as the bound allows. With a channel, it must be heard so
     after that, in --rate of --judge draws that it was not made on ('audioadv survive' has more channels). A CLIP is a sound file, or a JSON
-    Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.wav (only where the goal is reached),
-    NAME.clean.wav, NAME.png, NAME.json and a line in results.jsonl for each, and a page to listen to, index.html.
+    Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.json and a line in results.jsonl for each,
+    NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"
@@ -100,7 +98,7 @@ def craft(
     audioadv craft samples/kitchen.wav --silence --lead-in 0.64 --bound sticker:10240+0
     """
     bound = parse_bound(spec)
-    channel = None if channel_spec is None else check_sound(parse_channel(channel_spec))
+    channel = None if channel_spec is None or channel_spec == "none" else check_sound(parse_channel(channel_spec))
     entries = read_entries(clips)
     texts = wanted_texts(entries, targets, silence, references)
     kind = Mistranscribe if references else Transcribe
@@ -122,6 +120,10 @@ def craft(
                 check_own_text(entry, text, model)
             clip = read_clip(entry.path, model.sample_rate)
             clip = clip.led_in(lead_in) if lead_in else clip
+            if clip.seconds > LONGEST_SECONDS:
+                raise InputError(
+                    f"{entry.path}: {clip.seconds:.1f} s with --lead-in {lead_in:g}, but at most {LONGEST_SECONDS} s are read. Give less"
+                )
             if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
                 raise UnusableResponse(f"{entry.path}: {why}")
             jobs.append(Job(entry, name, clip, text or ""))
@@ -147,11 +149,12 @@ def craft(
     except KeyboardInterrupt:
         stopped = True
         click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips are done and kept in {out}", err=True)
+    page = None
     if lines:
         with problems.told():
-            write_page(out)
+            page = write_page(out)
     if not as_json and lines:
-        tell(lines, out)
+        tell(lines, page)
     context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if all(line["reached"] for line in lines) else NOT_REACHED)
 
 
@@ -178,16 +181,20 @@ def check_own_text(entry: Entry, text: str | None, model: Recogniser) -> None:
     """As `check_text`, for the text of one entry."""
     if text is None:
         raise UnusableTarget(f"{entry.path}: no target. Give one with --target, or in the manifest")
+    if not text or text.startswith(NOT_AS):  # from the results of such a run
+        goal = f"--not-as {text.removeprefix(NOT_AS)!r}" if text else "--silence"
+        raise UnusableTarget(f"{entry.path}: target {text!r} is no text to be heard as. Give {goal} for all, or --target TEXT")
     try:
         check_text(Transcribe, [text], model)
     except UnusableTarget as error:
         raise UnusableTarget(f"{entry.path}: {error}") from error
 
 
-def tell(lines: list[dict[str, Any]], out: Path) -> None:
+def tell(lines: list[dict[str, Any]], page: Path | None) -> None:
     """The table, what there is to say about single clips, and where everything is."""
     show(craft_table(lines))
     for line in lines:
         for remark in (*line["notices"], *([] if line["outcome"] == "reached" and "channel" not in line else [line["note"]])):
             click.echo(f"{click.format_filename(line['clip'])}: {remark}")
-    click.echo(f"Listen and look: {click.format_filename(out / 'index.html')}")
+    if page is not None:
+        click.echo(f"Listen and look: {click.format_filename(page)}")

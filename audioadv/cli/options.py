@@ -1,13 +1,14 @@
 """What every command takes, and how one wrong clip is told without stopping the others."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, final
 
 import click
 import torch
+from click.core import ParameterSource
 
 from audioadv.errors import AudioadvError, OptionError
 
@@ -35,6 +36,14 @@ clip_arguments = click.argument("clips", nargs=-1, required=True, metavar="CLIP.
 model_option = click.option(
     "--model", "model_name", default="tiny-mel", show_default=True, metavar="M", help="The recogniser ('audioadv models' lists them)."
 )
+
+
+def no_use(names: Iterable[str], why: str) -> None:
+    """Raises UsageError for options of these names on this command's line: `why` says what makes them useless."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[-1]} says nothing here: {why}. Leave it out")
 
 
 def common_options(command: Command) -> Command:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audioadv.audio.rooms import measured_rooms, simulate_rooms
 from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
-from audioadv.cli.options import common_options
+from audioadv.cli.options import common_options, no_use
 from audioadv.cli.outputs import check_writable, make_folder
 from audioadv.errors import UnusableResponse, UnwritableOutput
 from audioadv.report.tables import rooms_table, show
@@ -62,6 +62,7 @@ def rooms(
         made = simulate_rooms(counts, positions, read_rt60(rt60), rate, seed)
         how = {"made": "simulated", "rt60_range_seconds": rt60, "seed": seed}
     else:
+        no_use(("rt60", "positions"), "measured rooms are as they are")
         made = measured_rooms(read_measured(measured, rate), counts, rate, seed)
         how = {"made": "measured", "seed": seed}
     write(out, made, how)

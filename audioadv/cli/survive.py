@@ -2,6 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from audioadv.report.survival import draw_survival
 from audioadv.report.tables import show, survival_table
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import Transcribe, as_texts, spell
+from audioadv.threat.goals import NOT_AS, Transcribe, as_texts, spell
 
 USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", "codec:opus@24k", "codec:mulaw@64k")
 
@@ -32,6 +35,7 @@ USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", 
 @click.option("--channel", "specs", multiple=True, default=USUAL, show_default=True, metavar="C", help="May be repeated; none: the file.")
 @click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of each channel for each clip.")
 @click.option("--rate", type=Number(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
+@click.option("--errors", type=Number(0, min_open=True), default=0.5, show_default=True, help="Words misheard, where craft had --not-as.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the matrix.")
 @model_option
 @common_options
@@ -43,6 +47,7 @@ def survive(
     specs: tuple[str, ...],
     draws: int,
     rate: float,
+    errors: float,
     png: Path | None,
     model_name: str,
     as_json: bool,
@@ -53,7 +58,7 @@ def survive(
 
     A CLIP is a sound file, a folder that craft wrote, or a JSON Lines manifest (*.jsonl) of sound files. What craft wrote
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
-    through the same draws.
+    through the same draws. A clip that was made to be misheard works where --errors of its words are wrong.
     Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
 
     \b
@@ -75,10 +80,13 @@ def survive(
     done: list[Survival] = []
     for entry, target in zip(entries, wanted, strict=True):
         with problems.told():
-            for survival in through(model, [subject(entry, target, model)], channels, draws=draws, seed=seed):
-                done.append(survival)
-                if as_json:
-                    click.echo(json.dumps(survival.line()))
+            clip = replace(subject(entry, target, model), errors=errors)
+            for channel in channels:
+                with problems.told():  # what does not fit one channel may fit the next
+                    (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
+                    done.append(survival)
+                    if as_json:
+                        click.echo(json.dumps(survival.line()))
     if done:
         tell(done, channels, model, png, as_json)
     enough = all(survival.hits >= rate * len(survival.heard) for survival in done)
@@ -94,7 +102,8 @@ def crafted_in(path: Path) -> list[Path]:
         path = path.parent
     if not os.path.isdir(path):  # which, unlike the path's own, says no where it may not look
         return [path]
-    files = [file for file in sorted(path.glob("*.wav")) if not file.name.endswith(".clean.wav")]
+    found = sorted(path.glob("*.wav"))  # a clip may itself be called NAME.clean: then there is a NAME.clean.json
+    files = [file for file in found if not file.name.endswith(".clean.wav") or file.with_suffix(".json").exists()]
     if not files:
         raise InputError(f"{path}: no adversarial WAV file in this folder. Name what craft wrote: --out DIR of audioadv craft")
     return files
@@ -105,17 +114,28 @@ def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
     samples = read_clip(entry.path, model.sample_rate).samples
     record = beside(entry.path)
     target = target or entry.target or record.get("target")
-    if target is None:
+    if not isinstance(target, str):
         raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
-    spell(as_texts(target), model.vocabulary, torch.device("cpu"))  # what it never writes is never heard
+    with placed(entry.path):
+        target = as_texts(target)[0]
+        spell((target.removeprefix(NOT_AS),), model.vocabulary, torch.device("cpu"))  # what it never writes is never heard
     clean = entry.path.with_suffix(".clean.wav")
     return Subject(
         name=str(entry.path),
         samples=samples,
-        target=as_texts(target)[0],
-        text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if text is not None), None),
+        target=target,
+        text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if isinstance(text, str)), None),
         clean=read_clip(clean, model.sample_rate).samples if clean.exists() else None,
     )
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[None]:
+    """Within it, what is wrong with a text is said with the file's name."""
+    try:
+        yield
+    except UnusableTarget as error:
+        raise UnusableTarget(f"{path}: {error}") from error
 
 
 def beside(path: Path) -> dict[str, Any]:

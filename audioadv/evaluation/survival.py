@@ -22,18 +22,24 @@ from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
 from audioadv.threat.channels.specs import check_sound
+from audioadv.threat.goals import NOT_AS
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A clip to be put through channels. `target` is what it was made for, `text` what is said in it, `clean` [time] whence it came."""
+    """A clip to be put through channels. `target` is what it was made for, `text` what is said in it, `clean` [time] whence it came.
+
+    Of a clip that was made to be misheard, the target is "not: " and what is said, as craft writes it, and it counts as heard so where
+    at least the share `errors` of these words are wrong.
+    """
 
     name: str
     samples: Tensor
     target: str
     text: str | None = None
     clean: Tensor | None = None
+    errors: float = 0.5
 
 
 @final
@@ -50,16 +56,24 @@ class Survival:
     text: str | None
     heard: tuple[str, ...]
     clean_heard: tuple[str, ...] | None
+    errors: float = 0.5
 
     @property
     def hits(self) -> int:
-        """Draws that are heard exactly as the target."""
-        return sum(heard == self.target for heard in self.heard)
+        """Draws that are heard exactly as the target, or misheard as far as was wanted."""
+        return self.reached(self.heard)
+
+    def reached(self, heard: Sequence[str]) -> int:
+        """How many of these transcripts are what the clip was made for."""
+        if self.target.startswith(NOT_AS):
+            said = [self.target.removeprefix(NOT_AS)] * len(heard)
+            return sum(rate >= self.errors for rate in WordErrors.of(said, heard).rates)
+        return sum(text == self.target for text in heard)
 
     def line(self) -> dict[str, Any]:
         """As one JSON object; None where there is no clean clip or no text to compare with."""
         low, high = wilson(self.hits, len(self.heard))
-        clean = self.clean_heard
+        clean, aim = self.clean_heard, "" if self.target.startswith(NOT_AS) else self.target
         return {
             "clip": self.name,
             "channel": self.channel or "none",
@@ -70,10 +84,10 @@ class Survival:
             "rate": self.hits / len(self.heard),
             "rate_low": round(low, 4),
             "rate_high": round(high, 4),
-            "wer_to_target": word_errors(self.target, self.heard),
+            "wer_to_target": word_errors(aim, self.heard),
             "wer_to_text": None if self.text is None else word_errors(self.text, self.heard),
-            "clean_hits": None if clean is None else sum(heard == self.target for heard in clean),
-            "clean_wer_to_target": None if clean is None else word_errors(self.target, clean),
+            "clean_hits": None if clean is None else self.reached(clean),
+            "clean_wer_to_target": None if clean is None else word_errors(aim, clean),
             "clean_wer_to_text": None if clean is None or self.text is None else word_errors(self.text, clean),
         }
 
@@ -115,7 +129,8 @@ def survive(
             except (UnusableBatch, UnusableResponse) as error:  # a room or a recording, which does not know whose clip it is
                 raise type(error)(f"{subject.name}: {error}") from error
             assert heard is not None
-            yield Survival(subject.name, None if channel is None else str(channel), subject.target, subject.text, heard, clean)
+            name = None if channel is None else str(channel)
+            yield Survival(subject.name, name, subject.target, subject.text, heard, clean, subject.errors)
 
 
 def transcripts(model: Recogniser, samples: Tensor, channel: Channel | None, draws: int, clip: int, seed: int) -> tuple[str, ...]:
@@ -127,7 +142,7 @@ def transcripts(model: Recogniser, samples: Tensor, channel: Channel | None, dra
 
 
 def together(survivals: Sequence[Survival], channel: str | None) -> dict[str, Any]:
-    """All clips through one channel as one row: the rate over all draws, its interval, and the word error rates.
+    """All clips through one channel as one row: the rate over all draws, its interval, and the word error rates; None for no draw.
 
     The interval counts every draw as a trial of its own; draws of few clips say less about other clips than it suggests.
     """
@@ -138,6 +153,8 @@ def together(survivals: Sequence[Survival], channel: str | None) -> dict[str, An
     for key in ("wer_to_target", "wer_to_text", "clean_wer_to_target", "clean_wer_to_text"):
         known = [line[key] for line in some if line[key] is not None]
         means[key] = round(sum(known) / len(known), 4) if known else None
-    clean = [line["clean_hits"] for line in some if line["clean_hits"] is not None]
-    row = {"channel": channel or "none", "clips": len(some), "draws": draws, "hits": hits, "rate": hits / draws if draws else 0.0}
-    return {**row, "rate_low": round(low, 4), "rate_high": round(high, 4), "clean_hits": sum(clean) if clean else None, **means}
+    clean = [(line["clean_hits"], line["draws"]) for line in some if line["clean_hits"] is not None]
+    clean_hits, clean_draws = (sum(counts) for counts in zip(*clean, strict=True)) if clean else (None, 0)
+    row = {"channel": channel or "none", "clips": len(some), "draws": draws, "hits": hits, "rate": hits / draws if draws else None}
+    row |= {"rate_low": round(low, 4), "rate_high": round(high, 4)}
+    return {**row, "clean_hits": clean_hits, "clean_draws": clean_draws, **means}

@@ -21,7 +21,7 @@ from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.recogniser import Recogniser
-from audioadv.models.rest import found
+from audioadv.models.rest import at_rest, found
 
 WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED = {
@@ -180,7 +180,28 @@ def load_function(path: str) -> Recogniser:
             f"model 'module:{path}': the function returned a {type(recogniser).__name__}. "
             "Return audioadv.Recogniser(net, sample_rate, vocabulary)"
         )
+    try_out(f"module:{path}", recogniser)
     return recogniser
+
+
+@torch.no_grad()
+def try_out(name: str, recogniser: Recogniser) -> None:
+    """Let a recogniser hear half a second of nothing. Raises UnknownModel where it cannot, or says what is no sense."""
+    sound = torch.zeros(1, recogniser.sample_rate // 2)
+    try:
+        with at_rest(recogniser):
+            heard = recogniser(sound.to(recogniser.device), torch.tensor([sound.shape[1]], device=recogniser.device))
+        columns = heard.log_probs.shape[2]
+    except AudioadvError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise UnknownModel(
+            f"model {name!r}: heard half a second of silence, {type(error).__name__} at line {at.lineno} of {at.filename} ({error}). Its "
+            "net takes waveforms [batch, time] and lengths [batch], and gives log-probabilities [batch, frames, letters] and frames [batch]"
+        ) from error
+    if columns != (letters := len(recogniser.vocabulary)):
+        raise UnknownModel(f"model {name!r}: gives {columns} columns, but its vocabulary has {letters} letters. Give one for each column")
 
 
 def called(path: str) -> object:

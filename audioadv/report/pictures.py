@@ -11,6 +11,7 @@ import math
 import os
 import textwrap
 import uuid
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -133,7 +134,9 @@ def how_loud(clean: Tensor, adversarial: Tensor) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG by way of a file beside it."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in another script is shown as boxes
+        figure.savefig(content, format="png", metadata={"Software": None})
     part = path.parent / f".{uuid.uuid4().hex}.part"
     try:
         part.write_bytes(content.getvalue())

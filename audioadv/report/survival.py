@@ -12,8 +12,9 @@ from audioadv.report.pictures import INK, save
 def draw_survival(path: str | Path, rows: Sequence[dict[str, Any]], lines: Sequence[dict[str, Any]], title: str = "") -> None:
     """Write the picture as PNG, whole or not at all. `rows` are channels (`together`), `lines` clips through channels.
 
-    Raises UnwritableOutput where the disk says no.
+    A channel that nothing went through is left out. Raises UnwritableOutput where the disk says no.
     """
+    rows = [row for row in rows if row["draws"]]
     figure = Figure(figsize=(11, 1.6 + 0.55 * len(rows)), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
     places = list(range(len(rows)))

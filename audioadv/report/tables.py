@@ -79,9 +79,9 @@ def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     for heading in ("heard as\ntarget", "rate", "95 %", "WER to\ntarget", "WER to\ntext", "clean: WER\nto text", "clean: as\ntarget"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        clean = "-" if row["clean_hits"] is None else f"{row['clean_hits']}/{row['draws']}"
+        clean = "-" if row["clean_hits"] is None else f"{row['clean_hits']}/{row['clean_draws']}"
         rates = [percent(row[key]) for key in ("wer_to_target", "wer_to_text", "clean_wer_to_text")]
-        interval = f"{100 * row['rate_low']:.0f}..{100 * row['rate_high']:.0f}"
+        interval = f"{100 * row['rate_low']:.0f}..{100 * row['rate_high']:.0f}" if row["draws"] else "-"
         table.add_row(row["channel"], f"{row['hits']}/{row['draws']}", percent(row["rate"]), interval, *rates, clean)
     return table
 

@@ -71,9 +71,11 @@ def spell(texts: tuple[str, ...], vocabulary: tuple[str, ...], device: torch.dev
     column = {letter: place for place, letter in enumerate(vocabulary)}
     for text in texts:
         if strange := sorted(set(text) - set(vocabulary)):
-            letters = "".join(sorted(letter for letter in vocabulary if letter.strip()))
+            letters = "".join(
+                sorted((letter for letter in vocabulary if letter.strip()), key=lambda letter: (not letter.isalpha(), letter))
+            )
             raise UnusableTarget(
-                f"target {text!r}: the model does not write {', '.join(map(repr, strange))}. "
+                f"text {text!r}: the model does not write {', '.join(map(repr, strange))}. "
                 f"Use its letters only ({letters} and space), with numbers spelt out"
             )
     rows = [torch.tensor([column[letter] for letter in text], dtype=torch.int64) for text in texts]

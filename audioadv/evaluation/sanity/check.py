@@ -65,11 +65,13 @@ def check(
     (named,) = named_attacks(attack, seed).items()
     tell = progress or (lambda stage: None)
     with quietly(), at_rest(objective.model):
-        left = (~objective.begun(region.clean).decide(region.clean)).nonzero()[:, 0]
+        begun = objective.begun(region.clean)
+        with torch.no_grad():
+            never = begun.goal.impossible(begun.outputs(region.clean))
+        left = (~begun.decide(region.clean) & torch.tensor([why is None for why in never], device=region.clean.device)).nonzero()[:, 0]
         if not len(left):
-            raise UnusableBatch(
-                f"{len(region.clean)} examples, and each is at the goal from the start. Give some that must be brought there"
-            )
+            why = next(filter(None, never), "Each is at the goal from the start: give some that must be brought there")
+            raise UnusableBatch(f"{len(region.clean)} examples, and none that can be attacked. {why}")
         wanted, region = objective.begun(region.clean).rows(left.cpu()), region.rows(left)
         tell("attack")
         evidence = watched(wanted, region, *named)

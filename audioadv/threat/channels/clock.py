@@ -1,5 +1,6 @@
 """What happens to time: shifts, other speeds, clocks that disagree, another sample rate on the way."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 
 from audioadv.audio.ragged import inside
-from audioadv.errors import MalformedSpec
+from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.channels.channel import Channel, OneNumber, Play, Played, all_of
 from audioadv.threat.channels.keys import Key, number
 
+HIGHEST_RATE = 192_000  # Hz
+LONGEST_RATIO = 2000  # a resampling filter is as long as a rate over what it has in common with the other
 SIZES = 200_000  # how many FFT sizes a speed may choose from
 LATEST = 0.05  # samples by which the end of a clip may be off
 EDGE = 64  # samples of silence at least between a clip's end and its beginning, which the FFT takes for neighbours
@@ -103,8 +106,8 @@ class Resample(Channel):
     rate_hz: int
 
     def __post_init__(self) -> None:
-        if self.rate_hz < 100:
-            raise MalformedSpec(f"resample {self.rate_hz}: give a sample rate in Hz, 100 at least: {self.EXAMPLE}")
+        if not 100 <= self.rate_hz <= HIGHEST_RATE:
+            raise MalformedSpec(f"resample {self.rate_hz}: give a sample rate in Hz, 100 to {HIGHEST_RATE}: {self.EXAMPLE}")
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -117,7 +120,17 @@ class Resample(Channel):
     def random(self) -> bool:
         return False
 
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        if max(self.rate_hz, sample_rate) // math.gcd(self.rate_hz, sample_rate) <= LONGEST_RATIO:
+            return None
+        near = [rate for rate in (4000, 6000, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000) if rate != sample_rate]
+        nearest = min(near, key=lambda rate: abs(rate - self.rate_hz))
+        return f"{self}: {self.rate_hz} and {sample_rate} Hz have no common measure that a filter of bearable length has. Take {nearest}"
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        if why := self.unfit(0, sample_rate):
+            raise UnusableBatch(why)
+
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths
             return there_and_back(waveforms, lengths, sample_rate, self.rate_hz), lengths
