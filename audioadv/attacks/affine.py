@@ -21,6 +21,7 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, finite_rows
 from audioadv.attacks.survivors import merged, one_after_another, standing
+from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import ADDED, Region
@@ -49,6 +50,8 @@ def affine(
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
     if region.added:
         return attack(objective, region, seed=seed, **options)
+    if len(region.members()) > 1:
+        return worst_member(partial(affine, attack, draws=draws, seed=seed, **options), objective, region)
     parts = parts_of(region)
     if any(part.added for part in parts[:-1]):
         raise OptionError(
@@ -62,9 +65,10 @@ def affine(
     moved, last = region.inputs(moves)[rows], parts[-1].rows(rows)
     away = moved - last.clean
     low, high = (None if limit is None else limit - away for limit in (last.low, last.high))
-    found = attack(objective.begun(region.clean).rows(left), replace(last, clean=moved, low=low, high=high), seed=seed, **options)
+    inner = replace(last, clean=moved, low=low, high=high)
+    found = attack(objective.begun(region.clean).rows(left), inner, seed=seed, **options)
     slots = moves[rows]
-    fill(slots, len(parts) - 1, found.adversarial - moved, None)
+    fill(slots, len(parts) - 1, inner.project(found.adversarial - moved), None)  # the difference alone is a rounding too far
     reached = torch.tensor(found.reached, device=rows.device)
     gauge = torch.where(reached, region.rows(rows).knowing(slots).gauge(found.adversarial), torch.inf)
     adversarial = torch.where(each(reached, moved), found.adversarial, last.clean)
@@ -87,9 +91,10 @@ def worst_moves(objective: Objective, region: Region, parts: list[Region], draws
     with at_rest(objective.model):
         for draw in range(draws):
             moves = drawn(region.rows(run.spot), [part.rows(run.spot) for part in parts], seed * draws + draw)
-            inputs = run.region.inputs(moves)
+            own = moves[..., : run.region.start().shape[-1]]  # who is left may be shorter
+            inputs = run.region.inputs(own)
             score = run.objective.score(inputs)
-            kept = run.keep(inputs, score.reached, moves)
+            kept = run.keep(inputs, score.reached, own)
             worse = score.loss < least[run.spot]
             worst[run.spot] = torch.where(each(worse, moves), moves, worst[run.spot])
             least[run.spot] = torch.where(worse, score.loss, least[run.spot])

@@ -68,20 +68,26 @@ class Draws:
         """For those that stay."""
         return Draws(self.keys[stay], self.count)
 
-    def bits(self, size: int, last: Callable[[Tensor], Tensor] = mix) -> Tensor:
-        """64 bits each; with `upper` for the last hash, its upper 31. Shapes: -> int64 [batch, size]."""
+    def bits(self, rows: int, size: int, last: Callable[[Tensor], Tensor] = mix) -> Tensor:
+        """64 bits each; with `upper` for the last hash, its upper 31. Shapes: -> int64 [batch, rows * size].
+
+        Each row has numbers of its own, which hang on no other row's length.
+        """
         self.count += 1
         places = torch.arange(size, device=self.keys.device) * GOLDEN
+        if rows > 1:
+            first = torch.arange(rows, device=self.keys.device)
+            places = (places + torch.where(first > 0, mix(first), 0)[:, None]).flatten()
         return last(mix(self.keys + times_golden(self.count))[:, None] + places)
 
     def uniform(self, like: Tensor) -> Tensor:
         """In [0, 1), in steps of 2^-24. Shapes: like [batch, *] -> as like."""
-        numbers = self.bits(like[0].numel(), upper).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
+        numbers = self.bits(*sizes(like), upper).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
         return numbers.to(like.dtype).div_(1 << 24).reshape(like.shape)
 
     def signs(self, like: Tensor) -> Tensor:
         """-1 or 1. Shapes: like [batch, *] -> as like."""
-        return (1 - 2 * (self.bits(like[0].numel()) >> 63 & 1)).to(like.dtype).reshape(like.shape)
+        return (1 - 2 * (self.bits(*sizes(like)) >> 63 & 1)).to(like.dtype).reshape(like.shape)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal (Box and Muller 1958). Shapes: like [batch, *] -> as like."""
@@ -90,7 +96,12 @@ class Draws:
 
     def whole(self, limit: Tensor | int) -> Tensor:
         """Whole numbers from 0 to below the limit. Shapes: limit int64 [batch] or one number -> int64 [batch]."""
-        return (self.bits(1)[:, 0] >> 1 & (1 << 62) - 1) % limit
+        return (self.bits(1, 1)[:, 0] >> 1 & (1 << 62) - 1) % limit
+
+
+def sizes(like: Tensor) -> tuple[int, int]:
+    """Rows that may be padded, the channels of sounds, and how many numbers each takes. Shapes: like [batch, *]."""
+    return (like.shape[1], like.shape[2]) if like.ndim == 3 else (1, like[0].numel())
 
 
 def random_start(region: Region, seed: int) -> Tensor:
@@ -105,8 +116,7 @@ def random_start(region: Region, seed: int) -> Tensor:
         unit = draws.uniform(clean if region.added else region.start()).mul_(2).sub_(1)
     elif region.added and isinstance(region.norm, L2Norm):
         unit = draws.normal(clean) if region.inside is None else draws.normal(clean) * region.inside
-        size = clean[0].numel() if region.inside is None else region.inside.expand_as(clean).flatten(1).sum(1).clamp_min(1)
-        distance = draws.uniform(clean.flatten(1)[:, :1])[:, 0] ** (1 / size)
+        distance = draws.uniform(clean.flatten(1)[:, :1])[:, 0] ** (1 / region.entries().clamp_min(1))
         unit = unit * each(distance / unit.flatten(1).norm(dim=1).clamp_min(1e-30), unit)
     else:
         return region.sample([torch.Generator().manual_seed(key) for key in draws.keys.tolist()])

@@ -64,9 +64,8 @@ def hop_skip_jump(
 
 def boundary_slope(run: Run, delta: Tensor, count: int, own: Draws, *, first: bool) -> Tensor:
     """Which way lies more success: the mean of random directions, each for or against, less the share that succeeds."""
-    size = delta[0].numel()
     length = delta.flatten(1).norm(dim=1)
-    reach = 0.1 * torch.ones_like(length) if first else length / math.sqrt(size)
+    reach = 0.1 * torch.ones_like(length) if first else length / run.region.entries().clamp_min(1).sqrt()
     fors, ways, total = torch.zeros_like(length), torch.zeros_like(delta), torch.zeros_like(delta)
     for _ in range(count):
         way = run.region.unpadded(own.normal(delta))

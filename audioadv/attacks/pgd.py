@@ -35,7 +35,7 @@ def pgd(
 ) -> AttackResult:
     """From a random start, `steps` steps of `step_size` times the radius along the steepest descent, projected each time.
 
-    With `momentum`, the direction is that of the running sum of slopes, each first divided by its mean size. None is none, but
+    With `momentum`, the direction is that of the running sum of slopes, each first divided by its L1 norm. None is none, but
     for a joined goal 0.75: its parts pull to and fro, and the sum is where both go (`recipes/detectors.py`). Without
     `random_start` it begins at the clean input (the basic iterative method), where restarts after the first would only begin
     again: these start at random. Each of the `restarts` takes only the examples that are still standing.
@@ -59,8 +59,8 @@ def pgd(
             kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
             slope = run.region.pull(delta, look.slope)
             if momentum:
-                mean = slope.flatten(1).abs().mean(1).clamp_min(1e-30)
-                velocity = momentum * velocity + slope / each(mean, slope)
+                size_of = slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # not their mean, which the padding has a part in
+                velocity = momentum * velocity + slope / each(size_of, slope)
                 slope = velocity.clone()
             finite = finite_rows(look.loss, look.slope) if early_stop else None
             delta = run.region.descend(delta, slope, size)

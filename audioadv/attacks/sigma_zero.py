@@ -41,7 +41,7 @@ def sigma_zero(
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs, near=torch.ones_like(limit, dtype=torch.bool))
             kept = run.keep(inputs, look.reached)
-            sparsity = 2 * sigma * delta / (delta.square() + sigma).square() / delta[0].numel()
+            sparsity = 2 * sigma * delta / (delta.square() + sigma).square() / each(run.region.entries().clamp_min(1), delta)
             slope = run.region.unpadded(look.slope) + sparsity
             slope = slope / each(slope.flatten(1).abs().amax(1).clamp_min(1e-30), slope)
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()

@@ -4,6 +4,7 @@ Source: Papernot et al. 2017, "Practical black-box attacks against machine learn
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def transfer(
     region: Region,
     *,
     substitute: nn.Module,
-    attack: Attack = pgd,
+    attack: Attack | None = None,
     rounds: int = 4,
     passes: int = 20,
     spread: float = 0.1,
@@ -30,7 +31,7 @@ def transfer(
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
-    """Train `substitute` to answer as the victim does, attack it instead, and try the outcome on the victim.
+    """Train `substitute` to answer as the victim does, attack it instead (by default with PGD), and try the outcome on the victim.
 
     The substitute learns from the clean inputs; after each of the `rounds` but the last, its examples are doubled by steps of
     `spread` (full scale = 1) along the sign of its own slope for the victim's answer, and the victim is asked about the new
@@ -50,6 +51,7 @@ def transfer(
             substitute, region.clean, ask, within, rounds=rounds, passes=passes, spread=spread, rate=rate, generator=generator
         )
         run.taken = sum(1 for _ in taught)
+        attack = partial(pgd, seed=seed) if attack is None else attack
         found = attack(replace(objective, model=substitute, slopes=None, watch=None), region)
         run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
     return run.result()

@@ -312,7 +312,8 @@ def evaluate(
         blind = statement.backward == "none" and attacks == "standard"
         chosen = {"gradient_free": partial(gradient_free, seed=seed)} if blind else named_attacks(attacks, seed)
         rounds += [(", ".join(filter(None, (name, plan.way))), attack, plan.adaptive) for name, attack in chosen.items()]
-    bound.around(inputs, box=box)  # checks the inputs, before any work
+    one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
+    batch = max(1, len(inputs)) if one_for_all else batch
     correct, judge = judged(plan.judge, goal, inputs, batch).cpu(), plan.judge.begun(inputs)
     some = correct.nonzero()[:PEEK, 0]
     for sentence in disagreements(model, goal.rows(some), inputs[some.to(inputs.device)]):
@@ -330,6 +331,8 @@ def evaluate(
             region = bound.around(some, box=box)
             with at_rest(model):
                 result = worst_member(attack, wanted.rows(rows), region)
+            if one_for_all and result.shared is None:
+                raise OptionError(f"{name}: a change for each input, but {bound} is one for all inputs. Use rp2")
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
             claimed, measured = verified(judge.rows(rows), bound, region, result)
             good = terms.within_queries(name, claimed, result.forwards)

@@ -286,6 +286,13 @@ class Region:
             )
         return inputs
 
+    def entries(self) -> Tensor:
+        """How many entries each example has, without the padding. Shapes: -> [batch], of the radius' type."""
+        count = self.clean[0].numel()
+        if self.inside is None:
+            return torch.full_like(self.radius, count)
+        return self.inside.expand_as(self.clean).flatten(1).sum(1).to(self.radius)
+
     def extent(self, change: Tensor) -> Tensor:
         """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
         return extent(self.norm, change) if self.added else torch.ones_like(self.radius)

@@ -15,7 +15,7 @@ classification"). Excess is in full scale.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -152,13 +152,17 @@ class Laid:
     """A patch laid upon each input. The parameters are its pixels, less the middle of the box; all rows stand for their mean.
 
     Shapes: parameters [batch, channels, height, width] (or [batch, time] for sound); place [batch, 3]: radians, and how far
-    right and down of the middle, in shares of the room that there is.
+    right and down of the middle, in shares of the room that there is; lengths [batch] the clips' own, in samples, None for images.
     """
 
     size: tuple[int, ...]
     middle: float
     turn: float
     place: Tensor
+    lengths: Tensor | None = None
+
+    shared: ClassVar[bool] = True
+    """Whether the parameters have to be the same for all inputs: the work of one attack on all of them at once."""
 
     @property
     def boxed(self) -> bool:
@@ -181,7 +185,8 @@ class Laid:
         room = [whole - min(own, whole) for own, whole in zip(self.size, sizes, strict=True)]
         if len(self.size) == 1:
             # Sound: the first sample of the patch, to the nearest. 0 is the middle of the clip.
-            first = ((self.place[:, 1] + 1) / 2 * room[0]).round().long()
+            free = room[0] if self.lengths is None else (self.lengths - self.size[0]).clamp_min(0)
+            first = ((self.place[:, 1] + 1) / 2 * free).round().long()
             offset = torch.arange(sizes[0], device=clean.device) - first[:, None]
             inside = (offset >= 0) & (offset < self.size[0])
             index = offset.clamp(0, patch.shape[-1] - 1)
@@ -200,7 +205,7 @@ class Laid:
         return torch.full_like(self.start(clean), math.inf)
 
     def rows(self, index: Tensor, width: int | None) -> "Laid":
-        return replace(self, place=self.place[index])
+        return replace(self, place=self.place[index], lengths=None if self.lengths is None else self.lengths[index])
 
     def redrawn(self, generators: list[torch.Generator]) -> "Laid":
         """The same patch, each in another place, drawn from that example's own generator."""
@@ -245,7 +250,8 @@ class Patch(Combines):
         low, high = box or (-1.0, 1.0)
         radius = clean.new_full(clean.shape[:1], (high - low) / 2)
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
-        return region.by(Laid(self.size, (high + low) / 2, self.turn, clean.new_zeros(len(clean), 3)))
+        ends = lengths if len(self.size) == 1 else None
+        return region.by(Laid(self.size, (high + low) / 2, self.turn, clean.new_zeros(len(clean), 3), ends))
 
     def senseless(self, clean: Tensor) -> str | None:
         return None

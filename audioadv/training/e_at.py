@@ -29,7 +29,7 @@ class EAT(Several):
     follow: float = 0.1
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
-        errors = moment.memory.setdefault("e_at", torch.ones(self.count(batch)))
+        errors = moment.memory.setdefault("e_at", torch.ones(self.count(batch))).cpu()  # a checkpoint is read to the net's device
         chosen = int(errors.clamp_min(1e-3).multinomial(1, generator=keyed(moment.seed, "member")))
         (inputs,) = self.inputs_of([chosen], model, batch, moment)
         outputs = batch.outputs(model, inputs)
