@@ -90,6 +90,28 @@ def test_what_cannot_be_checked(tmp_path: Path) -> None:
     assert "a net for a net" in other.stderr
 
 
+def test_options_that_say_nothing_are_refused(hiss: Path) -> None:
+    Path("run").mkdir()
+    for options, option in (
+        (["mnist", "--clip", "hiss.wav"], "--clip"),
+        (["mnist", "--steps", "3"], "--steps"),
+        (["module:recognisers:linear", "--model", "tiny-mel"], "--model"),
+        (["run", "--target", "yes"], "--target"),
+        (["run", "--attack", "pgd"], "--attack"),
+    ):
+        result = run(*options)
+        assert result.exit_code == 2
+        assert f"{option} says nothing here" in result.stderr
+
+
+def test_what_can_never_be_is_no_broken_evaluation(hiss: Path) -> None:
+    result = run(
+        "module:recognisers:linear", "--clip", "hiss.wav", "--target", "far too many words for half a second of noise", "--steps", "5"
+    )
+    assert result.exit_code == 2
+    assert "1 examples, and none that can be attacked. The target needs" in result.stderr
+
+
 def crafted(*options: str) -> list[dict[str, Any]]:
     arguments = ["craft", "hiss.wav", "--target", "yes", "--model", "module:recognisers:linear", "--steps", "60", "--no-picture", *options]
     assert CliRunner().invoke(main, [*arguments, "--out", "run"]).exit_code in (0, 1)
