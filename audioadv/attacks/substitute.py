@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective, at_rest
-from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import ABSTAIN, decided
 from audioadv.threat.labels import Misclassify
 
@@ -39,13 +38,13 @@ def substituting(
     (the paper steps toward it, and later to and fro; away lies the boundary, about which there is more to learn).
     `within(inputs, owners)` brings them back to where inputs may lie; owners say which of the first inputs each comes from.
     Never more than `most` inputs are asked about: a random part of those that come to it. What the victim abstains from teaches
-    nothing, and is left out. Shapes: inputs [count, *]. Raises UnusableBatch where it abstains from all.
+    nothing, and is left out; where it abstains from all, nothing is yielded. Shapes: inputs [count, *].
     """
     inputs, owner = inputs[:most], torch.arange(len(inputs[:most]))
     asked = len(inputs)
     inputs, owner, answers = answered(inputs, owner, ask(inputs, owner))
     if not len(inputs):
-        raise UnusableBatch(f"the victim abstained from all of {asked} inputs: there is nothing to learn from. Give others")
+        return
     for number in range(rounds):
         if number:
             with at_rest(net):

@@ -82,7 +82,7 @@ def extract(
     doubled, by steps of `spread` (full scale = 1) across the copy's own boundary: Papernot's augmentation (`attacks/substitute.py`),
     for thieves who have few inputs. Each round goes `passes` times over all that was asked; `tell(queries)` is called after each.
 
-    Raises UnusableBatch for no inputs, OptionError for no queries or rounds. Shapes: inputs [count, *].
+    Raises UnusableBatch for no inputs, or none that the victim answers, OptionError for no queries or rounds. Shapes: inputs [count, *].
     """
     if not len(inputs):
         raise UnusableBatch("no inputs to ask about: give some, of the kind that the victim is made for")
@@ -97,11 +97,14 @@ def extract(
         return some if box is None else some.clamp(*box)
 
     generator = torch.Generator().manual_seed(seed)
+    known: tuple[Tensor, Tensor] | None = None
     for known in substituting(
         copy, inputs, ask, within, rounds=rounds, passes=passes, spread=spread, rate=rate, generator=generator, most=queries
     ):
         if tell is not None:
             tell(len(known[0]))
+    if known is None:
+        raise UnusableBatch(f"the victim abstained from all of {len(inputs[:queries])} inputs: there is nothing to learn from. Give others")
     return Extraction(*known)
 
 
