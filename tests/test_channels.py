@@ -421,3 +421,30 @@ def test_noise_that_is_too_short_or_silent_or_missing(tmp_path: Path) -> None:
 def test_ranges_read_and_write() -> None:
     for text in ("20", "-6..6", "0.05", "0.95..1.05", "-100..-50"):
         assert str(Range.read(text)) == text
+
+
+def test_a_chain_is_fitted_at_every_length_that_it_makes(clips: list[Tensor]) -> None:
+    assert parse_channel("room").unfit(15000, 16000) is None
+    for spec in ("speed:1.5_then_room", "speed:0.9..1.5_then_room", "(speed:1.5_or_gain:1)_then_room", "speed:1.5_then_gain:3_then_room"):
+        channel = (Speed(1.5) | Gain(1)) >> aa.parse_channel("room") if spec.startswith("(") else parse_channel(spec)
+        assert "but the clip lasts 0.62 s" in str(channel.unfit(15000, 16000))
+    assert parse_channel("speed:0.8_then_room").unfit(15000, 16000) is None
+    assert parse_channel("speed:0.5..2").lengths(1000) == (500, 2000)
+    assert parse_channel("drift:-1000..1000").lengths(100000) == (99900, 100100)
+    assert (parse_channel("speed:0.5") | parse_channel("speed:2")).lengths(10) == (5, 20)
+    for spec in ("speed:0.8..1.25", "drift:-9000..9000_then_speed:1.1"):
+        low, high = parse_channel(spec).lengths(len(clips[0]))
+        _, ends = parse_channel(spec).draw([Key(0, 0, draw) for draw in range(40)])(
+            clips[0].expand(40, -1), torch.full((40,), len(clips[0]))
+        )
+        assert ends is not None
+        assert low <= int(ends.min()) <= int(ends.max()) <= high
+
+
+def test_the_lowest_rates_that_are_offered_can_be_had(clips: list[Tensor]) -> None:
+    for spec, rate in (("codec:mp3@8k", 16000), ("codec:mp3@8k", 8000), ("codec:mp3@32k", 44100), ("codec:opus@6k", 16000)):
+        heard, _ = parse_channel(spec).draw([Key(0, 0, 0)], rate)(clips[0][None], torch.tensor([len(clips[0])]))
+        assert heard.isfinite().all()
+    assert "no common measure" in str(parse_channel("codec:mulaw@63.992k").unfit(16000, 16000))
+    with pytest.raises(aa.errors.UnusableBatch, match="no common measure"):
+        parse_channel("codec:mulaw@63.992k").draw([Key(0, 0, 0)], 16000)

@@ -181,3 +181,15 @@ def test_crafts_on_cuda_and_is_heard_so_on_the_cpu(model: aa.Recogniser, clips: 
     for result in aa.craft(aa.load_model("tiny-mel", "cuda"), clips, aa.Transcribe(TEXTS), bound=aa.SNR("min"), steps=STEPS).clips:
         assert result.reached
         assert model.transcribe(result.adversarial[None], torch.tensor([len(result.adversarial)])) == [result.target]
+
+
+def test_a_clip_that_nothing_is_done_to_is_inside_whoever_is_beside_it() -> None:
+    model = recognisers.linear()
+    hiss = aa.Clip("hiss", 0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(0)), 16000)
+    heard = model.transcribe(hiss.samples[None], torch.tensor([4000]))[0]
+    needless = aa.Mistranscribe(["go home"], errors=0.5)
+    for bound in (aa.parse_bound("timing:160,0.05"), aa.SNR(20)):
+        result = aa.craft(model, [hiss], needless, bound=bound, steps=1).clips[0]
+        assert (result.outcome, result.excess <= 0) == ("needless", True), heard
+    silent = aa.Clip("silent", torch.zeros(4000), 16000)
+    assert aa.craft(model, [silent], aa.Mistranscribe(["go home"]), bound=aa.SNR(20), steps=1).clips[0].excess <= 0

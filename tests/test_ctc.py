@@ -8,7 +8,9 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from audioadv.models.decoding import transcripts, writes_exactly
+from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import SHARPNESS, alignment, likelihood_loss, margins
+from audioadv.threat.goals import Silence, Transcribe
 
 LETTERS, FRAMES = 4, 6
 TARGETS = [(1, 2), (1, 1), (3, 2, 3), (2, 2, 2), ()]
@@ -83,3 +85,16 @@ def test_padding_frames_carry_nothing() -> None:
 def test_shapes_are_checked_under_test() -> None:
     with pytest.raises(TypeCheckError):
         margins(torch.zeros(3, 4))
+
+
+def test_what_is_heard_as_a_text_is_at_the_goal_whatever_gaps_surround_it() -> None:
+    """Against the transcript itself, for every row of letters, gaps and blanks of six frames."""
+    vocabulary = ("", " ", "g", "o")
+    rows = torch.cartesian_prod(*[torch.arange(4)] * 6)
+    scores = torch.nn.functional.one_hot(rows, 4).float().mul(20).log_softmax(-1)
+    heard = Emissions(scores, torch.full((len(rows),), 6), vocabulary)
+    said = heard.transcripts()
+    for text in ("go", "g o", "o", "gg"):
+        assert Transcribe(text).reached(heard).tolist() == [one == text for one in said]
+        assert torch.equal(Transcribe(text).reached(heard), Transcribe(text).apart(heard) == 0)
+    assert Silence().reached(heard).tolist() == [not one for one in said]

@@ -175,6 +175,13 @@ def test_folders_and_options_that_make_no_sense(tmp_path: Path, made: Path) -> N
     assert "set of rooms already" in run("rooms", str(made)).stderr
     assert "the lower first" in run("rooms", str(tmp_path / "set"), "--rt60", "0.8..0.1").stderr
     soundfile.write(tmp_path / "empty/one.wav", np.eye(1, 800)[0], 16000)
+    for room in ("a", "b", "c"):
+        (tmp_path / "many" / room).mkdir(parents=True)
+        for position in range(9):
+            soundfile.write(tmp_path / "many" / room / f"{position}.wav", np.eye(1, 800)[0], 16000)
+    assert "room a: 9 positions, but a set holds 8" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "many")).stderr
+    assert "--rt60 says nothing here" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "many"), "--rt60", "0.2..0.3").stderr
+    assert not (tmp_path / "set").exists()
     assert "at least 3 are needed" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "empty")).stderr
 
 

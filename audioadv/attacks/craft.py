@@ -244,6 +244,8 @@ def craft_batch(
             # Needless was ruled out above, by what the clip is heard as alone: what comes out here is judged all the same.
             ends[i] = (end := Outcome.REACHED if result.reached[row] else result.outcome[row]), end.sentence
         counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
+    if region.known is None:
+        region = region.knowing(region.start())  # nothing was done
 
     share = (counts[1] + 1) / (counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):

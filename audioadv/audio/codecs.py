@@ -47,7 +47,7 @@ def compression(name: str, kilobits: float, sample_rate: int) -> float:
     if not 0 <= level <= 1:
         wish = "a quality of 0 to 10" if name == "vorbis" else f"{low:g} to {high:g} kbit/s"
         raise OptionError(f"codec {name!r}: {kilobits:g} is not among what it can do at {sample_rate} Hz: {wish}")
-    return level
+    return min(level, 0.9999) if name == "mp3" else level  # libsndfile refuses MP3 its least bits as such
 
 
 def through_codec(samples: Tensor, sample_rate: int, name: str, kilobits: float) -> Tensor:

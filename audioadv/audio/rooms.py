@@ -11,6 +11,7 @@ from audioadv.audio.roomsets import Role, RoomSet, Space, aligned
 from audioadv.errors import UnusableResponse
 
 Metres = npt.NDArray[np.float64]
+MOST_POSITIONS = 8  # channels of a FLAC file
 
 
 def simulate_room(generator: torch.Generator, sample_rate: int, rt60_seconds: float) -> Tensor:
@@ -87,7 +88,8 @@ def simulate_rooms(roles: dict[Role, int], positions: int, rt60_seconds: tuple[f
 def measured_rooms(rooms: dict[str, Tensor], shares: dict[Role, int], sample_rate: int, seed: int) -> RoomSet:
     """Measured responses as a set: whole rooms are dealt out to the roles in proportion to the shares, at least one to each.
 
-    Shapes: rooms NAME -> [positions, taps]. Raises UnusableResponse for fewer rooms than roles.
+    Shapes: rooms NAME -> [positions, taps]. Raises UnusableResponse for fewer rooms than roles,
+    and for more positions in a room than its file holds.
     """
     if len(rooms) < len(shares):
         raise UnusableResponse(
@@ -95,6 +97,10 @@ def measured_rooms(rooms: dict[str, Tensor], shares: dict[Role, int], sample_rat
             "A room is a file, or a folder of files for its positions"
         )
     names = sorted(rooms)
+    if many := [name for name in names if len(rooms[name]) > MOST_POSITIONS]:
+        raise UnusableResponse(
+            f"room {many[0]}: {len(rooms[many[0]])} positions, but a set holds {MOST_POSITIONS} of a room at most. Leave some out"
+        )
     shuffled = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
     counts = dict.fromkeys(shares, 1)
     while sum(counts.values()) < len(names):  # the next room goes where most is lacking

@@ -41,14 +41,21 @@ def writes_exactly(
     targets: Int[Tensor, "batch longest"],
     target_lengths: Int[Tensor, " batch"],
     blank: int,
+    gap: int = -1,
 ) -> Bool[Tensor, " batch"]:
     """Whether each clip's greedy letters are exactly its target's, in any batch; found without leaving the device.
 
+    As in `transcripts`, gaps between words count once, and not at the ends; `gap` is their column, -1 where there is none.
     Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> bool [batch].
     """
     (lead, next_best), (best, _) = (pair.unbind(-1) for pair in log_probs.topk(2, dim=-1))
     clear = (lead - next_best > CLEARANCE) | (torch.arange(best.shape[1], device=best.device) >= frames[:, None])
     writes = kept(best, frames, blank)
+    gaps = writes & (best == gap)
+    letters = writes & ~gaps
+    so_far, number = letters.cumsum(1), gaps.cumsum(1)
+    since = number - torch.where(letters, number, 0).cummax(1).values  # gaps since the last letter
+    writes = letters | (gaps & (since == 1) & (so_far > 0) & (so_far < so_far[:, -1:]))
     place = (writes.cumsum(1) - 1).clamp(0, max(targets.shape[1] - 1, 0))
     wanted = targets.gather(1, place) if targets.shape[1] else torch.full_like(best, -1)
     return (clear & ((best == wanted) | ~writes)).all(1) & (writes.sum(1) == target_lengths)

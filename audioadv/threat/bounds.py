@@ -225,7 +225,8 @@ class SNR(Combines):
         return "The clip is digital silence: a change has no ratio to it. Bound the change itself, for example linf:min."
 
     def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return 20 * (region.gauge(adversarial) / region.radius).log10()
+        gauge = region.gauge(adversarial)
+        return torch.where(gauge == 0, -math.inf, 20 * (gauge / region.radius).log10())  # of silence too
 
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         decibels = 20 * (region.clean.flatten(1).norm(dim=1) / region.gauge(adversarial)).log10()

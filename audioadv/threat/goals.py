@@ -128,7 +128,8 @@ def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
 def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Tensor:
     """Whether each clip is heard as its text: letter by letter, or by vote where the model has one. Shapes: -> bool [batch]."""
     if outputs.voted is None:
-        return writes_exactly(outputs.log_probs, outputs.frames, *spelling)
+        gap = outputs.vocabulary.index(" ") if " " in outputs.vocabulary else -1
+        return writes_exactly(outputs.log_probs, outputs.frames, *spelling, gap)
     wanted = for_each(texts, len(outputs.voted))
     said = torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
     return said & ~abstained(outputs)

@@ -63,7 +63,7 @@ restless for a slope that turns. Eight pairs of the craft suite, the hardest amo
   tiny-mel    -4.9 dB 0   -4.8 dB 0   -7.5 dB 0   -7.9 dB 0   -7.9 dB 0
   tiny-wave   -4.0 dB 3               -6.0 dB 0   -6.8 dB 0
 """
-NO_LIMIT_DB = 200.0  # for the frames of padding, where there is no change
+NO_LIMIT_DB = 400.0  # for the frames of padding, where there is no change: far over what full scale can be
 TAPER = 0.25  # of a frame, at both ends of a clip: a change that begins at once is heard at all frequencies
 
 

@@ -48,6 +48,10 @@ class Channel(Protocol):
         """Why some draw cannot be played on a clip of this many samples; None where all can."""
         return None
 
+    def lengths(self, length: int) -> tuple[int, int]:
+        """How short and how long a clip of this many samples can be on the other side."""
+        return length, length
+
     def __rshift__(self, other: "Channel") -> "Channel":
         return pick([chain(first, second) for first in options(self) for second in options(other)])
 
@@ -70,7 +74,19 @@ class Chain(Channel):
         return "BPDA" if any(part.backward == "BPDA" for part in self.parts) else "exact"
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
-        return next((why for part in self.parts if (why := part.unfit(length, sample_rate))), None)
+        shortest = longest = length
+        for part in self.parts:
+            for own in {shortest, longest}:
+                if why := part.unfit(own, sample_rate):
+                    return why
+            shortest, longest = part.lengths(shortest)[0], part.lengths(longest)[1]
+        return None
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        shortest = longest = length
+        for part in self.parts:
+            shortest, longest = part.lengths(shortest)[0], part.lengths(longest)[1]
+        return shortest, longest
 
     @property
     def random(self) -> bool:
@@ -107,6 +123,10 @@ class Pick(Channel):
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
         return next((why for option in self.among if (why := option.unfit(length, sample_rate))), None)
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        ends = [option.lengths(length) for option in self.among]
+        return min(low for low, _ in ends), max(high for _, high in ends)
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         chosen = torch.stack([torch.randint(len(self.among), (), generator=key.generator()) for key in keys])

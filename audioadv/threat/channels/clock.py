@@ -56,7 +56,12 @@ def at_speed(waveform: Tensor, factor: float) -> Tensor:
     if old == new:
         return waveform
     spectrum = torch.fft.rfft(waveform, old)[: new // 2 + 1]
-    return torch.fft.irfft(spectrum, new)[: max(1, round(time / factor))] * (new / old)
+    return torch.fft.irfft(spectrum, new)[: played_for(time, factor)] * (new / old)
+
+
+def played_for(time: int, factor: float) -> int:
+    """How many samples last so much shorter at this speed; one at least."""
+    return max(1, round(time / factor))
 
 
 def played_at(factors: Tensor) -> Play:
@@ -82,6 +87,9 @@ class Speed(OneNumber):
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         return played_at(self.range.draw([key.generator() for key in keys]).double())
 
+    def lengths(self, length: int) -> tuple[int, int]:
+        return played_for(length, self.range.high), played_for(length, self.range.low)
+
 
 @final
 @dataclass(frozen=True, init=False)
@@ -94,6 +102,9 @@ class Drift(OneNumber):
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         return played_at(1 + self.range.draw([key.generator() for key in keys]).double() / 1e6)
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        return played_for(length, 1 + self.range.high / 1e6), played_for(length, 1 + self.range.low / 1e6)
 
 
 @final

@@ -11,7 +11,7 @@ from torch import Tensor
 from audioadv.audio.codecs import check_codec, through_codecs
 from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
-from audioadv.threat.channels.clock import there_and_back
+from audioadv.threat.channels.clock import Resample
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
 
@@ -55,12 +55,23 @@ class Codec(Channel):
     def random(self) -> bool:
         return False
 
+    def line(self, sample_rate: int) -> Resample | None:
+        """What a telephone line of mu-law makes of the band; None where it is wide enough. Raises MalformedSpec for one too narrow."""
+        rate = round(125 * self.kilobits)
+        return Resample(rate) if self.name == "mulaw" and rate < sample_rate else None
+
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        line = self.line(sample_rate)
+        return None if line is None else line.unfit(length, sample_rate)
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        line = self.line(sample_rate)
+        narrow = None if line is None else line.draw(keys, sample_rate)
+
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths
-            if self.name == "mulaw":
-                line = round(125 * self.kilobits)
-                waveforms = there_and_back(waveforms, lengths, sample_rate, line) if line < sample_rate else waveforms
+            if narrow is not None:
+                waveforms, _ = narrow(waveforms, lengths)
             sounds = [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)]
             decoded = through_codecs(sounds, sample_rate, self.name, self.kilobits)
             back = torch.nn.utils.rnn.pad_sequence(decoded, batch_first=True)
