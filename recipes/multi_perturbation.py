@@ -52,7 +52,7 @@ JUDGES = {
 
 
 class Plan(NamedTuple):
-    """A method, the passes it gets, and the plan whose net it starts from."""
+    """A method, the passes it gets, and the plan whose net it starts from; without one, from the bundled natural net."""
 
     method: Method
     passes: int
@@ -61,11 +61,11 @@ class Plan(NamedTuple):
 
 PLANS = {
     "linf": Plan(Adversarial(LINF, steps=5), 5),
-    "random": Plan(RandomOne(BALLS, steps=5), 8),
+    "random": Plan(RandomOne(BALLS, steps=5), 5),
     "average": Plan(Average(BALLS, steps=5), 1, start="random"),
     "worst": Plan(Worst(BALLS, steps=5), 1, start="random"),
     "msd": Plan(MSD(BALLS, steps=5), 1, start="random"),
-    "msd-longer": Plan(MSD(BALLS, steps=20, step_size=(0.15, 0.25, 0.5)), 8, start="random"),
+    "msd-longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
     "e-at": Plan(EAT(LINF | L1, steps=5), 3, start="random"),
 }
 
@@ -74,8 +74,10 @@ def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path) -
     """Train for so many times the plan's passes, or read what was trained; what it starts from is trained before."""
     plan = PLANS[name]
     torch.manual_seed(0)
-    net = TinyMnist(width=2)
-    if plan.start is not None:
+    net = TinyMnist()
+    if plan.start is None:
+        net.load_state_dict(aa.load_classifier("mnist").net.state_dict())
+    else:
         trained(plan.start, data, held, passes, out)
         start_from(net, out / plan.start / "weights.safetensors")
     rate, growth = (3e-3, growing) if plan.start is None else (2e-3, constant)
@@ -108,7 +110,7 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
 @click.command()
 @click.option("--only", multiple=True, help=f"some of: {', '.join(PLANS)}")
 @click.option("--passes", default=1, show_default=True, help="times as many as planned, for each")
-@click.option("--learnt", default=59000, show_default=True, help="images of training")
+@click.option("--learnt", default=40000, show_default=True, help="images of training")
 @click.option("--judge", type=click.Choice(list(JUDGES)), default="standard", show_default=True)
 @click.option("--count", default=500, show_default=True, help="test images that are attacked")
 @click.option("--data", type=Path, default=DATA, show_default=True)

@@ -21,6 +21,7 @@ from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
 from torch import distributed
 
 import audioadv as aa
+from audioadv.cli.bench import as_settings
 from audioadv.errors import InputError, OptionError, UnwritableOutput
 from audioadv.evaluation.run.bench import Job, Setting, plan
 from audioadv.evaluation.run.claims import Claims
@@ -464,3 +465,8 @@ def test_a_row_counts_what_is_reached_and_what_would_be_played() -> None:
         [made(True, 30.0, model="a", bound_asked="snr:min"), made(True, 30.0, model="b", bound_asked="snr:min", channel="room")]
     )
     assert [(row["model"], row["bound"], row["channel"]) for row in two] == [("a", "snr:min", "none"), ("b", "snr:min", "room")]
+
+
+def test_a_bound_that_is_spelt_twice_is_one() -> None:
+    settings = as_settings(["m"], ["pgd"], ["snr:30", "snr:30.0", "snr:20"], ["none"])
+    assert [setting.folder for setting in settings] == ["m_pgd_snr-30", "m_pgd_snr-20"]

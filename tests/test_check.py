@@ -412,3 +412,19 @@ def test_each_indicator_says_what_to_do() -> None:
         assert not finding.broken
         assert finding.indicator.why.endswith(".")
         assert finding.indicator.cure.endswith(".")
+
+
+def test_what_still_has_a_limit_is_asked_nothing_about_none() -> None:
+    x = torch.rand(4, 1, 6, 6)
+    for spec in ("sticker:1x1+0+0", "sticker:1x1+0+0_and_linf:0.3", "l2:min_and_linf:0.001", "spatial:min", "linf:0.1@0.5_mix_l2:1@0.5"):
+        assert not aa.parse_bound(spec).around(x).limitless(), spec
+    for spec in ("l2:1", "l1:min", "linf:0.1_or_l2:1", "linf:0.1_and_l2:1"):
+        assert aa.parse_bound(spec).around(x).limitless(), spec
+        assert aa.parse_bound(spec).around(x, box=None).limitless(), spec
+
+
+def test_a_pixel_that_fells_few_is_no_broken_evaluation() -> None:
+    net, x = linear(3, (1, 6, 6)).float(), inputs_for((1, 6, 6), 12, (0, 1)).float()
+    wanted = aa.objective(net, Misclassify(net(x).argmax(1)))
+    for spec in ("sticker:1x1+0+0", "sticker:1x1+0+0_and_linf:0.3"):
+        assert "unbounded misses" not in check(wanted, aa.parse_bound(spec).around(x), "pgd").broken

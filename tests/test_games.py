@@ -1,6 +1,7 @@
 """Games against models whose long run is known in closed form (Goodfellow 2019, section 3)."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -226,3 +227,11 @@ def test_rules_that_make_no_sense() -> None:
         play(nn.Identity(), inputs, goal, TRUE_MAX, sent=inputs[:3], box=None)
     with pytest.raises(OptionError, match="length"):
         together([untargeted(nn.Identity(), repeat, rounds=5), untargeted(nn.Identity(), repeat, rounds=6)])
+
+
+def test_the_long_run_of_an_honest_draw_is_its_second_half() -> None:
+    """Few hits: rounds after the first one alone would leave it out, and all before it."""
+    hits = torch.rand(3000, 100, generator=torch.Generator().manual_seed(0)) < 0.01
+    game = Game(ThreatModel("linf:0.1", protocol="expectimax"), "drawn", hits, hits & False, hits.long())
+    assert game.late_error.value == pytest.approx(0.01, abs=6e-4)
+    assert replace(game, attacker="greedy").late_error.value < 0.007

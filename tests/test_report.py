@@ -16,8 +16,9 @@ from test_bench import QUICK, write_manifest
 from test_cli import folder, lines, run  # noqa: F401
 
 from audioadv.evaluation.rates import wilson
-from audioadv.report.charts import density_chart, success_chart
+from audioadv.report.charts import density_chart, searched, success_chart
 from audioadv.report.run_page import write_report
+from audioadv.threat.bounds import parse_bound
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STYLE = (Path(__file__).parent.parent / "audioadv/report/style.css").read_text()
@@ -236,3 +237,15 @@ def test_a_browser_shows_the_page_without_cutting_anything(report: Path, tmp_pat
     assert found, dom[:500]
     assert int(found[1]) <= width, "nothing is wider than the screen"
     assert int(found[2]) == 12
+
+
+def test_charts_know_a_search_by_its_bound_and_clips_that_need_no_change() -> None:
+    for spec, found in (("l2:min_and_linf:0.02", True), ("linf:0.02_and_l2:min", True), ("linf:min", True), ("linf:0.1", False)):
+        assert searched([{"bound_asked": spec}]) is found
+        assert parse_bound(spec).minimal is found
+    needless = [{"reached": True, "snr_db": None, "bound_asked": "linf:min"}] * 3
+    changed = [{"reached": True, "snr_db": ratio, "bound_asked": "linf:min"} for ratio in (20.0, 30.0, 40.0)]
+    chart = success_chart([("A", needless), ("B", changed)])
+    assert chart is not None
+    assert "A: 3 of 3 clips fall, without any change." in chart.alt
+    assert set(chart.table[1][1:]) == {"100 %"}

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.audio.hearing import Hearing
-from audioadv.defenses import Confidence, fit
+from audioadv.defenses import Confidence, Denoiser, Purify, fit
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L1, Linf, parse_bound
+from audioadv.threat.features import Feature
 from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Classify, Misclassify, dlr, margin
 from audioadv.threat.masked import Masked
@@ -187,3 +188,9 @@ def test_what_an_attack_may_make_passes_and_a_tenth_more_does_not(spec: str) -> 
     assert claim.check(clean, adversarial) == [None] * 4
     further = adversarial + 0.1 * (adversarial - clean) if not spec.startswith(("l0", "sticker")) else adversarial + 0.01
     assert all("outside" in str(complaint) for complaint in claim.check(clean, further))
+
+
+def test_what_cannot_be_read_again_is_not_written() -> None:
+    for threat in (ThreatModel(Feature(lambda x: x[:, None], 0.5)), ThreatModel("linf:0.1", channel=Purify(Denoiser()))):
+        with pytest.raises(MalformedSpec):
+            threat.to_json()

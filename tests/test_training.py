@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -597,3 +598,26 @@ def test_self_training_mixes_true_and_guessed_labels() -> None:
     train(model, mixed, fast(BOUND), passes=1)
     with pytest.raises(OptionError, match="guessed"):
         Mixed(data, more, guessed=0.0)
+
+
+def test_a_checkpoint_goes_on_with_the_same_examples_only(tmp_path: Path) -> None:
+    data = blobs(64)
+    assert data.labels is not None
+    train(net(), data, Natural(), passes=1, out=tmp_path)
+    others = replace(data, labels=(data.labels + 1) % 3), replace(data, inputs=data.inputs.flip(0)), replace(data, box=(-1.0, 1.0))
+    for other in others:
+        with pytest.raises(UnusableCheckpoint, match="data"):
+            train(net(), other, Natural(), passes=1, out=tmp_path)
+    train(net(), blobs(64), Natural(), passes=1, out=tmp_path)
+    clips = [torch.zeros(800), torch.ones(900)]
+    told = {Spoken(clips, texts).digest() for texts in (["a", "b"], ["a", "c"])} | {Spoken(clips[::-1], ["a", "b"]).digest()}
+    assert len(told) == 3
+
+
+def test_curves_that_lack_a_pass_are_made_whole(tmp_path: Path) -> None:
+    train(net(), blobs(32), Natural(), passes=2, out=tmp_path)
+    whole = (tmp_path / "curves.jsonl").read_text()
+    (tmp_path / "curves.jsonl").write_text(whole.split("\n", 1)[0] + "\n")  # as if killed between the checkpoint and the curves
+    (tmp_path / "weights.safetensors").unlink()
+    train(net(), blobs(32), Natural(), passes=2, out=tmp_path)
+    assert (tmp_path / "curves.jsonl").read_text() == whole

@@ -167,7 +167,8 @@ def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[
     """Every combination, model by model, each once and each with a folder of its own. Raises MalformedSpec."""
     names: dict[str, int] = {}
     settings = []
-    parsed = [parse_bound(spec) for spec in dict.fromkeys(bounds)], [None if spec == "none" else parse_channel(spec) for spec in channels]
+    asked = {str(bound): bound for bound in map(parse_bound, bounds)}  # spelt otherwise, it is the same
+    parsed = list(asked.values()), [None if spec == "none" else parse_channel(spec) for spec in channels]
     for model, channel, attack, bound in product(dict.fromkeys(models), dict.fromkeys(parsed[1]), dict.fromkeys(attacks), parsed[0]):
         parts = (model, attack, str(bound), *([] if channel is None else [str(channel)]))
         name = "_".join(re.sub(r"[^A-Za-z0-9.,=+@-]+", "-", part) for part in parts)[:LONGEST_FOLDER]

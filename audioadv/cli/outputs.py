@@ -10,6 +10,7 @@
 A file that could not be made is not there: files of an earlier call under the same NAME go when the new ones come.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ def save(folder: Path, name: str, entry: Entry, crafted: Crafted, goal: TextGoal
 def staged(folder: Path, name: str) -> Iterator[Path]:
     """A hidden folder whose files take their places in `folder` when all of them are written; else none does."""
     try:
-        with TemporaryDirectory(prefix=".", dir=folder) as stage:
+        with alone_in(folder), TemporaryDirectory(prefix=".", dir=folder) as stage:
             yield Path(stage)
             for suffix in SUFFIXES:
                 if (made := Path(stage, name + suffix)).exists():
@@ -113,6 +114,17 @@ def staged(folder: Path, name: str) -> Iterator[Path]:
         raise UnwritableOutput(
             f"{folder / name}: its files cannot be written ({error.strerror}). Make room, or name another folder"
         ) from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within it, no other process is: two that write to one folder at once would lose lines of each other's."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def with_line(results: Path, name: str, line: str) -> bytes:

@@ -81,9 +81,9 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
             told.append(f"{label}: {Rate(hits, count)} at a median of {at:.1f} dB.")
             drawn.append(replace(look, points=True))
             continue
-        points = curve(lines)
-        start = points[0][1] - 1 if points else 0
-        steps = [(quiet, start), *points, (loud, points[-1][1] if points else 0)]
+        points, start = curve(lines), sum(line["reached"] and line["snr_db"] is None for line in lines)  # these need no change
+        fallen = points[-1][1] if points else start
+        steps = [(quiet, start), *points, (loud, fallen)]
         x, y = [step[0] for step in steps], [step[1] / count for step in steps]
         band = [wilson(step[1], count) for step in steps]
         axes.step(x, y, where="post", color=ink(look), linewidth=2, dashes=dashes(look))
@@ -93,8 +93,8 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
         )
         drawn.append(look)
         middle = median(lines, "snr_db")
-        fallen = points[-1][1] if points else 0
-        told.append(f"{label}: {fallen} of {count} clips fall, half of those to a change of {middle or 0:.1f} dB or quieter.")
+        needed = "without any change" if middle is None else f"half of those to a change of {middle:.1f} dB or quieter"
+        told.append(f"{label}: {fallen} of {count} clips fall, {needed}." if fallen else f"{label}: none of {count} clips falls.")
     axes.set_xlim(quiet, loud)
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -133,7 +133,7 @@ def density_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
 def searched(lines: Sequence[dict[str, Any]]) -> bool:
     """Whether the smallest change was searched for, clip by clip, rather than any within one bound."""
     if "bound_asked" in lines[0]:
-        return re.search(r":min\b", lines[0]["bound_asked"]) is not None
+        return re.search(r":min(?![A-Za-z0-9])", lines[0]["bound_asked"]) is not None
     return len({line["bound"] for line in lines if line["reached"] and line["snr_db"] is not None}) > 1 or len(lines) == 1
 
 

@@ -1,6 +1,7 @@
 """The listening page: every clip of a folder that craft wrote, clean and adversarial side by side, to hear and to see."""
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +30,7 @@ def write_from_template(path: Path, template: str, **context: Any) -> Path:
     """Write one page, whole or not at all. Raises UnwritableOutput."""
     pages = Environment(loader=PackageLoader("audioadv", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters["urlencode"] = lambda name: quote(os.fsencode(name))  # jinja's own knows no names that are no text
-    text, part = pages.get_template(template).render(**context), path.parent / f".{path.name}.part"
+    text, part = pages.get_template(template).render(**context), path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
     try:
         part.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no text
         os.replace(part, path)

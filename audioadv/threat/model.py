@@ -100,6 +100,10 @@ class ThreatModel:
         spec = str(self.bound)
         if "masked:" in spec and parse_bound(spec).at_rate(16000) != self.bound.at_rate(16000):
             raise MalformedSpec(f"bound {spec}: its model of hearing is not the usual one, and cannot be written as JSON")
+        parse_bound(spec)
+        if self.channel:
+            with suppress(UnusableResponse):  # a recording or a set of rooms that is not here
+                parse_channel(self.channel)
         entries = {part.name: getattr(self, part.name) for part in fields(self)}
         return json.dumps({**entries, "bound": str(self.bound), "goal": told(self.goal)})
 

@@ -293,6 +293,14 @@ class Region:
             return torch.full_like(self.radius, count)
         return self.inside.expand_as(self.clean).flatten(1).sum(1).to(self.radius)
 
+    def limitless(self) -> bool:
+        """Whether any input may become any other, once the radius is large enough: no sticker, no move, no other part that stays."""
+        if not self.added:
+            return False
+        if self.low is None or self.high is None:
+            return bool(self.norm.gauge(self.unpadded(torch.ones_like(self.clean))).isfinite().all())
+        return bool(self.norm.gauge(torch.maximum(self.high, -self.low)).isfinite().all())
+
     def extent(self, change: Tensor) -> Tensor:
         """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
         return extent(self.norm, change) if self.added else torch.ones_like(self.radius)

@@ -40,6 +40,10 @@ class Poisoned(Generic[Examples]):
     def __str__(self) -> str:
         return f"{self.data}, {len(self.rows)} poisoned and {len(self.covers)} covers: {self.name}"
 
+    def digest(self) -> str:
+        """What tells these examples from others."""
+        return self.data.digest()
+
     def order(self, generator: torch.Generator) -> Sequence[Tensor]:
         return self.data.order(generator)
 

@@ -4,8 +4,9 @@ What the model wants small is the cost of giving the truth away: for `Misclassif
 `Mistranscribe` the CTC loss of the texts, a letter. So one loop trains classifiers and recognisers.
 """
 
+import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, final
 
@@ -79,7 +80,8 @@ class Batch:
 
 
 class Data(Protocol):
-    """Examples to be learnt, pass after pass. `str()` says what they are: a checkpoint goes on with the same data only."""
+    """Examples to be learnt, pass after pass. `str()` says what they are, and `digest()`, where there is one, which: a checkpoint goes on
+    with the same data only."""
 
     def order(self, generator: torch.Generator) -> Sequence[Tensor]:
         """The batches of one pass: which examples are in each. Shapes: int64 [batch] each."""
@@ -120,6 +122,11 @@ class Labelled:
 
     def __str__(self) -> str:
         return f"{len(self.inputs)} labelled inputs of shape {tuple(self.inputs.shape[1:])}, {self.size} a batch"
+
+    def digest(self) -> str:
+        """What tells these examples from others of the same form."""
+        assert self.labels is not None
+        return digest_of([self.inputs, self.labels], str(self.box))
 
     def order(self, generator: torch.Generator) -> Sequence[Tensor]:
         return torch.split(torch.randperm(len(self.inputs), generator=generator), self.size)
@@ -165,6 +172,11 @@ class Spoken:
     def __str__(self) -> str:
         return f"{len(self.clips)} clips, {self.seconds:g} s a batch"
 
+    def digest(self) -> str:
+        """What tells these clips from others, as far as the first and the last of them and all texts tell: they may be too many to read."""
+        ends = [self.clips[0], self.clips[-1]] if len(self.clips) else []
+        return digest_of(ends, f"{self.sample_rate} {self.errors} {self.texts}")
+
     def order(self, generator: torch.Generator) -> Sequence[Tensor]:
         lengths = torch.tensor([len(clip) for clip in self.clips])
         return of_like_length(lengths, self.seconds * self.sample_rate, generator)
@@ -174,6 +186,15 @@ class Spoken:
         if self.spoil is not None:
             waveforms = self.spoil(waveforms, lengths, generator)
         return Batch(waveforms, Mistranscribe([self.texts[i] for i in rows.tolist()], self.errors), lengths, (-1.0, 1.0))
+
+
+def digest_of(tensors: Iterable[Tensor], more: str) -> str:
+    """A short digest of numbers and of a text."""
+    digest = hashlib.blake2b(more.encode(), digest_size=8)
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def of_like_length(lengths: Tensor, most: float, generator: torch.Generator) -> list[Tensor]:

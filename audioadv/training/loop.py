@@ -108,7 +108,7 @@ def train(
     device, steps = wanting[0].device, optimiser(wanting)
     rates = [group["lr"] for group in steps.param_groups]
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
-    described = {"model": forms(net), "method": repr(method), "data": str(data), "plan": plan}
+    described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
     if folder is not None:
         made(folder)
         if (folder / "checkpoint.pt").exists():
@@ -159,13 +159,27 @@ def train(
                 tell(mark)
             if folder is not None and here.first:
                 save(folder / "checkpoint.pt", whole(state, net, steps, described))
-                whole_file(folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks))
+                write_curves(folder, state)
     if state.best:
         net.load_state_dict(state.best)
     net.eval()
     if folder is not None and here.first:
+        whole_file(
+            folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks)
+        )  # killed before, it lacks a pass
         write_weights(net, folder / "weights.safetensors")
     return Training(tuple(state.marks), state.stopped)
+
+
+def told_apart(data: Data) -> str:
+    """What the data are, and which."""
+    digest = getattr(data, "digest", None)
+    return str(data) if digest is None else f"{data} ({digest()})"
+
+
+def write_curves(folder: Path, state: State) -> None:
+    """A line for each pass."""
+    whole_file(folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks))
 
 
 def marked(state: State, batches: int, share: float, rates: dict[str, float]) -> Mark:

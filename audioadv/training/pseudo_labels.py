@@ -53,6 +53,10 @@ class Mixed:
     def __str__(self) -> str:
         return f"{self.labelled}, {self.guessed:g} of them of {len(self.pseudo.inputs)} with pseudo-labels"
 
+    def digest(self) -> str:
+        """What tells these examples from others."""
+        return f"{self.labelled.digest()}, {self.pseudo.digest()}"
+
     def order(self, generator: torch.Generator) -> Sequence[Tensor]:
         """True labels are numbered from 0, pseudo-labels after them."""
         many = round(self.labelled.size * self.guessed)

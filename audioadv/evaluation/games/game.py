@@ -67,10 +67,13 @@ class Game:
 
     @property
     def late(self) -> Tensor:
-        """The rounds that show the long run: of the second half, those after the first hit, if there is one.
+        """The rounds that show the long run: the second half. Of an attacker who looks for a hit to repeat, those after the first one,
+        if there is one; of one who has what is drawn, all, since where hits are few the first one says nothing about the others.
 
         Shapes: -> bool [games, rounds].
         """
+        if self.attacker == title(drawn):
+            return (torch.arange(self.rounds) >= self.rounds // 2).expand_as(self.hits)
         found = self.hits.cumsum(1) - self.hits.long() > 0  # a hit in an earlier round
         half = torch.arange(self.rounds) >= self.rounds // 2
         return half & (found | ~self.hits.any(1, keepdim=True))

@@ -127,7 +127,7 @@ def probed(
         moved = objective.begun(region.clean).decide(made.adversarial).cpu() & inside(region, made)
         evidence = replace(evidence, transfer=moved.tolist())
     if not bool(region.radius.isfinite().all()):  # a search without a bound
-        return replace(evidence, unbounded=evidence.felled)
+        return replace(evidence, unbounded=evidence.felled) if region.limitless() else evidence
     tell("noise")
     evidence = replace(evidence, noise=by_noise(objective, region, seed).tolist())
     if evidence.looked and objective.slopes is None and (found := by_scores(objective, region, seed, tell)) is not None:
@@ -135,13 +135,15 @@ def probed(
     if region.added:
         tell("twice the radius")
         wider = reach(objective, region.at(2 * region.radius), attack)
+        evidence = replace(evidence, wider=wider.tolist())
+    if region.limitless():
         tell("no bound")
         done = torch.tensor(evidence.felled) | wider
         for radius in (4 * region.radius, whole(region)):
             left = (~done).nonzero()[:, 0]
             if len(left):
                 done[left] = reach(objective.rows(left), region.at(radius).rows(left.to(radius.device)), attack)
-        evidence = replace(evidence, wider=wider.tolist(), unbounded=done.tolist())
+        evidence = replace(evidence, unbounded=done.tolist())
     return evidence
 
 

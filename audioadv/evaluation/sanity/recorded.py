@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from audioadv.attacks.craft import heard_alone
 from audioadv.attacks.trace import SPILL, Sight
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
@@ -67,7 +69,7 @@ def told(folder: Path, group: Group, model: Recogniser | None) -> Evidence:
     sights, held = [sight(folder, line) for line in group.values()], [holds(folder, line, model) for line in group.values()]
     felled = [bool(line["reached"]) and good for line, good in zip(group.values(), held, strict=True)]
     claims = [seen.reached and not line.get("channel") for seen, line in zip(sights, group.values(), strict=True)]
-    minimal = any(parse_bound(line.get("bound_asked") or line["bound"]).minimal for line in group.values())
+    minimal = any(searched_for(line.get("bound_asked") or line["bound"]) for line in group.values())
     return Evidence(
         sights=sights,
         felled=felled,
@@ -76,6 +78,12 @@ def told(folder: Path, group: Group, model: Recogniser | None) -> Evidence:
         searching=True,  # the answers are measured; the way there is craft's own
         unbounded=felled if minimal else None,
     )
+
+
+def searched_for(spec: str) -> bool:
+    """Whether the smallest change was searched for, of whatever size it had to be."""
+    bound = parse_bound(spec)
+    return bound.minimal and bound.at_rate(16000).around(torch.full((1, 1600), 0.1), box=BOX).limitless()
 
 
 def sight(folder: Path, line: Line) -> Sight:
@@ -118,7 +126,8 @@ def rivalled(evidence: Evidence, setting: Setting, groups: Mapping[Setting, Grou
             continue
         reached = [bool(group[clip]["reached"]) for clip in own]
         if other == setting._replace(attack=other.attack) and uses_slopes(own) and not uses_slopes(group):
-            evidence = replace(evidence, black_box=reached)
+            before = evidence.black_box or [False] * len(own)
+            evidence = replace(evidence, black_box=[any(pair) for pair in zip(before, reached, strict=True)])
         if other == setting._replace(bound=other.bound) and is_larger(other.bound, setting.bound):
             worse = evidence.wider is None or sum(reached) < sum(evidence.wider)
             evidence = replace(evidence, wider=reached if worse else evidence.wider)
