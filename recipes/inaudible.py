@@ -176,7 +176,7 @@ def draw(path: Path, runs: dict[str, dict[str, list[Line]]]) -> None:
                 some = [count > 0 for count in counts]  # the bands of none would hide each other
                 axes.fill_between(places, *zip(*ends, strict=True), where=some, color=ink, alpha=0.12, step="post", linewidth=0)
             else:
-                bars = [[rates[0] - ends[0][0]], [ends[0][1] - rates[0]]]
+                bars = [[max(0.0, rates[0] - ends[0][0])], [max(0.0, ends[0][1] - rates[0])]]  # an end may be a rounding off
                 axes.errorbar(places, rates, yerr=bars, color=ink, fmt="o", capsize=3, label=f"{entrant} ({len(lines)} pairs)")
         axes.set(title=title, xlabel="margin over the masking threshold, dB", ylabel="pairs reached", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.25)
