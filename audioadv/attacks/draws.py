@@ -76,8 +76,7 @@ class Draws:
         self.count += 1
         places = torch.arange(size, device=self.keys.device) * GOLDEN
         if rows > 1:
-            first = torch.arange(rows, device=self.keys.device)
-            places = (places + torch.where(first > 0, mix(first), 0)[:, None]).flatten()
+            places = (places + mix(torch.arange(rows, device=self.keys.device))[:, None]).flatten()  # of row 0: 0
         return last(mix(self.keys + times_golden(self.count))[:, None] + places)
 
     def uniform(self, like: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def decided(outputs: Tensor) -> Tensor:
     if not outputs.is_floating_point():
         return outputs.long()
     best, classes = outputs.max(1)  # of a row with NaN, that
-    return torch.where(best < torch.inf, classes, ABSTAIN)
+    return torch.where(best.isfinite(), classes, ABSTAIN)
 
 
 def nothing_like(scores: Tensor, blank: int | None = None) -> Tensor:

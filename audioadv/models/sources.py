@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
-from audioadv.models.recogniser import Recogniser
-from audioadv.models.rest import at_rest, found
+from audioadv.models.recogniser import Recogniser, hear
+from audioadv.models.rest import found
 
 WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED = {
@@ -184,14 +184,11 @@ def load_function(path: str) -> Recogniser:
     return recogniser
 
 
-@torch.no_grad()
 def try_out(name: str, recogniser: Recogniser) -> None:
     """Let a recogniser hear half a second of nothing. Raises UnknownModel where it cannot, or says what is no sense."""
-    sound = torch.zeros(1, recogniser.sample_rate // 2)
+    time = recogniser.sample_rate // 2
     try:
-        with at_rest(recogniser):
-            heard = recogniser(sound.to(recogniser.device), torch.tensor([sound.shape[1]], device=recogniser.device))
-        columns = heard.log_probs.shape[2]
+        columns = hear(recogniser, torch.zeros(1, time), torch.tensor([time])).log_probs.shape[2]
     except AudioadvError:
         raise
     except Exception as error:

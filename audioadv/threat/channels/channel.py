@@ -74,12 +74,10 @@ class Chain(Channel):
         return "BPDA" if any(part.backward == "BPDA" for part in self.parts) else "exact"
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
-        shortest = longest = length
-        for part in self.parts:
-            for own in {shortest, longest}:
+        for place, part in enumerate(self.parts):
+            for own in set(Chain(self.parts[:place]).lengths(length)):
                 if why := part.unfit(own, sample_rate):
                     return why
-            shortest, longest = part.lengths(shortest)[0], part.lengths(longest)[1]
         return None
 
     def lengths(self, length: int) -> tuple[int, int]:
