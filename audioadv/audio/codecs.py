@@ -40,13 +40,28 @@ def check_codec(name: str) -> None:
         )
 
 
+def span(name: str, sample_rate: int) -> tuple[float, float]:
+    """The least and the most that may be asked of a codec that compresses, in kbit/s (Vorbis: a quality)."""
+    if name in ("vorbis", "opus"):
+        return (0.0, 10.0) if name == "vorbis" else OPUS_RANGE
+    return (32.0, 320.0) if sample_rate >= 32000 else (8.0, 160.0) if sample_rate >= 16000 else (8.0, 64.0)
+
+
+def lack(name: str, kilobits: float, sample_rate: int) -> str | None:
+    """Why a codec cannot do this at that sample rate; None where it can."""
+    if name in RATES and sample_rate not in RATES[name]:
+        return f"codec {name!r} has no sample rate of {sample_rate} Hz, only {', '.join(map(str, RATES[name]))}"
+    low, high = span(name, sample_rate)
+    if name == "mulaw" or low <= kilobits <= high:
+        return None
+    wish = f"a quality of {low:g} to {high:g}" if name == "vorbis" else f"{low:g} to {high:g} kbit/s"
+    return f"codec {name!r}: {kilobits:g} is not among what it can do at {sample_rate} Hz: {wish}"
+
+
 def compression(name: str, kilobits: float, sample_rate: int) -> float:
     """libsndfile's compression level, 0 (most bits) to 1, for a rate in kbit/s (Vorbis: a quality)."""
-    low, high = OPUS_RANGE if name == "opus" else (32, 320) if sample_rate >= 32000 else (8, 160) if sample_rate >= 16000 else (8, 64)
-    level = 1 - kilobits / 10 if name == "vorbis" else (high - kilobits) / (high - low)
-    if not 0 <= level <= 1:
-        wish = "a quality of 0 to 10" if name == "vorbis" else f"{low:g} to {high:g} kbit/s"
-        raise OptionError(f"codec {name!r}: {kilobits:g} is not among what it can do at {sample_rate} Hz: {wish}")
+    low, high = span(name, sample_rate)
+    level = (high - kilobits) / (high - low)
     return min(level, 0.9999) if name == "mp3" else level  # libsndfile refuses MP3 its least bits as such
 
 
@@ -56,8 +71,8 @@ def through_codec(samples: Tensor, sample_rate: int, name: str, kilobits: float)
     Raises OptionError for a sample rate or bit rate that the codec does not have, and as `check_codec`.
     """
     check_codec(name)
-    if name in RATES and sample_rate not in RATES[name]:
-        raise OptionError(f"codec {name!r} has no sample rate of {sample_rate} Hz, only {', '.join(map(str, RATES[name]))}")
+    if why := lack(name, kilobits, sample_rate):
+        raise OptionError(why)
     form, subtype = FORMS[name]
     level = {} if name == "mulaw" else {"compression_level": compression(name, kilobits, sample_rate)}
     mode = {"bitrate_mode": "CONSTANT"} if name == "mp3" else {}

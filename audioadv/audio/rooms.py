@@ -56,7 +56,9 @@ def impulse(generator: torch.Generator, sample_rate: int, rt60_seconds: float, s
     room.add_microphone(microphone)
     room.compute_rir()
     response = torch.from_numpy(np.asarray(room.rir[0][0])).double()
-    response = response[int(response[: len(response) // 2].abs().argmax()) :]
+    # Where the direct sound comes, and no later: two walls' sound at once may be louder.
+    direct = round(float(np.linalg.norm(source - microphone)) / room.c * sample_rate) + pra.constants.get("frac_delay_length") // 2
+    response = response[direct - 1 + int(response[direct - 1 : direct + 2].abs().argmax()) :]
 
     taps = round(rt60_seconds * sample_rate)
     exact = min(len(response), taps, round(17 * float(size.min()) / 343 * sample_rate))  # all images have come until then

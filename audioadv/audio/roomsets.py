@@ -83,15 +83,23 @@ class RoomSet:
 
 
 def aligned(response: Tensor, name: str) -> Tensor:
-    """From its direct sound on, taken to be the highest peak, and with an energy of 1. Shapes: [taps] -> [fewer taps].
+    """From its direct sound on, and with an energy of 1. Shapes: [taps] -> [fewer taps].
 
-    Raises UnusableResponse for one that is silent or not finite.
+    The direct sound is taken to be the first peak that is at least half as high as the highest: two walls' sound at once may be
+    louder. Raises UnusableResponse for one that is silent or not finite.
     """
+    size = level(response, name).abs()
+    start = int((size >= size.max() / 2).nonzero()[0])
+    falls = size[start + 1 :] <= size[start:-1]
+    return level(response[start + (int(falls.nonzero()[0]) if bool(falls.any()) else len(falls)) :], name)
+
+
+def level(response: Tensor, name: str) -> Tensor:
+    """With an energy of 1. Shapes: [taps] -> [taps]. Raises UnusableResponse for one that is silent or not finite."""
     if bad := int((~response.isfinite()).sum()):
         raise UnusableResponse(f"{name}: {bad} of {len(response)} taps are NaN or infinite. Measure or export it again")
     if not bool(response.any()):
         raise UnusableResponse(f"{name}: a silent response: nothing would be heard through it. Measure or export it again")
-    response = response[int(response.abs().argmax()) :]
     return response / response.norm()
 
 
@@ -113,7 +121,7 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
         responses, found = read_responses(path)
         if found != rate:
             raise UnusableResponse(f"{path}: {found} Hz, but the set is at {rate} Hz. Make the set again from one rate: audioadv rooms")
-        rows = [aligned(response, str(path)) for response in responses]
+        rows = [level(response, str(path)) for response in responses]
         spaces.append(Space(name, role, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), rt60))
     if not spaces:
         raise UnusableResponse(f"{folder}: a set without a room. Make it again: audioadv rooms {folder}")

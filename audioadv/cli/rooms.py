@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audioadv.audio.rooms import measured_rooms, simulate_rooms
 from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
-from audioadv.cli.options import common_options, no_use
+from audioadv.cli.options import Folder, common_options, no_use
 from audioadv.cli.outputs import check_writable, make_folder
 from audioadv.errors import UnusableResponse, UnwritableOutput
 from audioadv.report.tables import rooms_table, show
@@ -22,7 +22,7 @@ SOUNDS = {".wav", ".flac", ".ogg", ".aiff", ".aif"}
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Folder())
 @click.option("--craft", "craft_rooms", type=click.IntRange(min=1), default=48, show_default=True, help="Rooms to craft in.")
 @click.option("--check", "check_rooms", type=click.IntRange(min=1), default=8, show_default=True, help="Rooms to choose examples in.")
 @click.option("--judge", "judge_rooms", type=click.IntRange(min=1), default=12, show_default=True, help="Rooms for the figure at the end.")
@@ -103,13 +103,18 @@ def read_rt60(text: str) -> tuple[float, float]:
     return span.low, span.high
 
 
+def called(place: Path) -> str:
+    """A room's name, from its file or its folder."""
+    return place.name if place.is_dir() else place.stem
+
+
 def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
     """Rooms by name, resampled to the rate. Shapes: -> NAME: [positions, taps]. Raises UnusableResponse."""
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     places = [place for place in inside if place.is_dir() or place.suffix.lower() in SOUNDS]
-    found = {place.stem: sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
+    found = {called(place): sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
     rooms: dict[str, Tensor] = {}
-    if twice := [place.name for place in places if sum(other.stem == place.stem for other in places) > 1]:
+    if twice := [place.name for place in places if sum(called(other) == called(place) for other in places) > 1]:
         raise UnusableResponse(
             f"--from {folder}: {', '.join(twice)} would be rooms of one name. Name them apart, or put them into one folder"
         )

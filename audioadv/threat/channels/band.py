@@ -76,6 +76,10 @@ class Band(Channel):
     def random(self) -> bool:
         return False
 
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        highest = sample_rate / 2
+        return f"{self}: a sound at {sample_rate} Hz ends at {highest:g}. Begin lower" if self.low_hz >= highest else None
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         one = torch.ones(1)
         return filtered(butterworth(bins(sample_rate), self.low_hz * one, self.high_hz * one, 4), sample_rate)

@@ -29,6 +29,10 @@ class Shift(OneNumber):
     EXAMPLE: ClassVar[str] = "shift:10 or shift:-20..20 (milliseconds)"
     LIMITS: ClassVar = (-10000, 10000, "ms")
 
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        least = max(0.0, self.range.low, -self.range.high) * sample_rate / 1000
+        return f"{self}: nothing is left of a clip of {1000 * length / sample_rate:.0f} ms. Shift it by less" if least >= length else None
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         late = (self.range.draw([key.generator() for key in keys]) * sample_rate / 1000).round().long()
 

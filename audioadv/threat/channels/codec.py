@@ -8,7 +8,7 @@ from typing import ClassVar, Final, Self, final
 import torch
 from torch import Tensor
 
-from audioadv.audio.codecs import check_codec, through_codecs
+from audioadv.audio.codecs import RATES, check_codec, lack, through_codecs
 from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
 from audioadv.threat.channels.clock import Resample
@@ -38,6 +38,10 @@ class Codec(Channel):
         object.__setattr__(self, "kilobits", USUAL[name] if kilobits is None else float(kilobits))
         if not (math.isfinite(self.kilobits) and (self.kilobits > 0 or (name == "vorbis" and self.kilobits == 0))):
             raise MalformedSpec(f"codec {name} at {kilobits}: give kilobits a second, for example {self.EXAMPLE}")
+        if all(lack(name, self.kilobits, rate) for rate in RATES.get(name, (48000,))):
+            raise MalformedSpec(f"{lack(name, self.kilobits, 48000)}; nor at any other. Write for example {self.EXAMPLE}")
+        if name == "mulaw" and self.kilobits < 8:
+            raise MalformedSpec(f"codec mulaw at {self.kilobits:g}: 8 bits a sample, 8 kbit/s or more, for example {self.EXAMPLE}")
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -62,7 +66,7 @@ class Codec(Channel):
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
         line = self.line(sample_rate)
-        return None if line is None else line.unfit(length, sample_rate)
+        return lack(self.name, self.kilobits, sample_rate) if line is None else line.unfit(length, sample_rate)
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         line = self.line(sample_rate)
@@ -104,6 +108,9 @@ class Packets(Channel):
 
     def __str__(self) -> str:
         return f"packets:{self.share}" + ("" if self.milliseconds == 20 else f"@{number(self.milliseconds)}")
+
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        return f"{self}: nothing of the clip arrives. Lose less" if self.share.low >= 1 else None
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         size = max(1, round(self.milliseconds * sample_rate / 1000))

@@ -3,6 +3,7 @@
 `drop` and `gaussian` are for sound too, [rows, time]."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
@@ -43,6 +45,8 @@ class Rotate(Channel):
     def __init__(self, degrees: Numbers, pixels: float = 0.0) -> None:
         object.__setattr__(self, "degrees", Range.of(degrees).within(-360, 360, "degrees", "rotate"))
         object.__setattr__(self, "pixels", float(pixels))
+        if not 0 <= self.pixels < math.inf:
+            raise MalformedSpec(f"rotate by {pixels} pixels: give a number of at least 0, for example {self.EXAMPLE}")
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -122,9 +126,11 @@ class Jpeg(OneNumber):
 
 
 def through_jpeg(image: Tensor, quality: int) -> Tensor:
-    """One image as JPEG and back. Shapes: [1 or 3, height, width] in 0..1 -> the same."""
+    """One image as JPEG and back. Shapes: [1 or 3, height, width] in 0..1 -> the same. Raises UnusableBatch for other channels."""
     from PIL import Image
 
+    if image.shape[0] not in (1, 3):
+        raise UnusableBatch(f"images of {image.shape[0]} channels: JPEG has grey ones, of 1, and coloured ones, of 3. Give one of these")
     pixels = (image.cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     content = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "JPEG", quality=quality)

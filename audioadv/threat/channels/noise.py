@@ -29,6 +29,7 @@ from audioadv.threat.channels.channel import Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key, Numbers, Range
 
 TALKERS, SYLLABLES_HZ = 6, 4.0
+TRIES = 50  # places in a recording, until one is not silent
 Maker = Callable[[int, int, torch.Generator], Tensor]
 """`make(samples, sample_rate, generator)` -> [samples], at any level."""
 
@@ -135,19 +136,32 @@ class Noise(Channel):
         return rows
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
-        if self.kind in MAKERS or (seconds := len(recording(self.kind, sample_rate)) // 2 / sample_rate) >= length / sample_rate:
+        if self.kind in MAKERS:
+            return None
+        halves = [self.half(role, sample_rate) for role in (Role.CRAFT, Role.JUDGE)]
+        if not all(bool(half.any()) for half in halves):
+            return f"{self.kind}: half of it is digital silence, and one half is to craft with, one to judge by. Name another recording"
+        seconds = len(halves[0]) / sample_rate
+        if seconds >= length / sample_rate:
             return None
         return (
             f"{self.kind}: {seconds:.2f} s of noise for each half, one to craft with and one to judge by, but the clip lasts "
             f"{length / sample_rate:.2f} s. Name a longer recording: repeated noise would be easier than real noise"
         )
 
+    def half(self, role: Role, sample_rate: int) -> Tensor:
+        """The role's half of the recording. Shapes: -> [time]."""
+        sound = recording(self.kind, sample_rate)
+        middle = len(sound) // 2
+        return sound[middle:] if role is Role.JUDGE else sound[:middle]
+
     def cut(self, length: int, sample_rate: int, generator: torch.Generator, role: Role) -> Tensor:
-        """A piece of the role's half of the recording. Raises UnusableResponse where that is shorter."""
+        """A piece of the role's half of the recording that is not silent. Raises UnusableResponse where there is none so long."""
         if why := self.unfit(length, sample_rate):
             raise UnusableResponse(why)
-        sound = recording(self.kind, sample_rate)
-        half = len(sound) // 2
-        sound = sound[half:] if role is Role.JUDGE else sound[:half]
-        first = int(torch.randint(len(sound) - length + 1, (), generator=generator))
-        return sound[first : first + length]
+        sound = self.half(role, sample_rate)
+        for _ in range(TRIES):
+            first = int(torch.randint(len(sound) - length + 1, (), generator=generator))
+            if bool((piece := sound[first : first + length]).any()):
+                return piece
+        raise UnusableResponse(f"{self.kind}: digital silence in {TRIES} places out of {TRIES}. Name a recording that is seldom silent")
