@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -50,6 +51,15 @@ def listen_in_little_memory(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor,
     if len(waveforms) > 2:
         raise torch.OutOfMemoryError("CUDA out of memory, or so it seems")
     return listen(waveforms, lengths)
+
+
+def listen_and_tell(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    print("step", next(CALLS), file=sys.stderr, flush=True)
+    return listen(waveforms, lengths)
+
+
+def telling() -> Recogniser:
+    return Recogniser(listen_and_tell, sample_rate=16000, name="telling")
 
 
 def linear() -> Recogniser:

@@ -587,9 +587,84 @@ def test_cuda_that_is_not_there(folder: Path, command: list[str]) -> None:
 def test_wrong_manifests(folder: Path, content: str, message: str) -> None:
     Path("list.jsonl").write_bytes(content.encode("utf-8", "surrogateescape"))
     result = run("craft", "list.jsonl", "--target", "go", *QUICK)
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.exit_code == 2
+    assert [line["clip"] for line in lines(result)] == (["hiss.wav"] if message.startswith("line 2") else [])
     assert message in result.stderr
-    assert "missing.jsonl: the manifest cannot be read" in run("transcribe", "missing.jsonl", *LINEAR).stderr
+
+
+@pytest.mark.parametrize("command", ["transcribe", "craft"])
+def test_a_manifest_that_cannot_be_read_stops_no_other_file(folder: Path, command: str) -> None:
+    Path("empty.JSONL").touch()
+    result = run(
+        command, "missing.jsonl", "empty.JSONL", "hiss.wav", *(["--target", "go", *QUICK] if command == "craft" else [*LINEAR, "--json"])
+    )
+    assert result.exit_code == 2
+    assert "missing.jsonl: the manifest cannot be read" in result.stderr
+    assert "empty.JSONL: a manifest without a line" in result.stderr
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+
+
+def test_one_text_that_is_none_stops_no_other_clip(folder: Path) -> None:
+    for name in "ab":
+        soundfile.write(f"{name}.wav", noise(0.5), 16000)
+    result = run("craft", "hiss.wav", "a.wav", "b.wav", "--target", "go", "--target", "call 911", "--target", "", *QUICK)
+    assert result.exit_code == 2
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+    assert "Error: a.wav: text 'call 911': the model does not write '1', '9'" in result.stderr
+    assert "Error: b.wav: target ''" in result.stderr
+
+
+def test_another_sound_takes_no_name_away(folder: Path) -> None:
+    """The same sound again replaces its own result."""
+    Path("other").mkdir()
+    soundfile.write("other/hiss.wav", -noise(0.5), 16000)
+    assert lines(run("craft", "hiss.wav", "--target", "go", *QUICK))[0]["out"] == "adversarial/hiss.wav"
+    before = Path("adversarial/hiss.wav").read_bytes()
+    assert lines(run("craft", "other/hiss.wav", "--target", "go", *QUICK))[0]["out"] == "adversarial/hiss-2.wav"
+    assert Path("adversarial/hiss.wav").read_bytes() == before
+    again = run("craft", "hiss.wav", "other/hiss.wav", "--target", "no", *QUICK)
+    assert [line["out"] for line in lines(again)] == ["adversarial/hiss.wav", "adversarial/hiss-2.wav"]
+    assert len(Path("adversarial/results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_folder_in_the_place_of_a_file_leaves_nothing_half_written(folder: Path) -> None:
+    Path("adversarial/hiss.json").mkdir(parents=True)
+    result = run("craft", "hiss.wav", "--target", "go", *QUICK)
+    assert result.exit_code == 2
+    assert "adversarial/hiss.json: a folder, where a file of this clip belongs" in result.stderr
+    assert files(folder / "adversarial") == {"hiss.json"}
+
+
+def test_what_a_killed_call_left_is_swept_away(folder: Path) -> None:
+    Path("adversarial/.audioadv-x").mkdir(parents=True)
+    Path("adversarial/.audioadv-x/hiss.wav").touch()
+    run("craft", "hiss.wav", "--target", "go", *QUICK)
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
+
+
+@pytest.mark.parametrize(
+    "command", [["craft", "hiss.wav", "--target", "go", "--out", ""], ["rooms", ""], ["bench", "list.jsonl", "--out", ""]]
+)
+def test_an_empty_name_is_no_folder(folder: Path, command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "an empty name" in result.stderr
+    assert files(folder) == {"hiss.wav"}
+
+
+def test_options_of_a_channel_say_nothing_without_one(folder: Path) -> None:
+    result = run("craft", "hiss.wav", "--target", "go", "--draws", "3", *QUICK)
+    assert result.exit_code == 2
+    assert "--draws says nothing here" in result.stderr
+
+
+def test_weights_that_cannot_be_fetched_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(folder / "cache"))
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")  # where nobody listens
+    result = run("transcribe", "hiss.wav", "--model", "torchaudio:WAV2VEC2_ASR_BASE_960H", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "model 'torchaudio:WAV2VEC2_ASR_BASE_960H': its weights cannot be fetched" in result.stderr
 
 
 def test_manifest_entries_without_a_target(folder: Path) -> None:
@@ -655,6 +730,48 @@ def test_ctrl_c_keeps_what_is_finished(folder: Path) -> None:
     assert "Traceback" not in stderr
     assert len(stdout.splitlines()) == done
     assert len(files(folder / "adversarial")) == 3 * done + 2, "three files a clip, the results, the page, nothing half written"
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_a_long_search_has_found(folder: Path) -> None:
+    """Two clips of one batch, of which one cannot get there within the bound: the other has been found long before."""
+    soundfile.write("loud.wav", 0.9 * np.sign(noise(0.5)), 16000)
+    bound = ["--bound", "linf:0.1"]
+    process = start(
+        folder,
+        "craft",
+        "hiss.wav",
+        "loud.wav",
+        "--target",
+        "go",
+        *QUICK,
+        *bound,
+        "--steps",
+        "1000000",
+        "--model",
+        "module:recognisers:telling",
+    )
+    assert process.stderr is not None
+    while "step 60" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopping: what is found so far is kept" in stderr
+    assert "Stopped: 1 of 2 clips are done and kept in adversarial" in stderr
+    assert [json.loads(line)["clip"] for line in stdout.splitlines()] == ["hiss.wav"]
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
+
+
+@pytest.mark.slow
+def test_work_goes_on_when_nobody_reads_any_more(folder: Path) -> None:
+    process = start(folder, "craft", "hiss.wav", "hiss.wav", "--target", "go", *QUICK)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.wait(timeout=120) == 0
+    assert {"hiss.wav", "hiss-2.wav", "index.html"} <= files(folder / "adversarial")
 
 
 @pytest.mark.slow

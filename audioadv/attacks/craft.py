@@ -141,8 +141,11 @@ def craft_each(
     judge_draws: int = 100,
     rate: float = 0.9,
     progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Crafted]:
     """Craft clip by clip: each is yielded when its batch ends, in the order given.
+
+    Once `stop()` is true, asked at every step, the batch at work ends with what it has found, and no other begins.
 
     Bound and channel may be specs. Over a channel, a step averages `draws` of it, an example is chosen by `check_draws` and
     judged by `judge_draws`, and its goal is reached where that is at least `rate` of them (`attacks/eot.py`).
@@ -193,7 +196,10 @@ def craft_each(
     way = partial(worst_member, partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack])
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
-        yield from craft_batch(model, [clips[i] for i in index], goal.rows(index), bound, way, steps, seed, progress, over, judge_draws)
+        own = goal.rows(index)
+        yield from craft_batch(model, [clips[i] for i in index], own, bound, way, steps, seed, progress, stop, over, judge_draws)
+        if stop():
+            return
 
 
 def craft_batch(
@@ -205,8 +211,9 @@ def craft_batch(
     steps: int,
     seed: int,
     progress: Callable[[Progress], None] | None,
-    over: Expectation | None = None,
-    judge_draws: int = 100,
+    stop: Callable[[], bool],
+    over: Expectation | None,
+    judge_draws: int,
 ) -> Iterator[Crafted]:
     """One ragged batch, from clean clips to judged results."""
     began = time.perf_counter()
@@ -226,14 +233,19 @@ def craft_batch(
     if len(able):
         names = [clips[i].name for i in able]
 
-        def tell(step: int, best: Tensor, inputs: Tensor) -> None:
+        halted = 0  # the step at which it was
+
+        def tell(step: int, best: Tensor, inputs: Tensor) -> bool:
+            nonlocal halted
             if progress is not None:
                 specs = zip(bound.found(region.rows(able.to(device)), inputs), best.isfinite().tolist(), strict=True)
                 progress(Progress(step, steps, names, [spec if hit else None for spec, hit in specs]))
+            halted = step if step < steps and stop() else 0
+            return bool(halted)
 
         wanted = objective(model, goal.rows(able), lengths[able.to(device)], over)
         trace = Trace(region.rows(able.to(device)))
-        result = attack(trace.watching(wanted), trace.region, steps=steps, seed=seed, progress=tell if progress else None)
+        result = attack(trace.watching(wanted), trace.region, steps=steps, seed=seed, progress=tell)
         saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
         if result.parameters is not None:
             parameters = region.start()
@@ -243,6 +255,11 @@ def craft_batch(
             adversarial[i] = result.adversarial[row, : len(clips[i].samples)].cpu()
             # Needless was ruled out above, by what the clip is heard as alone: what comes out here is judged all the same.
             ends[i] = (end := Outcome.REACHED if result.reached[row] else result.outcome[row]), end.sentence
+            if halted and (end is Outcome.MISSED or (end is Outcome.REACHED and bound.minimal)):
+                ends[i] = (
+                    end,
+                    f"Stopped after {halted} of {steps} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}.",
+                )
         counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
     if region.known is None:
         region = region.knowing(region.start())  # nothing was done

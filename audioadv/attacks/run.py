@@ -13,8 +13,8 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
-Tell = Callable[[int, Tensor, Tensor], None]
-"""`progress(step, gauge, best)`, called after every step with the whole batch's best so far."""
+Tell = Callable[[int, Tensor, Tensor], bool | None]
+"""`progress(step, gauge, best)`, called after every step with the whole batch's best so far. True says that it is enough: all leave."""
 
 
 @final
@@ -41,7 +41,7 @@ class Run:
         self.sums = torch.zeros_like(self.gauge)  # [still in], of all that was seen where it says `stay`; kept apart, it breaks up the heap
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)  # of those that have left
-        self.taken = 0
+        self.taken, self.enough = 0, False
         self.opened: Tensor | None = None  # what `open` says, until it changes
 
     def keep(
@@ -109,7 +109,7 @@ class Run:
         """Count a step, and say so."""
         self.taken += 1
         if self.progress is not None:
-            self.progress(self.taken, self.gauge, self.best)
+            self.enough = self.progress(self.taken, self.gauge, self.best) is True
 
     def stay(self, seen: Tensor) -> None:
         """End a step that nobody leaves after: whether all that was seen is finite, the end will tell, and no step waits to know.
@@ -125,7 +125,7 @@ class Run:
         Shapes: finite and done bool [still in] -> None where nobody leaves, else the rows that stay, and their width.
         """
         self.told()
-        stays = finite & ~done
+        stays = torch.zeros_like(done) if self.enough else finite & ~done
         if stays.all():  # the one synchronisation of a step
             return None
         stays, finite = torch.stack([stays, finite]).cpu()

@@ -4,8 +4,10 @@ file --decode--> [time, channels] --mean--> [time] --resample--> [time] --round1
 """
 
 import io
+import math
 import os
 import re
+import shlex
 import uuid
 import wave
 from collections.abc import Iterable
@@ -28,6 +30,7 @@ Samples = npt.NDArray[np.float32]
 LONGEST_SECONDS = 60.0
 FULL_SCALE = 32768  # steps of the 16-bit grid between 0 and 1
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
+CANCELLED = 0.01  # of the channels' mean energy: what is left in their mean is no longer what is in them
 UNSTATED = 2**63 - 1  # libsndfile's frame count when the header gives none
 STREAMED = 0x7FFF0000  # programs that write to a pipe put 0x7FFFF000, 0xFFFFFFFF or the like where the size belongs
 
@@ -83,9 +86,17 @@ def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_secon
     if sample_rate is not None and not sample_rate >= 1:
         raise OptionError(f"sample_rate {sample_rate}: give hertz, for example 16000, or None for the file's own")
     samples, found, notices = _decode(Path(path), longest_seconds)
+    mixed = samples.mean(axis=1)
     if (channels := samples.shape[1]) > 1:
         notices += (f"{channels} channels mixed down to one",)
-    return _settled(str(path), samples.mean(axis=1), found, sample_rate or found, notices)
+        if np.square(mixed).sum() < CANCELLED * np.square(samples).sum() / channels:
+            notices += ("its channels cancel each other: take one of them (sox IN OUT remix 1)",)
+    return _settled(str(path), mixed, found, sample_rate or found, notices)
+
+
+def typed(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def write_wav(path: str | Path, samples: Tensor, sample_rate: int) -> None:
@@ -140,16 +151,18 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
             sound = soundfile.SoundFile(file)
         except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes *.raw for headerless samples
             reason = getattr(error, "error_string", str(error)).rstrip(".")
-            cure = f"Convert it to WAV, FLAC, OGG or MP3 first: ffmpeg -i {path} OUT.wav"
+            cure = f"Convert it to WAV, FLAC, OGG or MP3 first: ffmpeg -i {typed(path)} OUT.wav"
             raise UnreadableAudio(f"{path}: not audio that can be read here ({reason}). {cure}") from error
         with sound:
             rate, frames = int(sound.samplerate), int(sound.frames)
             if frames == UNSTATED:
-                cure = f"Write it again: ffmpeg -i {path} OUT.wav"
+                cure = f"Write it again: ffmpeg -i {typed(path)} OUT.wav"
                 raise UnreadableAudio(f"{path}: a stream whose header does not say how long it is. {cure}")
             if frames > longest_seconds * rate:
-                cure = f"Cut it first: sox {path} OUT.wav trim 0 {longest_seconds:g}"
-                raise UnreadableAudio(f"{path}: {frames / rate:.1f} s long, but at most {longest_seconds:g} s are read. {cure}")
+                cure = f"Cut it first: sox {typed(path)} OUT.wav trim 0 {longest_seconds:g}"
+                raise UnreadableAudio(
+                    f"{path}: {math.ceil(frames / rate * 1000) / 1000} s long, but at most {longest_seconds:g} s are read. {cure}"
+                )
             try:
                 samples = sound.read(dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
@@ -204,5 +217,5 @@ def _missing(sound: soundfile.SoundFile, end: bytes) -> str:
 
 
 def _cut_short(path: Path, evidence: str) -> UnreadableAudio:
-    cure = f"Copy or download it again, or keep what is there: ffmpeg -i {path} OUT.wav"
+    cure = f"Copy or download it again, or keep what is there: ffmpeg -i {typed(path)} OUT.wav"
     return UnreadableAudio(f"{path}: truncated or damaged ({evidence.rstrip('.')}). {cure}")

@@ -54,7 +54,7 @@ class Hearing:
         if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
             raise OptionError(
                 f"a masking threshold at {self.sample_rate} Hz: the model of hearing holds from {LOWEST_RATE} to {HIGHEST_RATE} Hz. "
-                f"Resample the clips first: clip.at(16000)"
+                "Resample the clips first: clip.at(16000), or sox IN OUT rate 16000"
             )
         for name, low, high in (
             ("full_scale_db", 0, 200),

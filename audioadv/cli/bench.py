@@ -17,7 +17,7 @@ from torch import distributed
 
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
-from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Number, common_options
+from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, say
 from audioadv.cli.outputs import check_writable, make_folder, output_names
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
@@ -40,7 +40,7 @@ FEW = 3  # differences that a message tells
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="RUN", help="The run's folder. If it is there, go on.")
+@click.option("--out", type=Folder(), required=True, metavar="RUN", help="The run's folder. If it is there, go on.")
 @click.option("--model", "models", multiple=True, default=["tiny-mel"], show_default=True, metavar="M", help="May be repeated.")
 @click.option(
     "--attack", "attacks", multiple=True, type=click.Choice(list(ATTACKS)), default=["shrink"], show_default=True, help="May be repeated."
@@ -140,7 +140,7 @@ def bench(
             for key in claims.units([*batches]):
                 for line in work.work(batches[key]):
                     if as_json:
-                        click.echo(json.dumps(line))
+                        say(json.dumps(line))
                 shown.done(results())
             if claims.rank == 0:
                 work.tidy()

@@ -9,11 +9,25 @@ import click
 import torch
 
 from audioadv.attacks.craft import ATTACKS, craft_each
+from audioadv.attacks.result import Outcome
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
-from audioadv.cli.interrupts import unbroken
+from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option
-from audioadv.cli.outputs import check_writable, make_folder, output_names, save
+from audioadv.cli.options import (
+    DONE,
+    NOT_REACHED,
+    STOPPED,
+    WRONG_INPUT,
+    Folder,
+    Number,
+    Problems,
+    clip_arguments,
+    common_options,
+    model_option,
+    no_use,
+    say,
+)
+from audioadv.cli.outputs import check_writable, make_folder, output_names, results_of, save
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.models.recogniser import Recogniser
@@ -54,9 +68,7 @@ class Job(NamedTuple):
 @click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="adversarial", show_default=True, metavar="DIR", help="Where the results go."
-)
+@click.option("--out", type=Folder(), default="adversarial", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--no-picture", is_flag=True, help="Draw nothing.")
 @common_options
 @click.pass_context
@@ -88,7 +100,8 @@ def craft(
     Each is changed as little as can be found (a bound of :min), or as the bound allows. With a channel, it must be heard so
     after that, in --rate of --judge draws that it was not made on ('audioadv survive' has more channels). A CLIP is a sound file, or a JSON
     Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.json and a line in results.jsonl for each,
-    NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html.
+    NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html. A later call's results
+    for the same CLIP take the place of these. Ctrl-C keeps what is found by then.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"
@@ -98,26 +111,31 @@ def craft(
     audioadv craft samples/kitchen.wav --silence --lead-in 0.64 --bound sticker:10240+0
     """
     bound = parse_bound(spec)
+    if channel_spec in (None, "none"):
+        no_use(("draws", "judge_draws", "rate"), "it is for a --channel, and there is none")
     channel = None if channel_spec is None or channel_spec == "none" else check_sound(parse_channel(channel_spec))
-    entries = read_entries(clips)
+    problems = Problems()
+    entries = read_entries(clips, problems)
+    if not entries:
+        context.exit(WRONG_INPUT)
     texts = wanted_texts(entries, targets, silence, references)
     kind = Mistranscribe if references else Transcribe
     check_writable(out)
     if (out / "run.json").exists():
         raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
     model = load_model(model_name, device)
-    own_texts = not (targets or silence or references)
-    if targets or references:
-        check_text(kind, [text for text in texts if text is not None], model)
+    given = targets or references
+    if len(given) == 1:
+        check_text(kind, given[0], model)  # wrong for one, it is wrong for all
 
     if channel is not None:
         channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
-    problems = Problems()
     jobs: list[Job] = []
-    for entry, name, text in zip(entries, output_names(out, [entry.path for entry in entries]), texts, strict=True):
+    names = output_names(out, [entry.path for entry in entries], results_of(out))
+    for entry, name, text in zip(entries, names, texts, strict=True):
         with problems.told():
-            if own_texts:
-                check_own_text(entry, text, model)
+            if not silence and len(given) != 1:
+                check_own_text(entry, text, kind, model, in_manifest=not given)
             clip = read_clip(entry.path, model.sample_rate)
             clip = clip.led_in(lead_in) if lead_in else clip
             if clip.seconds > LONGEST_SECONDS:
@@ -138,17 +156,22 @@ def craft(
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     stopped = False
     try:
-        with bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
-            crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, **options)
-            for place, (job, result) in enumerate(zip(jobs, crafted, strict=True)):
+        with stoppable() as asked, bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
+            crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
+            for place, (job, result) in enumerate(zip(jobs, crafted, strict=False)):
+                if asked() and result.outcome is Outcome.MISSED and result.steps < steps:
+                    continue  # it was not tried to the end
                 make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
                     lines.append(save(out, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
                     if as_json:
-                        click.echo(json.dumps(lines[-1]))
+                        say(json.dumps(lines[-1]))
+            stopped = asked() and len(lines) + problems.count < len(entries)
     except KeyboardInterrupt:
         stopped = True
-        click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips are done and kept in {out}", err=True)
+    if stopped:
+        kept = f"are done and kept in {click.format_filename(out)}" if lines else "are done"
+        click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips {kept}", err=True)
     page = None
     if lines:
         with problems.told():
@@ -171,21 +194,23 @@ def wanted_texts(entries: list[Entry], targets: tuple[str, ...], silence: bool, 
     return [entry.target for entry in entries]
 
 
-def check_text(kind: type[Transcribe] | type[Mistranscribe], texts: list[str], model: Recogniser) -> None:
-    """Raise UnusableTarget for texts that are empty or that the model could never write."""
-    goal = kind(texts)
+def check_text(kind: type[Transcribe] | type[Mistranscribe], text: str, model: Recogniser) -> None:
+    """Raise UnusableTarget for a text that is empty or that the model could never write."""
+    goal = kind(text)
     spell(goal.texts if isinstance(goal, Transcribe) else goal.references, model.vocabulary, torch.device("cpu"))
 
 
-def check_own_text(entry: Entry, text: str | None, model: Recogniser) -> None:
-    """As `check_text`, for the text of one entry."""
+def check_own_text(
+    entry: Entry, text: str | None, kind: type[Transcribe] | type[Mistranscribe], model: Recogniser, in_manifest: bool
+) -> None:
+    """As `check_text`, for the text of one entry, which a manifest or the command line says."""
     if text is None:
         raise UnusableTarget(f"{entry.path}: no target. Give one with --target, or in the manifest")
-    if not text or text.startswith(NOT_AS):  # from the results of such a run
+    if in_manifest and (not text or text.startswith(NOT_AS)):  # from the results of such a run
         goal = f"--not-as {text.removeprefix(NOT_AS)!r}" if text else "--silence"
         raise UnusableTarget(f"{entry.path}: target {text!r} is no text to be heard as. Give {goal} for all, or --target TEXT")
     try:
-        check_text(Transcribe, [text], model)
+        check_text(kind, text, model)
     except UnusableTarget as error:
         raise UnusableTarget(f"{entry.path}: {error}") from error
 

@@ -1,16 +1,39 @@
-"""Ctrl-C between two clips, never within the saving of one."""
+"""Ctrl-C between two clips, never within the saving of one, and once without losing what a long search has found."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+import click
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed inside: the first is only noted, the second is raised as KeyboardInterrupt."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield asked.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        click.echo("Stopping: what is found so far is kept. Once more drops the rest of this batch", err=True)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Let what is inside end first; a Ctrl-C meanwhile is raised as KeyboardInterrupt after it."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+    """Let what is inside end first; a Ctrl-C meanwhile comes after it."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     waiting: list[int] = []
@@ -23,5 +46,5 @@ def unbroken() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if waiting:
-        raise KeyboardInterrupt
+    for number in waiting:
+        signal.raise_signal(number)

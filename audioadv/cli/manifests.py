@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from audioadv.audio.files import LONGEST_SECONDS
+from audioadv.cli.options import Problems
 from audioadv.errors import InputError
 
 
@@ -26,14 +27,18 @@ class Entry:
     seconds: float | None = None
 
 
-def read_entries(paths: Iterable[Path]) -> list[Entry]:
-    """Each file as it stands, each *.jsonl as the entries in it. Raises InputError for a manifest that cannot be read."""
-    return [entry for path in paths for entry in (read_manifest(path) if path.suffix == ".jsonl" else [Entry(path)])]
-
-
-def read_manifest(path: Path) -> list[Entry]:
-    """The entries of one manifest."""
-    return [as_entry(path, number, line) for number, line in numbered_lines(path)]
+def read_entries(paths: Iterable[Path], problems: Problems) -> list[Entry]:
+    """Each file as it stands, each *.jsonl as the entries in it: what cannot be read is told, and the rest goes on."""
+    entries = []
+    for path in paths:
+        if path.suffix.lower() != ".jsonl":
+            entries.append(Entry(path))
+            continue
+        with problems.told():
+            for number, line in numbered_lines(path):
+                with problems.told():
+                    entries.append(as_entry(path, number, line))
+    return entries
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:

@@ -1,6 +1,8 @@
 """What every command takes, and how one wrong clip is told without stopping the others."""
 
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,19 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+@final
+class Folder(click.Path):
+    """A folder to write to, by a name that is not empty: an unset variable would name the current one."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("an empty name. Name a folder; . is the current one", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 # Whether a file can be read is found out when its turn comes: click would end the whole call for one that cannot.
@@ -67,6 +82,14 @@ def find_device(context: click.Context, option: click.Parameter, device: str) ->
             f"--device cuda: torch {torch.__version__} finds no CUDA device here. Use --device cpu, or auto for whatever there is"
         )
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def say(line: str) -> None:
+    """A line on standard output; once nobody reads that any more (`| head`), nothing, and the work goes on."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @final

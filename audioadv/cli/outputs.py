@@ -7,16 +7,19 @@
     OUT/results.jsonl     the result of each NAME, a line each: a manifest too
     OUT/index.html        all of it, to hear and to see
 
-A file that could not be made is not there: files of an earlier call under the same NAME go when the new ones come.
+A file that could not be made is not there: files of an earlier call under the same NAME go when the new ones come. A NAME that
+another sound's result has is left to it.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from audioadv.attacks.craft import Crafted, TextGoal
@@ -28,13 +31,15 @@ from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
 
 SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
+STAGE = ".audioadv-"  # what a folder that files are made in is called, before its own part
 
 
 def check_writable(folder: Path) -> None:
     """Raise UnwritableOutput where a folder is not there and cannot be made, or takes no files. Makes nothing."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
-        raise UnwritableOutput(f"--out {folder}: {there} is a file, not a folder. Name a folder; it is made if need be")
+        what = "a file, not a folder" if there.exists() else "a link that leads nowhere"
+        raise UnwritableOutput(f"--out {folder}: {there} is {what}. Name a folder; it is made if need be")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UnwritableOutput(f"--out {folder}: {there} cannot be written to. Name a folder that you may write to")
 
@@ -55,8 +60,10 @@ def make_folder(folder: Path) -> None:
         raise UnwritableOutput(f"--out {folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
 
 
-def output_names(folder: Path, clips: Sequence[Path]) -> list[str]:
+def output_names(folder: Path, clips: Sequence[Path], others: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """A NAME for each clip, its stem if it can be: no two share a file, on no file system, and none replaces a clip.
+
+    `others` says whose result a NAME has already (`results_of`): only the same sound's is replaced.
 
     >>> output_names(Path("out"), [Path("kitchen.wav"), Path("kitchen.flac"), Path("kitchen.clean.wav")])
     ['kitchen', 'kitchen-2', 'kitchen.clean-2']
@@ -69,12 +76,23 @@ def output_names(folder: Path, clips: Sequence[Path]) -> list[str]:
     names = []
     for clip in clips:
         name, count = clip.stem, 1
-        while files(name) & taken:
+        while files(name) & taken or others.get(name.casefold(), os.path.realpath(clip)) != os.path.realpath(clip):
             count += 1
             name = f"{clip.stem}-{count}"
         taken |= files(name)
         names.append(name)
     return names
+
+
+def results_of(folder: Path) -> dict[str, str]:
+    """Whose result each NAME in a folder has, in small letters: the file that it was made from."""
+    found = {}
+    with suppress(OSError):
+        for line in (folder / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                record = json.loads(line)
+                found[str(record["name"]).casefold()] = os.path.realpath(folder / record["audio_filepath"])
+    return found
 
 
 def save(folder: Path, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, picture: bool) -> dict[str, Any]:
@@ -100,20 +118,31 @@ def save(folder: Path, name: str, entry: Entry, crafted: Crafted, goal: TextGoal
 def staged(folder: Path, name: str) -> Iterator[Path]:
     """A hidden folder whose files take their places in `folder` when all of them are written; else none does."""
     try:
-        with alone_in(folder), TemporaryDirectory(prefix=".", dir=folder) as stage:
-            yield Path(stage)
-            for suffix in SUFFIXES:
-                if (made := Path(stage, name + suffix)).exists():
-                    os.replace(made, folder / made.name)
-                else:
-                    (folder / made.name).unlink(missing_ok=True)
-            os.replace(Path(stage, "results.jsonl"), folder / "results.jsonl")
+        with alone_in(folder):
+            for left in folder.glob(STAGE + "*"):  # by a call that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
+            with TemporaryDirectory(prefix=STAGE, dir=folder) as stage:
+                yield Path(stage)
+                put_in_place(Path(stage), folder, name)
     except UnwritableOutput as error:  # where it was tried says nothing to a user
         raise UnwritableOutput(str(error).replace(str(stage), str(folder))) from error
     except OSError as error:
         raise UnwritableOutput(
             f"{folder / name}: its files cannot be written ({error.strerror}). Make room, or name another folder"
         ) from error
+
+
+def put_in_place(stage: Path, folder: Path, name: str) -> None:
+    """Move one clip's files to where they belong; those that were not made go. Raises UnwritableOutput before the first is moved."""
+    for place in (folder / (name + suffix) for suffix in SUFFIXES):
+        if place.is_dir():
+            raise UnwritableOutput(f"{place}: a folder, where a file of this clip belongs. Move it away, or name another --out")
+    for suffix in SUFFIXES:
+        if (made := stage / (name + suffix)).exists():
+            os.replace(made, folder / made.name)
+        else:
+            (folder / made.name).unlink(missing_ok=True)
+    os.replace(stage / "results.jsonl", folder / "results.jsonl")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import DONE, NOT_REACHED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option
+from audioadv.cli.options import DONE, NOT_REACHED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option, say
 from audioadv.cli.outputs import check_picture
 from audioadv.errors import InputError, UnusableTarget
 from audioadv.evaluation.survival import Subject, Survival, together
@@ -70,13 +70,16 @@ def survive(
         Transcribe(text)
     if png is not None:
         check_picture(png)
-    entries = read_entries([file for path in clips for file in crafted_in(path)])
+    problems, files = Problems(), []
+    for path in clips:
+        with problems.told():
+            files += crafted_in(path)
+    entries = read_entries(files, problems)
     if targets and len(targets) not in (1, len(entries)):
         raise click.UsageError(f"{len(targets)} targets for {len(entries)} clips: give one for all, or one for each")
     wanted: list[str | None] = [*targets] if targets else [None]
     wanted = wanted if len(wanted) == len(entries) else wanted * len(entries)
     model = load_model(model_name, device)
-    problems = Problems()
     done: list[Survival] = []
     for entry, target in zip(entries, wanted, strict=True):
         with problems.told():
@@ -86,7 +89,7 @@ def survive(
                     (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
                     done.append(survival)
                     if as_json:
-                        click.echo(json.dumps(survival.line()))
+                        say(json.dumps(survival.line()))
     if done:
         tell(done, channels, model, png, as_json)
     enough = all(survival.hits >= rate * len(survival.heard) for survival in done)

@@ -8,7 +8,7 @@ import click
 from audioadv.attacks.craft import heard_alone
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import read_entries
-from audioadv.cli.options import DONE, WRONG_INPUT, Problems, clip_arguments, common_options, model_option
+from audioadv.cli.options import DONE, WRONG_INPUT, Problems, clip_arguments, common_options, model_option, say
 from audioadv.models.sources import load_model
 
 
@@ -23,15 +23,15 @@ def transcribe(context: click.Context, clips: tuple[Path, ...], model_name: str,
     A CLIP is a sound file, or a JSON Lines manifest (*.jsonl) of sound files.
     With --json: clip, transcript, seconds (the clip's length) and notices (what reading it changed).
     """
-    entries = read_entries(clips)
-    model = load_model(model_name, device)
     problems = Problems()
+    entries = read_entries(clips, problems)
+    model = load_model(model_name, device)
     for entry in entries:
         with problems.told():
             clip = read_clip(entry.path, model.sample_rate)
             heard = heard_alone(model, clip.samples).transcripts()[0]
             if as_json:
-                click.echo(json.dumps({"clip": clip.name, "transcript": heard, "seconds": round(clip.seconds, 3), "notices": clip.notices}))
+                say(json.dumps({"clip": clip.name, "transcript": heard, "seconds": round(clip.seconds, 3), "notices": clip.notices}))
             else:
                 click.echo(f"{click.format_filename(clip.name)}: {heard}")
                 for notice in clip.notices:

@@ -6,6 +6,7 @@ hf:facebook/wav2vec2-base-960h           transformers' CTC models, by name or lo
 module:package.file:function             your own: a function that returns a Recogniser
 """
 
+import contextlib
 import importlib
 import sys
 import traceback
@@ -121,7 +122,14 @@ def load_pipeline(name: str) -> Recogniser:
         raise UnknownModel(
             f"model 'torchaudio:{name}': torchaudio has no such CTC pipeline{meant(name)}. It has {', '.join(PIPELINES)} and others"
         )
-    net = bundle.get_model()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it fetches
+            net = bundle.get_model()
+    except (OSError, RuntimeError, EOFError) as error:  # no network, or half a file from an earlier try
+        place = Path(torch.hub.get_dir(), "checkpoints")
+        raise UnknownModel(
+            f"model 'torchaudio:{name}': its weights cannot be fetched ({error}). Connect this machine, or put the file into {place}"
+        ) from error
 
     class Pipeline(nn.Module):
         def __init__(self) -> None:

@@ -160,7 +160,9 @@ class Transcribe(Joins):
     def __init__(self, texts: str | Sequence[str]) -> None:
         object.__setattr__(self, "texts", as_texts(texts))
         if not self.texts or not all(self.texts):
-            raise UnusableTarget("target '': there is nothing to be heard as. Give a phrase, or use Silence() to be heard as nothing")
+            raise UnusableTarget(
+                "target '': there is nothing to be heard as. Give a phrase, or take Silence() (--silence) to be heard as nothing"
+            )
 
     def loss(self, outputs: Emissions) -> Tensor:
         columns, lengths, blank = self.spelt(outputs)
