@@ -162,12 +162,16 @@ def test_a_thermometer_is_lit_up_to_its_height_and_has_the_slope_of_its_stand_in
     assert lamps.sum(1).flatten().tolist() == [0, 2, 7, 10]
     (slope,) = torch.autograd.grad(lamps.sum(), x)
     assert slope.flatten().tolist() == [1, 2, 7, 10]  # each lamp below passes one; the lowest starts at zero
-    assert not Thermometer(10, stand_in=False)(x).requires_grad
+    bare = Thermometer(10, stand_in=False)
+    assert not bare(x).requires_grad
+    assert stated(bare) == Statement("none")
+    assert stated(code) == Statement("BPDA")
     assert Thermometer(4, -1, 1)(torch.tensor([[-1.0, 0.1, 1.0]])).sum(1).tolist() == [[0, 3, 4]]
     two = Thermometer(2)(torch.tensor([0.6, 0.2]).reshape(1, 2, 1, 1)).flatten()
     assert two.tolist() == [1, 1, 1, 0]  # colour by colour
-    with pytest.raises(OptionError, match="at least two"):
-        Thermometer(1)
+    for levels in (1, 2.5):
+        with pytest.raises(OptionError, match="whole number, at least two"):
+            Thermometer(levels)  # type: ignore[arg-type]
 
 
 def test_a_stand_in_of_another_shape_is_refused() -> None:
@@ -206,6 +210,8 @@ def test_a_distilled_net_is_saturated_until_its_scores_are_tempered() -> None:
         Tempered(student, 0)
     with pytest.raises(UnusableBatch, match="3 targets"):
         distill(teacher, student, x, labels[:3])
+    with pytest.raises(OptionError, match="passes 0"):
+        distill(teacher, student, x, labels, passes=0)
 
 
 def test_a_denoiser_begins_as_the_identity_and_learns_what_to_change() -> None:
@@ -236,6 +242,30 @@ def test_purified_sound_is_silent_beyond_its_end(clips: list[Tensor]) -> None:
         Denoiser(axes=3)
     with pytest.raises(UnusableBatch, match="keeps the shape"):
         defend(nn.Flatten(), Purify(nn.Flatten()))(torch.rand(2, 1, 3, 3))
+
+
+def test_each_sound_is_purified_as_if_alone() -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(axes=1)
+    for parameter in denoiser.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    waveforms, lengths = pad([torch.randn(length) for length in (3000, 2001, 2000, 1)])
+    whole, ends = Purify(denoiser).draw([])(waveforms, lengths)
+    assert torch.equal(ends, lengths)
+    for row, end in enumerate(lengths.tolist()):
+        torch.testing.assert_close(whole[row, :end], denoiser(waveforms[row : row + 1, :end])[0])
+        assert not whole[row, end:].any()
+
+
+def test_purify_states_what_its_module_does() -> None:
+    net = small(3, SHAPE)
+    for module, told in (
+        (Denoiser(), Statement()),
+        (aa.BPDA(torch.round), Statement("BPDA")),
+        (Noisy(nn.Identity(), 0.1), Statement(random=True)),
+        (Shut(nn.Identity()), Statement("none")),
+    ):
+        assert stated(defend(net, Purify(module) >> parse_channel("mean:3"))) == told
 
 
 # Bad defenses

@@ -221,6 +221,8 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit(Confidence(), net, clean)
     with pytest.raises(OptionError, match=r"false_positives 1\.5"):
         fit(Confidence(), net, clean, false_positives=1.5)
+    with pytest.raises(OptionError, match="false_positives nan"):
+        fit(Confidence(), net, clean, false_positives=math.nan)
     for kind in (Network(), Mahalanobis(("0", "2"))):
         with pytest.raises(OptionError, match="adversarial examples"):
             fit(kind, net, clean, false_positives=0.2)

@@ -1,10 +1,12 @@
 """Memory: what counts as seen, what is answered then, and what is left after a kill."""
 
+import copy
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -316,6 +318,26 @@ def test_files_that_are_no_memory(tmp_path: Path) -> None:
     remembering(nn.Flatten(), path=exact).store.close()
     with pytest.raises(UnusableMemory, match="by exact, but this memory knows them by near:l2:2"):
         remembering(nn.Flatten(), Near(L2(2)), path=exact)
+
+
+def test_threads_and_copies_share_a_memory() -> None:
+    x, memory = uniform(12, 1, 4, 4), remembering(nn.Flatten())
+    with ThreadPoolExecutor(4) as threads:
+        found = torch.cat(list(threads.map(lambda row: abstained(memory(x[row % 12][None])), range(24))))
+    assert int(found.sum()) == 12
+    assert len(memory.store) == 12
+    assert abstained(copy.deepcopy(memory)(x)).all()
+
+
+def test_a_closed_memory_says_so_and_a_faulty_question_is_no_fault_of_the_file() -> None:
+    memory = remembering(nn.Flatten())
+    with pytest.raises(sqlite3.ProgrammingError), memory.store.writing():
+        memory.store.database.execute("SELECT ?")
+    memory.store.close()
+    memory.store.close()
+    for ask in (lambda: memory(uniform(1, 1, 4, 4)), lambda: len(memory.store)):
+        with pytest.raises(UnusableMemory, match="memory is closed"):
+            ask()
 
 
 def test_a_disk_that_stops_taking_writes_is_an_error_and_not_a_lapse(tmp_path: Path) -> None:

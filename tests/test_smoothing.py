@@ -168,6 +168,16 @@ def test_noise_that_is_none_and_numbers_that_make_no_sense() -> None:
         Smoothed(net, 1).certify(w[None], alpha=1)
     with pytest.raises(UnusableBatch, match="classes"):
         Smoothed(lambda x: x.argmax(1), 1).predict(w[None])
+    with pytest.raises(UnusableBatch, match="scores of 1 class"):
+        Smoothed(lambda x: x[:, :1], 1).predict(w[None])
+
+
+def test_of_no_inputs_nothing_is_said() -> None:
+    net, w = half_space()
+    smoothed, none = Smoothed(net, SIGMA), w[None][:0]
+    assert smoothed(none).shape == (0, 2)
+    assert smoothed.predict(none).shape == (0,)
+    assert [part.shape for part in smoothed.certify(none)] == [(0,)] * 3
 
 
 @pytest.mark.parametrize(
@@ -195,6 +205,10 @@ def test_rover_weighs_confidences() -> None:
     for bad in ({"transcripts": []}, {"transcripts": ["a"], "alpha": 2}, {"transcripts": ["a b"], "confidences": [[1]]}):
         with pytest.raises(OptionError):
             rover(**bad)
+    for strange in (math.nan, 5.0, -0.1):
+        for bad in ({"confidences": [[1, strange]]}, {"null": strange}):
+            with pytest.raises(OptionError, match=r"confidence .*0\.\.1"):
+                rover(["a b"], **bad)
 
 
 def test_a_smoothed_recogniser_votes_and_can_be_attacked() -> None:

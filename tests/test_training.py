@@ -22,8 +22,9 @@ from trainings import BOUND, blobs, killed, net, shared, small
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import at_rest
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
+from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
-from audioadv.threat.bounds import L1, L2, SNR, Bound, Linf
+from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf
 from audioadv.threat.warps import Spatial
 from audioadv.training import (
     EAT,
@@ -493,9 +494,42 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnusableCheckpoint, match=f"checkpoint of another {message}"):
             train(model, data, method, passes=passes, out=tmp_path)
-    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(UnusableCheckpoint, match="no checkpoint of a training"):
-        plain(out=tmp_path)
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for content in (b"no checkpoint", b"junk", {**held, "described": "[]"}, {**held, "described": "{}"}):
+        torch.save(content, tmp_path / "checkpoint.pt")
+        if isinstance(content, bytes):
+            (tmp_path / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(UnusableCheckpoint, match="no checkpoint of a training"):
+            plain(out=tmp_path)
+    for name in held:
+        torch.save({other: value for other, value in held.items() if other != name}, tmp_path / "checkpoint.pt")
+        with pytest.raises(UnusableCheckpoint, match=r"no checkpoint of a training \(KeyError\)"):
+            plain(out=tmp_path)
+
+
+def test_models_and_optimisers_of_the_same_form_are_told_apart(tmp_path: Path) -> None:
+    data, between = blobs(64), {"mean": (0.5,), "std": (0.25,)}
+
+    def learn(model: Callable[..., Tensor], rate: float = 0.5, passes: int = 1) -> None:
+        train(model, data, Natural(), passes=passes, optimiser=lambda p: torch.optim.SGD(p, lr=rate), out=tmp_path)
+
+    def layers(bend: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 16), bend, nn.Linear(16, 3))
+
+    learn(layers(nn.ReLU()))
+    for model in (layers(nn.Tanh()), Classifier(layers(nn.ReLU()), **between)):
+        with pytest.raises(UnusableCheckpoint, match=r"checkpoint of another layers: .* there"):
+            learn(model)
+    with pytest.raises(UnusableCheckpoint, match=r"another optimiser: SGD\(lr=0.5, .* there, SGD\(lr=1e-09"):
+        learn(layers(nn.ReLU()), rate=1e-9)
+    learn(layers(nn.ReLU()))
+
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)  # as one that was written when neither was told
+    told = {what: text for what, text in json.loads(held["described"]).items() if what not in ("layers", "optimiser")}
+    torch.save({**held, "described": json.dumps(told)}, tmp_path / "checkpoint.pt")
+    learn(layers(nn.ReLU()))
+    with pytest.raises(UnusableCheckpoint, match="checkpoint of another plan"):
+        learn(layers(nn.ReLU()), passes=2)
 
 
 class Trap:
@@ -546,6 +580,39 @@ def test_early_stopping_gives_back_the_best_weights() -> None:
 def test_a_loss_that_is_not_finite_ends_it() -> None:
     with pytest.raises(TrainingDiverged, match="pass 1, batch"):
         plain(optimiser=partial(torch.optim.SGD, lr=1e30))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Free(BOUND, replays=0), "replays 0: .* from 1 up"),
+        (lambda: Free(Linf(MIN)), "linf:min: training needs a radius"),
+        (lambda: Adversarial(BOUND, steps=-1), "steps -1: .* from 0 up"),
+        (lambda: Adversarial(BOUND, clean=2.0), "clean 2: .* from 0 to 1"),
+        (lambda: Adversarial(Linf(MIN)), "linf:min: training needs a radius"),
+        (lambda: Trades(BOUND, beta=-1), "beta -1"),
+        (lambda: Trades(BOUND, steps=-1), "steps -1"),
+        (lambda: EAT(UNION, follow=7), "follow 7"),
+        (lambda: EAT(UNION, steps=-1), "steps -1"),
+        (lambda: Worst(UNION, step_size=float("nan")), "step_size nan"),
+        (lambda: MSD(UNION, steps=0), "steps 0: .* from 1 up"),
+        (lambda: MSD(UNION, step_size=(0.1, -0.1, 0.1)), "step_size -0.1"),
+        (lambda: Yopo(BOUND, rounds=0), "rounds 0"),
+        (lambda: Yopo(BOUND, steps=0), "steps 0"),
+        (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8).first(8), every=0), "every 0"),
+        (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8).first(8), fall=3.0), "fall 3"),
+        (lambda: plain(clip=-1.0), "clip -1.0"),
+        (lambda: plain(patience=0, watch=Watch(BOUND, blobs(8).first(8))), "patience 0"),
+    ],
+)
+def test_options_that_make_no_sense(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        make()
+
+
+def test_of_no_examples_nothing_is_learnt() -> None:
+    with pytest.raises(UnusableBatch, match=r"0 labelled inputs.*Give more examples"):
+        train(net(), blobs(0), Natural(), passes=1)
 
 
 def test_frozen_models_cannot_be_trained() -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.audio.ragged import inside
+from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.threat.channels.channel import Channel, Play, Played, all_of
+from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key
 
 
@@ -56,32 +56,44 @@ class Denoiser(nn.Module):
 @final
 @dataclass(frozen=True, eq=False)
 class Purify(Channel):
-    """What a denoiser makes of the input; `name` is all that its spec says. Its slope is exact: it is one more net.
+    """What a denoiser makes of the input; `name` is all that its spec says. Its slope is that of its module: it is one more net.
 
-    Any module that keeps the shape will do; sound keeps its silence beyond each clip's end. Raises UnusableBatch otherwise.
+    Any module that keeps the shape will do; each sound meets it without padding, as if alone. Raises UnusableBatch otherwise.
     """
 
     module: nn.Module
     name: str = "denoiser"
 
     @property
+    def backward(self) -> Backward:
+        return "exact" if stated(self.module).backward == "exact" else "BPDA"
+
+    @property
     def random(self) -> bool:
-        return False
+        return stated(self.module).random
 
     def __str__(self) -> str:
         return self.name
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         def play(inputs: Tensor, lengths: Tensor | None) -> Played:
-            clean = self.module(inputs)
-            if clean.shape != inputs.shape:
-                raise UnusableBatch(f"{self.name} gives {list(clean.shape)} for {list(inputs.shape)}. A denoiser keeps the shape")
             if inputs.ndim != 2:
-                return clean, lengths
+                return self.clean(inputs), lengths
             lengths = all_of(inputs) if lengths is None else lengths
-            return clean * inside(lengths, inputs.shape[1]), lengths
+            clean = torch.zeros_like(inputs)
+            for end in sorted(set(lengths.tolist())):  # biases fill the padding, and what lies there flows back from layer to layer
+                rows = (lengths == end).nonzero()[:, 0]
+                clean[rows, :end] = self.clean(inputs[rows, :end]).to(inputs)
+            return clean, lengths
 
         return play
+
+    def clean(self, inputs: Tensor) -> Tensor:
+        """What the module makes of inputs without padding. Shapes: as they come."""
+        clean: Tensor = self.module(inputs)
+        if clean.shape != inputs.shape:
+            raise UnusableBatch(f"{self.name} gives {list(clean.shape)} for {list(inputs.shape)}. A denoiser keeps the shape")
+        return clean
 
 
 def learn_to_denoise(

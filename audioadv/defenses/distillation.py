@@ -57,6 +57,8 @@ def train_at(
     Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch.
     """
     check_temperature(temperature)
+    if passes < 1 or batch < 1:
+        raise OptionError(f"passes {passes}, batch {batch}: both are counts of at least 1")
     if len(targets) != len(inputs) or not len(inputs):
         raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each, and some")
     rate, generator = 3e-3, torch.Generator().manual_seed(seed)

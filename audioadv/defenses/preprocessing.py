@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.audio.roomsets import Role
+from audioadv.defenses.denoiser import Purify
 from audioadv.defenses.statement import Statement, joined, stated
 from audioadv.errors import UnusableBatch
 from audioadv.models.classifier import Classifier
@@ -51,8 +52,9 @@ class Through(nn.Module):
 
     @property
     def statement(self) -> Statement:
-        """The channel's, and the model's own."""
-        return joined([Statement(self.channel.backward, random=self.channel.random), stated(self.model)])
+        """The channel's, that of the modules in it, and the model's own."""
+        purifiers = [stated(part.module) for part in parts(self.channel) if isinstance(part, Purify)]
+        return joined([Statement(self.channel.backward, random=self.channel.random), *purifiers, stated(self.model)])
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
         """Shapes: as the model's. Raises UnusableBatch for a channel that changes shapes or lengths without saying so."""

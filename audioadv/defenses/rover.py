@@ -38,6 +38,8 @@ def rover(
     if not said or not 0 <= alpha <= 1 or [len(words) for words in said] != [len(own) for own in sure]:
         wish = "give one transcript at least, an alpha in 0..1, and a confidence for each word or for none"
         raise OptionError(f"{len(said)} transcripts, alpha {alpha:g}: {wish}")
+    if strange := [one for one in [null, *(one for own in sure for one in own)] if not 0 <= one <= 1]:
+        raise OptionError(f"confidence {strange[0]:g}: that of a word, or of no word, lies in 0..1. Scale them first")
     columns: list[list[Arc]] = []
     for voters, (words, own) in enumerate(zip(said, sure, strict=True)):
         columns = joined(columns, list(zip(words, own, strict=True)), voters, null)

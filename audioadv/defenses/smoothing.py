@@ -81,6 +81,8 @@ class Smoothed(Wrapped):
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Shapes: inputs [batch, *], lengths [batch] in samples -> log-probabilities [batch, classes]."""
+        if not len(inputs):
+            return self.answer(inputs, lengths).log_softmax(1)
         rows = []
         for example, own in each_example(inputs, lengths):
             scores = torch.cat([self.answer(example + noise, own) for noise in self.noise(example)])
@@ -94,6 +96,8 @@ class Smoothed(Wrapped):
         """
         check_chance(draws, alpha)
         counts = self.counts(inputs, lengths, draws, ESTIMATE)
+        if counts.shape[1] < 2:
+            raise UnusableBatch(f"scores of {counts.shape[1]} class: a prediction is between two at least. Smooth a model of more classes")
         (first, second), (best, _) = (pair.unbind(1) for pair in counts.topk(2, 1))
         surprise = coin_p_value(first.cpu().numpy(), (first + second).cpu().numpy())
         return torch.where(torch.tensor(surprise <= alpha, device=best.device), best, ABSTAIN)
@@ -130,7 +134,7 @@ class Smoothed(Wrapped):
                         scores = self.answer(torch.addcmul(example, noise, signs[i]), own)
                         votes = decided(scores)
                         found[i] = found[i] + votes[votes != ABSTAIN].bincount(minlength=scores.shape[1])
-        return torch.stack(found)
+            return torch.stack(found) if found else self.answer(inputs, lengths).long()
 
     def answer(self, noisy: Tensor, own: Tensor | None) -> Tensor:
         """Scores. Shapes: noisy [draws, *], own [1] -> [draws, classes]. Raises UnusableBatch for decisions."""

@@ -3,14 +3,16 @@
     seen       one row for each input: its key, the answer that it got, its landmarks' count, how often it has come again
     landmarks  (number, start, input) for each landmark of a sound that is remembered by its fingerprint
 
-A file survives a kill at any moment: what one call remembers is written whole or not at all. Several processes may share it.
+A file survives a kill at any moment: what one call remembers is written whole or not at all. Several processes may share it,
+and in one process several threads and copies of a model.
 """
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from threading import RLock
+from typing import Any, Self, final
 
 from audioadv.errors import UnusableMemory, UnwritableOutput
 
@@ -27,14 +29,17 @@ PATIENCE_SECONDS = 30.0  # for another process that is writing
 class Store:
     """The database of a memory that knows inputs by `spec`. `path` is its file, made if need be; None keeps it in the process.
 
-    Raises UnwritableOutput where the file cannot be written, UnusableMemory where it is none of a memory of this kind.
+    A deep copy is the same store: what one model has seen, its copy has. Raises UnwritableOutput where the file cannot be written,
+    UnusableMemory where it is none of a memory of this kind, or is closed.
     """
 
     def __init__(self, spec: str, path: str | Path | None = None) -> None:
         self.name = "memory" if path is None else str(path)
         self.read: tuple[dict[bytes, Any], int] = {}, 0  # what a likeness has read already, and up to which row
+        self.lock, self.closed = RLock(), False
+        place = ":memory:" if path is None else path
         try:
-            self.database = sqlite3.connect(":memory:" if path is None else path, timeout=PATIENCE_SECONDS, isolation_level=None)
+            self.connection = sqlite3.connect(place, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise self.unwritable(error) from error
         with self.writing():
@@ -53,23 +58,38 @@ class Store:
 
     def __len__(self) -> int:
         """How many inputs are remembered."""
-        return int(self.database.execute("SELECT count(*) FROM seen").fetchone()[0])
+        with self.lock:
+            return int(self.database.execute("SELECT count(*) FROM seen").fetchone()[0])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The open database. Raises UnusableMemory once the store is closed."""
+        if self.closed:
+            raise UnusableMemory(f"{self.name}: the memory is closed. Make the model with its memory anew")
+        return self.connection
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Everything within happens, or nothing does; nobody else writes meanwhile."""
-        try:
-            self.database.execute("BEGIN IMMEDIATE")
-            yield
-            self.database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise self.unwritable(error) from error
-        except sqlite3.DatabaseError as error:
-            raise UnusableMemory(f"{self.name}: not a memory's file ({error}). Name another file") from error
-        finally:
-            if self.database.in_transaction:
-                self.database.execute("ROLLBACK")
-                self.read = {}, 0
+        """Everything within happens, or nothing does; nobody else writes meanwhile, nor another thread."""
+        with self.lock:
+            database = self.database
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                yield
+                database.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise self.unwritable(error) from error
+            except sqlite3.ProgrammingError:  # a fault in the code that asks says nothing of the file
+                raise
+            except sqlite3.DatabaseError as error:
+                raise UnusableMemory(f"{self.name}: not a memory's file ({error}). Name another file") from error
+            finally:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                    self.read = {}, 0
 
     def unwritable(self, error: Exception) -> UnwritableOutput:
         """What to say where the disk says no: a memory that forgets in silence would be none."""
@@ -90,4 +110,6 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file."""
-        self.database.close()
+        with self.lock:
+            self.connection.close()
+            self.closed = True

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Method, Model, Moment, descend
-from audioadv.training.nearby import usual_step, worst_for
+from audioadv.training.method import Method, Model, Moment, check_option, descend
+from audioadv.training.nearby import check_attacker, usual_step, worst_for
 
 
 @final
@@ -25,7 +25,7 @@ class Adversarial:
 
     A start that is not `boxed` may leave the box of inputs; the step from there is projected into it, as all are. With `clean`,
     that share of the loss is that of the clean inputs (Kurakin et al. 2017, "Adversarial machine learning at scale"). A batch
-    costs steps + 1 passes, and one more with `clean`.
+    costs steps + 1 passes, and one more with `clean`. Raises OptionError for what is no attacker, and a share outside 0..1.
     """
 
     bound: Bound
@@ -33,6 +33,10 @@ class Adversarial:
     step_size: float | None = None
     clean: float = 0.0
     boxed: bool = True
+
+    def __post_init__(self) -> None:
+        check_attacker(self.bound, self.steps, self.step_size)
+        check_option("clean", self.clean, most=1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

@@ -2,10 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +16,22 @@ from safetensors.torch import save as as_bytes
 from torch import nn
 
 from audioadv.errors import UnusableCheckpoint, UnwritableOutput
+
+LATER: Final = ("layers", "optimiser")
+"""What checkpoints did not tell at first: those that do not are judged by the rest."""
+FAULTS: Final = (
+    UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a file that is no checkpoint can lead to on being read."""
 
 
 def made(folder: Path) -> None:
@@ -53,21 +71,42 @@ def write_weights(net: nn.Module, path: Path) -> None:
     write_whole(path, lambda file: file.write(as_bytes(tensors)))
 
 
-def load(path: Path, device: torch.device, described: dict[str, str]) -> dict[str, Any]:
-    """A state that `save` wrote of the training so `described`. Raises UnusableCheckpoint for any other, or a file that is none."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises UnusableCheckpoint where what is read within turns out to be no checkpoint."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        before = json.loads(state["described"])
-    except (UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
+        yield
+    except FAULTS as error:
         raise UnusableCheckpoint(
             f"{path}: no checkpoint of a training ({type(error).__name__}). Delete it, or give another folder"
         ) from error
+
+
+def load(path: Path, device: torch.device, described: dict[str, str]) -> dict[str, Any]:
+    """A state that `save` wrote of the training so `described`. Raises UnusableCheckpoint for any other; to be called in `reading`."""
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    before = json.loads(state["described"])
     for what, now in described.items():
-        if before.get(what) != now:
+        there = before.get(what, now if what in LATER else None)
+        if there != now:
+            apart = len(os.path.commonprefix([there, now]))
             raise UnusableCheckpoint(
-                f"{path}: a checkpoint of another {what}: {before.get(what)} there, {now} here. Delete it, or give another folder"
+                f"{path}: a checkpoint of another {what}: {around(there, apart)} there, {around(now, apart)} here. "
+                "Delete it, or give another folder"
             )
     return state
+
+
+def around(text: str, place: int, width: int = 60) -> str:
+    """A text, or of a long one what stands around this place.
+
+    >>> around("Linear, ReLU, Linear", 8, width=4)
+    '...ar, ReLU...'
+    """
+    if len(text) <= 2 * width:
+        return text
+    first = max(0, place - width)
+    return f"{'...' if first else ''}{text[first : place + width]}{'...' if place + width < len(text) else ''}"
 
 
 def forms(net: nn.Module) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audioadv.training.batches import Batch, keyed
-from audioadv.training.method import Model, Moment, descend
+from audioadv.training.method import Model, Moment, check_option, descend
 from audioadv.training.several import Several
 
 
@@ -23,10 +23,14 @@ class EAT(Several):
     """One member's inputs a batch, the more often the worse the model does on it. A batch costs steps + 1 passes.
 
     `follow` is how much of the running mean of a member's error the last batch is (in their code the mean is over all batches so
-    far, so that it follows a net that learns more and more slowly).
+    far, so that it follows a net that learns more and more slowly). Raises OptionError for a share outside 0..1.
     """
 
     follow: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option("follow", self.follow, most=1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         errors = moment.memory.setdefault("e_at", torch.ones(self.count(batch))).cpu()  # a checkpoint is read to the net's device

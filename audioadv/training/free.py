@@ -12,8 +12,8 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, descend
-from audioadv.training.nearby import climb
+from audioadv.training.method import Model, Moment, check_option, descend
+from audioadv.training.nearby import check_attacker, climb
 
 
 @final
@@ -23,11 +23,16 @@ class Free:
 
     A pass over the data counts as `replays`: give so many fewer. The paper carries the change over to the next batch, of other
     images; here it starts at random, so that an example's change owes nothing to another's. A batch costs `replays` passes.
+    Raises OptionError for none.
     """
 
     bound: Bound
     replays: int = 8
     step_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_attacker(self.bound, 1, self.step_size)
+        check_option("replays", self.replays, 1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

@@ -18,7 +18,7 @@ from torch import Tensor
 from audioadv.attacks.objective import at_rest
 from audioadv.training.adversarial import Adversarial
 from audioadv.training.batches import Batch, key
-from audioadv.training.method import Method, Model, Moment
+from audioadv.training.method import Method, Model, Moment, check_option
 from audioadv.training.nearby import usual_step, worst_for
 
 
@@ -30,7 +30,7 @@ class Guarded:
     Every `every` batches, robust accuracy on the held batch is compared with what it was at its best: more than `fall` below (a
     share of the examples), the net is down, until it is back. So a slow fall is noticed too, in which each look is about as good
     as the one before. While the radius still grows, and robust accuracy may well fall, it is compared with its running mean (half
-    the last look, half what was before) instead.
+    the last look, half what was before) instead. Raises OptionError for a watch at no batch, and a share outside 0..1.
     """
 
     method: Method
@@ -38,6 +38,10 @@ class Guarded:
     held: Batch = field(repr=False)
     every: int = 50
     fall: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_option("every", self.every, 1)
+        check_option("fall", self.fall, most=1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         memory = moment.memory

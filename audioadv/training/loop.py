@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
+from audioadv.models.classifier import Classifier
 from audioadv.training.batches import Data, key, keyed
-from audioadv.training.checkpoint import forms, load, made, save, whole_file, write_weights
+from audioadv.training.checkpoint import forms, load, made, reading, save, whole_file, write_weights
 from audioadv.training.method import Method, Model, Moment, net_of
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import Schedule, cycle, growing
@@ -95,10 +96,12 @@ def train(
     end, weights.safetensors. A checkpoint that is there is gone on from. `processes` are those of `processes.together()`.
 
     Raises UnusableCheckpoint for one of another model, method, data or plan; TrainingDiverged for a loss that is not finite;
-    UnusableBatch for a model without parameters to be trained; OptionError; UnwritableOutput.
+    UnusableBatch for a model without parameters to be trained, or data without examples; OptionError; UnwritableOutput.
     """
     if passes < 1 or every < 1:
         raise OptionError(f"passes {passes}, every {every}: both are counts of at least 1")
+    if not (clip is None or clip > 0) or not (patience is None or patience >= 1):
+        raise OptionError(f"clip {clip}, patience {patience}: a length above 0 and a count of at least 1, or None for neither")
     if patience is not None and watch is None:
         raise OptionError(f"patience {patience}: robust accuracy is not looked at. Give watch=Watch(bound, test)")
     net, here, state, folder = net_of(model), processes or Processes(), State(), None if out is None else Path(out)
@@ -109,10 +112,12 @@ def train(
     rates = [group["lr"] for group in steps.param_groups]
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
     described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
+    described |= {"layers": layers(model), "optimiser": options(steps)}
     if folder is not None:
         made(folder)
         if (folder / "checkpoint.pt").exists():
-            state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
+            with reading(folder / "checkpoint.pt"):
+                state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
 
     clock = Clock(state)
     steps.zero_grad()
@@ -120,6 +125,8 @@ def train(
         while state.number < passes and not state.stopped:
             whole_order = data.order(keyed(seed, "pass", state.number))
             order = [rows for rows in whole_order if len(rows) >= here.count]  # of a smaller batch some process would get nothing
+            if not order:
+                raise UnusableBatch(f"{data}: no batch has an example for each of {here.count} processes. Give more examples")
             net.train()
             clock.start()
             for place in range(state.place, len(order)):
@@ -169,6 +176,18 @@ def train(
         )  # killed before, it lacks a pass
         write_weights(net, folder / "weights.safetensors")
     return Training(tuple(state.marks), state.stopped)
+
+
+def layers(model: Model) -> str:
+    """What a model computes, as far as its modules tell, and how a classifier normalises before."""
+    normalised = f", mean {model.mean}, std {model.std}" if isinstance(model, Classifier) else ""
+    return " ".join(repr(net_of(model)).split()) + normalised
+
+
+def options(steps: Optimizer) -> str:
+    """An optimiser's class, and the options of each group of parameters."""
+    groups = [", ".join(f"{name}={value}" for name, value in group.items() if name != "params") for group in steps.param_groups]
+    return f"{type(steps).__qualname__}({'; '.join(groups)})"
 
 
 def told_apart(data: Data) -> str:
@@ -233,7 +252,8 @@ def whole(state: State, net: nn.Module, steps: Optimizer, described: dict[str, s
 
 def resumed(held: dict[str, Any], net: nn.Module, steps: Optimizer) -> State:
     """The state that a checkpoint holds, with the net and the optimiser brought to it."""
+    marks = [Mark(**mark) for mark in json.loads(held["marks"])]
+    state = State(**{name: held[name] for name in vars(State()) if name != "marks"}, marks=marks)
     net.load_state_dict(held["net"])
     steps.load_state_dict(held["optimiser"])
-    marks = [Mark(**mark) for mark in json.loads(held["marks"])]
-    return State(**{name: held[name] for name in vars(State()) if name != "marks"}, marks=marks)
+    return state

@@ -17,7 +17,7 @@ from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, descend
-from audioadv.training.nearby import Losses, climb, slope_of, usual_step
+from audioadv.training.nearby import Losses, check_attacker, climb, slope_of, usual_step
 
 
 @final
@@ -33,12 +33,17 @@ class MSD:
     are alike, Linf takes most: its change is dense, and little of it is left in L1. The paper's, of 100, are 1/30 in Linf, 1/20 in L2
     and 1/10 in L1.
 
-    Raises OptionError for members that are no plain changes (they share no point), and for another number of members than of sizes.
+    Raises OptionError for no steps, for members that are no plain changes (they share no point), and for another number of members
+    than of sizes.
     """
 
     bound: Bound
     steps: int = 20
     step_size: float | tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for size in self.step_size if isinstance(self.step_size, tuple) else (self.step_size,):
+            check_attacker(self.bound, self.steps, size, least=1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

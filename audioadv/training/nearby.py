@@ -11,10 +11,12 @@ from torch import Tensor
 
 from audioadv.attacks.draws import random_start, wide_start
 from audioadv.attacks.objective import at_rest
+from audioadv.errors import OptionError
+from audioadv.threat.bounds import Bound
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model
+from audioadv.training.method import Model, check_option
 
 Losses = Callable[[Tensor], Tensor]
 """What an input costs the model: `[batch, *] -> [batch]`."""
@@ -71,6 +73,14 @@ def worst_for(model: Model, batch: Batch, region: Region, *, steps: int, step_si
     """The inputs near a batch's that a model in evaluation mode does worst on. Shapes: -> as region.clean."""
     with at_rest(model):
         return worst_nearby(region, lambda inputs: batch.losses(model, inputs), steps=steps, step_size=step_size, seed=seed, boxed=boxed)
+
+
+def check_attacker(bound: Bound, steps: int, step_size: float | None, least: int = 0) -> None:
+    """Raises OptionError for a bound without a radius, and for steps that are fewer than `least`, or of a size below 0."""
+    if bound.minimal:
+        raise OptionError(f"bound {bound}: training needs a radius to search within. Give one, for example linf:0.1")
+    check_option("steps", steps, least)
+    check_option("step_size", 0 if step_size is None else step_size)
 
 
 def usual_step(steps: int) -> float:

@@ -19,16 +19,22 @@ from audioadv.attacks.objective import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch, keyed
 from audioadv.training.method import Model, Moment, descend
-from audioadv.training.nearby import usual_step, worst_for, worst_of
+from audioadv.training.nearby import check_attacker, usual_step, worst_for, worst_of
 
 
 @dataclass(frozen=True)
 class Several:
-    """What they share: the union of sets, and the PGD on each member (steps of 2.5 / steps where no size is given)."""
+    """What they share: the union of sets, and the PGD on each member (steps of 2.5 / steps where no size is given).
+
+    Raises OptionError for what is no attacker.
+    """
 
     bound: Bound
     steps: int = 10
     step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_attacker(self.bound, self.steps, self.step_size)
 
     def inputs_of(self, members: list[int] | None, model: Model, batch: Batch, moment: Moment) -> list[Tensor]:
         """The worst inputs near by of some members, of all for None. Shapes: as batch.inputs each."""

@@ -16,8 +16,8 @@ from audioadv.attacks.objective import at_rest
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, descend
-from audioadv.training.nearby import usual_step, worst_nearby
+from audioadv.training.method import Model, Moment, check_option, descend
+from audioadv.training.nearby import check_attacker, usual_step, worst_nearby
 
 
 def divergence(here: Any, near: Any) -> Tensor:
@@ -40,13 +40,17 @@ class Trades:
     """TRADES. Steps are `step_size` times the radius (2.5 / steps where it is not given), from a random start in the
     ball (in their code, within about a thousandth of the clean input).
 
-    A batch costs steps + 3 passes.
+    A batch costs steps + 3 passes. Raises OptionError for what is no attacker, and a beta below 0.
     """
 
     bound: Bound
     beta: float = 6.0
     steps: int = 10
     step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_attacker(self.bound, self.steps, self.step_size)
+        check_option("beta", self.beta)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

@@ -18,8 +18,8 @@ from audioadv.attacks.objective import at_rest
 from audioadv.errors import OptionError
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, descend, net_of
-from audioadv.training.nearby import climb
+from audioadv.training.method import Model, Moment, check_option, descend, net_of
+from audioadv.training.nearby import check_attacker, climb
 
 
 class Arrived(Exception):
@@ -33,7 +33,8 @@ class Yopo:
 
     Weights learn from the mean of all rounds' passes, in one step of the optimiser; their code sums them, at a rate so much lower,
     and lets the first layer learn once more from where its steps led. `first` names the layer that the inputs meet first, the
-    net's first with weights of its own where it is not given. Raises OptionError for a name that the net has not.
+    net's first with weights of its own where it is not given. Raises OptionError for a name that the net has not, and for no rounds
+    or steps.
     """
 
     bound: Bound
@@ -41,6 +42,10 @@ class Yopo:
     steps: int = 3
     step_size: float | None = None
     first: str | None = None
+
+    def __post_init__(self) -> None:
+        check_attacker(self.bound, self.steps, self.step_size, least=1)
+        check_option("rounds", self.rounds, 1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         layer, region = self.layer(net_of(model)), batch.region(self.bound, moment.share)

@@ -125,8 +125,8 @@ def fit(
     Raises OptionError for a rate that so few examples cannot show, UnusableBatch for what does not fit together.
     """
     held = torch.arange(len(clean)) % HELD_OUT == HELD_OUT - 1
-    allowed = math.floor(false_positives * int(held.sum()) + 1e-9)
-    if not 0 < false_positives < 1 or not allowed:
+    allowed = math.floor(false_positives * int(held.sum()) + 1e-9) if 0 < false_positives < 1 else 0
+    if not allowed:
         least = f" At least {HELD_OUT * math.ceil(1 / false_positives)} show it" if 0 < false_positives < 1 else ""
         raise OptionError(
             f"false_positives {false_positives:g}: {int(held.sum())} clean examples set the threshold, one in {HELD_OUT}. "
