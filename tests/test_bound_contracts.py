@@ -108,7 +108,9 @@ def test_everything_lands_inside_the_bound_and_the_box(name: str, shape: tuple[i
         assert (excess(bound, region, parameters) <= 1e-4).all()
         if box is not None:
             assert ((inputs >= box[0] - 1e-7) & (inputs <= box[1] + 1e-7)).all()
-    assert (excess(bound, region, wild(region, 1, 50.0)) > 0).all()
+    outside = region.knowing(wild(region, 1, 50.0))
+    assert (bound.excess(outside, outside.inputs(wild(region, 1, 50.0))) > 0).all()
+    assert not outside.holds(outside.gauge(outside.inputs(wild(region, 1, 50.0)))).any()
 
 
 def each_radius(region: Region, like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from audioadv import attacks
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.defenses.statement import Statement
+from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation import Rate, evaluate
 from audioadv.evaluation.evaluate import ATTACKS
-from audioadv.threat.bounds import L2, MIN, Linf
+from audioadv.threat.bounds import L1, L2, MIN, Linf
+from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Spatial
 
@@ -139,7 +142,7 @@ def test_cost_is_what_is_counted_from_outside() -> None:
 def test_every_attack_goes_by_its_name(name: str) -> None:
     """Within a bound that it is made for; one example, at its goal from the first look on where that is a matter of distance."""
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 1, (0, 1))
-    bound = Spatial(10, 1) if name in ("moves_grid", "worst_of") else L2(5.0)
+    bound = Spatial(10, 1) if name in ("moves_grid", "worst_of") else L1(20.0) if name == "apgd_l1" else L2(5.0)
     (trial,) = evaluate(net, x, labels_of(net, x), bound, name).trials
     assert trial.attack == name
     assert trial.forwards.sum() > 0
@@ -152,6 +155,103 @@ def test_a_model_that_gives_no_numbers_is_not_right() -> None:
 
     result = evaluate(Broken(), inputs_for(SHAPE, 3, (0, 1)), torch.tensor([0, 1, 2]), Linf(0.1), "fgsm")
     assert result.accuracy == Rate(0, 3)
+
+
+def test_a_label_that_is_not_ahead_is_not_right_and_a_lead_asked_of_an_attack_changes_nothing() -> None:
+    x = inputs_for(SHAPE, 3, (0, 1))
+    even = evaluate(lambda inputs: inputs.flatten(1).sum(1, keepdim=True) * torch.ones(3), x, torch.tensor([0, 1, 2]), Linf(0.1), "fgsm")
+    assert even.accuracy == even.robust_accuracy == Rate(0, 3)
+    net, labels = linear(2, SHAPE), labels_of(linear(2, SHAPE), x)
+    labels[0] = 1 - labels[0]
+    assert evaluate(net, x, labels, Linf(0.1), "fgsm", goal=Misclassify(labels, by=100)).accuracy == Rate(2, 3)
+
+
+def test_a_random_model_that_is_even_between_classes_is_not_right() -> None:
+    class Even(nn.Module):
+        statement = Statement(random=True)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return (inputs.flatten(1).sum(1) + torch.rand(len(inputs)))[:, None] * inputs.new_ones(3)
+
+    assert evaluate(Even(), inputs_for(SHAPE, 3, (0, 1)), torch.tensor([0, 1, 2]), Linf(0.1), "fgsm").accuracy == Rate(0, 3)
+
+
+def test_attacks_that_share_a_name_are_numbered() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, (0, 1))
+
+    def pgd(wanted: Objective, region: Region) -> AttackResult:
+        return nothing_yet(region)
+
+    result = evaluate(net, x, labels_of(net, x), Linf(0.1), ["pgd", pgd, pgd])  # type: ignore[list-item]
+    assert [trial.attack for trial in result.trials] == ["pgd", "pgd 2", "pgd 3"]
+    assert [int(trial.forwards.sum() > 0) for trial in result.trials] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("radius", [0.1, 1.5 / 255])
+def test_the_curve_says_at_the_bound_what_robust_accuracy_says(radius: float) -> None:
+    """In float32, where clean + radius is rounded to a little more."""
+    x = inputs_for(SHAPE, 1, (0, 1)).float()
+
+    def brighter(inputs: Tensor) -> Tensor:
+        rise = (inputs - x).flatten(1).mean(1) - radius / 4
+        return torch.stack([-rise, rise], 1)
+
+    def edge(wanted: Objective, region: Region) -> AttackResult:
+        made = region.inputs(region.project(torch.ones_like(region.clean)))
+        made = torch.where(made < 1, region.clean + radius, made)  # projections stay a hair inside
+        assert region.gauge(made) > region.radius
+        return replace(nothing_yet(region), adversarial=made, outcome=(Outcome.REACHED,), gauge=region.gauge(made))
+
+    result = evaluate(brighter, x, torch.tensor([0]), Linf(radius), edge)
+    assert result.robust_accuracy == result.curve([radius])[0][1] == Rate(0, 1)
+
+
+def test_a_bound_that_lets_nothing_be_changed_is_told() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, (0, 1))
+    x[1] = 0
+    with pytest.raises(UnusableBatch, match=r"input 0: nothing .*sticker:2x2\+30\+30.*another place"):
+        evaluate(net, x, labels_of(net, x), "sticker:2x2+30+30", "pgd")
+    with pytest.raises(UnusableBatch, match=r"input 1: .*silence.*leave this input out"):
+        evaluate(net, x, labels_of(net, x), "snr:20", "pgd")
+
+
+WRONG: list[tuple[str, object, type[AudioadvError], str]] = [
+    ("batch", -5, OptionError, "batch -5"),
+    ("batch", 0, OptionError, "batch 0"),
+    ("batch", 2.5, OptionError, "batch 2.5"),
+    ("lengths", torch.full((4,), 6), OptionError, "lengths: of no use"),
+    ("box", (0, 1, 2), OptionError, "box"),
+    ("goal", Misclassify(torch.tensor([0, 0, 0, 1])), OptionError, "these labels"),
+    ("attacks", {"a": "pgd"}, OptionError, "not callable"),
+    ("attacks", {"a": 5}, OptionError, "not callable"),
+    ("attacks", [5], OptionError, "unknown"),
+    ("model", None, UnknownModel, "None"),
+    ("model", "mnist", UnknownModel, r"load_classifier\('mnist'\)"),
+    ("labels", 0, UnusableBatch, "1 labels for 4"),
+    ("labels", torch.tensor(0), UnusableBatch, "1 labels for 4"),
+    ("labels", None, UnusableBatch, "labels None"),
+    ("labels", [[0], [1, 2]], UnusableBatch, "labels"),
+    ("labels", ["a", 1, 2, 0], UnusableBatch, "labels"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "match"), WRONG, ids=str)
+def test_wrong_calls_are_told(name: str, value: object, kind: type[AudioadvError], match: str) -> None:
+    call: dict[str, Any] = {"model": small(3, SHAPE), "inputs": inputs_for(SHAPE, 4, (0, 1)), "labels": [0, 1, 2, 0], "threat": "linf:0.1"}
+    with pytest.raises(kind, match=match):
+        evaluate(**{"attacks": "fgsm", **call, name: value})
+
+
+def test_of_nothing_at_all_nothing_is_said() -> None:
+    assert evaluate(small(3, SHAPE), inputs_for(SHAPE, 0, (0, 1)), [], Linf(0.1), "fgsm").accuracy == Rate(0, 0)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("spec", ["sticker:3x4+1+1", "sticker:3x4+1+1_and_l2:min", "l2:min_and_linf:0.05"])
+@pytest.mark.parametrize("attack", ["ddn", "sigma_zero", "hop_skip_jump"])
+def test_attacks_that_cannot_keep_to_a_part_of_a_bound_say_so(attack: str, spec: str) -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    with pytest.raises(OptionError, match=f"{attack}.*fmn or find_then_shrink"):
+        evaluate(net, x, labels_of(net, x), spec, attack)
 
 
 def test_labels_have_to_fit() -> None:

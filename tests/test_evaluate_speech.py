@@ -134,7 +134,7 @@ def test_security_curve_of_the_smallest_changes(clips: tuple[Tensor, Tensor, lis
     change = (result.adversarial - (waveforms * FULL_SCALE).round() / FULL_SCALE).abs().amax(1)
     torch.testing.assert_close(result.gauge, change)
     ranked = result.gauge.sort().values
-    assert [rate.hits for _, rate in result.curve([0.0, float(ranked[2]), 1.0])] == [6, 3, 0]
+    assert [rate.hits for _, rate in result.curve([0.0, float(ranked[2]), float(ranked[2]) * (1 - 5e-6), 1.0])] == [6, 3, 3, 0]
 
 
 def test_a_threat_model_grants_what_it_says(clips: tuple[Tensor, Tensor, list[str]]) -> None:
@@ -151,6 +151,38 @@ def test_a_threat_model_grants_what_it_says(clips: tuple[Tensor, Tensor, list[st
         aa.evaluate(MODEL, waveforms, said[1:], by_ear, lengths=lengths)
     with pytest.raises(UnusableBatch, match="Recogniser"):
         aa.evaluate(torch.nn.Flatten(), waveforms, said, by_ear, lengths=lengths)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "option", [{"goal": aa.Misclassify(torch.tensor([1]))}, {"box": (-1, 1)}, {"static": MODEL}, {"draws": 4}], ids=str
+)
+def test_options_that_a_recogniser_has_no_use_for_are_refused(clips: tuple[Tensor, Tensor, list[str]], option: dict[str, object]) -> None:
+    waveforms, lengths, said = clips
+    with pytest.raises(OptionError, match=f"{next(iter(option))}: of no use"):
+        aa.evaluate(MODEL, waveforms, said, aa.Linf(0.01), PGD, lengths=lengths, **option)  # type: ignore[call-overload]
+
+
+def test_a_recogniser_is_asked_for_texts(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    with pytest.raises(UnusableBatch, match="what is said"):
+        aa.evaluate(MODEL, clips[0], torch.zeros(6).long(), aa.Linf(0.01), PGD, lengths=clips[1])  # type: ignore[call-overload]
+
+
+def test_a_bound_that_lets_nothing_be_changed_is_told(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    silent = waveforms.clone()
+    silent[2] = 0
+    with pytest.raises(UnusableBatch, match=r"input 2: .*silence"):
+        aa.evaluate(MODEL, silent, said, aa.SNR(20), PGD, lengths=lengths)
+    with pytest.raises(UnusableBatch, match=r"input 0: .*another place"):  # within the batch, but beyond the shorter clips
+        aa.evaluate(MODEL, waveforms, said, f"sticker:20+{80 * 15}", PGD, lengths=lengths)
+
+
+def test_a_fixed_part_is_kept_to_while_the_smallest_is_looked_for(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    region = (aa.SNR("min") & aa.Linf(0.02)).around(waveforms, lengths, (-1, 1))
+    found = attacks.kenansville(aa.objective(MODEL, aa.Mistranscribe(said, 0.2), lengths), region)
+    assert Outcome.REACHED in found.outcome
+    assert (found.adversarial - waveforms).abs().max() <= 0.02 + 1e-6
 
 
 def test_word_errors_are_over_words_and_their_interval_over_clips() -> None:

@@ -8,6 +8,7 @@ import torch
 from audioadv.audio.files import FULL_SCALE
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.model import ThreatModel
 
 LENGTHS = torch.tensor([30, 17, 4])
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)
@@ -83,6 +84,19 @@ def test_specs_come_back(spec: str) -> None:
 def test_malformed_specs_say_what_to_write(spec: str) -> None:
     with pytest.raises(MalformedSpec, match=r"linf:|snr:|l2:"):
         parse_bound(spec)
+
+
+@pytest.mark.parametrize("spec", ["sticker:3+1", "sticker:3+1_and_linf:0.5", "sticker:3+1_and_l2:min", "sticker:3+1_or_sticker:3+20"])
+def test_a_change_beyond_a_sticker_is_never_inside(spec: str) -> None:
+    region, beyond, within = parse_bound(spec).around(clips(), box=BOX), clips(), clips()
+    beyond[:, 10] += 0.1
+    within[:, 2] += 0.1
+    for rows in (None, torch.arange(3)):
+        assert region.measured(beyond, rows)[1].tolist() == [False] * 3
+        assert region.measured(within, rows)[1].tolist() == [True] * 3
+    assert (region.rounding() < 1e-6).all() or (region.radius == math.inf).all()
+    assert not any(ThreatModel(spec).check(clips(), within, box=BOX))
+    assert all(ThreatModel(spec).check(clips(), beyond, box=BOX))
 
 
 def test_inputs_that_no_region_fits() -> None:

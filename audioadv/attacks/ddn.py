@@ -30,10 +30,13 @@ def ddn(
 
     The radius begins at `start` (full scale = 1) and changes by the factor 1 - gamma on success, 1 + gamma else; the step
     goes from 1 to 0.01 along a cosine. Made for L2; in another norm the sphere is that norm's. Changes are not rounded to levels,
-    as their code does. Draws nothing. One forward and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0.
+    as their code does. Draws nothing. One forward and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0,
+    and for a bound of which a part stays as it is at any radius.
     """
     if isinstance(region.norm, L0Norm):
         raise OptionError("ddn moves along spheres, and a change in L0 has no length to scale. Use sigma_zero or fmn")
+    if region.added and not region.limitless():
+        raise OptionError("ddn scales any change, and some changes fit this bound at no radius. Use fmn or find_then_shrink")
     run = Run(objective, region, progress)
     delta, sphere = region.start(), torch.full_like(region.radius, start)
     with at_rest(objective.model):

@@ -13,6 +13,7 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
+from audioadv.errors import OptionError
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -36,8 +37,11 @@ def hop_skip_jump(
     in the paper's way 1.75 after 1,677.)
 
     Costs forwards only. For L2 and Linf; any other norm is treated as L2 and judged by its own gauge. Shapes: as in `region.clean`.
+    Raises OptionError for a bound of which a part stays as it is at any radius.
     """
     plain_changes(region, "hop_skip_jump")
+    if not region.limitless():
+        raise OptionError("hop_skip_jump starts from any noise, and some changes fit this bound at no radius. Use fmn or find_then_shrink")
     run, own = Run(objective, region, progress), Draws.of(seed, region.clean)
     with at_rest(objective.model):
         delta, found = find_any(run, own, tries)

@@ -10,10 +10,11 @@ as it is.
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, final, overload
+from typing import Any, Protocol, TypeGuard, final, overload
 
 import torch
 from torch import Tensor
@@ -24,14 +25,16 @@ from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, stated
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
-from audioadv.evaluation.terms import agreed
+from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound, Box
-from audioadv.threat.labels import Misclassify, as_labels
+from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
+from audioadv.threat.measured import Below
+from audioadv.threat.model import TOLERANCE
 from audioadv.threat.region import Region
 
 PLAIN = Statement()  # of a model that is no defense
@@ -111,11 +114,11 @@ class Evaluation:
         return sum(int(trial.backwards.sum()) for trial in self.trials)
 
     def curve(self, radii: Sequence[float]) -> list[tuple[float, Rate]]:
-        """The security curve: for each radius, how many are robust to changes up to it, by the smallest found.
+        """The security curve: for each radius, how many are robust to changes up to it (and its rounding), by the smallest found.
 
         Of attacks within a fixed bound it tells little; evaluate with a `min` bound, and attacks that search for the smallest.
         """
-        return [(radius, Rate(int((self.gauge > radius).sum()), len(self.gauge))) for radius in radii]
+        return [(radius, Rate(int((self.gauge > radius * (1 + TOLERANCE)).sum()), len(self.gauge))) for radius in radii]
 
     def lines(self) -> list[dict[str, Any]]:
         """One object for the clean inputs, one for each attack, one for their union: rates, intervals and cost.
@@ -148,21 +151,28 @@ class Evaluation:
 
 
 def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]", seed: int) -> dict[str, Attack]:
-    """Attacks by name, seeded; callables as they come. Raises OptionError for none, and for a name that nothing answers to."""
+    """Attacks by name, seeded; callables as they come. Of those that share a name, the second is called "pgd 2".
+
+    Raises OptionError for none, for what is none, and for a name that nothing answers to.
+    """
     if not attacks or not (callable(attacks) or isinstance(attacks, Iterable)):
         raise OptionError(
             f"attacks {attacks!r}: without an attack every model is robust. Give some, for example 'standard', or ['fgsm', 'pgd']"
         )
     if isinstance(attacks, Mapping):
+        for name, attack in attacks.items():
+            if not callable(attack):
+                raise OptionError(f"attack {name!r}: {attack!r} is not callable. Give one, for example partial(attacks.pgd, steps=40)")
         return dict(attacks)
     found: dict[str, Attack] = {}
-    for name in [attacks] if isinstance(attacks, str) or callable(attacks) else attacks:
-        if not isinstance(name, str):
-            found[getattr(name, "__name__", str(name))] = name
-        elif name in ATTACKS:
-            found[name] = partial(getattr(catalogue, name), seed=seed)
-        else:
-            raise OptionError(f"attack {name!r}: unknown. Use one of {', '.join(ATTACKS)}")
+    times: Counter[str] = Counter()
+    for given in [attacks] if isinstance(attacks, str) or callable(attacks) else attacks:
+        if not callable(given) and given not in ATTACKS:
+            raise OptionError(f"attack {given!r}: unknown. Use one of {', '.join(ATTACKS)}")
+        name = given if isinstance(given, str) else getattr(given, "__name__", str(given))
+        times[name] += 1
+        attack = partial(getattr(catalogue, given), seed=seed) if isinstance(given, str) else given
+        found[name if times[name] == 1 else f"{name} {times[name]}"] = attack
     return found
 
 
@@ -192,17 +202,45 @@ def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def judged(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> Tensor:
-    """Whether the model gets each input right: not merely not beaten, but ahead. Shapes: -> bool [examples]."""
-    rights = []
+    """Whether the model gets each input right: not merely not beaten, but ahead, by however little. Shapes: -> bool [examples]."""
+
+    def ahead(outputs: Tensor, labels: Tensor) -> Tensor:
+        return Classify(labels, top=goal.top).reached(outputs).float()
+
+    wrong, rights = Below(ahead, 0.5, goal.labels.expand(len(inputs))), []
     with at_rest(judge.model):
         for rows in batches(torch.arange(len(inputs)), batch):
             some = inputs[rows.to(inputs.device)]
-            wanted = replace(judge, goal=goal.rows(rows)).begun(some)
+            wanted = replace(judge, goal=wrong.rows(rows)).begun(some)
             outputs = wanted.outputs(some)
-            wrong = goal.rows(rows).reached(outputs) if judge.expectation is None else wanted.decide(some)
-            finite = outputs.isfinite().flatten(1).all(1) if outputs.is_floating_point() else ~torch.zeros_like(wrong)
-            rights.append(~wrong & finite)
+            missed = wanted.goal.reached(as_tensor(outputs)) if judge.expectation is None else wanted.decide(some)
+            finite = outputs.isfinite().flatten(1).all(1) if outputs.is_floating_point() else ~torch.zeros_like(missed)
+            rights.append(~missed & finite)
     return torch.cat(rights) if rights else torch.zeros(0, dtype=torch.bool)
+
+
+def are_texts(labels: object) -> TypeGuard[Sequence[str]]:
+    """Whether labels are texts; of none at all, too."""
+    return isinstance(labels, Collection) and not isinstance(labels, Tensor) and all(isinstance(label, str) for label in labels)
+
+
+def as_box(box: Any) -> Box:
+    """The box. Raises OptionError for what is no pair of numbers."""
+    try:
+        low, high = map(float, box)
+    except (TypeError, ValueError):
+        raise OptionError(f"box {box!r:.60}: give the lowest and the highest value of inputs, (0, 1) for images, or None") from None
+    return low, high
+
+
+def as_goal(goal: object, labels: Tensor) -> Misclassify:
+    """The goal, misclassification where none is given. Raises OptionError for one of other labels."""
+    if goal is None:
+        return Misclassify(labels)
+    alike = isinstance(goal, Misclassify) and len(goal.labels) in (1, len(labels)) and bool((goal.labels.cpu() == labels.cpu()).all())
+    if not isinstance(goal, Misclassify) or not alike:
+        raise OptionError(f"goal '{goal}': evaluate measures how often these labels are left. Give Misclassify(labels, ...), or no goal")
+    return goal
 
 
 @overload
@@ -266,7 +304,9 @@ def evaluate(
     `attacks` is a name, several, a callable (objective, region) -> AttackResult, or a mapping from names to such. `goal` is
     what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack,
     how many examples are done and of how many. What counts is judged and measured once more on the inputs that came out, and
-    must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16.
+    must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16. An example whose label
+    is not ahead of all others is wrong from the start, whatever lead the goal asks for; one that the bound lets nothing be changed of is
+    an UnusableBatch.
 
     For a recogniser, `labels` are what is said in each clip and `lengths` [examples] the clips' own, in samples: a clip falls where
     at least `errors` of its words are misheard, and the answer tells word errors too (`evaluation/speech.py`).
@@ -277,30 +317,39 @@ def evaluate(
 
     A threat model is kept to, or refused (`terms.py`): its access is what attacks are granted, finds that took more than its
     queries do not count, knowledge "oblivious" stops after the attack on the undefended model, and "transfer" after that on the
-    substitute `static`. A channel or true-max is an OptionError, as is another goal.
+    substitute `static`. A channel or true-max is an OptionError, as is another goal, and an option that the model's kind has no use for.
 
-    Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied.
+    Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied, UnknownModel.
 
     >>> from audioadv.threat.bounds import Linf
     >>> net = torch.nn.Flatten()  # the brighter of two pixels
     >>> print(evaluate(net, torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 0]), Linf(0.1), "pgd").robust_accuracy)
     50.0 % (1 of 2, 9.5 .. 90.5)
     """
+    if not callable(model):
+        raise UnknownModel(f"model {model!r:.60}: not a model. Give one that can be called, for example load_classifier('mnist')")
     if not isinstance(inputs, Tensor):
         raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example torch.as_tensor(inputs)")
-    if not isinstance(labels, Tensor) and not all(isinstance(label, str) for label in labels):
-        labels = as_labels(torch.as_tensor(labels))
-    if not isinstance(labels, Tensor):
-        if not isinstance(model, Recogniser) or lengths is None:
-            raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
-        chosen, see_all = named_attacks(attacks, seed), all_attacks_see_all
+    if batch is not None and (type(batch) is not int or batch < 1):
+        raise OptionError(f"batch {batch!r}: give how many are attacked at once, a whole number of at least 1")
+    if isinstance(model, Recogniser):
+        if not are_texts(labels) or lengths is None:
+            raise UnusableBatch("a Recogniser is asked for texts: give what is said in each clip for labels, and lengths=, in samples")
+        others = {"goal": goal is not None, "box": box != (0.0, 1.0), "static": static is not None}
+        refuse_ignored(others | {"draws": draws != 8, "judge_draws": judge_draws != 32}, "a recogniser, whose words are counted (errors=)")
+        chosen, see_all, batch = named_attacks(attacks, seed), all_attacks_see_all, 16 if batch is None else batch
         return evaluate_speech(
-            model, inputs, lengths, labels, threat, chosen, errors=errors, batch=batch or 16, all_attacks_see_all=see_all, progress=progress
+            model, inputs, lengths, labels, threat, chosen, errors=errors, batch=batch, all_attacks_see_all=see_all, progress=progress
         )
-    batch = batch or 500
+    if are_texts(labels) and len(labels):
+        raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
+    numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels
+    labels = as_labels(numbers)
+    refuse_ignored({"lengths": lengths is not None, "errors": errors != 0.5}, "a classifier, which is asked about whole inputs")
+    batch, box = 500 if batch is None else batch, None if box is None else as_box(box)
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")
-    goal = Misclassify(labels) if goal is None else goal
+    goal = as_goal(goal, labels)
     statement = stated(model)
     terms = agreed(threat, goal, statement)
     if terms.knowledge == "transfer" and (static is None or static is model):
@@ -313,6 +362,7 @@ def evaluate(
         chosen = {"gradient_free": partial(gradient_free, seed=seed)} if blind else named_attacks(attacks, seed)
         rounds += [(", ".join(filter(None, (name, plan.way))), attack, plan.adaptive) for name, attack in chosen.items()]
     one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
+    refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
     correct, judge = judged(plan.judge, goal, inputs, batch).cpu(), plan.judge.begun(inputs)
     some = correct.nonzero()[:PEEK, 0]
@@ -366,4 +416,4 @@ def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResu
     if region.low is not None and region.high is not None:
         change = result.adversarial - region.clean
         inside &= ((change >= region.low - ROUNDED) & (change <= region.high + ROUNDED)).flatten(1).all(1)
-    return (reached & inside).cpu() & claimed, gauge.cpu()
+    return (reached & inside).cpu() & claimed, gauge.minimum(region.radius).cpu()  # what rounding adds is no distance

@@ -27,10 +27,11 @@ from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import granting
 from audioadv.evaluation.rates import Rate
-from audioadv.evaluation.terms import agreed
+from audioadv.evaluation.terms import agreed, refuse_senseless
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Access, Recogniser
 from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.model import TOLERANCE
 
 
 @final
@@ -92,12 +93,12 @@ class SpeechEvaluation:
         return Rate(int(self.robust.sum()), len(self.gauge))
 
     def curve(self, radii: Sequence[float]) -> list[tuple[float, Rate]]:
-        """The security curve: for each radius, how many clips no change up to it fells, by the smallest found.
+        """The security curve: for each radius, how many clips no change up to it (and its rounding) fells, by the smallest found.
 
         Radii are the norm's: of `snr`, the length of the change itself. Evaluate with a `min` bound, and attacks that search for
         the smallest.
         """
-        return [(radius, Rate(int((self.gauge > radius).sum()), len(self.gauge))) for radius in radii]
+        return [(radius, Rate(int((self.gauge > radius * (1 + TOLERANCE)).sum()), len(self.gauge))) for radius in radii]
 
     def lines(self) -> list[dict[str, Any]]:
         """One object for the clean clips, one for each attack, one for their union: word errors, rates, intervals and cost.
@@ -175,6 +176,8 @@ def evaluate_speech(
     victim = granting(undefended(model), model.access) if terms.knowledge == "oblivious" else model
     blind = statement.backward == "none" and victim is model and model.access is not Access.DECISIONS
     climbs = not bound.minimal and terms.queries is None  # who may not ask for ever asks for `errors` at once
+    bound.around(waveforms[:1], lengths[:1], BOX)  # which checks that it is one for sounds, before any work
+    refuse_senseless(bound, [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)])
     before = [alone(model, row, int(length)) for row, length in zip(waveforms, lengths, strict=True)]
     rates = WordErrors.of(goal.references, before).rates
     gauge = torch.tensor([math.inf if rate < errors else 0.0 for rate in rates])

@@ -7,14 +7,14 @@ channel, protocol        refused, unless there is none and inputs are drawn: tho
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 from torch import Tensor
 
 from audioadv.defenses.statement import Statement
-from audioadv.errors import OptionError
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import Bound, as_bound
@@ -54,6 +54,22 @@ class Terms:
                 stacklevel=3,
             )
         return found & ~late
+
+
+def refuse_ignored(given: Mapping[str, bool], kind: str) -> None:
+    """Raises OptionError for options that were given and would change nothing.
+
+    >>> refuse_ignored({"box": False, "static": False}, "a recogniser")
+    """
+    if named := [name for name, there in given.items() if there]:
+        raise OptionError(f"{', '.join(named)}: of no use for {kind}. Leave {'them' if named[1:] else 'it'} out")
+
+
+def refuse_senseless(bound: Bound, inputs: Iterable[Tensor]) -> None:
+    """Raises UnusableBatch for an input that the bound lets nothing be changed of: it would count as robust."""
+    for number, clean in enumerate(inputs):
+        if (why := bound.senseless(clean)) is not None:
+            raise UnusableBatch(f"input {number}: nothing can be changed within {bound}. {why} Or leave this input out")
 
 
 def agreed(threat: object, goal: Goal, statement: Statement) -> Terms:

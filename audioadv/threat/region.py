@@ -311,8 +311,8 @@ class Region:
 
     @cached_property
     def limit(self) -> Tensor:
-        """The largest gauge that `holds`. Shapes: -> [batch]."""
-        return self.radius + self.rounding()
+        """The largest gauge that `holds`: an infinite one never is, whatever the radius. Shapes: -> [batch]."""
+        return (self.radius + self.rounding()).clamp_max(torch.finfo(self.radius.dtype).max)
 
     def measured(self, adversarial: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`gauge` and `holds` of some examples' inputs, or of all. Shapes: adversarial [some, *], rows [some] -> [some], bool [some]."""
@@ -327,7 +327,10 @@ class Region:
 
     def rounding(self) -> Tensor:
         """How much a gauge may grow when clean + delta is rounded to float32: nothing on the grid. Shapes: -> [batch]."""
-        return 2.0**-23 * (self.extent(self.clean) + self.radius) if self.grid is None else torch.zeros_like(self.radius)
+        if self.grid is not None:
+            return torch.zeros_like(self.radius)
+        size = self.extent(self.clean)  # infinite where no part of a union reaches the clean input, which says nothing of rounding
+        return 2.0**-23 * (torch.where(size.isinf(), 0.0, size) + self.radius)
 
     def knowing(self, parameters: Tensor) -> "Region":
         """The same region, told which parameters the inputs to be measured were made with. Nothing new where they are the change."""

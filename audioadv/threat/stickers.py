@@ -49,7 +49,11 @@ class StickerNorm:
 
     def gauge(self, delta: Tensor) -> Tensor:
         outside = (delta * ~self.mask(delta)).flatten(1).any(1)
-        return torch.where(outside, math.inf, delta.flatten(1).abs().amax(1))
+        return torch.where(outside, math.inf, self.extent(delta))
+
+    def extent(self, change: Tensor) -> Tensor:
+        """The largest change, wherever it is."""
+        return LinfNorm().gauge(change)
 
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         return LinfNorm().project(delta, radius, low, high) * self.mask(delta)
