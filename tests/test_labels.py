@@ -9,7 +9,7 @@ from audioadv.attacks import pgd
 from audioadv.attacks.objective import objective
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.threat.bounds import Linf
-from audioadv.threat.joined import rivalled
+from audioadv.threat.joined import Joined, rivalled
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, lead, margin, probability_margin
 
 SCORES = torch.tensor([[4.0, 1.0, 2.0, -1.0], [0.0, 3.0, 5.0, 1.0]], dtype=torch.float64)
@@ -106,6 +106,16 @@ def test_decisions_are_judged_but_have_no_loss() -> None:
     assert Classify(2).reached(torch.tensor([0, 2])).tolist() == [False, True]
     with pytest.raises(AccessDenied, match="decisions"):
         Misclassify(LABELS).loss(torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [Misclassify(LABELS, by=50.0), Misclassify(LABELS, top=3), Classify(2, by=0.5), Classify(2, top=2), Misclassify(0, by=1) & Classify(2)],
+    ids=str,
+)
+def test_decisions_do_not_show_a_lead_or_a_rank(goal: Misclassify | Classify | Joined) -> None:
+    with pytest.raises(AccessDenied, match="neither lead nor rank"):
+        goal.reached(torch.tensor([0, 2]))
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0.0, 1.0]), torch.eye(2, dtype=torch.int64), torch.tensor([0, -1])])

@@ -65,6 +65,37 @@ def test_a_loss_of_ones_own_takes_its_data_along() -> None:
         Below(feature_distance, float("nan"), outputs)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "match"),
+    [
+        ([[1, 2]], "tensor"),
+        (torch.tensor([[1.0, 2.0]]), "whole numbers"),
+        (torch.tensor([1, 2]), "batch, steps"),
+        (torch.tensor([[1, -1]]), "token -1"),
+        (torch.tensor([[-100, -7]]), "token -7"),
+    ],
+)
+def test_tokens_that_are_none(tokens: object, match: str) -> None:
+    with pytest.raises(UnusableBatch, match=match):
+        Sequence(tokens)  # type: ignore[arg-type]
+
+
+def test_tokens_are_of_the_models_vocabulary_and_of_any_whole_type() -> None:
+    with pytest.raises(UnusableBatch, match="token 3: the model's vocabulary has 3"):
+        Sequence(torch.tensor([[1, 2], [3, -100]])).reached(SCORES)
+    goal = Sequence(torch.tensor([[1, 2], [0, -100]], dtype=torch.int32))
+    assert goal.loss(SCORES).isfinite().all()
+
+
+def test_data_have_one_row_an_example() -> None:
+    outputs = torch.zeros(4, 3)
+    for rows in (1, 2):
+        with pytest.raises(UnusableBatch, match=f"data of {rows} rows for 4 examples"):
+            near(torch.zeros(rows, 3), 0.5).reached(outputs)
+    with pytest.raises(UnusableBatch, match=r"\(4, 1\) for outputs of shape \(4, 3\)"):
+        near(torch.zeros(4, 1), 0.5).loss(outputs)
+
+
 def wanted(kind: str, net: Writer, count: int) -> Goal:
     """What other inputs, near by, make of the net: it can be reached."""
     others = points(count) + 0.2 * torch.randn(count, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Attacks that the table of contracts does not fit: one change for all, a substitute, a stand-in backward, sparse norms."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,17 +13,17 @@ from audioadv import attacks
 from audioadv.attacks.decisions import blend_back
 from audioadv.attacks.draws import Draws, example_keys, mix, random_start, upper
 from audioadv.attacks.hop_skip_jump import boundary_slope
-from audioadv.attacks.objective import objective
+from audioadv.attacks.objective import SlopeSource, objective
 from audioadv.attacks.pdpgd import prox_l23
 from audioadv.attacks.run import Run
 from audioadv.attacks.standard import near_then_square
-from audioadv.errors import AccessDenied, OptionError
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.images import digits
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L0, L1, L2, MIN, Linf
-from audioadv.threat.labels import Misclassify, margin
+from audioadv.threat.labels import Classify, Misclassify, margin
 
 SHAPE = (1, 5, 6)
 
@@ -67,6 +68,33 @@ def test_transfer_asks_for_decisions_only_and_counts_them() -> None:
     assert sum(result.reached) > 20
 
 
+def test_a_substitutes_own_draws_are_seeded_and_leave_torchs_alone() -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 8, (0, 1))
+    wanted, ends = objective(net, Misclassify(labels_of(net, x))), list[Tensor]()
+    for seed in (1, 2):
+        substitute = nn.Sequential(linear(3, SHAPE), nn.Dropout(0.5))
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        ends.append(attacks.transfer(wanted, Linf(0.3).around(x), substitute=substitute, rounds=2, passes=2).adversarial)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*ends)
+
+
+def test_transfer_tells_at_the_first_answer_what_decisions_do_not() -> None:
+    net, x, asked = small(3, SHAPE), inputs_for(SHAPE, 8, (0, 1)), list[int]()
+
+    def victim(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return labels_of(net, inputs) % 3
+
+    with pytest.raises(AccessDenied, match="neither lead nor rank"):
+        attacks.transfer(objective(victim, Misclassify(0, by=1.0)), Linf(0.3).around(x), substitute=linear(3, SHAPE))
+    assert asked == [8]
+    two = linear(2, SHAPE)
+    with pytest.raises(UnusableBatch, match="2 classes, but the victim has answered with 3"):
+        attacks.transfer(objective(victim, Misclassify(0)), Linf(0.3).around(x), substitute=two)
+
+
 def test_bpda_gives_the_modules_value_and_the_stand_ins_slope() -> None:
     x = torch.rand(3, 4, requires_grad=True)
     y = BPDA(lambda z: (8 * z).round() / 8, lambda z: z.square())(x)
@@ -96,6 +124,50 @@ def test_estimates_converge_to_the_slope() -> None:
         slope = wanted.look(x).slope.flatten(1)
         assert torch.cosine_similarity(slope, true).min() > 0.97, source
         assert (wanted.cost.backwards == 0).all()
+
+
+SOURCES = [attacks.nes(8, reach=0.2), attacks.spsa(8, reach=0.2), attacks.coordinates(30, reach=0.2), attacks.bandits(3, reach=2.0)]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["nes", "spsa", "coordinates", "bandits"])
+def test_estimates_ask_about_nothing_outside_the_box(source: SlopeSource) -> None:
+    net, x, seen = linear(3, SHAPE), inputs_for(SHAPE, 4, (0, 1)), list[Tensor]()
+
+    def spied(inputs: Tensor) -> Tensor:
+        seen.append(inputs)
+        return net(inputs)
+
+    wanted, region = objective(spied, Misclassify(labels_of(net, x), margin), slopes=source), Linf(0.3).around(x)
+    slope = wanted.begun(x, region).look(x).slope
+    assert 0 <= torch.stack(seen).min() <= torch.stack(seen).max() <= 1
+    assert slope.isfinite().all()
+    if isinstance(source, type(SOURCES[2])):  # each entry by itself: exact on a linear net, at the edge too
+        torch.testing.assert_close(slope, objective(net, wanted.goal).begun(x).look(x).slope)
+
+
+@pytest.mark.parametrize("make", [attacks.nes, attacks.spsa])
+def test_estimates_at_the_edge_of_the_box_are_as_long_as_elsewhere(make: Callable[..., SlopeSource]) -> None:
+    net, x = linear(2, SHAPE), torch.zeros(1, *SHAPE, dtype=torch.float64)
+    goal = Misclassify(0, margin)
+    true = objective(net, goal).begun(x).look(x).slope
+    felt = objective(net, goal, slopes=make(1500)).begun(x, Linf(0.3).around(x)).look(x).slope
+    assert 0.9 < float((felt * true).sum() / true.square().sum()) < 1.1
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["nes", "spsa", "coordinates", "bandits"])
+def test_estimates_draw_for_each_example_alone(source: SlopeSource) -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, (0, 1))
+    seen = list[Tensor]()
+
+    def spied(inputs: Tensor) -> Tensor:
+        seen.append(inputs)
+        return net(inputs)
+
+    whole = objective(spied, Misclassify(0, margin), slopes=source).begun(x)
+    slope = whole.look(x).slope
+    ways = seen[1] - x
+    assert not torch.allclose(ways[0], ways[1])
+    torch.testing.assert_close(objective(net, Misclassify(0, margin), slopes=source).begun(x[1:2]).look(x[1:2]).slope, slope[1:2])
 
 
 def test_bandits_learn_a_direction_that_stays() -> None:
@@ -131,6 +203,26 @@ def test_attacks_say_which_norms_they_know() -> None:
     net, x = small(3, SHAPE), inputs_for(SHAPE, 2, (0, 1))
     with pytest.raises(OptionError, match="L2"):
         attacks.carlini_wagner(objective(net, Misclassify(0)), Linf(MIN).around(x))
+
+
+def test_deepfool_comes_to_a_lead_a_rank_and_several_goals_at_once() -> None:
+    """As fmn does, and not much farther."""
+    net, x = small(5, SHAPE, seed=3), inputs_for(SHAPE, 8, (0, 1))
+    labels = labels_of(net, x)
+    goals = [Misclassify(labels, top=2), Misclassify(labels, by=1.0), Misclassify(labels, by=4.0), Classify(3, by=1.0)]
+    for goal in [*goals, Misclassify(labels) & Misclassify((labels + 1) % 5)]:
+        wanted, region = objective(net, goal), L2(MIN).around(x)
+        found, reference = attacks.deepfool(wanted, region), attacks.fmn(wanted, region)
+        assert sum(found.reached) == 8, goal
+        assert found.gauge.median() < 2 * reference.gauge.median(), goal
+
+
+def test_carlini_and_wagner_come_to_a_lead() -> None:
+    net, x = small(5, SHAPE, seed=3), inputs_for(SHAPE, 4, (0, 1))
+    wanted, region = objective(net, Misclassify(labels_of(net, x), by=4.0)), L2(MIN).around(x)
+    found = attacks.carlini_wagner(wanted, region)
+    assert all(found.reached)
+    assert (found.gauge < 1.5 * attacks.fmn(wanted, region).gauge).all()
 
 
 def test_the_nearest_success_is_kept_and_only_within_the_region() -> None:

@@ -15,6 +15,7 @@ from audioadv.threat.features import Feature
 from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Classify, Misclassify, dlr, margin
 from audioadv.threat.masked import Masked
+from audioadv.threat.measured import near
 from audioadv.threat.model import KNOWLEDGE, PROTOCOLS, ThreatModel
 from audioadv.threat.undetected import Undetected
 from audioadv.threat.warps import Spatial
@@ -122,6 +123,11 @@ def test_what_no_text_tells_is_not_written() -> None:
         '{"bound": "linf:0.1"}',
         '{"bound": "linf:0.1", "goal": {"kind": "model:told"}}',
         '{"bound": "linf:1", "goal": "x", "y": 1}',
+        *(
+            f'{{"bound": "linf:1", "goal": {{"kind": "labels:Misclassify", "labels": {{"tensor": {numbers}, "dtype": "int64"}}}}}}'
+            for numbers in ("[[1], [1, 2]]", "[1e400]", f"[{10**30}]", '"a"', "[-1]")
+        ),
+        None,
     ],
 )
 def test_json_that_is_no_claim(text: str) -> None:
@@ -191,6 +197,8 @@ def test_what_an_attack_may_make_passes_and_a_tenth_more_does_not(spec: str) -> 
 
 
 def test_what_cannot_be_read_again_is_not_written() -> None:
+    with pytest.raises(MalformedSpec, match=r"feature_distance below 0\.3.*in words"):
+        ThreatModel("linf:0.1", Misclassify(1) & near(torch.zeros(1, 3), 0.3)).to_json()
     for threat in (ThreatModel(Feature(lambda x: x[:, None], 0.5)), ThreatModel("linf:0.1", channel=Purify(Denoiser()))):
         with pytest.raises(MalformedSpec):
             threat.to_json()

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "recipes"))
 
 import train_recogniser  # noqa: E402
-from speech.augment import augment, dealt  # noqa: E402
+from speech import synthesisers  # noqa: E402
+from speech.augment import augment, dealt, other_mouth  # noqa: E402
 from speech.corpus import TAPS, TICKS, Corpus, add, cut, interpolation, read  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -198,6 +199,25 @@ def test_spoilt_speech_is_silent_past_its_end_and_within_full_scale(device: str)
     assert one.shape == (1, 16000)
 
 
+def test_another_mouth_moves_formants_each_its_own_way_and_leaves_the_pitch() -> None:
+    """A buzz of 125 Hz through a formant at 1.5 kHz: its harmonics stay where they are, and the loudest is another one."""
+    clock = torch.arange(16000) / 16000
+    harmonics = 125.0 * torch.arange(1, 60)
+    loudness = torch.exp(-(((harmonics - 1500) / 300) ** 2))
+    buzz = (loudness[:, None] * torch.sin(2 * torch.pi * harmonics[:, None] * clock)).sum(0) / 10
+    moved = other_mouth(buzz.repeat(40, 1), torch.Generator().manual_seed(0))
+    spectra = torch.fft.rfft(moved[:, 2000:14000] * torch.hann_window(12000)).abs()  # bins of 4/3 Hz
+    near = ((torch.arange(spectra.shape[1]) * 4 / 3 + 62.5) % 125 - 62.5).abs() < 4
+    assert (spectra[:, near].square().sum(1) > 0.98 * spectra.square().sum(1)).all()
+    centre = (spectra.square() @ (torch.arange(spectra.shape[1]) * 4 / 3)) / spectra.square().sum(1)
+    octaves = torch.log2(centre / 1500)
+    assert octaves.std() > 0.08
+    assert octaves.abs().max() < 0.5
+    assert (octaves > 0.05).any()
+    assert (octaves < -0.05).any()
+    assert moved.equal(other_mouth(buzz.repeat(40, 1), torch.Generator().manual_seed(0)))
+
+
 def test_clips_are_dealt_out_by_their_shares() -> None:
     counts = torch.zeros(2)
     for seed in range(400):
@@ -229,16 +249,29 @@ def test_the_training_asks_for_no_library_of_rooms_or_of_listening() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.skipif(not (shutil.which("espeak-ng") and shutil.which("flite") and shutil.which("festival")), reason="no voices")
+def test_without_a_voice_nothing_is_begun_and_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("speak", tmp_path / "corpus", "--hours", 1)
+    assert result.exit_code == 2
+    assert "espeak-ng, flite, festival" in result.output
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.skipif(bool({"espeak-ng", "flite", "festival"} & {*synthesisers.missing()}), reason="no voices")
 def test_a_shard_is_spoken_the_same_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(train_recogniser, "SHARD", 12)
+    programs = {"espeak", "flite", "festival", "rhvoice"}
+    if synthesisers.missing():
+        monkeypatch.delitem(train_recogniser.KINDS, "rhvoice")
+        monkeypatch.setattr(synthesisers, "missing", list)
+        programs.remove("rhvoice")
     for name in ("once", "again"):
         (tmp_path / name).mkdir()
         shutil.copy(folder / "rooms.pt", tmp_path / name)
         assert run("speak", tmp_path / name, "--hours", 24 * 1.93 / 3600).exit_code == 0
     once, again = (sorted(read(tmp_path / name)[0], key=lambda line: (line["shard"], line["start"])) for name in ("once", "again"))
     assert [(line["text"], line["voice"]) for line in once] == [(line["text"], line["voice"]) for line in again]
-    assert {line["voice"].split(":")[0] for line in once} == {"espeak", "flite", "festival"}
+    assert {line["voice"].split(":")[0] for line in once} == programs
     samples = [np.fromfile(tmp_path / name / "speech.int16", np.int16) for name in ("once", "again")]
     for first, second in zip(once, again, strict=True):
         assert (samples[0][first["start"] : first["end"]] == samples[1][second["start"] : second["end"]]).all()

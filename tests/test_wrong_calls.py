@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import audioadv as aa
 from audioadv import training
+from audioadv.attacks.eot import Expectation
 from audioadv.audio.files import Clip
 from audioadv.errors import (
     AccessDenied,
@@ -22,10 +23,11 @@ from audioadv.errors import (
     UnusableTarget,
     UnwritableOutput,
 )
+from audioadv.threat.measured import Below, near
 
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
 MODEL, CLIP = recognisers.linear(), Clip("hiss", torch.zeros(8000), 16000)
-GO = aa.Transcribe("go")
+GO, NOISY = aa.Transcribe("go"), Expectation(aa.parse_channel("noise:20"))
 
 
 def crafted(goal: object = GO, **options: object) -> object:
@@ -36,6 +38,20 @@ def attacked(model: Callable[..., object] = NET, radius: Tensor | None = None) -
     region = aa.Linf(0.1).around(X)
     wanted = aa.objective(model, aa.Misclassify(LABELS))
     return aa.attacks.pgd(wanted, region if radius is None else region.at(radius), steps=1)
+
+
+def scored(**options: object) -> object:
+    return aa.Misclassify(LABELS, **options).loss(NET(X))  # type: ignore[arg-type]
+
+
+def transferred(substitute: nn.Module, bound: aa.Linf | aa.L2 = aa.Linf(0.1), **options: object) -> object:  # noqa: B008
+    """From a victim that must not be asked."""
+
+    def unasked(inputs: Tensor) -> Tensor:
+        raise AssertionError
+
+    wanted = aa.objective(unasked, aa.Misclassify(LABELS), **options)  # type: ignore[arg-type]
+    return aa.attacks.transfer(wanted, bound.around(X), substitute=substitute)
 
 
 class Showing(nn.Module):
@@ -106,6 +122,41 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no attack": (lambda: aa.evaluate(NET, X, LABELS, "linf:0.1", []), OptionError, "every model is robust"),
     "a number for an attack": (lambda: aa.evaluate(NET, X, LABELS, "linf:0.1", 5), OptionError, "attacks 5"),  # type: ignore[call-overload]
     "steps of no radius": (lambda: aa.evaluate(NET, X, LABELS, "linf:min", "pgd"), OptionError, "pgd works within a fixed radius.*fmn"),
+    **{f"labels {value!r}": (lambda value=value: aa.Misclassify(value), UnusableBatch, "not class numbers")  # type: ignore[misc]
+       for value in (None, "a", [[1], [1, 2]])},
+    **{f"{kind.__name__} with {options}": (lambda kind=kind, options=options: kind(0, **options), OptionError, match)  # type: ignore[misc]
+       for kind in (aa.Misclassify, aa.Classify)
+       for options, match in (({"confidence": "dlr"}, "function itself"), ({"top": 1.5}, "top 1.5"), ({"by": "x"}, "by 'x'"),
+                              ({"by": torch.zeros(4)}, "difference of scores"))},
+    "a confidence that gives a mean": (lambda: scored(confidence=lambda s, y: s.mean()), UnusableBatch, r"gives shape \(\) for 4 examples"),
+    "a confidence of too few": (lambda: scored(confidence=lambda s, y: s[:2, 0]), UnusableBatch, r"gives shape \(2,\) for 4 examples"),
+    "a confidence that gives a list": (lambda: scored(confidence=lambda s, y: [0.0]), UnusableBatch, "gives type list"),
+    "rivals out of range": (lambda: scored(rivals=[1, 2, 0, 7]), UnusableBatch, "rival 7: the model knows 3 classes"),
+    "too few rivals": (lambda: scored(rivals=[1, 2]), UnusableBatch, "2 rivals for 4 examples"),
+    "floating rivals": (lambda: scored(rivals=torch.ones(4)), UnusableBatch, "class numbers"),
+    "a goal and a text": (lambda: aa.Misclassify(0) & "x", OptionError, "'x': not a goal"),  # type: ignore[operator]
+    "no loss": (lambda: Below("loss", 1.0), OptionError, "not a function"),  # type: ignore[arg-type]
+    "below nothing": (lambda: near(X, None), OptionError, "at None"),  # type: ignore[arg-type]
+    "data of a list": (lambda: near([0.0], 1.0), UnusableBatch, "one row an example"),  # type: ignore[arg-type]
+    "a loss that gives a list": (lambda: Below(lambda outputs: [0.0], 1.0).loss(X), UnusableBatch, "a loss of type list"),  # type: ignore[arg-type, return-value]
+    **{f"{source.__name__} with {options}": (lambda source=source, options=options: source(**options), OptionError, source.__name__.lower())  # type: ignore[misc]
+       for source, several in {
+           aa.attacks.nes: ({"draws": 0}, {"draws": -3}, {"draws": 1.5}, {"reach": 0}, {"reach": float("nan")}),
+           aa.attacks.spsa: ({"draws": 0}, {"reach": -0.1}),
+           aa.attacks.coordinates: ({"entries": 0}, {"reach": 0.0}),
+           aa.attacks.bandits: ({"draws": 0}, {"tile": 0}, {"spread": 0}, {"reach": "far"}, {"rate": 0.0}),
+       }.items() for options in several},
+    **{f"slopes {slopes!r:.30}": (lambda slopes=slopes: aa.objective(NET, aa.Misclassify(0), slopes=slopes), OptionError, "nes()")  # type: ignore[misc]
+       for slopes in ("nes", aa.attacks.nes, aa.attacks.coordinates)},
+    **{f"a substitute: {name}": (lambda net=net: transferred(net), kind, match)  # type: ignore[misc]
+       for name, (net, kind, match) in {
+           "of two classes": (linear(2, (1, 5, 6)), UnusableBatch, "the model knows 2 classes"),
+           "of another dtype": (linear(3, (1, 5, 6)).float(), UnusableBatch, "float32"),
+           "frozen": (linear(3, (1, 5, 6)).requires_grad_(False), OptionError, "not frozen"),
+           "a function": (lambda x: x, OptionError, "torch module"),
+       }.items()},
+    "a substitute over a channel": (lambda: transferred(linear(3, (1, 5, 6)), expectation=NOISY), OptionError, "channel"),
+    "a substitute for the smallest change": (lambda: transferred(linear(3, (1, 5, 6)), aa.L2(aa.MIN)), OptionError, "fixed radius"),
     "self-training without labels": (lambda: training.Mixed(training.Labelled(X, LABELS), X), UnusableBatch, "pseudo_labels"),  # type: ignore[arg-type]
 }  # fmt: skip
 

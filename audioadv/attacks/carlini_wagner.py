@@ -31,8 +31,10 @@ def carlini_wagner(
     """argmin |delta|_2^2 + weight * margin, by Adam on w where input = tanh(w) scaled to the box; weights by bisection.
 
     `steps` gradients in all, shared by the `searches`. A weight that reaches the goal is lowered, one that does not is
-    raised tenfold, or halfway once both are known, example by example. Confidence is the goal's own: Misclassify(labels,
-    by=kappa). Draws nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other than L2.
+    raised tenfold, or halfway once both are known, example by example. Each begins at the clean input, but as long as none has reached
+    the goal, the next goes on from where the last has come to: a goal that is far takes more steps than one weight has. Confidence is
+    the goal's own: Misclassify(labels, by=kappa). Draws nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other
+    than L2.
     """
     plain_changes(region, "carlini_wagner")
     if not isinstance(region.norm, L2Norm):
@@ -40,9 +42,10 @@ def carlini_wagner(
     run = Run(objective, region, progress)
     weights, low, high = torch.full_like(region.radius, weight), torch.zeros_like(region.radius), torch.full_like(region.radius, torch.inf)
     rounds = [steps // searches + (number < steps % searches) for number in range(searches)]
+    w = unbox(region)
     with at_rest(objective.model):
         for length in rounds:
-            w = unbox(run.region)
+            w = torch.where(each(high.isfinite(), w), unbox(run.region), w)
             first, second = torch.zeros_like(w), torch.zeros_like(w)
             hit = torch.zeros_like(weights, dtype=torch.bool)
             for number in range(1, length + 1):

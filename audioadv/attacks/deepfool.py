@@ -4,6 +4,7 @@ Source: Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accur
 algorithm 2; section 3.3 for other norms.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
 from audioadv.errors import OptionError
+from audioadv.threat.joined import several
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import each
@@ -32,11 +34,17 @@ def deepfool(
     """Until an example falls: the step of each rival's margin to zero on its linear model, the smallest of them taken.
 
     The change is stretched by `overshoot` when it is tried. Costs one forward and one backward a rival and step: `rivals`
-    best classes on the clean input, at most. Draws nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
+    best classes on the clean input, at most. Where a place below the top k is wanted, no rival alone brings it about, and the goal's
+    own margin is the only one. Draws nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
     if isinstance(region.norm, L0Norm):
         raise OptionError("deepfool goes so far as the boundary is, and a change in L0 has no length. Use sigma_zero or fmn")
-    goals, ranking = aimed(objective.by(margin), region.clean, rivals, margin)
+    wanted, ranking = objective.by(margin), torch.zeros(len(region.clean), dtype=torch.int64)
+    goals = [wanted.goal]
+    if getattr(wanted.goal, "top", 1) == 1:
+        goals, ranking = aimed(wanted, region.clean, rivals, margin)
+    # a joined goal's loss is the sum of softplus(lack): at log 2, no member lacks anything
+    lead = -math.log(2) if several(objective.goal) else getattr(objective.goal, "by", 0.0)
     run, delta = Run(objective, region, progress), region.start()
     run.cost.forwards.add_(ranking)
     with at_rest(objective.model):
@@ -49,9 +57,9 @@ def deepfool(
                 look = replace(run.objective, goal=goal.rows(run.here)).look(inputs)
                 if number == 0:
                     kept, finite = run.keep(inputs, look.reached, tried), finite_rows(look.loss, look.slope)
-                slope = run.region.pull(tried, look.slope)
+                slope = run.region.pull(tried, look.slope, free=lead > 0)  # a lead lies far, and on the way the box stops many entries
                 direction = run.region.steepest(slope)
-                far = look.loss.clamp_min(0) / (slope * direction).flatten(1).sum(1).clamp_min(1e-30) + 1e-6
+                far = (look.loss + lead).clamp_min(0) / (slope * direction).flatten(1).sum(1).clamp_min(1e-30) + 1e-6
                 move = torch.where(each(far < nearest, delta), -each(far, delta) * direction, move)
                 nearest = torch.minimum(nearest, far)
             delta = boxed(run.region, delta + move)

@@ -5,7 +5,8 @@ spsa         random signs, both ways                      Spall 1992; Uesato et 
 bandits      a prior carried from step to step            Ilyas, Engstrom and Madry 2019, "Prior convictions"
 coordinates  some entries one by one, both ways (ZOO)     Chen et al. 2017, "ZOO: zeroth order optimization based black-box ..."
 
-Each example has draws of its own, keyed by the seed and by how many passes it has spent. Queries are counted as forwards.
+Each example has draws of its own, keyed by the seed, its own samples and how many passes it has spent. Queries are counted as
+forwards; none lies outside the box, and where it cuts a step short, the quotient is over what is left of it.
 """
 
 from collections.abc import Callable
@@ -16,16 +17,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.attacks.draws import Draws, mix
+from audioadv.attacks.draws import Draws, example_keys, mix
 from audioadv.attacks.objective import Look, Objective
 from audioadv.audio.ragged import inside
+from audioadv.errors import OptionError
+from audioadv.threat.bounds import Box, is_number
 from audioadv.threat.projections import each
 
 
-def draws_now(seed: int, objective: Objective, inputs: Tensor) -> Draws:
-    """Draws keyed by the seed and by how many forwards each example has spent. Shapes: inputs [batch, *]."""
-    spent = objective.cost.forwards[objective.who].to(inputs.device)
-    return Draws(mix(mix(spent + 1) + seed))
+def check(source: str, counts: dict[str, int], lengths: dict[str, float]) -> None:
+    """Counts are whole numbers of at least 1, lengths finite numbers above 0. Raises OptionError."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise OptionError(f"{source}: {name} {count!r}: give a whole number of at least 1")
+    for name, length in lengths.items():
+        if not is_number(length) or length <= 0:
+            raise OptionError(f"{source}: {name} {length!r}: give a finite number above 0")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What a source knows of the examples that it began with. Shapes: keys int64 [examples]."""
+
+    keys: Tensor
+    box: Box = None
+
+    def draws(self, objective: Objective) -> Draws:
+        """Draws keyed by the example and by how many forwards it has spent."""
+        who, spent = (numbers.to(self.keys.device) for numbers in (objective.who, objective.cost.forwards[objective.who]))
+        return Draws(mix(mix(spent + 1) + self.keys[who]))
+
+    def within(self, inputs: Tensor, way: Tensor) -> Tensor:
+        """As much of a step from the inputs as the box holds. Shapes: [batch, *] twice -> the same."""
+        if self.box is None:
+            return way
+        return torch.minimum(torch.maximum(way, (self.box[0] - inputs).clamp_max(0)), (self.box[1] - inputs).clamp_min(0))
+
+
+NOT_YET = Begun(torch.zeros(0, dtype=torch.int64))
 
 
 def unpadded(objective: Objective, way: Tensor) -> Tensor:
@@ -35,10 +65,14 @@ def unpadded(objective: Objective, way: Tensor) -> Tensor:
     return way * inside(objective.lengths, way.shape[-1]).reshape(len(way), *[1] * (way.ndim - 2), way.shape[-1])
 
 
-def difference(objective: Objective, inputs: Tensor, way: Tensor, near: Tensor | None, slack: float) -> Tensor:
-    """Loss at inputs + way less loss at inputs - way: two forwards. Shapes: as inputs -> [batch]."""
-    ahead, behind = objective.score(inputs + way, near, slack), objective.score(inputs - way, near, slack)
-    return ahead.loss - behind.loss
+def difference(objective: Objective, known: Begun, inputs: Tensor, way: Tensor, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
+    """Loss at inputs + way less loss at inputs - way, and the way from there to here: two forwards.
+
+    Shapes: inputs and way [batch, *] -> [batch], as inputs.
+    """
+    ahead, behind = known.within(inputs, way), known.within(inputs, -way)
+    rise = objective.score(inputs + ahead, near, slack).loss - objective.score(inputs + behind, near, slack).loss
+    return rise, ahead - behind
 
 
 @final
@@ -50,23 +84,31 @@ class RandomDirections:
     draws: int
     reach: float
     seed: int
+    known: Begun = NOT_YET
 
-    def begun(self, count: int) -> "RandomDirections":
-        return self
+    def __post_init__(self) -> None:
+        check("nes" if self.kind is Draws.normal else "spsa", {"draws": self.draws}, {"reach": self.reach})
+
+    def begun(self, clean: Tensor, box: Box) -> "RandomDirections":
+        return replace(self, known=Begun(example_keys(self.seed, clean), box))
 
     def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
-        own, slope = draws_now(self.seed, objective, inputs), torch.zeros_like(inputs)
+        own, slope = self.known.draws(objective), torch.zeros_like(inputs)
         here = objective.score(inputs, near, slack)
         for _ in range(self.draws):
             way = unpadded(objective, self.kind(own, inputs))
-            rise = difference(objective, inputs, self.reach * way, near, slack)
-            slope += each(rise / (2 * self.reach * self.draws), way) * way
+            rise, made = difference(objective, self.known, inputs, self.reach * way, near, slack)
+            # rise is slope * made, summed over entries: way * rise is, on average, the slope times way * made
+            slope += each(rise / self.draws, way) * way.square() / torch.where(made == 0, 1.0, made)
         return Look(*here, slope)
 
 
 def nes(draws: int = 25, *, reach: float = 0.01, seed: int = 0) -> RandomDirections:
-    """Natural evolution strategies: `draws` Gaussian directions of spread `reach` (full scale = 1), each both ways."""
+    """Natural evolution strategies: `draws` Gaussian directions of spread `reach` (full scale = 1), each both ways.
+
+    Raises OptionError for a count or reach that is not above 0, as the others do.
+    """
     return RandomDirections(Draws.normal, draws, reach, seed)
 
 
@@ -83,23 +125,33 @@ class Coordinates:
     entries: int = 25
     reach: float = 1e-3
     seed: int = 0
+    known: Begun = NOT_YET
 
-    def begun(self, count: int) -> "Coordinates":
-        return self
+    def __post_init__(self) -> None:
+        check("coordinates", {"entries": self.entries}, {"reach": self.reach})
+
+    def begun(self, clean: Tensor, box: Box) -> "Coordinates":
+        return replace(self, known=Begun(example_keys(self.seed, clean), box))
 
     def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
         here, flat = objective.score(inputs, near, slack), inputs.flatten(1)
         padding = unpadded(objective, torch.ones_like(inputs)).flatten(1) == 0  # comes last, so that a clip's entries are its own
-        order = draws_now(self.seed, objective, inputs).uniform(flat).masked_fill(padding, 2.0).argsort(1)[:, : self.entries]
+        order = self.known.draws(objective).uniform(flat).masked_fill(padding, 2.0).argsort(1)[:, : self.entries]
         slope = torch.zeros_like(flat)
         for place in order.T:
             way = unpadded(objective, torch.zeros_like(flat).scatter(1, place[:, None], self.reach).reshape(inputs.shape))
-            slope.scatter_(1, place[:, None], difference(objective, inputs, way, near, slack)[:, None] / (2 * self.reach))
+            rise, made = difference(objective, self.known, inputs, way, near, slack)
+            slope.scatter_(1, place[:, None], (rise / made.flatten(1).sum(1).clamp_min(1e-30))[:, None])
         return Look(*here, slope.reshape(inputs.shape))
 
 
 coordinates = Coordinates
+
+
+def long(way: Tensor) -> Tensor:
+    """Euclidean lengths. Shapes: [batch, *] -> [batch]."""
+    return way.flatten(1).norm(dim=1)
 
 
 @final
@@ -117,10 +169,15 @@ class Bandits:
     rate: float = 0.1
     tile: int = 2
     seed: int = 0
+    known: Begun = NOT_YET
     prior: list[Tensor] = field(default_factory=list)
 
-    def begun(self, count: int) -> "Bandits":
-        return replace(self, prior=[])
+    def __post_init__(self) -> None:
+        lengths = {"reach": self.reach, "spread": self.spread, "rate": self.rate}
+        check("bandits", {"draws": self.draws, "tile": self.tile}, lengths)
+
+    def begun(self, clean: Tensor, box: Box) -> "Bandits":
+        return replace(self, known=Begun(example_keys(self.seed, clean), box), prior=[])
 
     def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
@@ -130,14 +187,15 @@ class Bandits:
         if not self.prior:
             self.prior.append(inputs.new_zeros(len(objective.cost.forwards), *tiles.shape[1:]))
         held = self.prior[0][who][..., : tiles.shape[-1]]
-        own, lengths = draws_now(self.seed, objective, inputs), inputs.new_full((len(inputs),), inputs.shape[-1])
+        own, lengths = self.known.draws(objective), inputs.new_full((len(inputs),), inputs.shape[-1])
         lengths = lengths if objective.lengths is None else objective.lengths.to(lengths)
         count = (lengths / self.tile).ceil() * (held[0].numel() / held.shape[-1])  # of tiles that are not all padding
         for _ in range(self.draws):
             way = own.normal(held) / each(count.sqrt(), held)
-            ahead, behind = (self.spread_out(held + sign * self.spread * way, objective, inputs) for sign in (1, -1))
-            rise = objective.score(inputs + self.reach * ahead, near, slack).loss
-            rise = rise - objective.score(inputs + self.reach * behind, near, slack).loss
+            ahead, behind = (self.reach * self.spread_out(held + sign * self.spread * way, objective, inputs) for sign in (1, -1))
+            there, back = self.known.within(inputs, ahead), self.known.within(inputs, behind)
+            rise = objective.score(inputs + there, near, slack).loss - objective.score(inputs + back, near, slack).loss
+            rise = rise * long(ahead - behind) / long(there - back).clamp_min(1e-30)
             held = held + self.rate * each(rise / (self.spread * self.reach), held) * way
         self.prior[0][who, ..., : tiles.shape[-1]] = held
         return Look(*here, self.spread_out(held, objective, inputs))

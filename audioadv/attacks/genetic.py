@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import GOLDEN, Draws, mix
 from audioadv.attacks.estimates import nes
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective, at_rest, box_of
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.threat.projections import each
@@ -50,7 +50,8 @@ def genetic(
     crowd, spot = crowded(region, herd)
     many = mutated(crowd, crowd.start(), torch.ones_like(crowd.radius), draws)
     rate, before = torch.full_like(region.radius, mutation), torch.full_like(region.radius, torch.inf)
-    delta, breeding, slopes = region.start(), steps - int(descent * steps), nes(max((herd - 1) // 2, 1), seed=seed)
+    delta, breeding = region.start(), steps - int(descent * steps)
+    slopes = nes(max((herd - 1) // 2, 1), seed=seed).begun(region.clean, box_of(region))
     with at_rest(objective.model):
         for number in range(steps if len(delta) else 0):
             if number < breeding or objective.hears_only:

@@ -15,8 +15,10 @@ from audioadv.models.abstention import decided
 from audioadv.models.recogniser import Access, as_access
 from audioadv.models.rest import at_rest as at_rest
 from audioadv.models.rest import module_of
+from audioadv.threat.bounds import Box
 from audioadv.threat.goals import Goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
+from audioadv.threat.region import Region
 
 if TYPE_CHECKING:
     from audioadv.attacks.eot import Expectation, Memory
@@ -44,8 +46,8 @@ Seen = TypeVar("Seen", Look, Score, Tensor)
 class SlopeSource(Protocol):
     """Where slopes come from, if not from the model's own gradients: an estimate from scores, say (`attacks/estimates.py`)."""
 
-    def begun(self, count: int) -> Self:
-        """The same source with nothing remembered, for `count` examples."""
+    def begun(self, clean: Tensor, box: Box) -> Self:
+        """The same source with nothing remembered, for these examples; it asks about nothing outside the box. Shapes: clean [batch, *]."""
         ...
 
     def look(self, objective: "Objective", inputs: Tensor, near: Tensor | None, slack: float) -> Look:
@@ -83,9 +85,12 @@ class Objective:
         if self.slopes is not None and self.expectation is not None:
             raise OptionError("slopes estimated from scores do not work over a channel. Leave out slopes, or the expectation")
 
-    def begun(self, clean: Tensor) -> "Objective":
-        """The same objective over these examples, nothing spent yet: what an attack starts from. Shapes: clean [batch, *]."""
-        slopes = None if self.slopes is None else self.slopes.begun(len(clean))
+    def begun(self, clean: Tensor, region: Region | None = None) -> "Objective":
+        """The same objective over these examples, nothing spent yet: what an attack starts from. Shapes: clean [batch, *].
+
+        Slopes that are estimated are so within the region's box.
+        """
+        slopes = None if self.slopes is None else self.slopes.begun(clean, None if region is None else box_of(region))
         memory = None if self.expectation is None else self.expectation.memory(clean, self.lengths)
         watch = None if self.watch is None else self.watch.begun()
         return replace(self, who=torch.arange(len(clean)), cost=Cost(len(clean)), slopes=slopes, memory=memory, watch=watch)
@@ -113,10 +118,12 @@ class Objective:
     def answers(self, inputs: Tensor) -> Tensor:
         """One forward: the class that a classifier decides on, for attackers who see no more; -1 where it abstains.
 
-        Shapes: [batch, *] -> int64 [batch].
+        Shapes: [batch, *] -> int64 [batch]. Raises AccessDenied for a goal that decisions cannot be judged by.
         """
         with torch.no_grad():
-            return decided(self.outputs(inputs))
+            outputs = self.outputs(inputs)
+            self.goal.reached(outputs)  # now, and not after thousands of answers
+            return decided(outputs)
 
     @cached_property
     def granted(self) -> Access:
@@ -246,6 +253,13 @@ def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple
     return (loss if near is None else torch.where(near | reached, goal.margin(outputs, slack), loss)), reached
 
 
+def box_of(region: Region) -> Box:
+    """The lowest and the highest value that any of a region's inputs may have; None without a box."""
+    if region.low is None or region.high is None or not region.clean.numel():
+        return None
+    return float((region.clean + region.low).amax()), float((region.clean + region.high).amin())
+
+
 def objective(
     model: Callable[..., Any],
     goal: Goal,
@@ -257,8 +271,10 @@ def objective(
     """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples.
 
     With an `expectation` (`Expectation(parse_channel("room_then_noise:20"))`), on average over a channel. `slopes` says where
-    slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ...
+    slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ... Raises OptionError for what is no such source.
     """
+    if slopes is not None and (isinstance(slopes, type) or not callable(getattr(slopes, "look", None))):
+        raise OptionError(f"slopes {slopes!r:.60}: not a source of slopes. Give one: nes(), spsa(), coordinates() or bandits()")
     return Objective(model, goal, lengths, slopes=slopes, expectation=expectation)
 
 

@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, objective: Objective, region: Region, progress: Tell | None = None) -> None:
         count = len(region.clean)
-        self.objective, self.region, self.progress = objective.begun(region.clean), checked(region), progress
+        self.objective, self.region, self.progress = objective.begun(region.clean, region), checked(region), progress
         self.cost = self.objective.cost
         self.here = torch.arange(count)
         self.spot = self.here.to(region.clean.device)  # the same, where the inputs are

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective, at_rest
+from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import ABSTAIN, decided
 from audioadv.threat.labels import Misclassify
 
@@ -69,14 +70,27 @@ def answered(inputs: Tensor, owner: Tensor, answers: Tensor) -> tuple[Tensor, Te
 
 
 def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: float, generator: torch.Generator) -> None:
-    """Train a net to give these answers, classes or probabilities, in batches of 64."""
+    """Train a net to give these answers, classes or probabilities, in batches of 64; what its layers draw leaves torch's own draws alone.
+
+    Raises UnusableBatch for a net with fewer classes than the victim has answered with.
+    """
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
-    net.train()
-    for _ in range(passes):
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-        for first in range(0, len(order), 64):
-            rows = order[first : first + 64]
-            optimiser.zero_grad()
-            torch.autograd.backward(F.cross_entropy(net(inputs[rows]), answers[rows]))
-            optimiser.step()
-    net.eval()
+    named = answers.shape[1] if answers.is_floating_point() else int(answers.max()) + 1
+    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if inputs.is_cuda:
+            torch.cuda.manual_seed(generator.initial_seed())
+        net.train()
+        for _ in range(passes):
+            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            for first in range(0, len(order), 64):
+                rows = order[first : first + 64]
+                optimiser.zero_grad()
+                scores = net(inputs[rows])
+                if scores.shape[1] < named:
+                    raise UnusableBatch(
+                        f"a substitute of {scores.shape[1]} classes, but the victim has answered with {named}. Give it as many"
+                    )
+                torch.autograd.backward(F.cross_entropy(scores, answers[rows]))
+                optimiser.step()
+        net.eval()

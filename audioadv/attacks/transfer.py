@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed
+from audioadv.attacks.run import Run, Tell, boxed, fixed_radius
 from audioadv.attacks.substitute import substituting
 from audioadv.attacks.survivors import Attack
+from audioadv.errors import OptionError
 from audioadv.threat.region import ADDED, Region
 
 
@@ -37,7 +38,13 @@ def transfer(
     `spread` (full scale = 1) along the sign of its own slope for the victim's answer, and the victim is asked about the new
     ones. `substitute` is trained in place. Costs 2^(rounds - 1) forwards an example and one to try; no backward. The examples
     train one net, so that an example's outcome depends on the others. Shapes: as in `region.clean`.
+
+    Before the victim is asked anything, raises OptionError for a substitute that cannot be taught, for PGD without a radius and over a
+    channel, and UnusableBatch for a substitute that does not fit inputs or goal.
     """
+    if attack is None:
+        fixed_radius(region, "transfer with pgd")
+    check_substitute(objective, region.clean, substitute)
     run, generator = Run(objective, region, progress), torch.Generator().manual_seed(seed)
 
     def ask(inputs: Tensor, owner: Tensor) -> Tensor:
@@ -55,6 +62,21 @@ def transfer(
         found = attack(replace(objective, model=substitute, slopes=None, watch=None), region)
         run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
     return run.result()
+
+
+def check_substitute(objective: Objective, clean: Tensor, substitute: nn.Module) -> None:
+    """That a substitute can be taught and attacked. Raises OptionError and UnusableBatch (`transfer`)."""
+    if objective.expectation is not None:
+        raise OptionError("transfer learns from single answers, and over a channel there are none. Leave out the expectation")
+    if not isinstance(substitute, nn.Module) or not any(weights.requires_grad for weights in substitute.parameters()):
+        raise OptionError(
+            f"substitute of type {type(substitute).__name__}: nothing in it learns. Give a torch module with parameters that are not frozen"
+        )
+    if not len(clean):
+        return
+    alike = replace(objective, model=substitute, slopes=None, watch=None).begun(clean)
+    with torch.no_grad(), at_rest(substitute):
+        alike.goal.loss(alike.outputs(clean))
 
 
 def step_within(region: Region, inputs: Tensor) -> Tensor:

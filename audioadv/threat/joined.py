@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from audioadv.errors import OptionError
+
 if TYPE_CHECKING:
     from audioadv.threat.goals import Goal
 
 
 class Joins:
-    """A goal that joins with others by `&`."""
+    """A goal that joins with others by `&`. Raises OptionError for what is no goal."""
 
     def __and__(self: "Goal", other: "Goal") -> "Joined":
+        if not callable(getattr(other, "reached", None)):
+            raise OptionError(f"goal '{self}' & {other!r:.60}: not a goal. Join it with one: Classify(5), Undetected(), Transcribe('go')")
         return Joined((*members(self), *members(other)))
 
     def lack(self: "Goal", outputs: Any) -> Tensor:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import abstained
+from audioadv.threat.bounds import is_number
 from audioadv.threat.joined import Joins
 
 Confidence = Callable[..., Tensor]
@@ -102,7 +103,10 @@ def probability_margin(scores: Tensor, labels: Tensor, rivals: Tensor | None = N
 
 def as_labels(labels: Tensor | int | list[int]) -> Tensor:
     """Labels as int64 [batch], or [1] for one that all share. Raises UnusableBatch."""
-    given = torch.as_tensor(labels).reshape(-1) if not isinstance(labels, Tensor) or labels.ndim == 0 else labels
+    try:
+        given = torch.as_tensor(labels).reshape(-1) if not isinstance(labels, Tensor) or labels.ndim == 0 else labels
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UnusableBatch(f"labels {labels!r:.60}: not class numbers. Give one for all examples, or a list with one for each") from error
     if given.is_floating_point() or given.dtype == torch.bool or given.ndim != 1:
         raise UnusableBatch(
             f"labels of type {given.dtype} and shape {tuple(given.shape)}: a label is a whole number, one an example. "
@@ -129,17 +133,21 @@ def describe(labels: Tensor) -> str:
     return ",".join(texts) + (",..." if len(labels) > 8 else "")
 
 
-def check_goal(top: int, by: float) -> None:
-    """`top` counts classes; `by` is a lead, not negative."""
-    if top < 1 or not by >= 0:
-        raise OptionError(f"top {top}, by {by}: top is a count of at least 1, by a difference of scores of at least 0")
+def check_goal(confidence: Confidence, top: int, by: float) -> None:
+    """`confidence` is a function; `top` counts classes; `by` is a lead, not negative. Raises OptionError."""
+    if not callable(confidence):
+        raise OptionError(f"confidence {confidence!r}: not a function. Give the function itself: audioadv.threat.labels.dlr, not its name")
+    if type(top) is not int or top < 1 or not is_number(by) or by < 0:
+        raise OptionError(f"top {top!r}, by {by!r}: top is a count of at least 1, by a difference of scores of at least 0")
 
 
 class OfLabels(Joins):
     """What both goals share: labels that meet a batch of scores."""
 
     labels: Tensor
+    confidence: Confidence
     top: int
+    by: float
 
     @cached_property
     def highest(self) -> int:
@@ -165,10 +173,27 @@ class OfLabels(Joins):
 
     def met(self, outputs: Tensor) -> Tensor:
         """One label a row. Raises UnusableBatch."""
-        if len(self.labels) not in (1, len(outputs)):
-            raise UnusableBatch(f"{len(self.labels)} labels for {len(outputs)} examples: give one for all, or one for each")
-        labels = self.labels if self.labels.device == outputs.device else self.labels.to(outputs.device)
-        return labels if len(labels) == len(outputs) else labels.expand(len(outputs))
+        return for_rows(self.labels, outputs, "labels")
+
+    def decided(self, outputs: Tensor) -> Tensor:
+        """One label a row, of decisions. Raises UnusableBatch, or AccessDenied for a goal that takes scores to judge."""
+        if self.top > 1 or self.by > 0:
+            raise AccessDenied(
+                f"the model gives decisions, and a class number tells neither lead nor rank: top {self.top}, by {self.by:g} take scores "
+                "to judge. Leave them out of the goal, or let the model give scores"
+            )
+        return self.met(outputs)
+
+    def sure(self, scores: Tensor, *labels: Tensor) -> Tensor:
+        """The confidence. Shapes: scores [batch, classes], labels [batch] -> [batch]. Raises UnusableBatch for one of another shape."""
+        sure = self.confidence(scores, *labels)
+        if not isinstance(sure, Tensor) or sure.shape != scores.shape[:1]:
+            got = f"shape {tuple(sure.shape)}" if isinstance(sure, Tensor) else f"type {type(sure).__name__}"
+            raise UnusableBatch(
+                f"confidence {getattr(self.confidence, '__name__', 'of your own')}: gives {got} for {len(scores)} examples. "
+                "Let it give one number for each, a tensor [batch], not their mean"
+            )
+        return sure
 
     def impossible(self, outputs: Tensor) -> list[str | None]:
         """No form of scores rules a class out."""
@@ -181,7 +206,8 @@ class Misclassify(OfLabels):
     """To be taken for anything but these labels: not among the `top` best, and behind by at least `by` (kappa).
 
     `confidence` is what the attack lowers. With `rivals` [batch], it only looks at that class of each example, though any
-    wrong class will do. Integer outputs [batch] are taken as decisions. An abstention (`models/abstention.py`) is no wrong class.
+    wrong class will do. Integer outputs [batch] are taken as decisions, which show neither rank nor lead: with `top` or `by` they
+    raise AccessDenied. An abstention (`models/abstention.py`) is no wrong class.
 
     Raises UnusableBatch for labels that are no class numbers, OptionError for a top or kappa that makes no sense.
 
@@ -197,13 +223,22 @@ class Misclassify(OfLabels):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", as_labels(self.labels))
-        check_goal(self.top, self.by)
+        if self.rivals is not None:
+            object.__setattr__(self, "rivals", as_labels(self.rivals))
+        check_goal(self.confidence, self.top, self.by)
+
+    @cached_property
+    def furthest(self) -> int:
+        """The largest rival, known once."""
+        return 0 if self.rivals is None or not len(self.rivals) else int(self.rivals.max())
 
     def loss(self, outputs: Tensor) -> Tensor:
         scores, labels = self.scores(outputs)
-        if self.confidence is margin and self.rivals is None:
-            return lead(scores, labels, self.top)
-        return self.confidence(scores, labels) if self.rivals is None else self.confidence(scores, labels, self.rivals)
+        if self.rivals is None:
+            return lead(scores, labels, self.top) if self.confidence is margin else self.sure(scores, labels)
+        if self.furthest >= scores.shape[1]:
+            raise UnusableBatch(f"rival {self.furthest}: the model knows {scores.shape[1]} classes. Check the rivals")
+        return self.sure(scores, labels, for_rows(self.rivals, scores, "rivals"))
 
     def cost(self, outputs: Tensor) -> Tensor:
         """The cross-entropy of the labels: what a model learns that is to resist. Shapes: -> [batch]."""
@@ -218,14 +253,14 @@ class Misclassify(OfLabels):
 
     def reached(self, outputs: Tensor) -> Tensor:
         if not as_tensor(outputs).is_floating_point():
-            return (outputs != self.met(outputs)) & ~abstained(outputs)
+            return (outputs != self.decided(outputs)) & ~abstained(outputs)
         scores, labels = self.scores(outputs)
         # a label that is behind the best of the others is as far behind the best of all
         first, second = best(scores, self.top), own(scores, labels)
         return first - second >= self.by if self.by else first > second
 
     def rows(self, index: Tensor) -> "Misclassify":
-        rivals = None if self.rivals is None else self.rivals[index.to(self.rivals.device)]
+        rivals = None if self.rivals is None else picked(self.rivals, index)
         return replace(self, labels=picked(self.labels, index), rivals=rivals)
 
     def aimed(self, outputs: Tensor, count: int) -> list["Misclassify"]:
@@ -244,7 +279,7 @@ class Misclassify(OfLabels):
 class Classify(OfLabels):
     """To be taken for these labels: among the `top` best, and ahead of the next by at least `by` (kappa).
 
-    `confidence` is what the attack raises; the rest as for `Misclassify`.
+    `confidence` is what the attack raises; the rest, and what it raises, as for `Misclassify`.
 
     >>> Classify(1, by=2.5).reached(torch.tensor([[3.0, 5.0], [3.0, 6.0]]))
     tensor([False,  True])
@@ -257,11 +292,11 @@ class Classify(OfLabels):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", as_labels(self.labels))
-        check_goal(self.top, self.by)
+        check_goal(self.confidence, self.top, self.by)
 
     def loss(self, outputs: Tensor) -> Tensor:
         scores, labels = self.scores(outputs)
-        return -(lead(scores, labels, self.top) if self.confidence is margin else self.confidence(scores, labels))
+        return -(lead(scores, labels, self.top) if self.confidence is margin else self.sure(scores, labels))
 
     def lack(self, outputs: Tensor) -> Tensor:
         """The signed margin, whatever the confidence."""
@@ -272,7 +307,7 @@ class Classify(OfLabels):
 
     def reached(self, outputs: Tensor) -> Tensor:
         if not as_tensor(outputs).is_floating_point():
-            return outputs == self.met(outputs)
+            return outputs == self.decided(outputs)
         ahead = lead(*self.scores(outputs), self.top)
         return (ahead > 0) & (ahead >= self.by)
 
@@ -281,6 +316,14 @@ class Classify(OfLabels):
 
     def __str__(self) -> str:
         return f"class {describe(self.labels)}" + (f", in the top {self.top}" if self.top > 1 else "")
+
+
+def for_rows(labels: Tensor, outputs: Tensor, noun: str) -> Tensor:
+    """One label a row of outputs, where these are. Shapes: labels [1] or [batch] -> [batch]. Raises UnusableBatch."""
+    if len(labels) not in (1, len(outputs)):
+        raise UnusableBatch(f"{len(labels)} {noun} for {len(outputs)} examples: give one for all, or one for each")
+    labels = labels if labels.device == outputs.device else labels.to(outputs.device)
+    return labels if len(labels) == len(outputs) else labels.expand(len(outputs))
 
 
 def picked(labels: Tensor, index: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Sequence(tokens)             a model that writes token after token, shown what i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.threat.bounds import is_number
 from audioadv.threat.joined import Joins
 from audioadv.threat.labels import lead
 
@@ -25,8 +27,8 @@ NOTHING = -100  # no token: what torch's cross_entropy ignores
 class Below(Joins):
     """That `loss(outputs, *data)` comes under `at`. `data` are tensors with one row an example, so that those who leave take theirs along.
 
-    The loss is any callable that gives one number an example. Raises UnusableBatch for one that gives something else, OptionError for
-    no number to come under.
+    The loss is any callable that gives one number an example. Raises UnusableBatch for one that gives something else and for data that
+    do not fit the batch, OptionError for no number to come under.
 
     >>> goal = Below(lambda outputs, target: (outputs - target).square().sum(1), 0.5, torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
     >>> goal.reached(torch.tensor([[1.0, 0.5], [1.0, 0.0]]))
@@ -38,16 +40,27 @@ class Below(Joins):
     data: tuple[Tensor, ...]
 
     def __init__(self, loss: Callable[..., Tensor], at: float, *data: Tensor) -> None:
-        if at != at:
-            raise OptionError(f"at {at:g}: give the number that the loss shall come under")
+        if not callable(loss):
+            raise OptionError(f"loss {loss!r:.60}: not a function. Give one from outputs and data to [batch]: Below(loss, at, *data)")
+        if not is_number(at):
+            raise OptionError(f"at {at!r:.60}: give the number that the loss shall come under")
+        for rows in data:
+            if not isinstance(rows, Tensor) or not rows.ndim:
+                raise UnusableBatch(f"data of type {type(rows).__name__}: give tensors with one row an example")
         object.__setattr__(self, "measure", loss)
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "data", data)
 
     def loss(self, outputs: Tensor) -> Tensor:
+        for rows in self.data:
+            if len(rows) != len(outputs):
+                raise UnusableBatch(
+                    f"data of {len(rows)} rows for {len(outputs)} examples: give one row for each (rows.expand({len(outputs)}, ...))"
+                )
         losses = self.measure(outputs, *(rows.to(outputs.device) for rows in self.data))
-        if losses.shape != outputs.shape[:1]:
-            raise UnusableBatch(f"a loss of shape {tuple(losses.shape)} for {len(outputs)} examples: give one number for each")
+        if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
+            got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"type {type(losses).__name__}"
+            raise UnusableBatch(f"a loss of {got} for {len(outputs)} examples: give one number for each, a tensor [batch]")
         return losses
 
     def lack(self, outputs: Tensor) -> Tensor:
@@ -71,10 +84,15 @@ class Below(Joins):
 
 
 def feature_distance(outputs: Tensor, features: Tensor) -> Tensor:
-    """Euclidean. Shapes: [batch, *] twice -> [batch].
+    """Euclidean. Shapes: [batch, *] twice -> [batch]. Raises UnusableBatch for two shapes.
 
     Source: Sabour et al. 2016, "Adversarial manipulation of deep representations" (the features of another input are what is sought).
     """
+    if outputs.shape != features.shape:
+        raise UnusableBatch(
+            f"features of shape {tuple(features.shape)} for outputs of shape {tuple(outputs.shape)}: "
+            "give what the model makes of other inputs"
+        )
     return (outputs - features).flatten(1).norm(dim=1)
 
 
@@ -90,7 +108,8 @@ class Sequence(Joins):
 
     The model's outputs are scores [batch, steps, vocabulary] from one forward over the wanted tokens; `tokens` int64 [batch, steps],
     and -100 where a sequence has ended. The loss is the sequence's negative log likelihood; the goal is reached where every token is
-    the likeliest of its step, so that greedy decoding writes them. Raises UnusableBatch for scores of another shape.
+    the likeliest of its step, so that greedy decoding writes them. Raises UnusableBatch for tokens that are no such numbers, and for
+    scores of another shape or of a smaller vocabulary.
 
     >>> goal = Sequence(torch.tensor([[1, 0], [1, -100]]))
     >>> goal.reached(torch.tensor([[[0.0, 2.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 1.0]]]))
@@ -99,6 +118,20 @@ class Sequence(Joins):
 
     tokens: Tensor
 
+    def __post_init__(self) -> None:
+        tokens = self.tokens
+        if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool or tokens.ndim != 2:
+            got = f"{tokens.dtype} and shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise UnusableBatch(f"tokens of type {got}: give whole numbers, a tensor [batch, steps]")
+        if bool(((tokens < 0) & (tokens != NOTHING)).any()):
+            raise UnusableBatch(f"token {int(tokens[tokens != NOTHING].min())}: tokens are numbered from 0, and {NOTHING} is none")
+        object.__setattr__(self, "tokens", tokens.long())
+
+    @cached_property
+    def highest(self) -> int:
+        """The largest token, known once."""
+        return int(self.tokens.max()) if self.tokens.numel() else NOTHING
+
     def matched(self, outputs: Tensor) -> Tensor:
         """The tokens, where the outputs are. Raises UnusableBatch."""
         if outputs.ndim != 3 or outputs.shape[:2] != self.tokens.shape:
@@ -106,6 +139,8 @@ class Sequence(Joins):
                 f"outputs of shape {tuple(outputs.shape)} for tokens of shape {tuple(self.tokens.shape)}: "
                 "give scores [batch, steps, vocabulary]"
             )
+        if self.highest >= outputs.shape[2]:
+            raise UnusableBatch(f"token {self.highest}: the model's vocabulary has {outputs.shape[2]}, from 0. Check the tokens")
         return self.tokens.to(outputs.device)
 
     def loss(self, outputs: Tensor) -> Tensor:

@@ -17,13 +17,14 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from audioadv.errors import MalformedSpec, UnusableBatch, UnusableResponse
+from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, UnusableResponse
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import Box, as_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.joined import Joined
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin, probability_margin
+from audioadv.threat.measured import Below
 from audioadv.threat.undetected import Undetected
 
 KNOWLEDGE: Final = {
@@ -113,8 +114,10 @@ class ThreatModel:
         try:
             entries = json.loads(text)
             return ThreatModel(**{**entries, "goal": retold(entries["goal"])})
-        except (json.JSONDecodeError, KeyError, TypeError, ImportError, AttributeError) as error:
-            raise MalformedSpec(f"threat model {text[:60]!r}: cannot be read ({error}). Give what to_json() wrote") from error
+        except MalformedSpec:
+            raise
+        except (AudioadvError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+            raise MalformedSpec(f"threat model {str(text)[:60]!r}: cannot be read ({error}). Give what to_json() wrote") from error
 
     def check(
         self,
@@ -210,6 +213,8 @@ def told(goal: Any) -> Any:
             f"goal '{goal}': a fitted detector is weights, and cannot be written as JSON. Claim Undetected(), by any detector that the "
             "model has, or say the goal in words"
         )
+    if isinstance(goal, Below):
+        raise MalformedSpec(f"goal '{goal}': a loss and what it compares with cannot be written as JSON. Say the goal in words")
     if not is_dataclass(goal) or not kind.__module__.startswith("audioadv.threat."):
         raise MalformedSpec(f"goal {kind.__name__}: cannot be written as JSON. Say it in words, or use a goal of audioadv.threat")
     place = f"{kind.__module__.removeprefix('audioadv.threat.')}:{kind.__name__}"
