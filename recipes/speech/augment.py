@@ -97,6 +97,36 @@ def curve(batch: int, size: int, generator: torch.Generator) -> Tensor:
     return rise * torch.sigmoid((high - hz) / 60) * 10 ** (gain_db / 20)
 
 
+def other_mouth(speech: Tensor, generator: torch.Generator) -> Tensor:
+    """The same sounds from another vocal tract: formants and hisses moved along the spectrum, sharper or flatter; the pitch stays.
+
+    Each frame's smooth spectrum (its cepstrum up to 2 ms) is read at warped frequencies: by up to half an octave up or down at
+    five places from 0.5 to 8 kHz, each its own way, straight lines between them. Shapes: [batch, time] -> [batch, time].
+
+    Source: after Jaitly and Hinton 2013, "Vocal tract length perturbation (VTLP) improves speech recognition", with more than one
+    parameter, and with the pitch left alone.
+    """
+    batch, time = speech.shape
+    size, hop, bins = 512, 160, 257
+    window = torch.hann_window(size, device=speech.device)
+    frames = torch.stft(speech, size, hop, window=window, return_complex=True).transpose(1, 2)  # [batch, frames, bins]
+    loud = (frames.abs() + 1e-4).log()
+    cepstrum = torch.fft.irfft(loud, n=size)
+    quefrency = torch.arange(size, device=speech.device)
+    cepstrum = cepstrum * (torch.minimum(quefrency, size - quefrency) <= 32)
+    smooth = torch.fft.rfft(cepstrum).real
+
+    octaves = torch.log2(torch.arange(bins, device=speech.device).clamp_min(1) / 16)  # over 500 Hz, up to 4
+    hats = (1 - (octaves.clamp_min(0) - torch.arange(5, device=speech.device)[:, None]).abs()).clamp_min(0)
+    shift = (torch.randn(batch, 5, generator=generator, device=speech.device) * 0.22).clamp(-0.5, 0.5) @ hats
+    place = (torch.arange(bins, device=speech.device) * 2**shift).clamp(0, bins - 1)[:, None]  # [batch, 1, bins]
+    low = place.long().clamp_max(bins - 2).expand_as(smooth)
+    moved = smooth.gather(2, low).lerp(smooth.gather(2, low + 1), place - low)
+    level, depth = smooth.mean(2, keepdim=True), uniform(batch, 0.8, 1.2, generator)[..., None]
+    gain = ((moved - level) * depth + level - smooth).clamp(-3, 3).exp()
+    return torch.istft((frames * gain).transpose(1, 2), size, hop, window=window, length=time)
+
+
 def gaps(batch: int, time: int, generator: torch.Generator) -> Tensor:
     """In a third of the clips, two gaps of up to 80 ms: what is not heard must be known. Shapes: -> [batch, time], 0 in a gap, else 1."""
     clock = torch.arange(time, device=generator.device)[None]
@@ -119,13 +149,16 @@ def level(sound: Tensor, lengths: Tensor) -> Tensor:
 
 
 def augment(speech: Tensor, lengths: Tensor, rooms: Tensor, generator: torch.Generator) -> Tensor:
-    """The same sentences, heard worse: most in a room, most in noise, half coloured, some through a telephone's mu-law.
+    """The same sentences, heard worse: half by another mouth, most in a room, most in noise, half coloured, some by a telephone's mu-law.
 
     Shapes: speech [batch, time] at 16 kHz, lengths [batch], rooms [count, taps] -> [batch, time], zero past each length.
     """
     batch, time = speech.shape
     inside = torch.arange(time, device=speech.device) < lengths[:, None]
     speech = speech.clone()
+    (other,) = dealt(batch, [0.5], generator)
+    if len(other):
+        speech[other] = other_mouth(speech[other], generator) * inside[other]
     loud = level(speech, lengths)
 
     (roomy,) = dealt(batch, [0.6], generator)

@@ -1,13 +1,15 @@
-"""Many sentences without a process for each: espeak-ng and flite as libraries, festival by one script.
+"""Many sentences without a process for each: espeak-ng, flite and RHVoice as libraries, festival by one script.
 
-CPU time a sentence of two seconds: espeak-ng 1.8 ms (by its program 9), flite 12 (19), festival 5 to 45 (over 500). The speech is
-that of the programs, but for its noise, which hangs on what the process said before.
+CPU time a sentence of two seconds: espeak-ng 1.8 ms (by its program 9), flite 12 (19), RHVoice 30, festival 5 to 45 (over 500). The
+speech is that of the programs, but for its noise, which hangs on what the process said before.
 """
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_float, c_int, c_short, c_size_t, c_ubyte, c_void_p
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +111,44 @@ def festival(jobs: list[Job]) -> list[Spoken]:
         return [wavfile.read(Path(folder, f"{number}.wav"))[::-1] for number in range(len(jobs))]
 
 
+def rhvoice() -> Callable[[Job], Spoken]:
+    """Start RHVoice in this process."""
+    from rhvoice_wrapper.rhvoice_proxy import Engine
+
+    pieces: list[np.ndarray] = []
+    rates: list[int] = []
+
+    def hear(samples, count, user):  # type: ignore[no-untyped-def]
+        pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 1  # go on
+
+    def tell(rate: int, user: object) -> int:
+        rates.append(rate)
+        return 1
+
+    engine = Engine()
+    engine.init(hear, tell)
+
+    def say(job: Job) -> Spoken:
+        text, voice, slow = job
+        pieces.clear()
+        pace, pitch = 1 / slow, voice.pitch / 100
+        engine.generate(text, engine.params.copy_with({"voice_profile": voice.name, "relative_rate": pace, "relative_pitch": pitch}))
+        return np.concatenate(pieces), rates[-1]
+
+    return say
+
+
+def missing() -> list[str]:
+    """What must be installed before all voices of training can be spoken."""
+    programs = [program for program in ("espeak-ng", "flite", "festival") if not shutil.which(program)]
+    return programs + [package for package in ("rhvoice_wrapper", "rhvoice_wrapper_bin") if not find_spec(package)]
+
+
 def say(jobs: list[Job]) -> list[Spoken]:
     """Speak each sentence. Run anew in a fresh process, the same jobs give the same samples."""
-    ways = {"espeak": lambda mine: map(espeak(), mine), "flite": lambda mine: map(flite(), mine), "festival": festival}
+    ways = {program.__name__: lambda mine, start=program: map(start(), mine) for program in (espeak, flite, rhvoice)}
+    ways["festival"] = festival
     said: dict[int, Spoken] = {}
     for program in dict.fromkeys(voice.program for _, voice, _ in jobs):
         numbers = [number for number, (_, voice, _) in enumerate(jobs) if voice.program == program]

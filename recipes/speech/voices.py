@@ -1,4 +1,4 @@
-"""Voices of espeak-ng, flite and festival (Debian packages), split into those heard in training and those kept for the test."""
+"""Voices of espeak-ng, flite, festival (Debian packages) and RHVoice, split into those heard in training and those kept for the test."""
 
 import random
 import subprocess
@@ -15,11 +15,12 @@ UNSEEN = ("Andrea", "belinda", "edward", "f4", "klatt3", "linda", "m2", "m6", "m
 FLITE_SEEN = ("kal", "kal16", "awb", "slt")  # slt is flite's only woman: with her held out, no trained voice is like her
 FLITE_UNSEEN = ("rms",)
 FESTIVAL = ("cmu_us_slt_arctic_hts", "ked_diphone", "kal_diphone")  # of training alone: ked is a speaker that flite lacks
+RHVOICE = ("Bdl", "Clb")  # of training alone: a man and a woman of CMU ARCTIC that the others lack
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One way to say a sentence. `stretch` over 1 is slower; `pitch` is espeak's 0..99 or a mean in Hz."""
+    """One way to say a sentence. `stretch` over 1 is slower; `pitch` is espeak's 0..99, RHVoice's in percent of the speaker's own, or a mean in Hz."""
 
     program: str
     name: str
@@ -31,7 +32,9 @@ class Voice:
 
 
 def draw_voice(rng: random.Random, kind: str) -> Voice:
-    """A voice of a kind: `seen` (a quarter of them flite's), `flite-seen`, `festival`, `unseen` (espeak-ng), `flite-unseen`."""
+    """A voice of a kind: `seen` (a quarter of them flite's), `flite-seen`, `festival`, `rhvoice`, `unseen` (espeak-ng), `flite-unseen`."""
+    if kind == "rhvoice":
+        return Voice("rhvoice", rng.choice(RHVOICE), round(rng.uniform(75, 130)), rng.uniform(0.8, 1.2))
     if kind == "festival":
         return Voice("festival", rng.choice(FESTIVAL), round(rng.uniform(85, 160)), rng.uniform(0.8, 1.2))
     if kind.startswith("flite") or (kind == "seen" and rng.random() < 0.25):
