@@ -143,6 +143,8 @@ def nudge(region: Region, seed: int) -> Tensor:
     least = torch.full_like(region.clean, 2 * (region.grid or 0.0)) * (1 if region.inside is None else region.inside)
     audible = region.extent(least) if region.added else torch.zeros_like(region.radius)
     radius = torch.minimum(region.radius, torch.maximum(1e-3 * region.radius.clamp_max(1.0), audible))
+    if region.added and not region.limitless():  # a part of a clip, often silent: its frames are alike, and would all go the same way
+        radius = region.radius
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
