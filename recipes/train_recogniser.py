@@ -205,14 +205,14 @@ def room_responses(corpus: Path) -> Tensor:
 @click.option("--hours", default=40.0)
 def speak_command(corpus: Path, hours: float) -> None:
     """Write sentences and speak them into CORPUS, on all cores."""
-    if absent := synthesisers.missing():
+    clips, size = read(corpus)
+    wanted = sorted(set(range(round(hours * 3600 / SENTENCE / SHARD))) - {clip["shard"] for clip in clips})
+    if wanted and (absent := synthesisers.missing()):
         raise click.UsageError(f"no voices from {', '.join(absent)}: see the head of this file for how to install them")
     corpus.mkdir(parents=True, exist_ok=True)
     room_responses(corpus)
-    clips, size = read(corpus)
     if (corpus / "clips.jsonl").exists():
         os.truncate(corpus / "clips.jsonl", size)  # a line that a kill cut short
-    wanted = sorted(set(range(round(hours * 3600 / SENTENCE / SHARD))) - {clip["shard"] for clip in clips})
     kept()
     with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:  # afresh each time: the same bytes in any order
         for done, (number, clips) in enumerate(pool.imap_unordered(shard, wanted), 1):
