@@ -48,14 +48,15 @@ from typing import NamedTuple
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from train_mnist import DATA, blown_up_digits
 
 import audioadv as aa
 from audioadv.evaluation.images import mnist
 from audioadv.models.tiny_mnist import TinyMnist
-from audioadv.training import EAT, MSD, Adversarial, Average, Labelled, Method, RandomOne, Watch, Worst, start_from, train
-from audioadv.training.schedule import constant, growing
+from audioadv.training import EAT, MSD, Adversarial, Average, Labelled, Method, Natural, RandomOne, Watch, Worst, start_from, train
+from audioadv.training.schedule import Schedule, constant, growing
 
 LINF, L2, L1 = aa.Linf(0.3), aa.L2(2), aa.L1(10)
 BALLS = LINF | L2 | L1
@@ -67,22 +68,35 @@ JUDGES = {
 }
 
 
+class Blurs(nn.Module):
+    """Each image as two channels: softly blurred, and the mean of 3 x 3 pixels. Shapes: [batch, 1, *] -> [batch, 2, *]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        soft, flat = torch.tensor([0.2, 0.6, 0.2]), torch.ones(3) / 3
+        self.register_buffer("kernels", torch.stack([soft[:, None] * soft, flat[:, None] * flat])[:, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.kernels, padding=1)
+
+
 class Plan(NamedTuple):
-    """A method, the passes it gets, and the plan whose net it starts from; without one, from the bundled natural net."""
+    """A method, the passes it gets, and the plan whose net it starts from; without one, from nothing."""
 
     method: Method
     passes: int
     start: str | None = None
+    growth: Schedule = constant
 
 
 PLANS = {
-    "linf": Plan(Adversarial(LINF, steps=5), 5),
-    "random": Plan(RandomOne(BALLS, steps=5), 5),
-    "average": Plan(Average(BALLS, steps=5), 1, start="random"),
-    "worst": Plan(Worst(BALLS, steps=5), 1, start="random"),
-    "msd": Plan(MSD(BALLS, steps=5), 1, start="random"),
-    "msd-longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
-    "e-at": Plan(EAT(LINF | L1, steps=5), 3, start="random"),
+    "natural": Plan(Natural(), 1),
+    "linf": Plan(Adversarial(LINF, steps=5), 6, start="natural", growth=growing),
+    "random": Plan(RandomOne(BALLS, steps=5), 6, start="natural", growth=growing),
+    "average": Plan(Average(BALLS, steps=10), 5, start="random"),
+    "worst": Plan(Worst(BALLS, steps=10), 5, start="random"),
+    "msd": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75), random_start=True), 5, start="random"),
+    "e-at": Plan(EAT(LINF | L1, steps=10), 5, start="random"),
 }
 
 
@@ -90,20 +104,18 @@ def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path) -
     """Train for so many times the plan's passes, or read what was trained; what it starts from is trained before."""
     plan = PLANS[name]
     torch.manual_seed(0)
-    net = TinyMnist()
-    if plan.start is None:
-        net.load_state_dict(aa.load_classifier("mnist").net.state_dict())
-    else:
+    net = nn.Sequential(Blurs(), *TinyMnist(channels=2, width=2))
+    if plan.start is not None:
         trained(plan.start, data, held, passes, out)
         start_from(net, out / plan.start / "weights.safetensors")
-    rate, growth = (3e-3, growing) if plan.start is None else (2e-3, constant)
+    rate = 3e-3 if plan.growth is growing else 2e-3
     train(
         net,
         data,
         plan.method,
         passes=passes * plan.passes,
         optimiser=partial(torch.optim.Adam, lr=rate),
-        growth=growth,
+        growth=plan.growth,
         watch=Watch(BALLS, held.first(200)),
         out=out / name,
         tell=lambda mark: click.echo(f"{name}, {mark}"),
@@ -126,7 +138,7 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
 @click.command()
 @click.option("--only", multiple=True, help=f"some of: {', '.join(PLANS)}")
 @click.option("--passes", default=1, show_default=True, help="times as many as planned, for each")
-@click.option("--learnt", default=40000, show_default=True, help="images of training")
+@click.option("--learnt", default=59000, show_default=True, help="images of training")
 @click.option("--judge", type=click.Choice(list(JUDGES)), default="standard", show_default=True)
 @click.option("--count", default=500, show_default=True, help="test images that are attacked")
 @click.option("--data", type=Path, default=DATA, show_default=True)

@@ -46,7 +46,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "two layers": lambda: trained(nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))),
     "linear": lambda: trained(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))),
 }
-SELECT, SIGMA, ALPHA, TOGETHER = 100, 0.5, 0.001, 10
+SELECT, SIGMA, ALPHA, TOGETHER = 100, 0.5, 0.001, 30
 
 
 def trained(net: nn.Module) -> nn.Module:

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from audioadv.attacks.objective import either
 from audioadv.models.decoding import transcripts, writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import SHARPNESS, alignment, likelihood_loss, margins
-from audioadv.threat.goals import Silence, Transcribe
+from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.undetected import Undetected
 
 LETTERS, FRAMES = 4, 6
 TARGETS = [(1, 2), (1, 1), (3, 2, 3), (2, 2, 2), ()]
@@ -98,3 +100,21 @@ def test_what_is_heard_as_a_text_is_at_the_goal_whatever_gaps_surround_it() -> N
         assert Transcribe(text).reached(heard).tolist() == [one == text for one in said]
         assert torch.equal(Transcribe(text).reached(heard), Transcribe(text).apart(heard) == 0)
     assert Silence().reached(heard).tolist() == [not one for one in said]
+
+
+def test_rows_that_are_close_have_the_margin_and_the_others_the_loss() -> None:
+    frames, texts = torch.tensor([12, 9, 12, 7]), ("ab", "a b", "b", "aa")
+    letters = ("", "a", "b", " ")
+    for goal in (Transcribe(texts), Transcribe("ab"), Silence(), Mistranscribe(texts), Transcribe(texts) & Undetected("loud")):
+        for close in ([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 0, 0]):
+            scores = torch.randn(4, 12, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            suspicions = {"loud": scores[:, 0, 0] + 1}
+            outputs, marked = Emissions(scores.log_softmax(-1), frames, letters, suspicions), torch.tensor(close).bool()
+            split = either(outputs, goal, marked, slack=0.3)
+            whole = torch.where(marked, goal.margin(outputs, 0.3), goal.loss(outputs))
+            torch.testing.assert_close(split, whole)
+            slopes = [torch.autograd.grad(loss.sum(), scores, retain_graph=True)[0] for loss in (split, whole)]
+            torch.testing.assert_close(*slopes)
+    voted = Emissions(torch.zeros(3, 5, 4), torch.tensor([5, 4, 3]), letters, voted=("a", "b", "ab")).rows(torch.tensor([2, 0]))
+    assert voted.transcripts() == ["ab", "a"]
+    assert voted.frames.tolist() == [3, 5]

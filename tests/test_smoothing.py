@@ -43,6 +43,21 @@ def test_a_linear_classifiers_radius_is_its_distance() -> None:
     assert [rate.hits for _, rate in certified_curve(certificates, labels, [0.0, 0.5, 1.0, 2.0])] == [3, 2, 1, 0]
 
 
+def test_no_draw_is_made_that_cannot_change_the_class() -> None:
+    net, w = half_space()
+    seen: list[int] = []
+    net.register_forward_hook(lambda module, inputs, outputs: seen.append(len(outputs)))
+    for distance, select, made in ((3.0, 100, 60), (0.0, 100, 100), (3.0, 5, 3), (3.0, 1, 1), (0.0, 1, 1)):
+        seen.clear()
+        found = Smoothed(net, SIGMA).certify(distance * w[None], select=select, draws=10)
+        assert sum(seen) == made + 10
+        assert found.counts.item() <= 10
+    smoothed, near = Smoothed(net, SIGMA), torch.linspace(-0.2, 0.2, 9)[:, None] * w
+    together = smoothed.likeliest(near, None, 40)
+    assert together.tolist() == [smoothed.likeliest(one[None], None, 40).item() for one in near]
+    assert set(together.tolist()) == {0, 1}
+
+
 def test_predict_abstains_on_the_plane_and_not_far_from_it() -> None:
     net, w = half_space()
     distances = torch.tensor([0.0, 0.0, 0.5, -0.5])

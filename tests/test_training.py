@@ -54,6 +54,7 @@ from audioadv.training import (
     start_from,
     train,
 )
+from audioadv.training.msd import start_of
 from audioadv.training.nearby import worst_for
 from audioadv.training.processes import Processes
 from audioadv.training.trades import divergence
@@ -193,6 +194,20 @@ def test_multi_steepest_descent_takes_steps_of_each_members_own_size() -> None:
     assert none < one
     with pytest.raises(OptionError, match="for the 3 members"):
         gradients(MSD(UNION, 3, (0.1, 0.2)), model, batch)
+
+
+def test_multi_steepest_descent_may_begin_at_random_points_of_the_union() -> None:
+    model, batch = net().eval(), blobs(30).first(30)
+    still = MSD(UNION, 1, (0.0, 0.0, 0.0), random_start=True)
+    natural = next(Natural().gradients(model, batch, Moment()))
+    losses = [next(still.gradients(model, batch, Moment(seed=seed))) for seed in range(12)]
+    assert 1 <= sum(bool(loss == natural) for loss in losses) <= 8  # the clean inputs are one start of four
+    assert len({loss.item() for loss in losses}) >= 4
+    region = batch.region(UNION)
+    for seed in range(12):
+        assert (UNION.excess(region, region.inputs(start_of(region, seed))) <= 1e-6).all()
+    climbed = [next(MSD(UNION, 5, random_start=True).gradients(model, batch, Moment(seed=seed))) for seed in range(4)]
+    assert all(loss > natural for loss in climbed)
 
 
 def test_e_at_draws_the_member_that_errs_most() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
-from audioadv.models.recogniser import Access, as_access
+from audioadv.models.recogniser import Access, Emissions, as_access
 from audioadv.models.rest import at_rest as at_rest
 from audioadv.models.rest import module_of
 from audioadv.threat.bounds import Box
@@ -247,10 +247,29 @@ def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
     """The loss that counts for each row of outputs, and whether it is at the goal (`Objective.look`). Shapes: -> [batch], bool [batch]."""
-    loss = goal.loss(outputs)
     with torch.no_grad():
         reached = goal.reached(outputs)
-    return (loss if near is None else torch.where(near | reached, goal.margin(outputs, slack), loss)), reached
+    if near is None:
+        return goal.loss(outputs), reached
+    return either(outputs, goal, near | reached, slack), reached
+
+
+def either(outputs: Any, goal: Goal, close: Tensor, slack: float) -> Tensor:
+    """The margin of the rows that are `close`, the loss of the others; where asking is free, each is computed for its own rows only.
+
+    For a text both are a pass over all alignments: together, some hundredths of a step. Shapes: close bool [batch] -> [batch].
+    """
+    if close.is_cuda:  # a GPU would be out of work while it is asked
+        return torch.where(close, goal.margin(outputs, slack), goal.loss(outputs))
+    near, far = close.nonzero()[:, 0], (~close).nonzero()[:, 0]
+    if not len(near):
+        return goal.loss(outputs)
+    if not len(far):
+        return goal.margin(outputs, slack)
+    if not isinstance(outputs, Emissions):
+        return torch.where(close, goal.margin(outputs, slack), goal.loss(outputs))
+    margin, loss = goal.rows(near).margin(outputs.rows(near), slack), goal.rows(far).loss(outputs.rows(far))
+    return torch.cat([margin, loss])[torch.cat([near, far]).argsort()]
 
 
 def box_of(region: Region) -> Box:

@@ -123,14 +123,14 @@ def find_then_shrink(
                 search.radius = run.region.radius * WIDEST ** max(0.0, 1 - number / (WIDE_UNTIL * steps))
             here = run.region.at(search.radius)
             step = here.steady(here.pull(search.delta, look.slope))
-            search.velocity = momentum * search.velocity + (1 - momentum) * step
+            search.velocity = step.lerp(search.velocity, momentum)
             longest = longest_step * 0.5 ** (search.stage % 3)
             stride = torch.where(search.found | (not shrinks), search.gamma.clamp(SHORTEST_STEP, longest_step), longest)
             stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
             step = search.velocity
             if noisy and not shrinks:
                 stride, step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (number / steps) * ones[: len(stride)], here.steady(step)
-            search.delta = here.project(search.delta - each(stride * search.radius, search.delta) * step)
+            search.delta = here.project(torch.addcmul(search.delta, each(stride * search.radius, search.delta), step, value=-1))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 if not len(left[0]):
                     break

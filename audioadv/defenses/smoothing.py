@@ -38,7 +38,7 @@ from audioadv.threat.channels.keys import Key, fingerprint
 
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
 NEAR = 2**20  # numbers at once on a CPU: what stays near its cores is faster than what does not
-SELECT, ESTIMATE, ATTACK = range(3)  # what draws are for: never the same ones
+SELECT, ESTIMATE, ATTACK, SELECT_ON = range(4)  # what draws are for: never the same ones
 
 
 @final
@@ -107,16 +107,29 @@ class Smoothed(Wrapped):
     ) -> Certificates:
         """The smoothed class of each input and an L2 radius within which it does not change, wrong with a chance of at most alpha.
 
-        `select` draws choose the class, `draws` others bound its likelihood: 10,000 certify up to 3.2 sigma, 100,000 to 3.8.
+        `select` draws at most choose the class, `draws` others bound its likelihood: 10,000 certify up to 3.2 sigma, 100,000 to 3.8.
         Shapes: inputs [batch, *], lengths [batch] -> [batch] each.
         """
         check_chance(min(select, draws), alpha)
-        classes = self.counts(inputs, lengths, select, SELECT).argmax(1)
+        classes = self.likeliest(inputs, lengths, select)
         counts = self.counts(inputs, lengths, draws, ESTIMATE).gather(1, classes[:, None])[:, 0]
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
         sure = (least > 0.5).to(classes.device)
         radii = torch.where(sure, self.sigma * torch.tensor(ndtri(least.numpy())).to(inputs), 0.0)
         return Certificates(torch.where(sure, classes, ABSTAIN), radii, counts)
+
+    def likeliest(self, inputs: Tensor, lengths: Tensor | None, draws: int) -> Tensor:
+        """The class that most of so many draws fall to. Inputs whose class no later draw can change get three fifths of them.
+
+        Shapes: inputs [batch, *], lengths [batch] -> int64 [batch].
+        """
+        left = 2 * draws // 5
+        found = self.counts(inputs, lengths, draws - left, SELECT)
+        open = (2 * found.amax(1) - found.sum(1) <= left).nonzero()[:, 0]
+        if left and len(open):
+            more = self.counts(inputs[open], None if lengths is None else lengths[open], left, SELECT_ON)
+            found = found.index_add(0, open, more)
+        return found.argmax(1)
 
     def counts(self, inputs: Tensor, lengths: Tensor | None, draws: int, purpose: int) -> Tensor:
         """How many draws of each input fall to each class; to none, where the model abstains.

@@ -54,6 +54,12 @@ class Emissions:
         """The transcripts, one a clip: greedy, unless there was a vote."""
         return transcripts(self.log_probs, self.frames, self.vocabulary) if self.voted is None else list(self.voted)
 
+    def rows(self, index: Tensor) -> "Emissions":
+        """What is said of some of the clips. Shapes: index [fewer]."""
+        voted = None if self.voted is None else tuple(self.voted[i] for i in index.tolist())
+        suspicions = {detector: suspicion[index] for detector, suspicion in self.suspicions.items()}
+        return replace(self, log_probs=self.log_probs[index], frames=self.frames[index], suspicions=suspicions, voted=voted)
+
 
 @final
 @dataclass(frozen=True, eq=False)

@@ -12,20 +12,20 @@ from torch import nn
 class TinyMnist(nn.Sequential):
     """Two strided convolutions and two linear layers, 166,406 parameters. Shapes: [batch, 1, 28, 28] in 0..1 -> scores [batch, 10].
 
-    `channels` is another number of input channels, for digits that are written otherwise.
+    `channels` is another number of input channels, for digits that are written otherwise; `width`, how many times as wide the layers are.
 
     >>> sum(parameter.numel() for parameter in TinyMnist().parameters())
     166406
     """
 
-    def __init__(self, channels: int = 1) -> None:
+    def __init__(self, channels: int = 1, width: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(channels, 16, 4, stride=2, padding=1),
+            nn.Conv2d(channels, 16 * width, 4, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2, padding=1),
+            nn.Conv2d(16 * width, 32 * width, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(32 * 7 * 7, 100),
+            nn.Linear(32 * width * 7 * 7, 100 * width),
             nn.ReLU(),
-            nn.Linear(100, 10),
+            nn.Linear(100 * width, 10),
         )

@@ -26,7 +26,7 @@ class LinfNorm:
 
     def steady(self, slope: Tensor) -> Tensor:
         size = slope.flatten(1).square().sum(1) / slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # of the entries that matter
-        return (3 * slope / each(size.clamp_min(1e-30), slope)).clamp(-1, 1)  # a sign for all but the smallest
+        return (slope * each(3 / size.clamp_min(1e-30), slope)).clamp(-1, 1)  # a sign for all but the smallest
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         drawn = 2 * torch.rand(clean.shape, generator=generator) - 1

@@ -10,12 +10,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import at_rest
 from audioadv.errors import OptionError
 from audioadv.threat.bounds import Bound
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
-from audioadv.training.batches import Batch
+from audioadv.training.batches import Batch, keyed
 from audioadv.training.method import Model, Moment, descend
 from audioadv.training.nearby import Losses, check_attacker, climb, slope_of, usual_step
 
@@ -33,6 +34,9 @@ class MSD:
     are alike, Linf takes most: its change is dense, and little of it is left in L1. The paper's, of 100, are 1/30 in Linf, 1/20 in L2
     and 1/10 in L1.
 
+    With `random_start`, the steps begin at random points of one member, or at the clean inputs, any as likely as another, drawn for each
+    batch. From the clean inputs alone, all examples climb the same few ways, and the net learns to bend just those.
+
     Raises OptionError for no steps, for members that are no plain changes (they share no point), and for another number of members
     than of sizes.
     """
@@ -40,6 +44,7 @@ class MSD:
     bound: Bound
     steps: int = 20
     step_size: float | tuple[float, ...] | None = None
+    random_start: bool = False
 
     def __post_init__(self) -> None:
         for size in self.step_size if isinstance(self.step_size, tuple) else (self.step_size,):
@@ -53,14 +58,22 @@ class MSD:
         sizes = given if isinstance(given, tuple) else (given,) * count
         if len(sizes) != count:
             raise OptionError(f"{len(sizes)} step sizes {sizes} for the {count} members of {self.bound}: give one for each, or one for all")
+        start = start_of(region, moment.seed) if self.random_start else region.start()
         with at_rest(model):
-            inputs = descend_all(region, lambda inputs: batch.losses(model, inputs), self.steps, sizes)
+            inputs = descend_all(region, start, lambda inputs: batch.losses(model, inputs), self.steps, sizes)
         yield descend(batch.losses(model, inputs).mean())
 
 
-def descend_all(region: Region, losses: Losses, steps: int, sizes: Sequence[float]) -> Tensor:
-    """From the clean inputs, at each step the member's step of the greatest loss; `sizes` in radii. Shapes: -> as region.clean."""
-    delta, members = region.start(), region.members()
+def start_of(region: Region, seed: int) -> Tensor:
+    """Random changes of one of the members, or none, whichever is drawn. Shapes: -> as region.clean."""
+    members = region.members()
+    chosen = int(torch.randint(len(members) + 1, (), generator=keyed(seed, "member")))
+    return random_start(members[chosen], seed) if chosen < len(members) else region.start()
+
+
+def descend_all(region: Region, delta: Tensor, losses: Losses, steps: int, sizes: Sequence[float]) -> Tensor:
+    """From those changes on, at each step the member's step of the greatest loss; `sizes` in radii. Shapes: -> as region.clean."""
+    members = region.members()
     for _ in range(steps):
         slope = slope_of(losses, region.inputs(delta))
         candidates = [climb(member, delta, slope, size) for member, size in zip(members, sizes, strict=True)]
