@@ -24,7 +24,7 @@ msd-longer's net stands 85 % against the PGD of 5 sparse steps that trains it at
 What did not win L1 back: a net of twice the width (0.66 million parameters), 59,000 images, eight passes of `random` from nothing, then
 eight of MSD with 20 steps, 48 minutes of one core: 49.2 % (246 of 500, 44.8 .. 53.6; linf 70.2, l2 65.4, l1 49.8). From the same start, one
 pass as planned: average 16.8 %, worst 18.2 %, msd 26.8 %. Three passes more of MSD that begins at a random point of a random member, not at
-the clean input: of 300 held images linf 94.0, l2 73.7, l1 48.0 %, so that L1 alone is left (not judged on the test part).
+the clean input: of 300 held images linf 94.0, l2 73.7, l1 48.0 %, so that on these L1 alone is left.
 
 What the net sees decides between Linf and L1: behind a fixed blur, single pixels cannot be thresholded one by one. The plans `random` and
 `msd-longer`, from nothing, with one of these in front; of 300 held images under `standard` (in L1, Linf, L2, and all three):
@@ -35,7 +35,10 @@ What the net sees decides between Linf and L1: behind a fixed blur, single pixel
     the image, and the 3 x 3 mean as a 2nd channel               47.3, 73.3, 75.0, 46.3 %
 
 The third with a net of twice the width and 59,000 images, six passes of `random`, then five of MSD with 10 steps from random points of
-random members, 24 minutes of one core: 57.7, 72.0, 77.3, and **56.0 %** of all three (168 of 300 held images; not judged on the test part).
+random members (`MSD(random_start=True)`), 24 minutes of one core: 57.7, 72.0, 77.3, and 56.0 % of all three (168 of 300 held images). But
+held images are easier by ten points: the same plan once more, of the first 500 *test* images, 48.4, 60.8, 67.0, and 46.2 % (231 of 500,
+41.9 .. 50.6), under `--judge pgd` 58.4 % (67.0 % of the held). That is no gain over the table above: blurring and six times the work move
+what falls from L1 to Linf. It was left out.
 
 The last 1,000 images of training are watched, not learnt; the first of the test set judge. Killed, it goes on where it was.
 """
@@ -48,15 +51,14 @@ from typing import NamedTuple
 
 import click
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from train_mnist import DATA, blown_up_digits
 
 import audioadv as aa
 from audioadv.evaluation.images import mnist
 from audioadv.models.tiny_mnist import TinyMnist
-from audioadv.training import EAT, MSD, Adversarial, Average, Labelled, Method, Natural, RandomOne, Watch, Worst, start_from, train
-from audioadv.training.schedule import Schedule, constant, growing
+from audioadv.training import EAT, MSD, Adversarial, Average, Labelled, Method, RandomOne, Watch, Worst, start_from, train
+from audioadv.training.schedule import constant, growing
 
 LINF, L2, L1 = aa.Linf(0.3), aa.L2(2), aa.L1(10)
 BALLS = LINF | L2 | L1
@@ -68,35 +70,22 @@ JUDGES = {
 }
 
 
-class Blurs(nn.Module):
-    """Each image as two channels: softly blurred, and the mean of 3 x 3 pixels. Shapes: [batch, 1, *] -> [batch, 2, *]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        soft, flat = torch.tensor([0.2, 0.6, 0.2]), torch.ones(3) / 3
-        self.register_buffer("kernels", torch.stack([soft[:, None] * soft, flat[:, None] * flat])[:, None])
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.conv2d(images, self.kernels, padding=1)
-
-
 class Plan(NamedTuple):
-    """A method, the passes it gets, and the plan whose net it starts from; without one, from nothing."""
+    """A method, the passes it gets, and the plan whose net it starts from; without one, from the bundled natural net."""
 
     method: Method
     passes: int
     start: str | None = None
-    growth: Schedule = constant
 
 
 PLANS = {
-    "natural": Plan(Natural(), 1),
-    "linf": Plan(Adversarial(LINF, steps=5), 6, start="natural", growth=growing),
-    "random": Plan(RandomOne(BALLS, steps=5), 6, start="natural", growth=growing),
-    "average": Plan(Average(BALLS, steps=10), 5, start="random"),
-    "worst": Plan(Worst(BALLS, steps=10), 5, start="random"),
-    "msd": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75), random_start=True), 5, start="random"),
-    "e-at": Plan(EAT(LINF | L1, steps=10), 5, start="random"),
+    "linf": Plan(Adversarial(LINF, steps=5), 5),
+    "random": Plan(RandomOne(BALLS, steps=5), 5),
+    "average": Plan(Average(BALLS, steps=5), 1, start="random"),
+    "worst": Plan(Worst(BALLS, steps=5), 1, start="random"),
+    "msd": Plan(MSD(BALLS, steps=5), 1, start="random"),
+    "msd-longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
+    "e-at": Plan(EAT(LINF | L1, steps=5), 3, start="random"),
 }
 
 
@@ -104,18 +93,20 @@ def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path) -
     """Train for so many times the plan's passes, or read what was trained; what it starts from is trained before."""
     plan = PLANS[name]
     torch.manual_seed(0)
-    net = nn.Sequential(Blurs(), *TinyMnist(channels=2, width=2))
-    if plan.start is not None:
+    net = TinyMnist()
+    if plan.start is None:
+        net.load_state_dict(aa.load_classifier("mnist").net.state_dict())
+    else:
         trained(plan.start, data, held, passes, out)
         start_from(net, out / plan.start / "weights.safetensors")
-    rate = 3e-3 if plan.growth is growing else 2e-3
+    rate, growth = (3e-3, growing) if plan.start is None else (2e-3, constant)
     train(
         net,
         data,
         plan.method,
         passes=passes * plan.passes,
         optimiser=partial(torch.optim.Adam, lr=rate),
-        growth=plan.growth,
+        growth=growth,
         watch=Watch(BALLS, held.first(200)),
         out=out / name,
         tell=lambda mark: click.echo(f"{name}, {mark}"),
@@ -138,7 +129,7 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
 @click.command()
 @click.option("--only", multiple=True, help=f"some of: {', '.join(PLANS)}")
 @click.option("--passes", default=1, show_default=True, help="times as many as planned, for each")
-@click.option("--learnt", default=59000, show_default=True, help="images of training")
+@click.option("--learnt", default=40000, show_default=True, help="images of training")
 @click.option("--judge", type=click.Choice(list(JUDGES)), default="standard", show_default=True)
 @click.option("--count", default=500, show_default=True, help="test images that are attacked")
 @click.option("--data", type=Path, default=DATA, show_default=True)

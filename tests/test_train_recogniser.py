@@ -117,6 +117,23 @@ def test_a_teacher_is_listened_to_and_runs_are_averaged(folder: Path) -> None:
     assert torch.allclose(mean["net"]["head.bias"].float(), expected, atol=1e-3)
 
 
+def test_two_runs_are_mixed_by_shares_and_what_one_lacks_is_zero_there(tmp_path: Path) -> None:
+    old, new = {"head.bias": torch.full((3,), 1.0)}, {"head.bias": torch.full((3,), 2.0), "blocks.0.fit.bias": torch.full((3,), 4.0)}
+    paths = [tmp_path / "old.pt", tmp_path / "new.pt"]
+    for path, net in zip(paths, (old, new), strict=True):
+        torch.save({"net": net, "model": "tiny-mel", "step": 7}, path)
+    for options, bias, fit in (([], 1.5, 2.0), (["0.25"], 1.25, 1.0), (["0.25", "fit=0.75"], 1.25, 3.0), (["fit=1"], 1.5, 4.0)):
+        run("export", *paths, tmp_path / "mixed.safetensors", *(word for share in options for word in ("--share", share)))
+        mixed = train_recogniser.weights(tmp_path / "mixed.safetensors")["net"]
+        assert mixed["head.bias"].tolist() == [bias] * 3
+        assert mixed["blocks.0.fit.bias"].tolist() == [fit] * 3
+    for runs, share in ((paths, "2"), (paths, "fit=much"), (paths[:1], "0.5")):
+        result = run("export", *runs, tmp_path / "none.safetensors", "--share", share)
+        assert result.exit_code == 2
+        assert "--share" in result.output
+    assert not (tmp_path / "none.safetensors").exists()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_pass_holds_each_clip_once_with_its_text(device: str, folder: Path) -> None:
     corpus = Corpus(folder, device)
