@@ -24,6 +24,11 @@ Fast training is at the mercy of its draws and of its plan: with the same seed a
 running mean of the weights, 88.5 % (seed 0); from noise of the radius and unclipped (N-FGSM, de Jorge et al. 2022), 21.9 %. With PGD
 stepping in at a fall of 15 points, as it did again and again, 36.2 % (362 of 1000 test images); at a rate of 3e-3, PGD-20 on held-out
 images fell from 81 % to 71 % over the last three passes.
+
+A second step, and a radius that grows over the first quarter, cost no more (7 passes of 3 forwards and backwards, where fast training
+has 10 of 2) and mend that: of 400 held-out images, 93.5 % with seed 0 and 92.5 % with seed 1. Two steps at the whole radius from the
+start were 91.8 and 57.2 %, and with 8 passes fell from 88 to 16 % in the fourth and came to nothing; one step with a growing radius,
+73.5 and 88.0 %.
 """
 
 import json
