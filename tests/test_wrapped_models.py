@@ -123,6 +123,48 @@ class Dropping(nn.Module):
         return recognisers.listen(torch.zeros(waveforms.shape), torch.full((len(waveforms),), 640))
 
 
+class Calls:
+    def __init__(self, net: nn.Module) -> None:
+        self.net_of_another_name = net
+
+    def scores(self, inputs: Tensor) -> Tensor:
+        return self.net_of_another_name(inputs)
+
+
+NAMED = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+
+
+def by_name(inputs: Tensor) -> Tensor:
+    return NAMED(inputs)
+
+
+def test_a_net_behind_a_function_is_at_rest_too() -> None:
+    net, other = (nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).train() for _ in range(2))
+    NAMED.train()
+    twice = lambda inputs: net(inputs) + other(inputs)  # noqa: E731
+    behind = {
+        "closure": (twice, [net, other]),
+        "deeper": (lambda inputs: twice(inputs).softmax(1), [net, other]),
+        "global": (by_name, [NAMED]),
+        "partial": (partial(lambda inputs, scorer: scorer(inputs), scorer=net), [net]),
+        "method": (other.forward, [other]),
+        "classifier": (aa.Classifier(twice), [net, other]),
+    }
+    for name, (model, nets) in behind.items():
+        before = [(part.training, [p.requires_grad for p in part.parameters()]) for part in nets]
+        with at_rest(model):
+            assert not any(part.training for net in nets for part in net.modules()), name
+            assert not any(p.requires_grad for net in nets for p in net.parameters()), name
+        assert before == [(part.training, [p.requires_grad for p in part.parameters()]) for part in nets], name
+    calls = Calls(net)
+    with at_rest(calls.scores):  # what an object keeps under a name of its own is not searched for
+        assert net.training
+    labels, x = torch.zeros(8, dtype=torch.int64), torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    first, again = (aa.evaluate(lambda inputs: net(inputs), x, labels, Linf(0.01), "pgd") for _ in range(2))
+    assert first.robust.tolist() == again.robust.tolist()
+    assert net.training
+
+
 def test_whoever_transcribes_hears_at_rest_and_where_the_model_lies(clips: tuple[Tensor, Tensor]) -> None:
     model = Recogniser(Dropping().train(), sample_rate=16000)
     assert model.transcribe(*clips) == ["", ""]

@@ -1,8 +1,11 @@
 """A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from itertools import chain
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -65,12 +68,36 @@ def module_of(model: Any) -> nn.Module | None:
     return model
 
 
+def modules_of(model: Any, known: frozenset[int] = frozenset()) -> list[nn.Module]:
+    """The modules that a model computes with, as far as it can be seen: `module_of`, or what a function names, holds or was given.
+
+    >>> net = nn.Linear(2, 2)
+    >>> modules_of(lambda x: net(x).softmax(1)) == modules_of(partial(nn.functional.linear, weight=net)) == modules_of(net.forward) == [net]
+    True
+    """
+    if (net := module_of(model)) is not None:
+        return [net]
+    match model:
+        case partial():
+            held = [model.func, *model.args, *model.keywords.values()]
+        case MethodType():
+            held = [model.__self__, model.__func__]
+        case FunctionType():
+            names = inspect.getclosurevars(model)
+            held = [*names.nonlocals.values(), *names.globals.values()]
+        case _:
+            held = [model.net] if hasattr(model, "net") else []
+    inside = [modules_of(part, known | {id(model)}) for part in held if id(part) not in known]
+    return list(dict.fromkeys(chain(*inside)))
+
+
 @contextmanager
 def at_rest(model: Callable[..., Any]) -> Iterator[None]:
     """The model in evaluation mode with its parameters frozen and its sums exact (`all_bits`), and afterwards as it was before."""
     keep_what_is_freed()
-    net = module_of(model)
-    with all_bits(), nullcontext() if net is None else frozen(net):
+    with all_bits(), ExitStack() as stack:
+        for net in modules_of(model):
+            stack.enter_context(frozen(net))
         yield
 
 
