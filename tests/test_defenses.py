@@ -189,6 +189,26 @@ def digits_apart(count: int) -> tuple[Tensor, Tensor]:
     return x, labels
 
 
+def test_sound_goes_through_a_channel_at_the_classifiers_own_rate() -> None:
+    clicks = torch.zeros(1, 8000)
+    clicks[0, 1000] = 0.5
+    spoken = aa.load_classifier("digits-spoken")
+    own = aa.Classifier(nn.Identity(), sample_rate=8000)
+    for model in (
+        defend(own, "shift:100"),
+        defend(nn.Identity(), "shift:100", sample_rate=8000),
+        defend(replace(spoken, net=nn.Identity()), "shift:100"),
+    ):
+        assert int(model(clicks).abs().argmax()) == 1800
+        assert int(defend(model, "gain:0")(clicks).abs().argmax()) == 1800  # and so it stays
+    assert int(defend(aa.Classifier(nn.Identity()), "shift:100")(clicks).abs().argmax()) == 2600
+    heard = attacks.Expectation(parse_channel("shift:100"), draws=1)
+    seen: list[Tensor] = []
+    listens = aa.Classifier(lambda inputs: (seen.append(inputs.detach()), inputs[:, :2])[1], sample_rate=8000)
+    aa.objective(listens, aa.Misclassify(torch.tensor([0])), expectation=heard).look(clicks)
+    assert int(seen[0].abs().argmax()) == 1800
+
+
 def test_a_distilled_net_is_saturated_until_its_scores_are_tempered() -> None:
     x, labels = digits_apart(200)
     torch.manual_seed(0)

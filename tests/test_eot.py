@@ -85,7 +85,7 @@ def test_even_slopes_have_one_length_before_the_mean(clips: list[Tensor]) -> Non
         torch.testing.assert_close(seen.slope[i, : lengths[i]], mean, rtol=1e-3, atol=1e-5)
     score = {"loss": lambda outputs: outputs.clamp_min(0), "reached": lambda outputs: outputs < 0, "rows": lambda index: won}
     won = SimpleNamespace(**score)
-    objective = aa.objective(lambda x, ends: x.sum(1), won, None, Expectation(Noise(0), draws=4, even=True))  # type: ignore[arg-type]
+    objective = aa.objective(lambda x: x.sum(1), won, None, Expectation(Noise(0), draws=4, even=True))  # type: ignore[arg-type]
     assert not objective.begun(-torch.ones(1, 9)).look(-10 * torch.ones(1, 9)).slope.any()
 
 

@@ -110,7 +110,7 @@ def test_a_stamp_shines_through_at_its_opacity() -> None:
     worn = Stamp(1, 2, 1, -2, value=1.0, opacity=0.25)(picture)
     torch.testing.assert_close(worn[0, :, 1, 2:], torch.full((2, 2), 0.25 + 0.75 * 0.2))
     assert int((worn != picture).sum()) == 4
-    for wrong in (Stamp(2, 2, 3, 0), Stamp(1, 2, 0, 3), Stamp(1, 1, -5, 0)):
+    for wrong in (Stamp(2, 2, 3, 0), Stamp(1, 2, 0, 3), Stamp(1, 1, -5, 0), Stamp(2, 2, 30, 30)):
         with pytest.raises(UnusableBatch, match="does not fit"):
             wrong(picture)
     with pytest.raises(OptionError, match="opacity"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainings import BOUND, blobs, killed, net, shared, small
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import at_rest
+from audioadv.defenses import defend
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
@@ -490,12 +492,72 @@ def test_two_processes_learn_what_one_does_and_one_that_is_killed_is_no_loss(tmp
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+    curves = [(tmp_path / name / "curves.jsonl").read_text().splitlines() for name in ("alone", "two")]
+    losses = [[json.loads(line)["loss"] for line in lines] for lines in curves]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def plain(method: Method = Natural(), **options: object) -> nn.Module:  # noqa: B008
     model = net(dropout=0.0)
     train(model, blobs(64), method, passes=1, **options)
     return model
+
+
+@pytest.mark.parametrize("around", [partial(defend, channel="drop:0.3"), partial(defend, channel="gaussian:0.1_then_drop:0.2")])
+def test_a_defense_that_draws_draws_the_same_after_a_kill(around: Callable[..., nn.Module], tmp_path: Path) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(dropout=0.0)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images.flatten(1))
+
+    some = blobs(64)
+    data = Labelled(some.inputs.reshape(-1, 1, 2, 4), some.labels, size=16)
+
+    def learnt(out: Path, stop: int) -> dict[str, Tensor]:
+        model, count = around(Flat()), iter(range(1, 100))
+
+        def progress(done: float, loss: float) -> None:
+            if next(count) == stop:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            train(model, data, Natural(), passes=2, out=out, every=1, progress=progress)
+        assert next(module for module in model.modules() if hasattr(module, "asked")).asked == 0 or stop
+        return model.state_dict()
+
+    whole = learnt(tmp_path / "whole", 0)
+    learnt(tmp_path / "killed", 3)
+    again = learnt(tmp_path / "killed", 0)
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+    with pytest.raises(UnusableCheckpoint, match="another layers"):
+        train(defend(Flat(), "depth:2"), data, Natural(), passes=2, out=tmp_path / "killed")
+
+
+def test_weights_that_two_names_share_are_written_under_both(tmp_path: Path) -> None:
+    model = nn.Sequential(net(dropout=0.0), nn.Identity())
+    model[1].again = model[0][0]
+    train(model, blobs(64), Natural(), passes=1, out=tmp_path)
+    found = load_file(tmp_path / "weights.safetensors")
+    assert torch.equal(found["1.again.weight"], found["0.0.weight"])
+    start_from(model, tmp_path / "weights.safetensors")
+
+
+def test_yopo_says_so_where_its_first_layer_is_never_called() -> None:
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.called = nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.called(nn.functional.linear(inputs, self.used.weight))
+
+    batch = blobs(16).first(16)
+    with pytest.raises(OptionError, match="never come through this module"):
+        gradients(Yopo(BOUND), Apart(), batch)
+    assert gradients(Yopo(BOUND, first="called"), Apart(), batch)
 
 
 def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def killed(out: Path, *, at_batch: int = -1, in_save: int = -1) -> None:
 
 
 def shared(out: Path, kill_at: int = -1) -> None:
-    """Adversarial training by all processes there are, without dropout: what one learns, and several do."""
+    """Adversarial training by all processes there are, without dropout: what one learns, and several do. One batch is one example."""
     torch.set_num_threads(1)
     with together() as here:
         alive = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" or here.rank < here.count - 1
@@ -82,7 +82,7 @@ def shared(out: Path, kill_at: int = -1) -> None:
 
         watch = Watch(BOUND, test=blobs(40, seed=1).first(40), steps=3)
         model, method = nn.Sequential(*[part for part in net(0.0) if not isinstance(part, nn.BatchNorm1d)]), Adversarial(BOUND, steps=3)
-        train(model, blobs(120), method, passes=3, watch=watch, out=out, every=3, progress=progress, processes=here)
+        train(model, blobs(113), method, passes=3, watch=watch, out=out, every=3, progress=progress, processes=here)
 
 
 if __name__ == "__main__":

@@ -242,9 +242,9 @@ class Expectation:
 
     def played(self, objective: Objective, rows: list[Row], index: Tensor, part: Tensor, lengths: Tensor | None) -> tuple[Any, Goal]:
         """What the model makes of each row, and the rows' goal."""
-        rate = getattr(objective.model, "sample_rate", self.sample_rate)
+        rate = getattr(objective.model, "sample_rate", None) or self.sample_rate
         heard, ends = self.channel.draw([row.key for row in rows], rate)(part, lengths)
-        outputs = objective.model(heard) if ends is None else objective.model(heard, ends)
+        outputs = objective.model(heard) if lengths is None or ends is None else objective.model(heard, ends)  # as it is asked without one
         return outputs, objective.goal.rows(index.cpu())
 
 

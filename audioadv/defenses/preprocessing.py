@@ -38,7 +38,8 @@ class Through(nn.Module):
     """A model behind a channel that the defender owns. `defend` makes one and keeps the kind of model that was given.
 
     Each row of each forward gets a draw of its own: the n-th row that was ever asked about gets the n-th. So a random channel
-    answers anew every time, and what it has answered so far can be repeated by making it again with the same `seed`.
+    answers anew every time, and what it has answered so far can be repeated by making it again with the same `seed`. `asked` counts
+    them; a training sets it for each batch. Sound is at `sample_rate` (Hz), the model's own where it says it, else 16,000.
 
     `model` is an nn.Module, a Classifier or a Recogniser (this is a net for one then), or any callable like them.
     """
@@ -46,9 +47,13 @@ class Through(nn.Module):
     def __init__(self, model: Callable[..., Any], channel: Channel, *, seed: int = 0, sample_rate: int | None = None) -> None:
         super().__init__()
         self.model, self.channel, self.seed, self.asked = model, channel, seed, 0
-        self.sample_rate = getattr(model, "sample_rate", 16000) if sample_rate is None else sample_rate
+        self.sample_rate = sample_rate or getattr(model, "sample_rate", None) or 16000
         held = [None if isinstance(model, nn.Module) else module_of(model), *(getattr(part, "module", None) for part in parts(channel))]
         self.held = nn.ModuleList([part for part in held if isinstance(part, nn.Module)])  # what attacks are to leave as it was
+
+    def extra_repr(self) -> str:
+        """What tells it from another before the same model."""
+        return f"{self.channel}, seed {self.seed}, {self.sample_rate} Hz"
 
     @property
     def statement(self) -> Statement:
@@ -103,11 +108,11 @@ def check_kind(channel: Channel, inputs: Tensor) -> None:
         )
 
 
-def defend(model: Kind, channel: Channel | str, *, seed: int = 0) -> Kind:
+def defend(model: Kind, channel: Channel | str, *, seed: int = 0, sample_rate: int | None = None) -> Kind:
     """The same kind of model behind a channel (or its spec), which it draws for itself: a Recogniser, a Classifier or a module.
 
-    Sample rate, vocabulary, access and device stay; the name tells. A second defense comes before the first, as one channel.
-    Raises MalformedSpec.
+    Vocabulary, access and device stay; the name tells. A second defense comes before the first, as one channel. `sample_rate` (Hz) is
+    that of the sound, where the model does not say its own. Raises MalformedSpec.
 
     >>> net = defend(nn.Flatten(), "depth:1")
     >>> net(torch.tensor([0.2, 0.6]).reshape(1, 1, 1, 2)).tolist(), str(stated(net))
@@ -116,9 +121,9 @@ def defend(model: Kind, channel: Channel | str, *, seed: int = 0) -> Kind:
     channel = as_channel(channel)
     if (layer := outermost(model)) is not None:
         access = getattr(model, "access", None)
-        again = defend(layer.model, channel >> layer.channel, seed=seed)
+        again = defend(layer.model, channel >> layer.channel, seed=seed, sample_rate=sample_rate or layer.sample_rate)
         return again.granting(access) if isinstance(again, Classifier | Recogniser) and access is not None else again  # type: ignore[return-value]
-    net = Through(model, channel, seed=seed)
+    net = Through(model, channel, seed=seed, sample_rate=sample_rate)
     if isinstance(model, Recogniser):
         return replace(model, net=net, name=f"{model.name} behind {channel}")
     if isinstance(model, Classifier):  # the channel meets the inputs before they are normalised

@@ -31,6 +31,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "digits-spoken": partial(TinyM5, 10),
     "speakers": partial(TinyM5, 4),
 }
+RATES = {"digits-spoken": 8000, "speakers": 8000}
 
 
 @final
@@ -39,8 +40,9 @@ class Classifier:
     """A net with its name, its access, and the normalisation that it was trained with.
 
     `mean` and `std` are one number a channel (axis 1), one for all, or none: inputs stay in 0..1 for every bound, and the net gets
-    what it knows. Scores are logits or log-probabilities. Raises OptionError for numbers that normalise nothing and for an access
-    that there is none of, UnusableBatch for inputs of other channels.
+    what it knows. Scores are logits or log-probabilities. `sample_rate` (Hz) is that of a classifier of sounds.
+    Raises OptionError for numbers that normalise nothing and for an access that there is none of, UnusableBatch for inputs of other
+    channels.
 
     >>> Classifier(torch.nn.Flatten(), mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 2))
     tensor([[2., 2.]])
@@ -51,6 +53,7 @@ class Classifier:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     access: Access = Access.GRADIENTS
+    sample_rate: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", as_access(self.access))
@@ -80,4 +83,4 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
         raise UnknownModel(f"classifier {name!r}: unknown. Use {', '.join(BUNDLED)}, or your own: any module is a classifier")
     device, net = found(device), NETS.get(name, TinyMnist)()
     net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
-    return Classifier(net.eval().requires_grad_(False).to(device), name)
+    return Classifier(net.eval().requires_grad_(False).to(device), name, sample_rate=RATES.get(name))

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from audioadv.errors import UnusableCheckpoint, UnwritableOutput
 
@@ -66,8 +66,13 @@ def whole_file(path: Path, text: str) -> None:
 
 
 def write_weights(net: nn.Module, path: Path) -> None:
-    """Write the weights as safetensors. Raises UnwritableOutput."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    """Write the weights as safetensors, each under all its names. Raises UnwritableOutput."""
+    tensors, known = dict[str, Tensor](), set[int]()
+    for name, value in net.state_dict().items():
+        own = value.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if place in known else own  # safetensors takes no memory twice
+        known.add(place)
     write_whole(path, lambda file: file.write(as_bytes(tensors)))
 
 

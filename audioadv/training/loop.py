@@ -109,6 +109,8 @@ def train(
     if not wanting:
         raise UnusableBatch("all parameters are frozen: nothing to train. Thaw those that are to learn: net.requires_grad_(True)")
     device, steps = wanting[0].device, optimiser(wanting)
+    drawing: list[Any] = [layer for layer in net.modules() if hasattr(layer, "asked")]  # defenses that draw, by a count of their own
+    counts = [defense.asked for defense in drawing]
     rates = [group["lr"] for group in steps.param_groups]
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
     described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
@@ -123,10 +125,9 @@ def train(
     steps.zero_grad()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         while state.number < passes and not state.stopped:
-            whole_order = data.order(keyed(seed, "pass", state.number))
-            order = [rows for rows in whole_order if len(rows) >= here.count]  # of a smaller batch some process would get nothing
+            order = [rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows)]
             if not order:
-                raise UnusableBatch(f"{data}: no batch has an example for each of {here.count} processes. Give more examples")
+                raise UnusableBatch(f"{data}: no example to learn from. Give more examples")
             net.train()
             clock.start()
             for place in range(state.place, len(order)):
@@ -134,7 +135,12 @@ def train(
                 for group, rate in zip(steps.param_groups, rates, strict=True):
                     group["lr"] = rate * schedule(done)
                 rows, drawn = here.share(order[place]), key(seed, state.number, place)
+                weight = len(rows) / len(order[place])
+                if not len(rows):  # a batch of fewer examples than processes: this one goes through the motions, and weighs nothing
+                    rows = order[place][:1]
                 torch.manual_seed(key(drawn, here.rank))  # dropout's
+                for defense in drawing:
+                    defense.asked = key(drawn, here.rank, "asked") >> 24
                 batch = data.batch(rows, keyed(drawn, here.rank)).to(device)
                 value = 0.0
                 for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, here.mean)):
@@ -144,12 +150,13 @@ def train(
                             f"the loss is {value} in pass {state.number + 1}, batch {place + 1}. Lower the optimiser's rate, "
                             "clip the gradients, or look whether a text is too long for its clip"
                         )
-                    here.merge(net, len(rows) / len(order[place]))
+                    here.merge(net, weight)
                     if clip is not None:
                         nn.utils.clip_grad_norm_(wanting, clip)
                     steps.step()
                     steps.zero_grad()
                     state.step += 1
+                value = float(here.sum(torch.tensor(weight * value, dtype=torch.float64)))
                 state.place, state.loss = place + 1, state.loss + value
                 if folder is not None and here.first and (place + 1) % every == 0 and place + 1 < len(order):
                     clock.stop()
@@ -167,6 +174,8 @@ def train(
             if folder is not None and here.first:
                 save(folder / "checkpoint.pt", whole(state, net, steps, described))
                 write_curves(folder, state)
+    for defense, count in zip(drawing, counts, strict=True):
+        defense.asked = count
     if state.best:
         net.load_state_dict(state.best)
     net.eval()

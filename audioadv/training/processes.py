@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 --max-restarts 3 script.py        with processes.together() as here: train(..., processes=here)
 
-Draws are keyed by seed and example, so that two processes learn what one does, up to rounding. Gradients are summed once per
-step of the optimiser, in one piece: beside the passes of the attack before each step, overlapping that with the backward pass
-(DistributedDataParallel) would save little, and its hooks do not see what free training and YOPO do. When a process dies,
-torchrun starts all anew, and training goes on from the last checkpoint.
+Draws are keyed by seed and example, so that two processes learn what one does, up to rounding (dropout, and defenses that draw for
+themselves, are each process' own). Gradients are summed once per step of the optimiser, in one piece: beside the passes of the attack
+before each step, overlapping that with the backward pass (DistributedDataParallel) would save little, and its hooks do not see what
+free training and YOPO do. When a process dies, torchrun starts all anew, and training goes on from the last checkpoint.
 """
 
 import os

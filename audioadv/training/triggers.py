@@ -51,8 +51,8 @@ class Stamp:
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         height, width = inputs.shape[-2:]
-        top, left = self.top % height, self.left % width
-        if inputs.ndim != 4 or top + self.rows > height or left + self.columns > width or self.top < -height or self.left < -width:
+        top, left = (place + size if place < 0 else place for place, size in ((self.top, height), (self.left, width)))
+        if inputs.ndim != 4 or min(top, left) < 0 or top + self.rows > height or left + self.columns > width:
             raise UnusableBatch(f"inputs of shape {tuple(inputs.shape)}: {self} does not fit on them. Give pictures, or another place")
         stamped = inputs.clone()
         under = stamped[..., top : top + self.rows, left : left + self.columns]

@@ -8,7 +8,7 @@ Source: Zhang et al. 2019, "You only propagate once: accelerating adversarial tr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, check_option, descend, net_of
 from audioadv.training.nearby import check_attacker, climb
+
+NEVER: Final = (
+    "first: the inputs never come through this module, or the net reads its weights without calling it. "
+    "Name one that every pass goes through: Yopo(bound, first='blocks.0')"
+)
 
 
 class Arrived(Exception):
@@ -84,6 +89,8 @@ def through(model: Model, batch: Batch, inputs: Tensor, layer: nn.Module) -> tup
 
     with layer.register_forward_hook(keep):
         loss = descend(batch.losses(model, inputs).mean())
+    if not slopes:
+        raise OptionError(NEVER)
     return loss, slopes[0]
 
 
@@ -99,4 +106,4 @@ def up_to(model: Model, batch: Batch, inputs: Tensor, layer: nn.Module) -> Tenso
         except Arrived as arrived:
             output: Tensor = arrived.args[0]
             return output
-    raise OptionError("first: the inputs never come through this module. Name one that every pass goes through")
+    raise OptionError(NEVER)
