@@ -1,5 +1,6 @@
 """Reading and writing sound: bit for bit where 16 bits allow it, and a reason for every file that gives no sound."""
 
+import io
 import os
 import re
 import resource
@@ -120,6 +121,30 @@ def test_one_sample_is_a_sound(tmp_path: Path, subtype: str, wanted: int | None)
     samples = read_clip(tmp_path / "a.wav", wanted).samples
     assert samples.ndim == 1
     assert len(samples) == (2 if wanted == 96000 else 1)
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("WAV", "GSM610"), ("WAV", "MS_ADPCM"), ("W64", "GSM610"), ("WAV", "G721_32")])
+def test_codecs_that_cannot_be_wound_are_read_whole(tmp_path: Path, format: str, subtype: str) -> None:
+    soundfile.write(tmp_path / "phone", tone(rate=8000), 8000, format=format, subtype=subtype)
+    clip = read_clip(tmp_path / "phone")
+    assert abs(len(clip.samples) - 4000) <= 640  # a block
+    assert abs(clip.samples[:4000].norm() / np.linalg.norm(tone(rate=8000)) - 1) < 0.1
+
+
+@pytest.mark.parametrize("title", [b"Weather", b"Information desk", b"Xing" * 4_000])
+def test_what_an_mp3s_title_says_is_not_taken_for_its_length(tmp_path: Path, title: bytes) -> None:
+    size = len(title) + 11
+    tag = (
+        b"ID3\3\0\0" + bytes(size >> 7 * power & 127 for power in (3, 2, 1, 0)) + b"TIT2" + (len(title) + 1).to_bytes(4, "big") + b"\0\0\3"
+    )
+    told = []
+    for bits, mode in ((0.9999, "CONSTANT"), (0.5, "VARIABLE")):  # of so few bits that LAME states no length, and as it comes
+        sound = io.BytesIO()
+        options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "compression_level": bits, "bitrate_mode": mode}
+        soundfile.write(sound, tone(seconds=2), RATE, **options)
+        (tmp_path / "titled.mp3").write_bytes(tag + title + sound.getvalue())
+        told.append(any("states no length" in notice for notice in read_clip(tmp_path / "titled.mp3").notices))
+    assert told == [True, False]
 
 
 def test_several_files_come_in_order(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from audioadv.audio.masking import level_db, masking_threshold
 from audioadv.audio.ragged import pad
 from audioadv.audio.spectrum import spectrum, waveform
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
+from audioadv.threat.bounds import outward, parse_bound
 from audioadv.threat.masked import Masked, MaskedNorm, decibels, erode, leaks, smooth_gain
 from audioadv.threat.region import Region
 
@@ -58,7 +59,7 @@ def test_the_gauge_is_the_worst_bin_over_the_threshold() -> None:
     excess = Masked(0).excess(region(), clean + change)
     torch.testing.assert_close(excess, expected, rtol=0, atol=1e-3)
     torch.testing.assert_close(Masked(-6).excess(region(-6), clean + change), expected + 6, rtol=0, atol=1e-3)
-    assert Masked("min").found(region(), clean + change)[0] == f"masked:{excess[0]:.4g}"
+    assert Masked("min").found(region(), clean + change)[0] == f"masked:{outward(float(excess[0]), 1)}"
 
 
 def test_no_change_lies_as_far_inside_as_can_be_told() -> None:
@@ -268,3 +269,12 @@ def test_craft_keeps_under_the_threshold_on_the_file(tmp_path: Path) -> None:
     fixed = aa.craft(model, clips, aa.Transcribe(["go home", "no"]), bound=Masked(loose), steps=500)  # leaves once it is there
     assert all(fixed.reached)
     assert all(crafted.excess <= 0 for crafted in fixed.clips)
+
+
+def test_a_limit_that_never_binds_takes_no_step_from_a_masked_one() -> None:
+    clean, lengths = clips()
+    slope = noise(len(clean), clean.shape[1]) * region().inside
+    alone = Masked(0).around(clean, lengths).steady(slope)
+    for spec, least in (("masked:0_and_linf:2", 0.99), ("masked:0_and_linf:0.02", 0.05)):
+        step = parse_bound(spec).around(clean, lengths, box=(-1.0, 1.0)).steady(slope)
+        assert ((slope * step).flatten(1).sum(1) >= least * (slope * alone).flatten(1).sum(1)).all()

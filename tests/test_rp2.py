@@ -12,6 +12,7 @@ from audioadv.attacks.eot import Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.rp2 import unprintable
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.evaluate import evaluate
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import MIN, Linf
 from audioadv.threat.channels.specs import parse_channel
@@ -115,3 +116,24 @@ def test_it_has_a_radius_and_counts_what_it_asks() -> None:
     assert result.backwards.sum() == 12 * 4
     with pytest.raises(OptionError, match="fixed radius"):
         attacks.rp2(objective(NET, Misclassify(0)), Linf(MIN).around(x, box=None))
+
+
+def test_a_patch_may_lie_anywhere_and_anywhere_is_as_likely() -> None:
+    for size, width in ((5, 28), (8, 28)):
+        region = Patch((size, size)).around(torch.zeros(1, 1, width, width))
+        tops = []
+        for draw in range(800):
+            laid = region.redrawn([torch.Generator().manual_seed(draw)]).map
+            rows = laid.lay(torch.ones(1, 1, size, size), region.clean)[0, 0].sum(1).nonzero()[:, 0]
+            assert len(rows) == size
+            tops.append(int(rows[0]))
+        counts = torch.tensor(tops).bincount(minlength=width - size + 1)
+        assert len(counts) == width - size + 1
+        assert counts.min() > 0.4 * 800 / len(counts)
+
+
+def test_one_picture_for_all_is_refused_where_each_would_have_its_own() -> None:
+    net, x = Classifier(nn.Flatten()), torch.rand(2, 1, 7, 7)
+    for bound in (Patch((3, 3)), Patch((3, 3)) | Linf(0.01), 0.5 * Patch((3, 3)) + 0.5 * Linf(0.01)):
+        with pytest.raises(OptionError, match="rp2"):
+            evaluate(net, x, net(x).argmax(1), bound, "pgd")

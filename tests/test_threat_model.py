@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.audio.hearing import Hearing
+from audioadv.audio.roomsets import RoomSet, read_rooms
 from audioadv.defenses import Confidence, Denoiser, Purify, fit
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L1, Linf, parse_bound
+from audioadv.threat.channels import Room, parse_channel
 from audioadv.threat.features import Feature
 from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Classify, Misclassify, dlr, margin
@@ -202,3 +204,29 @@ def test_what_cannot_be_read_again_is_not_written() -> None:
     for threat in (ThreatModel(Feature(lambda x: x[:, None], 0.5)), ThreatModel("linf:0.1", channel=Purify(Denoiser()))):
         with pytest.raises(MalformedSpec):
             threat.to_json()
+
+
+@pytest.mark.parametrize("kind", ["snr:min", "masked:min", "linf:min"])
+def test_the_bound_that_is_told_of_an_input_holds_it(kind: str) -> None:
+    clip = torch.rand(1, 4000, generator=torch.Generator().manual_seed(0)) - 0.5
+    for seed in range(8):
+        heard = clip + 0.01 * (seed + 1) * torch.randn(1, 4000, generator=torch.Generator().manual_seed(seed))
+        (told,) = parse_bound(kind).found(parse_bound(kind).around(clip, box=None), heard)
+        assert ThreatModel(told).check(clip, heard, box=None) == [None], told
+
+
+def test_a_claim_about_what_is_masked_keeps_the_rate_that_it_hears_at() -> None:
+    for bound in (Masked(0).at_rate(8000), (Masked(0) & Linf(0.1)).at_rate(8000), Linf(0.1) | Masked(3).at_rate(44100)):
+        claim = ThreatModel(bound)
+        assert ThreatModel.from_json(claim.to_json()) == claim
+    with pytest.raises(MalformedSpec, match="model of hearing"):
+        ThreatModel(Masked(0) | Masked(3).at_rate(8000)).to_json()
+
+
+def test_rooms_of_no_folder_are_not_claimed() -> None:
+    rooms = read_rooms()
+    for some in (rooms.reverberating(0.1, 0.3), RoomSet(rooms.spaces[:3], 16000)):
+        assert str(Room(some)) == f"room:<{len(some.spaces)} of no folder>"
+        with pytest.raises(MalformedSpec, match="no folder's"):
+            ThreatModel(channel=str(Room(some)), bound="linf:0.1")
+    assert parse_channel(str(Room(rooms.reverberating(0, 9)))) == Room(rooms)

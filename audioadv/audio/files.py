@@ -145,7 +145,7 @@ def _settled(name: str, samples: Samples, found: int, wanted: int, notices: tupl
 def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str, ...]]:
     """All samples [time, channels], the sample rate and notices, or the reason why not."""
     with _opened(path) as file:
-        start, end = file.read(1 << 20), _last_bytes(file, 1 << 16)
+        start, end = _first_frame(file), _last_bytes(file, 1 << 16)
         file.seek(0)
         try:
             sound = soundfile.SoundFile(file)
@@ -164,8 +164,8 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
                     f"{path}: {math.ceil(frames / rate * 1000) / 1000} s long, but at most {longest_seconds:g} s are read. {cure}"
                 )
             try:
-                samples = sound.read(dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as error:
+                samples = sound.read(frames, dtype="float32", always_2d=True)  # GSM and the like want to be told how much
+            except (soundfile.SoundFileError, ValueError) as error:
                 raise _cut_short(path, f"decoding stopped with: {error}") from error
             guessed = sound.format == "MP3" and not re.search(rb"Xing|Info|VBRI", start)
             if missing := _missing(sound, end):
@@ -192,6 +192,20 @@ def _opened(path: Path) -> BinaryIO:
         raise UnreadableAudio(f"{path}: no such file. Check the name; it is looked for from {Path.cwd()}.") from error
     except OSError as error:
         raise UnreadableAudio(f"{path}: cannot be opened ({error.strerror}). Check its name and permissions.") from error
+
+
+def _first_frame(file: BinaryIO) -> bytes:
+    """What follows an MP3's ID3 tags, whose texts and pictures may hold anything; a file's first bytes where it has none."""
+    place = 0
+    while (head := _bytes_at(file, place, 10))[:3] == b"ID3" and len(head) == 10:
+        size = sum((byte & 127) << 7 * power for power, byte in enumerate(reversed(head[6:])))
+        place += 10 + size + 10 * (head[5] >> 4 & 1)  # a footer repeats the head
+    return _bytes_at(file, place, 1 << 12)
+
+
+def _bytes_at(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(place)
+    return file.read(count)
 
 
 def _last_bytes(file: BinaryIO, count: int) -> bytes:

@@ -55,7 +55,7 @@ class Space:
 @final
 @dataclass(frozen=True, eq=False)
 class RoomSet:
-    """Rooms at one sample rate, each with its role. `source` is the folder they come from, if any."""
+    """Rooms at one sample rate, each with its role. `source` is the folder that they are all of, if any."""
 
     spaces: tuple[Space, ...]
     sample_rate: int
@@ -79,7 +79,8 @@ class RoomSet:
 
     def reverberating(self, low: float, high: float) -> "RoomSet":
         """The rooms whose RT60 lies in [low, high) seconds."""
-        return RoomSet(tuple(space for space in self.spaces if low <= space.rt60_seconds < high), self.sample_rate, self.source)
+        spaces = tuple(space for space in self.spaces if low <= space.rt60_seconds < high)
+        return RoomSet(spaces, self.sample_rate, self.source if len(spaces) == len(self.spaces) else "")
 
 
 def aligned(response: Tensor, name: str) -> Tensor:

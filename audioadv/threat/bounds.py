@@ -16,6 +16,7 @@ network sees it). Bounds combine: `A & B`, `A | B` and `0.3 * A + 0.7 * B` (`thr
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
@@ -230,7 +231,17 @@ class SNR(Combines):
 
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         decibels = 20 * (region.clean.flatten(1).norm(dim=1) / region.gauge(adversarial)).log10()
-        return [f"snr:{value:.4g}" for value in decibels.tolist()]
+        return [f"snr:{outward(value, -1)}" for value in decibels.tolist()]
+
+
+def outward(value: float, way: int) -> str:
+    """A number in four digits that is no greater (`way` -1), or no smaller (1): a bound that is told so holds what was measured.
+
+    >>> outward(31.2199, -1), outward(31.2101, 1), outward(-4.00001, -1), outward(12.5, 1), outward(-math.inf, 1)
+    ('31.21', '31.22', '-4.001', '12.5', '-inf')
+    """
+    four = Context(prec=4, rounding=ROUND_FLOOR if way < 0 else ROUND_CEILING)
+    return f"{float(four.create_decimal_from_float(value)):.4g}"
 
 
 def parse_number(text: str) -> float:

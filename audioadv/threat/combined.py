@@ -164,15 +164,26 @@ class BothNorm(Several):
         return pick(self.settled([norm.steepest(slope) for norm in self.norms]), lambda step: dot(slope, step))
 
     def steady(self, slope: Tensor) -> Tensor:
-        """The mean of each part's steady step, brought inside the others."""
+        """Each part's steady step, brought inside the others: their mean, in which each counts by how far it climbs."""
         if self.free is not None:
             return self.norms[self.free].steady(slope)
-        return torch.stack(self.settled([norm.steady(slope) for norm in self.norms])).mean(0)
+        steps = torch.stack(self.settled([norm.steady(slope) for norm in self.norms]))
+        climbs = torch.stack([dot(slope, step) for step in steps]).clamp_min(0)  # a projection may have turned one downhill
+        share = climbs / climbs.sum(0).clamp_min(1e-30)
+        return (steps * share.reshape(*share.shape, *[1] * (slope.ndim - 1))).sum(0)
 
     def settled(self, steps: list[Tensor]) -> list[Tensor]:
-        """Steps of gauge 1 in their own parts, as long as all parts allow."""
+        """Steps of gauge 1 in their own parts, as long as the other parts allow."""
         longest = [step * each(radius, step) for step, radius in zip(steps, self.radii, strict=True)]
-        return [self.settle(step, self.radii, None, None) for step in longest]
+        return [
+            self.without(i).settle(step, torch.cat([self.radii[:i], self.radii[i + 1 :]]), None, None) for i, step in enumerate(longest)
+        ]
+
+    def without(self, part: int) -> "BothNorm":
+        """The other parts."""
+        rounding = torch.cat([self.rounding[:part], self.rounding[part + 1 :]])
+        radii = torch.cat([self.radii[:part], self.radii[part + 1 :]])
+        return replace(self, norms=self.norms[:part] + self.norms[part + 1 :], radii=radii, rounding=rounding, free=None)
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         if self.free is not None:

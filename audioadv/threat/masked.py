@@ -42,7 +42,7 @@ from audioadv.audio.masking import masking_threshold
 from audioadv.audio.spectrum import OVERLAP, frames_inside, spectrum, waveform
 from audioadv.errors import UnusableBatch
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, outward, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, each
 from audioadv.threat.region import Region
@@ -114,7 +114,7 @@ class Masked(Combines):
         return decibels(region.gauge(adversarial) / region.radius)
 
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [f"masked:{margin:.4g}" for margin in decibels(region.gauge(adversarial)).tolist()]
+        return [f"masked:{outward(margin, 1)}" for margin in decibels(region.gauge(adversarial)).tolist()]
 
 
 def decibels(ratio: Tensor) -> Tensor:

@@ -98,22 +98,24 @@ class ThreatModel:
 
         Raises MalformedSpec for what no text tells: a fitted detector, a callable of one's own, a changed model of hearing.
         """
-        spec = str(self.bound)
-        if "masked:" in spec and parse_bound(spec).at_rate(16000) != self.bound.at_rate(16000):
+        spec, rate = str(self.bound), rate_of(self.bound)
+        if rate is not None and parse_bound(spec).at_rate(rate) != self.bound:
             raise MalformedSpec(f"bound {spec}: its model of hearing is not the usual one, and cannot be written as JSON")
         parse_bound(spec)
         if self.channel:
             with suppress(UnusableResponse):  # a recording or a set of rooms that is not here
                 parse_channel(self.channel)
         entries = {part.name: getattr(self, part.name) for part in fields(self)}
-        return json.dumps({**entries, "bound": str(self.bound), "goal": told(self.goal)})
+        heard = {} if rate is None else {"sample_rate": rate}  # a masked bound's, which its spec does not say
+        return json.dumps({**entries, "bound": str(self.bound), "goal": told(self.goal), **heard})
 
     @staticmethod
     def from_json(text: str) -> "ThreatModel":
         """The threat model that `to_json` wrote. Raises MalformedSpec."""
         try:
             entries = json.loads(text)
-            return ThreatModel(**{**entries, "goal": retold(entries["goal"])})
+            rate, bound = entries.pop("sample_rate", None), as_bound(entries["bound"])
+            return ThreatModel(**{**entries, "goal": retold(entries["goal"]), "bound": bound if rate is None else bound.at_rate(rate)})
         except MalformedSpec:
             raise
         except (AudioadvError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
@@ -181,6 +183,17 @@ class ThreatModel:
 def anywhere(mask: Tensor) -> Tensor:
     """Whether it is so anywhere in an example. Shapes: bool [batch, *] -> bool [batch]."""
     return mask.flatten(1).any(1)
+
+
+def rate_of(bound: Any) -> int | None:
+    """The sample rate (Hz) that a bound hears at: that of the first masked one in it; None where there is none.
+
+    >>> rate_of(as_bound("masked:0_and_linf:0.1")), rate_of(as_bound("linf:0.1"))
+    (16000, None)
+    """
+    if (hearing := getattr(bound, "hearing", None)) is not None:
+        return int(hearing.sample_rate)
+    return next((rate for part in getattr(bound, "parts", ()) if (rate := rate_of(part)) is not None), None)
 
 
 def wished(goal: Any) -> str:

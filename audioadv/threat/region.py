@@ -233,7 +233,7 @@ class Region:
         return delta.addcmul_(each(size, delta), step, value=-1 / least).clamp_(*self.limits)
 
     def project(self, delta: Tensor) -> Tensor:
-        """The nearest allowed parameters; zero in the padding. Raises UnusableBatch for those of another batch."""
+        """The nearest allowed parameters, of some that are zero in the padding. Raises UnusableBatch for those of another batch."""
         if self.added:
             self.fitting(delta)
         return self.norm.project(delta, self.radius, *((self.low, self.high) if self.map.boxed else (None, None)))

@@ -45,6 +45,11 @@ class Chain:
     def boxed(self) -> bool:
         return True
 
+    @property
+    def shared(self) -> bool:
+        """Whether a part's parameters are all examples' together."""
+        return any(getattr(own, "shared", False) for own in self.maps)
+
     def start(self, clean: Tensor) -> Tensor:
         return clean.new_zeros((len(clean), len(self.maps), *clean.shape[1:]))
 

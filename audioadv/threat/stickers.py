@@ -190,7 +190,7 @@ class Laid:
         if len(self.size) == 1:
             # Sound: the first sample of the patch, to the nearest. 0 is the middle of the clip.
             free = room[0] if self.lengths is None else (self.lengths - self.size[0]).clamp_min(0)
-            first = ((self.place[:, 1] + 1) / 2 * free).round().long()
+            first = spot(self.place[:, 1], torch.as_tensor(free, device=clean.device)).long()
             offset = torch.arange(sizes[0], device=clean.device) - first[:, None]
             inside = (offset >= 0) & (offset < self.size[0])
             index = offset.clamp(0, patch.shape[-1] - 1)
@@ -199,8 +199,8 @@ class Laid:
         cut = patch[..., : sizes[0], : sizes[1]]
         top, left = room[0] // 2, room[1] // 2
         canvas = F.pad(cut, (left, room[1] - left, top, room[0] - top))
-        whole = torch.tensor([room[1] / 2, room[0] / 2], device=clean.device)
-        return rotate(canvas, torch.cat([self.place[:, :1], (self.place[:, 1:] * whole).round()], 1))
+        down = [spot(own, own.new_tensor(free)) - first for own, free, first in zip(self.place.T[1:], room[::-1], (left, top), strict=True)]
+        return rotate(canvas, torch.stack([self.place[:, 0], *down], 1))
 
     def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
         return pull_back(self, clean, parameters, slope)
@@ -215,6 +215,15 @@ class Laid:
         """The same patch, each in another place, drawn from that example's own generator."""
         drawn = torch.stack([2 * torch.rand(3, generator=generator) - 1 for generator in generators]).to(self.place)
         return replace(self, place=drawn * drawn.new_tensor([math.radians(self.turn), 1.0, 1.0]))
+
+
+def spot(place: Tensor, room: Tensor) -> Tensor:
+    """One of the whole numbers 0 .. room, any as likely for a place that is uniform in -1 .. 1; 0 is the middle. Shapes: as given.
+
+    >>> spot(torch.tensor([-1.0, -0.3, 0.0, 0.4, 1.0]), torch.tensor(3.0)).tolist()
+    [0.0, 1.0, 1.0, 2.0, 3.0]
+    """
+    return torch.minimum(((place + 1) / 2 * (room + 1)).ceil() - 1, room.to(place)).clamp_min(0)
 
 
 @final

@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.audio.convolution import convolve
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import DEFAULT, Role, RoomSet, Space, read_rooms
-from audioadv.errors import UnusableBatch, UnusableResponse
+from audioadv.errors import MalformedSpec, UnusableBatch, UnusableResponse
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key
 
@@ -36,10 +36,12 @@ class Room(Channel):
 
     @classmethod
     def read(cls, text: str) -> Self:
+        if text.startswith("<"):
+            raise MalformedSpec(f"channel room:{text}: rooms that are no folder's. Write them to one, and name it: room:FOLDER")
         return cls(read_rooms(text) if text else read_rooms())
 
     def __str__(self) -> str:
-        return "room" if self.rooms.source == str(DEFAULT) else f"room:{self.rooms.source}"
+        return "room" if self.rooms.source == str(DEFAULT) else f"room:{self.rooms.source or f'<{len(self.rooms.spaces)} of no folder>'}"
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         if self.rooms.sample_rate != sample_rate:
