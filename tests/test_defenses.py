@@ -246,6 +246,29 @@ def test_a_denoiser_begins_as_the_identity_and_learns_what_to_change() -> None:
     assert (denoiser(unseen).detach() - x).square().mean() < 0.4 * (unseen - x).square().mean()
 
 
+def test_a_seed_is_all_that_training_a_defense_draws_from() -> None:
+    x, labels = digits_apart(32)
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def image() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Dropout(0.5))
+
+    made = list[list[Tensor]]()
+    for state in (1, 2):
+        teacher, student, denoiser = net(), net(), image()
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        distill(teacher, student, x, labels, passes=1, seed=5)
+        learn_to_denoise(denoiser, x, parse_channel("gaussian:0.2"), passes=1, seed=5)
+        assert torch.equal(before, torch.get_rng_state())
+        made.append([*student.parameters(), *denoiser.parameters()])
+    assert all(map(torch.equal, *made))
+
+
 def test_purified_sound_is_silent_beyond_its_end(clips: list[Tensor]) -> None:
     hum = Denoiser(axes=1, width=2)
     nn.init.constant_(list(hum.parameters())[-1], 0.5)  # it adds something everywhere

@@ -11,6 +11,7 @@ import audioadv as aa
 from audioadv.attacks import apgd, fmn, pgd
 from audioadv.attacks.objective import objective
 from audioadv.defenses import Confidence, Density, Detected, Mahalanobis, Network, Statement, fit, stated
+from audioadv.defenses.detectors.detected import shuffled
 from audioadv.defenses.detectors.seen import look, view
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.suspicion import carrying, suspicions
@@ -75,7 +76,34 @@ def test_exactly_the_rate_is_refused_of_what_set_the_threshold() -> None:
     net, clean = sides(), blobs(200, 0, 0)
     for rate in (0.05, 0.1, 0.3):
         model = Detected(net, fit(Confidence(), net, clean, false_positives=rate))
-        assert int(model.refuses(clean[4::5]).sum()) == round(40 * rate)
+        assert int(model.refuses(clean[shuffled(clean, 0)[:40]]).sum()) == round(40 * rate)
+
+
+@pytest.mark.parametrize("kind", [Density("0", keep=50), Mahalanobis(("0",)), Network(passes=1)], ids=str)
+def test_the_order_of_the_examples_changes_nothing(kind: object) -> None:
+    net, clean, strange = sides(), blobs(400, 0, 0), blobs(400, 0.3, 1)
+    there, back = torch.arange(400), torch.arange(399, -1, -1)
+    one, turned = (fit(kind, net, clean[order], strange[order], seed=3) for order in (there, back))
+    assert one.threshold == turned.threshold
+    seen = look(net, one.sense.layers, blobs(20, 0, 2), None)
+    assert torch.equal(one(seen), turned(seen))
+    assert fit(kind, net, clean, strange, seed=4).threshold != one.threshold
+
+
+def test_classes_in_turn_are_no_trouble() -> None:
+    net, clean = nn.Flatten(), torch.eye(5).repeat(80, 1) + 0.05 * torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    clean[:, 4] *= 20  # every fifth is of another kind than the rest
+    model = Detected(net, fit(Density(), net, clean[:300, None], false_positives=0.1))
+    assert 0.01 < model.refuses(clean[300:, None]).float().mean() < 0.25
+
+
+def test_a_net_that_is_being_trained_is_watched_at_rest() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 2)).eval()
+    expected, before = fit(Confidence(), net, blobs(200, 0, 0)).threshold, net[1].running_mean.clone()
+    net.train()
+    assert [fit(Confidence(), one, blobs(200, 0, 0)).threshold for one in (net, lambda inputs: net(inputs))] == [expected] * 2
+    assert torch.equal(net[1].running_mean, before)
+    assert net.training
 
 
 def test_networks_and_statistics_tell_what_is_strange() -> None:
@@ -99,9 +127,11 @@ def test_mahalanobis_is_the_distance_of_whitened_features() -> None:
 
 def test_density_is_the_kernels_of_the_same_class() -> None:
     net, clean = nn.Flatten(), torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]], [[0.2, 1.0]], [[1.0, 0.2]], [[0.5, 0.4]]]).repeat(8, 1, 1)
+    clean = clean + 0.01 * torch.arange(40)[:, None, None]
     sense = fit(Density(bandwidth=0.5), net, clean, false_positives=0.2).sense
     point = torch.tensor([[[0.1, 0.7]]])
-    squares = torch.tensor([0.01 + 0.09, 0.01 + 0.09])  # to the two of class 1; every fifth is held out
+    learnt = clean[shuffled(clean, 0)[8:], 0]
+    squares = (learnt[learnt.argmax(1) == 1] - point[0]).square().sum(1)
     expected = -(-squares / (2 * 0.25)).exp().mean().log()
     torch.testing.assert_close(sense(look(net, (), point, None))[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -213,6 +243,34 @@ def test_a_layer_that_strides_knows_its_padding() -> None:
     seen = view(look(net, ("conv",), sounds, torch.tensor([16, 7])), "conv")
     assert seen.own is not None
     assert seen.own.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+@pytest.mark.parametrize("kind", [Mahalanobis(("conv",)), Density("conv"), Network("conv", passes=1)], ids=str)
+def test_a_picture_of_a_sound_is_watched_without_its_padding(kind: object) -> None:
+    class Picture(nn.Module):  # a column of ten samples each frame
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(1, 3, (3, 1), padding=(1, 0))
+
+        def forward(self, sounds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            seen = self.conv(sounds.reshape(len(sounds), 1, -1, 10).transpose(2, 3))
+            return seen.mean(2).transpose(1, 2).log_softmax(2), lengths // 10
+
+    model, (clips, lengths) = aa.Recogniser(Picture(), 16000, ("", "a", "b")), speech(100, 0)
+    detected = Detected(model, fit(kind, model, clips, clips * 2, lengths=lengths))
+    together = suspicions(detected(clips[:4], lengths[:4]))[detected.detector]
+    alone = [suspicions(detected(clips[i : i + 1, : lengths[i]], lengths[i : i + 1]))[detected.detector] for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_inputs_never_come_through_is_named() -> None:
+    net = sides()
+    net.register_module("aside", nn.Linear(2, 2))
+    net.forward = lambda x: net[2](net[1](net[0](x)))  # type: ignore[method-assign]
+    with pytest.raises(OptionError, match=r"layer 'aside': inputs never come through .* come through: 0, 1, 2"):
+        fit(Density("aside"), net, blobs(60, 0, 0), false_positives=0.2)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in net.modules())
 
 
 def test_what_cannot_be_fitted_is_said() -> None:

@@ -131,3 +131,12 @@ def test_what_a_thief_may_not_do_is_told() -> None:
         extract(Asked(shut), pupil(), FRESH[:0])
     with pytest.raises(OptionError, match="queries 0"):
         extract(Asked(shut), pupil(), FRESH, queries=0)
+
+
+def test_an_access_in_words_grants_no_more() -> None:
+    net = linear(3, SHAPE)
+    assert torch.equal(Asked(net, "decisions")(FRESH), Asked(net)(FRESH))  # type: ignore[arg-type]
+    with pytest.raises(AccessDenied):
+        solved(Asked(net, "decisions"), FRESH)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="access 'all'"):
+        Asked(net, "all")  # type: ignore[arg-type]

@@ -20,11 +20,12 @@ from audioadv.attacks.objective import objective
 from audioadv.audio.files import read_clip
 from audioadv.audio.landmarks import landmarks, peaks
 from audioadv.audio.ragged import pad
-from audioadv.defenses import Exact, Heard, Near, SmoothedRecogniser, forgetting, remembering, sampled, stated
+from audioadv.defenses import Confidence, Detected, Exact, Heard, Near, SmoothedRecogniser, fit, forgetting, remembering, sampled, stated
 from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch, UnusableMemory, UnusableTarget, UnwritableOutput
 from audioadv.models.abstention import abstained
 from audioadv.models.recogniser import Emissions
+from audioadv.models.suspicion import suspicions
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.channels import Key, parse_channel
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
@@ -364,3 +365,41 @@ def test_options_that_make_no_sense() -> None:
         Heard(RATE, 0.0)
     with pytest.raises(OptionError, match="temperature"):
         sampled(nn.Flatten(), temperature=0.0)
+
+
+@pytest.mark.parametrize("on_repeat", ["abstain", "any"])
+def test_a_repeat_beside_it_silences_no_detector(on_repeat: str) -> None:
+    net, x = small(3, (1, 4, 4)), uniform(6, 1, 4, 4).double()
+    detected = Detected(net, fit(Confidence(), net, uniform(50, 1, 4, 4, seed=1).double(), false_positives=0.2))
+    memory = remembering(detected, on_repeat=on_repeat)  # type: ignore[call-overload]
+    memory(x[:2])
+    told = suspicions(memory(x))
+    assert list(told) == [detected.detector]
+    torch.testing.assert_close(told[detected.detector], suspicions(detected(x))[detected.detector])
+    assert stated(memory).detects
+    assert (Misclassify(0) & memory.undetected()).reached(memory(1 - x)).shape == (6,)
+
+
+def test_a_near_memory_is_used_in_any_mode() -> None:
+    near, x = remembering(nn.Flatten(), Near(L2(1e-3))), uniform(9, 4, 4)
+    with torch.inference_mode():
+        near(x[:4])
+    near(x[4:6])
+    with torch.inference_mode():
+        near(x[6:])
+    assert abstained(near(x.flip(0))).all()
+
+
+@pytest.mark.parametrize("likeness", [Exact(), Near(L2(0.01))], ids=str)
+def test_half_precision_is_remembered(likeness: Exact | Near) -> None:
+    memory, x = remembering(nn.Flatten(), likeness), uniform(2, 1, 4, 4).bfloat16()
+    assert not abstained(memory(x)).any()
+    assert abstained(memory(x)).all()
+    assert not abstained(memory(1 - x)).any()
+
+
+def test_nothing_sampled_is_nothing() -> None:
+    drawing = sampled(nn.Flatten())
+    assert drawing(torch.zeros(0, 1, 3)).shape == (0, 3)
+    first = drawing(torch.zeros(2, 1, 3))
+    assert torch.equal(first, sampled(nn.Flatten())(torch.zeros(2, 1, 3)))

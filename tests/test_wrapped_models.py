@@ -20,11 +20,13 @@ from audioadv.defenses import (
     Mahalanobis,
     Smoothed,
     SmoothedRecogniser,
+    Tempered,
     Through,
     defend,
     fit,
     forgetting,
     remembering,
+    sampled,
     stated,
     undefended,
 )
@@ -286,3 +288,58 @@ def test_a_detector_on_layers_goes_inside_smoothing() -> None:
 
 def test_a_channel_around_anything_is_a_through() -> None:
     assert isinstance(defend(Smoothed(linear(3, SHAPE), 0.1), "depth:3"), Through)  # type: ignore[type-var]
+
+
+def test_a_detectors_word_goes_through_smoothing_and_sampling(clips: tuple[Tensor, Tensor]) -> None:
+    net = linear(3, SHAPE)
+    detected = Detected(net, fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2))
+    smoothed = Smoothed(detected, 0.1, draws=5)
+    told = suspicions(smoothed(X))[detected.detector]
+    draws = [suspicions(detected(torch.cat([x + noise for noise in smoothed.noise(x)])))[detected.detector] for x in X.split(1)]
+    torch.testing.assert_close(told, torch.stack([draw.mean() for draw in draws]))
+    assert suspicions(smoothed(X[:0]))[detected.detector].shape == (0,)
+    (slope,) = torch.autograd.grad(suspicions(smoothed(leaf := X.clone().requires_grad_()))[detected.detector].sum(), leaf)
+    assert (slope.flatten(1).abs().sum(1) > 0).all()
+    drawing = sampled(detected)
+    torch.testing.assert_close(suspicions(drawing(X))[detected.detector], suspicions(detected(X))[detected.detector])
+    voice = recognisers.linear()
+    lengths = clips[1].repeat(10)
+    detector = fit(Confidence(), voice, clips[0].repeat(10, 1) * torch.linspace(0.5, 2, 20)[:, None], lengths=lengths, false_positives=0.3)
+    spoken = sampled(Recogniser(Detected(voice, detector), 16000))  # type: ignore[arg-type]
+    assert suspicions(spoken(*clips))[detector].shape == (2,)
+    for model in (smoothed, drawing, remembering(detected), defend(detected, "depth:7")):
+        found = aa.evaluate(model, X, labels_of(net, X), Linf(0.1), {"pgd": partial(attacks.pgd, steps=2)})
+        assert found.robust_accuracy.count == 12
+
+
+def test_a_function_within_a_defense_is_at_rest_too() -> None:
+    net, f = small(3, SHAPE), lambda inputs: net(inputs)
+    detector = fit(Confidence(), f, inputs_for(SHAPE, 50, (0, 1)), false_positives=0.2)
+    around: list[Callable[[Any], Any]] = [
+        lambda model: defend(model, "depth:3"),
+        lambda model: Smoothed(model, 0.1, draws=2),
+        lambda model: Detected(model, detector),
+        sampled,
+        remembering,
+        lambda model: Tempered(model, 2.0),
+        aa.Classifier,
+    ]
+    for one in around:
+        for other in around:
+            net.train()
+            with at_rest(one(other(f))):
+                assert not net.training
+                assert not any(parameter.requires_grad for parameter in net.parameters())
+            assert net.training
+
+
+def test_nothing_is_heard_of_nothing(clips: tuple[Tensor, Tensor]) -> None:
+    waveforms, lengths = clips
+    for model in (SmoothedRecogniser(recognisers.linear(), 0.1), sampled(recognisers.linear())):
+        assert model.transcribe(waveforms[:0], lengths[:0]) == []
+
+
+def test_a_tempered_net_grants_no_more_than_before() -> None:
+    shut = aa.Classifier(linear(3, SHAPE), access=aa.Access.DECISIONS)
+    with pytest.raises(AccessDenied):
+        Asked(Tempered(shut, 2.0), aa.Access.SCORES)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audioadv.defenses.distillation import drawing
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
@@ -101,19 +102,20 @@ def learn_to_denoise(
 ) -> float:
     """Train a denoiser in place to undo `noise`, by Adam on the mean square of what is left; the last pass' mean comes back.
 
-    Shapes: clean [count, time] or [count, channels, height, width].
+    All draws belong to `seed`, those of the denoiser's own layers too. Shapes: clean [count, time] or [count, channels, height, width].
     """
     generator, optimiser, left = torch.Generator().manual_seed(seed), torch.optim.Adam(denoiser.parameters(), lr=2e-3), 0.0
-    denoiser.train()
-    for number in range(passes):
-        left = 0.0
-        for rows in torch.split(torch.randperm(len(clean), generator=generator), batch):
-            some = clean[rows.to(clean.device)]
-            spoilt, _ = noise.draw([Key(seed, row, number) for row in rows.tolist()], sample_rate)(some, None)
-            optimiser.zero_grad()
-            loss = F.mse_loss(denoiser(spoilt), some)
-            torch.autograd.backward(loss)
-            optimiser.step()
-            left += float(loss.detach()) * len(rows) / len(clean)
-    denoiser.eval()
+    with drawing(seed, clean.device):
+        denoiser.train()
+        for number in range(passes):
+            left = 0.0
+            for rows in torch.split(torch.randperm(len(clean), generator=generator), batch):
+                some = clean[rows.to(clean.device)]
+                spoilt, _ = noise.draw([Key(seed, row, number) for row in rows.tolist()], sample_rate)(some, None)
+                optimiser.zero_grad()
+                loss = F.mse_loss(denoiser(spoilt), some)
+                torch.autograd.backward(loss)
+                optimiser.step()
+                left += float(loss.detach()) * len(rows) / len(clean)
+        denoiser.eval()
     return left

@@ -9,7 +9,8 @@ Sources: Papernot et al. 2016, "Distillation as a defense to adversarial perturb
 Carlini and Wagner 2016, "Defensive distillation is not robust to adversarial examples".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.recogniser import Access
 
 
 @final
@@ -32,6 +34,7 @@ class Tempered(nn.Module):
         check_temperature(temperature)
         self.model, self.temperature = model, temperature
         self.net = getattr(model, "net", None)
+        self.access = getattr(model, "access", Access.GRADIENTS)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shapes: [batch, *] -> scores [batch, classes]."""
@@ -52,7 +55,8 @@ def distill(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tens
 def train_at(
     temperature: float, net: nn.Module, inputs: Tensor, targets: Tensor, *, passes: int = 5, batch: int = 128, seed: int = 0
 ) -> None:
-    """Train a net in place with cross-entropy on its scores over `temperature` (1: as ever), by Adam on one cycle.
+    """Train a net in place with cross-entropy on its scores over `temperature` (1: as ever), by Adam on one cycle. The order and what the
+    net's layers draw belong to `seed`, and leave torch's own draws alone.
 
     Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch.
     """
@@ -64,14 +68,25 @@ def train_at(
     rate, generator = 3e-3, torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=passes * -(-len(inputs) // batch), pct_start=0.3)
-    net.train()
-    for _ in range(passes):
-        for rows in torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch):
-            optimiser.zero_grad()
-            torch.autograd.backward(F.cross_entropy(net(inputs[rows]) / temperature, targets[rows]))
-            optimiser.step()
-            schedule.step()
-    net.eval()
+    with drawing(seed, inputs.device):
+        net.train()
+        for _ in range(passes):
+            for rows in torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch):
+                optimiser.zero_grad()
+                torch.autograd.backward(F.cross_entropy(net(inputs[rows]) / temperature, targets[rows]))
+                optimiser.step()
+                schedule.step()
+        net.eval()
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """What layers draw by themselves, dropout say, from this seed, and afterwards torch's own draws as if nothing had been."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def check_temperature(temperature: float) -> None:

@@ -44,7 +44,7 @@ class Likeness(Protocol):
 
 def as_bytes(example: Tensor) -> bytes:
     """The numbers of an input, as they lie in memory."""
-    return example.detach().cpu().contiguous().numpy().tobytes()
+    return example.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()  # NumPy knows no bfloat16
 
 
 @final
@@ -104,6 +104,7 @@ def form(example: Tensor) -> bytes:
     return f"{str(example.dtype).removeprefix('torch.')} {' '.join(map(str, example.shape))}\n".encode()
 
 
+@torch.inference_mode(False)  # what is kept is written to again, in whatever mode that may be
 def remembered(store: Store) -> dict[bytes, tuple[list[int], Tensor]]:
     """Every input that the store holds, by its form, in tensors with room to grow; what was read before is not read again."""
     held, upto = store.read

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from audioadv.defenses.likeness import Exact, Likeness
 from audioadv.defenses.preprocessing import Through
+from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.store import Store
 from audioadv.defenses.wrapped import Wrapped
@@ -32,8 +33,10 @@ from audioadv.errors import OptionError
 from audioadv.models.abstention import ABSTAIN, decided, nothing_like
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
-from audioadv.threat.goals import as_texts, spell
+from audioadv.threat.goals import Goal, as_texts, spell
+from audioadv.threat.undetected import Undetected
 
 OnRepeat = Literal["abstain", "any", "other"]
 UNLIKELY = -100.0
@@ -104,7 +107,8 @@ class Memory(nn.Module):
     phrases. Draws are keyed by `seed`, the input and its repeats: in service it has to be a secret.
 
     The rows of a batch come in turn: the second of two that are alike is a repeat. A repeat is counted, but not remembered: a
-    flood of them fills no disk.
+    flood of them fills no disk. Where the model has detectors, they speak of each input, a repeat or not: no answer's word is
+    kept for the next who asks.
 
     Raises OptionError for answers that cannot be drawn from, UnusableTarget for a phrase that the recogniser does not write,
     and what `Store` raises.
@@ -157,7 +161,12 @@ class Memory(nn.Module):
         given = torch.stack(
             [own if answer is None else self.scores(own, answer) for own, answer in zip(outputs.detach(), met, strict=True)]
         )
-        return torch.where(repeats(met, outputs), given, outputs)
+        return carrying_all(torch.where(repeats(met, outputs), given, outputs), suspicions(outputs))
+
+    def undetected(self) -> Goal:
+        """The goal of passing every detector of the model."""
+        goal: Goal = getattr(self.model, "undetected", Undetected)()
+        return goal
 
     def first(self, outputs: Any) -> list[int | None]:
         """The answer that each input gets if it is new, by its number; None for a transcript that is none of the phrases."""

@@ -29,6 +29,8 @@ from audioadv.models.rest import module_of
 from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, as_channel
+from audioadv.threat.goals import Goal
+from audioadv.threat.undetected import Undetected
 
 Kind = TypeVar("Kind", bound=Callable[..., Any])
 
@@ -60,6 +62,11 @@ class Through(nn.Module):
         """The channel's, that of the modules in it, and the model's own."""
         purifiers = [stated(part.module) for part in parts(self.channel) if isinstance(part, Purify)]
         return joined([Statement(self.channel.backward, random=self.channel.random), *purifiers, stated(self.model)])
+
+    def undetected(self) -> Goal:
+        """The goal of passing every detector of the model."""
+        goal: Goal = getattr(self.model, "undetected", Undetected)()
+        return goal
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
         """Shapes: as the model's. Raises UnusableBatch for a channel that changes shapes or lengths without saying so."""

@@ -13,10 +13,14 @@ from typing import Any, final, overload
 import torch
 from torch import Tensor, nn
 
+from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError
 from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
+from audioadv.threat.goals import Goal
+from audioadv.threat.undetected import Undetected
 
 
 @overload
@@ -42,7 +46,8 @@ def sampled(model: Any, **options: Any) -> Any:
 class Sampled(nn.Module):
     """A classifier, or a recogniser's net, whose answers are drawn from softmax(scores / temperature).
 
-    The n-th row that it is ever asked about gets the n-th draw. Raises OptionError for a temperature that is not positive.
+    The n-th row that it is ever asked about gets the n-th draw. Detectors of the model speak of the input, as ever.
+    Raises OptionError for a temperature that is not positive.
     """
 
     def __init__(self, model: Callable[..., Any], *, temperature: float = 1.0, seed: int = 0) -> None:
@@ -59,18 +64,24 @@ class Sampled(nn.Module):
         self.statement = replace(stated(model), random=True)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
-        """Shapes: inputs [batch, *], lengths [batch] -> as the model's; for a recogniser (log_probs, frames)."""
+        """Shapes: inputs [batch, *], lengths [batch] -> as the model's."""
         outputs = self.model(inputs) if lengths is None else self.model(inputs, lengths)
         if isinstance(outputs, Emissions):
-            return self.drawn(outputs.log_probs), outputs.frames
-        return self.drawn(outputs)
+            return replace(outputs, log_probs=self.drawn(outputs.log_probs), voted=None)
+        return carrying_all(self.drawn(outputs), suspicions(outputs))
+
+    def undetected(self) -> Goal:
+        """The goal of passing every detector of the model."""
+        goal: Goal = getattr(self.model, "undetected", Undetected)()
+        return goal
 
     def drawn(self, scores: Tensor) -> Tensor:
         """Scores whose greatest is a draw. Shapes: [batch, *, answers] -> the same."""
         if not scores.is_floating_point():
             raise OptionError(f"{self.name}: decisions have no distribution to draw from. Give a model that gives scores")
-        keys = [Key(self.seed, 0, self.asked + row) for row in range(len(scores))]
-        self.asked += len(scores)
-        uniform = torch.stack([torch.rand(scores.shape[1:], generator=key.generator(), dtype=torch.float64) for key in keys])
+        uniform = torch.empty(scores.shape, dtype=torch.float64)
+        for row in uniform:
+            torch.rand(row.shape, generator=Key(self.seed, 0, self.asked).generator(), out=row)
+            self.asked += 1
         gumbel = -(-uniform.clamp_min(1e-300).log()).log()
         return (scores / self.temperature).log_softmax(-1) + gumbel.to(scores)

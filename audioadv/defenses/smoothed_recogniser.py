@@ -7,7 +7,6 @@ Sources: Olivier and Raj 2021, "Sequential randomized smoothing for adversariall
 """
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audioadv.defenses.rover import rover
-from audioadv.defenses.smoothing import ATTACK, check_noise, each_example, noise_blocks
+from audioadv.defenses.smoothing import ATTACK, averaged, check_noise, each_example, joined, noise_blocks
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.models.recogniser import Emissions, Recogniser, hear
 from audioadv.threat.channels.keys import Key, fingerprint
@@ -43,6 +42,8 @@ class SmoothedRecogniser(Wrapped):
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
         """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions."""
+        if not len(waveforms):  # of nothing, no model need be asked: few take an empty batch
+            return Emissions(waveforms.new_zeros(0, 0, len(self.model.vocabulary)), lengths, self.model.vocabulary, voted=())
         alone = [self.heard(clip, own) for clip, own in each_example(waveforms, lengths) if own is not None]
         widest = max(int(one.frames.max()) for one in alone)
         log_probs = [torch.nn.functional.pad(one.log_probs[:, :widest], (0, 0, 0, widest - one.log_probs.shape[1])) for one in alone]
@@ -56,15 +57,9 @@ class SmoothedRecogniser(Wrapped):
         draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, self.sigma, self.draws, key)]
         log_probs = torch.cat([draw.log_probs for draw in draws]).logsumexp(0, keepdim=True) - math.log(self.draws)
         texts = [text for draw in draws for text in draw.transcripts()]
-        suspicions = {detector: own.mean(0, keepdim=True) for detector, own in joined(draw.suspicions for draw in draws).items()}
+        suspicions = averaged(draw.suspicions for draw in draws)
         return replace(draws[0], log_probs=log_probs, frames=draws[0].frames[:1], suspicions=suspicions, voted=(rover(texts),))
 
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """What the draws voted for. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
         return hear(self, waveforms, lengths).transcripts()
-
-
-def joined(parts: Iterable[Mapping[object, Tensor]]) -> dict[object, Tensor]:
-    """What each detector says of several batches, one after another. Shapes: [batch] each -> [all]."""
-    parts = list(parts)
-    return {detector: torch.cat([part[detector] for part in parts]) for detector in parts[0]}

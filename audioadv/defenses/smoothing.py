@@ -20,8 +20,9 @@ smoothed classifiers".
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -34,6 +35,7 @@ from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import ABSTAIN, decided
 from audioadv.models.rest import at_rest
+from audioadv.models.suspicion import carrying, suspicions
 from audioadv.threat.channels.keys import Key, fingerprint
 
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
@@ -61,7 +63,8 @@ class Smoothed(Wrapped):
 
     `predict` and `certify` count classes. Called as a model, it gives the log of the mean probability over `draws`, which has
     gradients: what an adaptive attacker takes. Draws are keyed by seed and by the input's content: the same input always gets
-    the same answer, whatever its neighbours, and an attack meets new draws at each step (EOT).
+    the same answer, whatever its neighbours, and an attack meets new draws at each step (EOT). Where the model has
+    detectors, their word is the mean over the draws; counts know nothing of them.
 
     With a `precision` (torch.bfloat16) the model computes in that, for answers, counts and gradients alike: what is smoothed
     and certified is then this classifier, whose scores are rounded, and not the one in full precision.
@@ -82,12 +85,14 @@ class Smoothed(Wrapped):
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Shapes: inputs [batch, *], lengths [batch] in samples -> log-probabilities [batch, classes]."""
         if not len(inputs):
-            return self.answer(inputs, lengths).log_softmax(1)
-        rows = []
+            scores = self.answer(inputs, lengths)
+            return carrying_all(scores.log_softmax(1), suspicions(scores))
+        rows, words = list[Tensor](), list[Mapping[object, Tensor]]()
         for example, own in each_example(inputs, lengths):
-            scores = torch.cat([self.answer(example + noise, own) for noise in self.noise(example)])
-            rows.append(scores.log_softmax(1).logsumexp(0) - math.log(self.draws))
-        return torch.stack(rows)
+            blocks = [self.answer(example + noise, own) for noise in self.noise(example)]
+            rows.append(torch.cat(blocks).log_softmax(1).logsumexp(0) - math.log(self.draws))
+            words.append(averaged(map(suspicions, blocks)))
+        return carrying_all(torch.stack(rows), joined(words))
 
     def predict(self, inputs: Tensor, lengths: Tensor | None = None, *, draws: int = 1000, alpha: float = 0.001) -> Tensor:
         """The smoothed class of each input, or -1 where `draws` do not tell, wrong with a chance of at most alpha.
@@ -155,7 +160,7 @@ class Smoothed(Wrapped):
             scores = self.model(noisy) if own is None else self.model(noisy, own.expand(len(noisy)))
         if scores.ndim != 2:
             raise UnusableBatch(f"outputs of shape {tuple(scores.shape)}: smoothing counts the classes of scores [batch, classes]")
-        return scores.to(noisy.dtype)
+        return carrying_all(scores.to(noisy.dtype), suspicions(scores))
 
     def noise(self, example: Tensor) -> Iterator[Tensor]:
         """What an attacker meets: noise of this input alone, a block at a time. Shapes: example [1, *] -> [some, *]."""
@@ -181,6 +186,22 @@ def each_example(inputs: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tenso
     for i in range(len(inputs)):
         own = None if lengths is None else lengths[i : i + 1]
         yield inputs[i : i + 1, ..., : None if own is None else int(own)], own
+
+
+def joined(parts: Iterable[Mapping[object, Tensor]]) -> dict[object, Tensor]:
+    """What each detector says of several batches, one after another. Shapes: [batch] each -> [all]."""
+    parts = list(parts)
+    return {detector: torch.cat([part[detector] for part in parts]) for detector in parts[0]}
+
+
+def averaged(draws: Iterable[Mapping[object, Tensor]]) -> dict[object, Tensor]:
+    """What each detector says of one example, from blocks of its draws. Shapes: [some] each -> [1]."""
+    return {detector: word.mean(0, keepdim=True) for detector, word in joined(draws).items()}
+
+
+def carrying_all(outputs: Tensor, words: Mapping[object, Tensor]) -> Tensor:
+    """The outputs with every detector's word, as they were where there is none. Shapes: [batch, *], words [batch] each."""
+    return reduce(lambda held, word: carrying(held, *word), words.items(), outputs)
 
 
 def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterator[Tensor]:

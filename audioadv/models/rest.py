@@ -69,15 +69,17 @@ def module_of(model: Any) -> nn.Module | None:
 
 
 def modules_of(model: Any, known: frozenset[int] = frozenset()) -> list[nn.Module]:
-    """The modules that a model computes with, as far as it can be seen: `module_of`, or what a function names, holds or was given.
+    """The modules that a model computes with, as far as it can be seen: itself, what it is made from (its `net` or `model`), or what a
+    function names, holds or was given.
 
     >>> net = nn.Linear(2, 2)
     >>> modules_of(lambda x: net(x).softmax(1)) == modules_of(partial(nn.functional.linear, weight=net)) == modules_of(net.forward) == [net]
     True
     """
-    if (net := module_of(model)) is not None:
-        return [net]
+    here = [model] if isinstance(model, nn.Module) else []
     match model:
+        case nn.Module():  # what is registered in it is it; a function that one of its parts wraps is not
+            held = [part for module in model.modules() for part in made_from(module) if not isinstance(part, nn.Module)]
         case partial():
             held = [model.func, *model.args, *model.keywords.values()]
         case MethodType():
@@ -86,9 +88,15 @@ def modules_of(model: Any, known: frozenset[int] = frozenset()) -> list[nn.Modul
             names = inspect.getclosurevars(model)
             held = [*names.nonlocals.values(), *names.globals.values()]
         case _:
-            held = [model.net] if hasattr(model, "net") else []
+            held = []
+    held += [] if here else made_from(model)
     inside = [modules_of(part, known | {id(model)}) for part in held if id(part) not in known]
-    return list(dict.fromkeys(chain(*inside)))
+    return list(dict.fromkeys(chain(here, *inside)))
+
+
+def made_from(model: Any) -> list[Any]:
+    """What a model is made from, by the names that it goes by."""
+    return [part for part in (getattr(model, "net", None), getattr(model, "model", None)) if part is not None]
 
 
 @contextmanager

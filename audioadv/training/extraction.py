@@ -20,7 +20,7 @@ from audioadv.attacks.objective import GRANTS, at_rest, granted
 from audioadv.attacks.substitute import substituting
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
-from audioadv.models.recogniser import Access
+from audioadv.models.recogniser import Access, as_access
 from audioadv.threat.bounds import Box
 
 
@@ -28,10 +28,12 @@ from audioadv.threat.bounds import Box
 class Asked:
     """A model behind a counter: what a thief meets. It gives classes, or with `Access.SCORES` log-probabilities.
 
-    `queries` are the inputs that it was asked about. Raises AccessDenied for more access than the model grants.
+    `queries` are the inputs that it was asked about. Raises AccessDenied for more access than the model grants,
+    OptionError for one that there is none of.
     """
 
     def __init__(self, model: Callable[[Tensor], Tensor], access: Access = Access.DECISIONS) -> None:
+        access = as_access(access)
         if GRANTS.index(granted(model)) > GRANTS.index(access):
             raise AccessDenied(
                 f"{getattr(model, 'name', 'the model')}: access is '{granted(model)}', less than '{access}'. "

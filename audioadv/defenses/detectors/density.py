@@ -23,7 +23,7 @@ class Density:
     """A Gaussian kernel on `place` (a layer, averaged over places, or "outputs", "inputs"); features lie along `axis`.
 
     Its `bandwidth` is in the features' unit; None takes the median distance to the nearest other of the same class. `keep`
-    clean examples are kept, whose features are the density. Needs no adversarial examples. Raises OptionError.
+    clean examples are kept, drawn by `fit`, whose features are the density. Needs no adversarial examples. Raises OptionError.
     """
 
     place: str = OUTPUTS

@@ -9,6 +9,7 @@ differentiable function of what is seen, larger for stranger inputs. `fit` sets 
 has not learnt from, at most so many of them are refused.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.defenses.detectors.seen import Seen, look
+from audioadv.defenses.likeness import as_bytes
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
@@ -26,7 +28,7 @@ from audioadv.models.suspicion import carrying, suspicions
 from audioadv.threat.undetected import Undetected
 
 BATCH = 256
-HELD_OUT = 5  # every fifth example sets the threshold, the others teach
+HELD_OUT = 5  # one example in five sets the threshold, the others teach
 
 
 class Sense(nn.Module):
@@ -47,7 +49,7 @@ class Kind(Protocol):
         ...
 
     def learn(self, clean: list[Seen], adversarial: list[Seen], seed: int) -> Sense:
-        """From what was seen of clean and of adversarial examples, in batches."""
+        """From what was seen of clean and of adversarial examples, in batches, whose order is drawn."""
         ...
 
 
@@ -120,16 +122,17 @@ def fit(
 ) -> Detector:
     """A detector for this model, which refuses at most `false_positives` of the clean inputs that it did not learn from.
 
-    `adversarial` are made from the clean ones, row by row; statistics of single layers and Confidence need none. Every fifth
-    clean example sets the threshold. Shapes: clean and adversarial [examples, *], lengths [examples] in samples.
+    `adversarial` are made from the clean ones, row by row; statistics of single layers and Confidence need none. One clean
+    example in five sets the threshold, drawn by `seed`: in whatever order they are given, the detector is the same. The model
+    is at rest. Shapes: clean and adversarial [examples, *], lengths [examples] in samples.
     Raises OptionError for a rate that so few examples cannot show, UnusableBatch for what does not fit together.
     """
-    held = torch.arange(len(clean)) % HELD_OUT == HELD_OUT - 1
-    allowed = math.floor(false_positives * int(held.sum()) + 1e-9) if 0 < false_positives < 1 else 0
+    held = len(clean) // HELD_OUT
+    allowed = math.floor(false_positives * held + 1e-9) if 0 < false_positives < 1 else 0
     if not allowed:
         least = f" At least {HELD_OUT * math.ceil(1 / false_positives)} show it" if 0 < false_positives < 1 else ""
         raise OptionError(
-            f"false_positives {false_positives:g}: {int(held.sum())} clean examples set the threshold, one in {HELD_OUT}. "
+            f"false_positives {false_positives:g}: {held} clean examples set the threshold, one in {HELD_OUT}. "
             f"Give a rate between 0 and 1, and more examples.{least}"
         )
     if adversarial is not None and adversarial.shape != clean.shape:
@@ -140,11 +143,12 @@ def fit(
     def watch(inputs: Tensor | None, rows: Tensor) -> list[Seen]:
         if inputs is None:
             return []
-        some = torch.split(rows.nonzero()[:, 0].to(inputs.device), BATCH)
+        some = torch.split(rows.to(inputs.device), BATCH)
         return [look(model, kind.layers, inputs[r], None if lengths is None else lengths[r]) for r in some]
 
-    with torch.no_grad():
-        seen, strange, fresh = watch(clean, ~held), watch(adversarial, ~held), watch(clean, held)
+    order = shuffled(clean, seed)
+    with torch.no_grad(), at_rest(model):
+        seen, strange, fresh = watch(clean, order[held:]), watch(adversarial, order[held:]), watch(clean, order[:held])
     sense = kind.learn(seen, strange, seed).requires_grad_(False).eval()
     with torch.no_grad():
         found = torch.cat([sense(batch) for batch in fresh])
@@ -153,3 +157,15 @@ def fit(
     threshold = found.sort(descending=True).values[allowed]
     spread = found.std() if len(found) > 1 else found.abs()
     return Detector(sense, float(threshold), max(float(spread), 1e-12), false_positives, str(kind))
+
+
+def shuffled(examples: Tensor, seed: int) -> Tensor:
+    """An order that is drawn by the seed and by what each example is: the same, however they come. Shapes: [count, *] -> int64 [count].
+
+    >>> a = torch.rand(9, 2)
+    >>> torch.equal(a[shuffled(a, 1)], a.flip(0)[shuffled(a.flip(0), 1)])
+    True
+    """
+    key = str(int(seed)).encode()
+    drawn = [hashlib.blake2b(as_bytes(example), digest_size=16, key=key).digest() for example in examples.cpu()]
+    return torch.tensor(sorted(range(len(drawn)), key=drawn.__getitem__), dtype=torch.int64)

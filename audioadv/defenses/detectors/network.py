@@ -98,5 +98,5 @@ class NetworkSense(Sense):
         for step in self.steps:
             values = values if own is None else values * own[:, None]
             values = F.relu(step(values))
-            own = None if own is None else own[:, :: self.stride]
+            own = None if own is None else own[(slice(None), *[slice(None, None, self.stride)] * (own.ndim - 1))]
         return self.head(View(values, own).pooled())[:, 0]

@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 @final
 class View(NamedTuple):
-    """Features at places. Shapes: values [batch, features, *places], own bool [batch, places] (what is no padding) or None."""
+    """Features at places. Shapes: values [batch, features, *places], own bool [batch, *places] (what is no padding) or None."""
 
     values: Tensor
     own: Tensor | None
@@ -45,7 +45,7 @@ class View(NamedTuple):
         if self.own is None:
             return values.flatten(2).mean(2) if values.ndim > 2 else values
         weights = self.own[:, None].to(values)
-        return (values * weights).sum(2) / weights.sum(2).clamp_min(1)
+        return (values * weights).flatten(2).sum(2) / weights.flatten(2).sum(2).clamp_min(1)
 
     def rows(self, index: Tensor) -> "View":
         """Some of the rows."""
@@ -63,27 +63,34 @@ def view(seen: Seen, place: str, axis: int = 1) -> View:
     """What there is to see at `place`: inputs, outputs, or a layer, whose features lie along `axis`.
 
     Sounds [batch, time] have one feature, a recogniser's outputs one a letter. Padding is known by lengths: a layer that
-    strides is taken to have as large a share of padding as the outputs.
+    strides is taken to have as large a share of padding as the outputs, and of its places, time is the last axis.
     """
     if place == INPUTS:
         values, own = (seen.inputs[:, None] if seen.inputs.ndim == 2 else seen.inputs), seen.lengths
-        return View(values, None if own is None else inside(own, values.shape[-1]))
+        return View(values, None) if own is None else ragged_view(values, own)
     outputs, ragged = seen.outputs, isinstance(seen.outputs, Emissions)
     if place == OUTPUTS:
-        return (
-            View(outputs.log_probs.transpose(1, 2), inside(outputs.frames, outputs.log_probs.shape[1])) if ragged else View(outputs, None)
-        )
+        return ragged_view(outputs.log_probs.transpose(1, 2), outputs.frames) if ragged else View(outputs, None)
     values = seen.layers[place].movedim(axis, 1)
-    if values.ndim != 3 or seen.lengths is None:
+    if values.ndim < 3 or seen.lengths is None:
         return View(values, None)
     own, whole = (outputs.frames, outputs.log_probs.shape[1]) if ragged else (seen.lengths, seen.inputs.shape[-1])
-    return View(values, inside(-(-own * values.shape[2] // whole), values.shape[2]))
+    return ragged_view(values, -(-own * values.shape[-1] // whole))
+
+
+def ragged_view(values: Tensor, ends: Tensor) -> View:
+    """Features of which a row's own end so far along the last axis. Shapes: values [batch, features, *places, time], ends [batch]."""
+    own = inside(ends, values.shape[-1])
+    return View(values, own.reshape(len(own), *[1] * (values.ndim - 3), -1).expand(len(own), *values.shape[2:]))
 
 
 def look(model: Callable[..., Any], layers: Sequence[str], inputs: Tensor, lengths: Tensor | None) -> Seen:
     """Run the model and watch these layers. Shapes: inputs [batch, *], lengths [batch]. Raises OptionError, UnusableBatch."""
     with watched(model, layers) as activations:
         outputs = model(inputs) if lengths is None else model(inputs, lengths)
+    if missing := [name for name in layers if name not in activations]:
+        names = ", ".join(run_through(model, inputs[:1], None if lengths is None else lengths[:1])[:12])
+        raise OptionError(f"layer {missing[0]!r}: inputs never come through this module. Look at one that they come through: {names} ...")
     for name, found in activations.items():
         if len(found) != len(inputs):
             raise UnusableBatch(f"layer {name!r} saw {len(found)} rows of a batch of {len(inputs)}. {INSIDE}")
@@ -114,6 +121,23 @@ def watched(model: Callable[..., Any], layers: Sequence[str]) -> Iterator[dict[s
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def run_through(model: Callable[..., Any], inputs: Tensor, lengths: Tensor | None) -> list[str]:
+    """The names of the modules that these inputs come through. Shapes: inputs [batch, *], lengths [batch]."""
+    met = dict[str, None]()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, arguments, name=name: met.update({name: None}))
+        for name, module in innermost(model).named_modules()
+        if name
+    ]
+    try:
+        model(inputs) if lengths is None else model(inputs, lengths)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(met)
 
 
 def innermost(model: Any) -> nn.Module:
