@@ -336,6 +336,14 @@ def test_a_success_counts_within_the_bound_and_on_the_grid_only() -> None:
     assert trace.hit.tolist() == [True, False, False, False]
 
 
+def test_where_genetic_probes_for_slopes_is_not_where_it_went() -> None:
+    net, x = small(3, SHAPE), X[:8]
+    trace = Trace(Linf(0.05).around(x))
+    found = attacks.genetic(trace.watching(objective(net, Misclassify(labels_of(net, x)))), trace.region, steps=30)
+    assert not all(found.reached)
+    assert not any(sight.strayed for sight in trace.sights(found))
+
+
 def test_a_trace_changes_nothing_and_numbers_the_examples_as_they_came() -> None:
     net, x = small(4, SHAPE), X[:10]
     wanted, region = objective(net, Misclassify(labels_of(net, x))), BOUND.around(x)

@@ -19,6 +19,7 @@ from audioadv.evaluation import Rate, evaluate
 from audioadv.evaluation.evaluate import ATTACKS
 from audioadv.threat.bounds import L1, L2, MIN, Linf
 from audioadv.threat.labels import Misclassify
+from audioadv.threat.model import ThreatModel
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Spatial
 
@@ -281,3 +282,17 @@ def test_standard_is_at_least_as_strong_as_its_parts() -> None:
         assert standing.any()
         assert (trial.backwards[standing] == 2 * 100 + 3 * 50).all()  # APGD, FMN, and three rivals of four classes
         assert (trial.forwards[standing] == 101 + 100 + 1000 + 1 + 3 * 51).all()
+
+
+def test_queries_are_an_examples_own_over_all_attacks() -> None:
+    net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 40, (0, 1))
+    squares = {f"square {seed}": partial(attacks.square, steps=20, seed=seed) for seed in range(3)}
+    with pytest.warns(UserWarning, match="forwards that the threat model allows"):
+        found = evaluate(net, x, labels_of(net, x), ThreatModel("linf:0.1", queries=30, access="scores"), squares)
+    spent, fallen = torch.zeros(40, dtype=torch.int64), torch.zeros(40, dtype=torch.bool)
+    for trial in found.trials:
+        spent += trial.forwards
+        assert (spent[trial.felled] <= 30).all()
+        fallen |= trial.felled
+    assert bool((spent[~fallen] > 30).any())
+    assert (found.gauge.isfinite() == fallen).all()

@@ -89,6 +89,14 @@ def test_an_attack_sees_only_what_stands_and_the_worst_counts(clips: tuple[Tenso
     assert every.trials[1].tried.all()
 
 
+def test_what_has_fallen_leaves_nothing_for_the_attacks_after(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, _ = clips
+    wrong = ["nobody said so"] * len(waveforms)
+    found = aa.evaluate(MODEL, waveforms, wrong, "linf:0.01", {"pgd": attacks.pgd, "apgd": attacks.apgd}, lengths=lengths)
+    assert set(found.outcome) == {Outcome.NEEDLESS}
+    assert [int(trial.tried.sum()) for trial in found.trials] == [0, 0]
+
+
 def test_what_lies_outside_the_bound_does_not_count(clips: tuple[Tensor, Tensor, list[str]]) -> None:
     waveforms, lengths, said = clips
 

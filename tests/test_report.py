@@ -16,6 +16,7 @@ from test_bench import QUICK, write_manifest
 from test_cli import folder, lines, run  # noqa: F401
 
 from audioadv.evaluation.rates import wilson
+from audioadv.evaluation.run.summary import curve
 from audioadv.report.charts import density_chart, searched, success_chart
 from audioadv.report.run_page import write_report
 from audioadv.threat.bounds import parse_bound
@@ -178,7 +179,8 @@ def test_folders_without_results(folder: Path, content: str | None, message: str
 
 
 def result(snr_db: float | None, bound: str, target: str = "go") -> dict[str, Any]:
-    return {"reached": snr_db is not None, "snr_db": snr_db, "bound": bound, "target": target, "duration": 1.0}
+    outcome = "missed" if snr_db is None else "reached"
+    return {"reached": snr_db is not None, "outcome": outcome, "snr_db": snr_db, "bound": bound, "target": target, "duration": 1.0}
 
 
 def test_charts_draw_and_tell_the_same() -> None:
@@ -243,9 +245,15 @@ def test_charts_know_a_search_by_its_bound_and_clips_that_need_no_change() -> No
     for spec, found in (("l2:min_and_linf:0.02", True), ("linf:0.02_and_l2:min", True), ("linf:min", True), ("linf:0.1", False)):
         assert searched([{"bound_asked": spec}]) is found
         assert parse_bound(spec).minimal is found
-    needless = [{"reached": True, "snr_db": None, "bound_asked": "linf:min"}] * 3
-    changed = [{"reached": True, "snr_db": ratio, "bound_asked": "linf:min"} for ratio in (20.0, 30.0, 40.0)]
+    needless = [{"reached": True, "outcome": "needless", "snr_db": None, "bound_asked": "linf:min"}] * 3
+    changed = [{"reached": True, "outcome": "reached", "snr_db": ratio, "bound_asked": "linf:min"} for ratio in (20.0, 30.0, 40.0)]
     chart = success_chart([("A", needless), ("B", changed)])
     assert chart is not None
     assert "A: 3 of 3 clips fall, without any change." in chart.alt
     assert set(chart.table[1][1:]) == {"100 %"}
+
+
+def test_a_silent_clip_falls_at_no_ratio() -> None:
+    lines = [{"reached": True, "snr_db": 30.0, "outcome": "reached"}]
+    lines += [{"reached": True, "snr_db": None, "outcome": outcome} for outcome in ("reached", "needless")]
+    assert curve(lines) == [(30.0, 2)]

@@ -11,6 +11,8 @@ audio systems". Different here: mutations are steps of the bound's own geometry,
 of the budget says when breeding ends, not the letters that are wrong.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def genetic(
                 rate, before = (MOMENTUM * rate + RESTLESS / gain).clamp(mutation, 0.5), lowest
             else:
                 inputs = run.region.inputs(delta)
-                look = slopes.look(run.objective, inputs)
+                look = replace(run.objective, slopes=slopes).look(inputs)
                 kept, finite = run.keep(inputs, look.reached, delta), finite_rows(look.loss, look.slope)
                 way = run.region.steepest(run.region.pull(delta, look.slope))
                 delta = run.region.project(delta - each(step_size * run.region.radius, delta) * way)

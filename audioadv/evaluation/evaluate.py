@@ -371,6 +371,7 @@ def evaluate(
     gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
     adversarial, ends = inputs.clone(), [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
     trials: list[Trial] = []
+    spent = torch.zeros(2, len(inputs), dtype=torch.int64)  # forwards so far, of the model and of what stands for it: all attacks' together
     for name, attack, view in rounds:
         wanted = view.begun(inputs)
         tried = correct.clone() if all_attacks_see_all or bound.minimal else correct & gauge.isinf()
@@ -385,7 +386,9 @@ def evaluate(
                 raise OptionError(f"{name}: a change for each input, but {bound} is one for all inputs. Use rp2")
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
             claimed, measured = verified(judge.rows(rows), bound, region, result)
-            good = terms.within_queries(name, claimed, result.forwards)
+            asked = spent[int(view is plan.static)]
+            asked[rows] += result.forwards
+            good = terms.within_queries(name, claimed, asked[rows])
             felled[rows], sizes[rows] = good, torch.where(good, measured, math.inf).to(gauge)
             nearer = rows[sizes[rows] < gauge[rows]]
             gauge[nearer] = sizes[nearer]

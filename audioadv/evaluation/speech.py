@@ -184,10 +184,13 @@ def evaluate_speech(
     worst, heard, adversarial = list(rates), list(before), waveforms.clone()
     ends = [Outcome.MISSED if rate < errors else Outcome.NEEDLESS for rate in rates]
     trials: list[SpeechTrial] = []
+    spent = torch.zeros(len(before), dtype=torch.int64)  # forwards so far: queries are all attacks' together
     for name, attack in attacks.items():
         tried = gauge > 0 if all_attacks_see_all or bound.minimal else gauge.isinf()
         felled, own, cost = torch.zeros_like(tried), list(before), torch.zeros(2, len(before), dtype=torch.int64)
         for rows in torch.split(tried.nonzero()[:, 0], batch):
+            if not len(rows):  # all have fallen: of nothing, split makes one part
+                break
             here = rows.to(waveforms.device)
             some = lengths[here]
             region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
@@ -195,7 +198,8 @@ def evaluate_speech(
             result = worst_member(partial(worsen, attack) if climbs else attack, wanted, region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
             reached = torch.tensor(result.reached)
-            late = reached & ~terms.within_queries(name, reached, result.forwards)
+            spent[rows] += result.forwards
+            late = reached & ~terms.within_queries(name, reached, spent[rows])
             known = region if result.parameters is None else region.knowing(result.parameters)
             written = round16(result.adversarial)
             sizes = known.gauge(written)

@@ -43,7 +43,11 @@ class Terms:
         return model if self.access is Access.GRADIENTS else Classifier(model, type(model).__name__, access=self.access)
 
     def within_queries(self, name: str, found: Tensor, forwards: Tensor) -> Tensor:
-        """Which finds took no more forwards than was agreed; warns of the others. Shapes: bool and int64 [batch] -> bool [batch]."""
+        """Which finds took no more forwards than was agreed; warns of the others.
+
+        `forwards` are those of each example up to then, those of earlier attacks among them.
+        Shapes: bool and int64 [batch] -> bool [batch].
+        """
         if self.queries is None:
             return found
         late = found & (forwards > self.queries)

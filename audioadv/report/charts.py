@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from audioadv.evaluation.rates import Rate, wilson
-from audioadv.evaluation.run.summary import curve, median
+from audioadv.evaluation.run.summary import curve, median, unchanged
 from audioadv.threat.goals import NOT_AS
 
 INKS = 6  # the page has so many colours for series: --s0 to --s5
@@ -81,8 +81,8 @@ def success_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
             told.append(f"{label}: {Rate(hits, count)} at a median of {at:.1f} dB.")
             drawn.append(replace(look, points=True))
             continue
-        points, start = curve(lines), sum(line["reached"] and line["snr_db"] is None for line in lines)  # these need no change
-        fallen = points[-1][1] if points else start
+        points, start = curve(lines), sum(map(unchanged, lines))
+        fallen = sum(bool(line["reached"]) for line in lines)
         steps = [(quiet, start), *points, (loud, fallen)]
         x, y = [step[0] for step in steps], [step[1] / count for step in steps]
         band = [wilson(step[1], count) for step in steps]

@@ -66,11 +66,17 @@ def median(lines: Iterable[dict[str, Any]], key: str) -> float | None:
     return statistics.median(values) if values else None
 
 
+def unchanged(line: dict[str, Any]) -> bool:
+    """Whether a clip was at the goal as it was."""
+    return bool(line["outcome"] == "needless")
+
+
 def curve(lines: Sequence[dict[str, Any]]) -> list[tuple[float, int]]:
     """Success against loudness: (SNR in dB, clips reached by a change at least that far below them), from quiet to loud.
 
-    A clip that needed no change is reached at any ratio, and counted from the first point on.
+    A clip that needed no change is reached at any ratio, and counted from the first point on; one that is silent, whatever the change,
+    at none.
     """
-    needless = sum(line["reached"] and line["snr_db"] is None for line in lines)
+    needless = sum(map(unchanged, lines))
     ratios = sorted((line["snr_db"] for line in lines if line["reached"] and line["snr_db"] is not None), reverse=True)
     return [(ratio, needless + count) for count, ratio in enumerate(ratios, start=1)]
