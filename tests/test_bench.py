@@ -23,7 +23,7 @@ from torch import distributed
 import audioadv as aa
 from audioadv.cli.bench import as_settings
 from audioadv.errors import InputError, OptionError, UnwritableOutput
-from audioadv.evaluation.run.bench import Job, Setting, plan
+from audioadv.evaluation.run.bench import Bench, Job, Setting, held, plan
 from audioadv.evaluation.run.claims import Claims
 from audioadv.evaluation.run.ledger import Ledger, read_results
 from audioadv.evaluation.run.run_file import fingerprint_of, state_run
@@ -252,6 +252,43 @@ def test_a_run_from_end_to_end(manifest: Path) -> None:
     assert {line["name"]: line for line in read_results(Path("run/results.jsonl"))} == printed, "nothing is done twice"
     for text in ("snr:min", "linf:0.3", "8/8", "68..100", "WER", "forwards"):
         assert text in again.stdout
+
+
+def test_only_what_dead_workers_left_is_taken_away(tmp_path: Path) -> None:
+    for name in ("alive", "dead"):
+        (tmp_path / f".stage-{name}").mkdir()
+        (tmp_path / f".stage-{name}" / ".lock").touch()
+    bench = Bench(tmp_path, Ledger(tmp_path / "results.jsonl"), {}, lambda name: linear(), lambda error: None)
+    with held(tmp_path / ".stage-alive/.lock"):
+        bench.tidy()
+        assert [path.name for path in tmp_path.glob(".stage-*")] == [".stage-alive"]
+    bench.tidy()
+    assert not [*tmp_path.glob(".stage-*")]
+
+
+def test_a_run_behind_a_link_goes_on_with_the_right_files(manifest: Path) -> None:
+    Path("far/away").mkdir(parents=True)
+    Path("here").symlink_to("far/away")
+    for limit in ("1", "2"):
+        assert run("bench", "list.jsonl", "--out", "here", *QUICK, "--bound", "snr:20", "--limit", limit).exit_code in (0, 1)
+    assert {line["audio_filepath"] for line in results("here").values()} == {"../../0.wav", "../../1.wav"}
+    assert json.loads(Path("here/run.json").read_text())["arguments"]["MANIFEST"] == "../../list.jsonl"
+
+
+def test_clips_with_names_too_long_for_a_suffix_are_done(folder: Path) -> None:  # noqa: F811
+    name = "n" * 251 + ".wav"
+    Path("hiss.wav").rename(name)
+    Path("list.jsonl").write_text(json.dumps({"audio_filepath": name, "target": "go"}))
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK).exit_code == 0
+    assert [Path(key).name for key in results("run")] == ["n" * 245]
+
+
+def test_the_command_says_all_that_a_result_depends_on(manifest: Path) -> None:
+    command = ("bench", "list.jsonl", "--out", "run", *QUICK)
+    for more in ([], ["--batch", "2", "--limit", "3"]):
+        run(*command, *more)
+        told = json.loads(Path("run/run.json").read_text())["command"]
+        assert told.endswith("--seed 0" + "".join(f" {word}" for word in more))
 
 
 def test_what_has_a_line_is_not_attacked_again(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

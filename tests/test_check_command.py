@@ -28,6 +28,21 @@ def softmaxed() -> tuple[nn.Module, Tensor, Tensor]:
     return nn.Sequential(net, nn.Softmax(1)), x, labels
 
 
+def sounds() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x = small(3, (400,)).float(), inputs_for((400,), 6, (-1, 1)).float()
+    return net, x, labels_of(net, x)
+
+
+def empty() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x, labels = classifier()
+    return net, x[:0], labels[:0]
+
+
+def misfit() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x, labels = classifier()
+    return net, x[..., 1:], labels
+
+
 def nothing() -> int:
     return 7
 
@@ -72,6 +87,13 @@ def test_a_classifier_with_data() -> None:
     assert line["figures"] == {"probabilities": True}
 
 
+def test_a_classifier_of_sounds() -> None:
+    for bound in ([], ["--bound", "linf:0.05"]):
+        result = run("module:test_check_command:sounds", *bound, "--attack", "pgd", "--json")
+        assert result.exit_code in (0, 1), result.stderr
+        assert set(found(result)) == {"pgd"}
+
+
 def test_what_cannot_be_checked(tmp_path: Path) -> None:
     for wrong, word in (
         ("magic", "unknown"),
@@ -79,12 +101,18 @@ def test_what_cannot_be_checked(tmp_path: Path) -> None:
         ("mnst", "did you mean 'mnist'?"),
         ("digits-spoken", "no sounds"),
         ("module:test_check_command:nothing", "int"),
+        ("module:test_check_command:empty", "inputs of shape [0, 1, 5, 6]"),
+        ("module:test_check_command:misfit", "RuntimeError at line"),
+        ("n" * 300, "Nor is there a folder of that name"),
         (str(tmp_path), "no results"),
     ):
         result = run(wrong)
         assert result.exit_code == 2
         assert word in result.stderr
     assert run("mnist", "--attack", "magic").exit_code == 2
+    other = run("mnist", "--substitute", "module:test_check_command:classifier")
+    assert other.exit_code == 2
+    assert "--substitute module:test_check_command:classifier" in other.stderr
     other = run("mnist", "--substitute", "module:recognisers:linear")
     assert other.exit_code == 2
     assert "a net for a net" in other.stderr

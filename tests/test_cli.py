@@ -18,6 +18,7 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 
+from audioadv.attacks.craft import craft_each
 from audioadv.audio.files import Clip, read_clip
 from audioadv.cli import main
 from audioadv.cli.interrupts import unbroken
@@ -582,6 +583,10 @@ def test_cuda_that_is_not_there(folder: Path, command: list[str]) -> None:
         ("[1]", "no text under audio_filepath"),
         ('{"audio_filepath": "hiss.wav", "target": 7}', "something else than text"),
         ("\udcff\udcfe", "not UTF-8"),
+        (
+            '{"audio_filepath": "hiss.wav", "offset": 0}\n{"audio_filepath": "hiss.wav", "offset": 0.2, "duration": 0.1}',
+            "line 2: offset 0.2 names a part of hiss.wav",
+        ),
     ],
 )
 def test_wrong_manifests(folder: Path, content: str, message: str) -> None:
@@ -628,11 +633,85 @@ def test_another_sound_takes_no_name_away(folder: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_a_file_leaves_nothing_half_written(folder: Path) -> None:
-    Path("adversarial/hiss.json").mkdir(parents=True)
-    result = run("craft", "hiss.wav", "--target", "go", *QUICK)
+    run("craft", "hiss.wav", "--target", "go", *QUICK)
+    Path("adversarial/hiss.json").unlink()
+    Path("adversarial/hiss.json").mkdir()
+    before = {path.name: path.read_bytes() for path in Path("adversarial").iterdir() if path.is_file()}
+    result = run("craft", "hiss.wav", "--target", "no", *QUICK)
     assert result.exit_code == 2
     assert "adversarial/hiss.json: a folder, where a file of this clip belongs" in result.stderr
-    assert files(folder / "adversarial") == {"hiss.json"}
+    assert {path.name: path.read_bytes() for path in Path("adversarial").iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("options", [[], ["--bound", "linf:0"]])
+def test_files_that_no_result_speaks_of_are_left_alone(folder: Path, options: list[str]) -> None:
+    """Whether the goal is reached or missed."""
+    Path("adversarial").mkdir()
+    own = {name: name.encode() for name in ("hiss.clean.wav", "hiss.png", "hiss.json", "hiss-2.wav")}
+    for name, content in own.items():
+        Path("adversarial", name).write_bytes(content)
+    for _ in range(2):
+        run("craft", "hiss.wav", "--target", "open the door", *QUICK, *options)
+        assert {name: Path("adversarial", name).read_bytes() for name in own} == own
+        assert json.loads(Path("adversarial/hiss-3.json").read_text())["name"] == "hiss-3"
+    assert [json.loads(line)["name"] for line in Path("adversarial/results.jsonl").read_text().splitlines()] == ["hiss-3"]
+
+
+def test_a_page_of_somebody_elses_is_left_alone(folder: Path) -> None:
+    Path("index.html").write_text("<h1>My home</h1>")
+    result = run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", ".")
+    assert result.exit_code == 2
+    assert "index.html is there and not of craft's making" in result.stderr
+    assert files(folder) == {"hiss.wav", "index.html"}
+
+
+def test_names_too_long_for_a_suffix_are_cut(folder: Path) -> None:
+    name = "a" + "\u00e4" * 125 + ".wav"
+    Path("hiss.wav").rename(name)
+    result = run("craft", name, name, "--target", "go", *QUICK)
+    assert result.exit_code == 0
+    assert [line["out"] for line in lines(result)] == [f"adversarial/{name[:123]}.wav", f"adversarial/{name[:122]}-2.wav"]
+    assert f"{name[:123]}.clean.wav" in files(folder / "adversarial")
+
+
+def test_a_folder_behind_a_link_holds_results_of_the_right_files(folder: Path) -> None:
+    Path("far/away").mkdir(parents=True)
+    Path("here").symlink_to("far/away")
+    for _ in range(2):
+        assert [line["out"] for line in lines(run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", "here"))] == ["here/hiss.wav"]
+    assert run("transcribe", "here/results.jsonl", *LINEAR).exit_code == 0
+    assert json.loads(Path("here/hiss.json").read_text())["audio_filepath"] == "../../hiss.wav"
+
+
+def test_a_name_that_another_call_took_meanwhile_is_left_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other call runs when this one has chosen its names and is at its search."""
+    Path("other").mkdir()
+    soundfile.write("other/hiss.wav", -noise(0.5), 16000)
+    calls = list[Result]()
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(sys.modules["audioadv.cli.craft"], "craft_each", craft_each)
+        calls.append(run("craft", "other/hiss.wav", "--target", "no", *QUICK))
+        return craft_each(*arguments, **options)
+
+    monkeypatch.setattr(sys.modules["audioadv.cli.craft"], "craft_each", meanwhile)
+    mine = lines(run("craft", "hiss.wav", "--target", "go", *QUICK))
+    assert [line["out"] for line in (*lines(calls[0]), *mine)] == ["adversarial/hiss.wav", "adversarial/hiss-2.wav"]
+    records = [json.loads(line) for line in Path("adversarial/results.jsonl").read_text().splitlines()]
+    assert [(record["name"], record["target"]) for record in records] == [("hiss", "no"), ("hiss-2", "go")]
+
+
+def test_ctrl_c_tells_what_is_left_though_a_line_was_bad(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("list.jsonl").write_text('{"audio_\n' + '{"audio_filepath": "hiss.wav"}\n' * 2)
+
+    def first_only(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield next(craft_each(*arguments, **options))
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys.modules["audioadv.cli.craft"], "craft_each", first_only)
+    result = run("craft", "list.jsonl", "--target", "go", *QUICK, "--batch", "1")
+    assert result.exit_code == 130
+    assert "Stopped: 1 of 2 clips are done" in result.stderr
 
 
 def test_what_a_killed_call_left_is_swept_away(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -203,4 +204,19 @@ def test_one_channel_that_does_not_fit_leaves_the_others(made: Path, tmp_path: P
     assert table.stdout.rstrip().endswith("0/1"), "one of two has a clean clip"
     alone = run("survive", str(tmp_path / "ten.wav"), "--target", "go", *options, "--png", str(tmp_path / "m.png"))
     assert re.search(r"room +0/0 +- +- ", alone.stdout)
+    assert (tmp_path / "m.png").exists()
+
+
+def test_ctrl_c_keeps_the_figures_there_are(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(model: aa.Recogniser, clips: list[Subject], channels: list[Channel | None], **options: int) -> Sequence[Survival]:
+        if channels != [None]:
+            raise KeyboardInterrupt
+        return list(survive(model, clips, channels, **options))
+
+    monkeypatch.setattr(sys.modules["audioadv.cli.survive"], "through", interrupted)
+    options = ["--channel", "none", "--channel", "noise:20", *LINEAR, "--device", "cpu", "--png", str(tmp_path / "m.png")]
+    result = run("survive", str(made), *options)
+    assert result.exit_code == 130
+    assert "Stopped: 1 of 2" in result.stderr
+    assert re.search(r"none +1/1 ", result.stdout)
     assert (tmp_path / "m.png").exists()

@@ -24,6 +24,7 @@ from audioadv.errors import AudioadvError, OptionError
 from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, length_of, plan
 from audioadv.evaluation.run.claims import workers
 from audioadv.evaluation.run.ledger import Ledger
+from audioadv.evaluation.run.on_disk import seen_from
 from audioadv.evaluation.run.run_file import fingerprint_of, state_run
 from audioadv.evaluation.run.summary import summarise
 from audioadv.models.recogniser import Recogniser
@@ -36,6 +37,7 @@ from audioadv.threat.model import ThreatModel
 
 LONGEST_FOLDER = 80  # characters of its name
 FEW = 3  # differences that a message tells
+BATCH = 16  # clips, if nobody says
 
 
 @click.command()
@@ -53,7 +55,7 @@ FEW = 3  # differences that a message tells
 @click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws of a channel for each step.")
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file.")
 @click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
+@click.option("--batch", type=click.IntRange(min=1), default=BATCH, show_default=True, help="Clips attacked at once.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N clips; more can follow later.")
 @common_options
 @click.pass_context
@@ -110,14 +112,15 @@ def bench(
         complain(error)
     if not seen.names:
         context.exit(WRONG_INPUT)
-    arguments: dict[str, Any] = {"MANIFEST": os.path.relpath(manifest, out), "--model": models, "--attack": attacks, "--bound": bounds}
+    arguments: dict[str, Any] = {"MANIFEST": seen_from(out, manifest), "--model": models, "--attack": attacks, "--bound": bounds}
     arguments |= {"--channel": channels, "--target": target, "--untargeted": untargeted}
     arguments |= {"--steps": steps, "--draws": draws, "--judge": judge_draws, "--rate": rate, "--seed": seed}
+    started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
     make_folder(out)
     state_run(
         out,
         {
-            "command": command_line(manifest, out, arguments),
+            "command": command_line(manifest, out, arguments | started),
             "arguments": {**arguments, **seen.weights},
             "started_with": {"device": device, "batch": batch, "limit": limit, "workers": claims.world, "torch": torch.__version__},
             "jobs": len(seen.names),

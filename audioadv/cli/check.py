@@ -1,7 +1,10 @@
 """audioadv check: is the evaluation itself broken?"""
 
 import json
+import os
+import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +15,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.attacks.craft import ATTACKS as ON_SOUND
-from audioadv.attacks.objective import Objective
+from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import DONE, NOT_REACHED, common_options, no_use
-from audioadv.errors import OptionError, UnknownModel
+from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.images import digits
 from audioadv.evaluation.sanity.check import check as examined
+from audioadv.evaluation.sanity.check import quietly
 from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
@@ -70,6 +74,7 @@ def check(
     classifier on a few images: the attack is watched at its work, and set beside noise, scores alone, larger bounds and none at all.
     MODEL may be a recogniser, 'mnist' or 'mnist-robust' (on scikit-learn's digits), or module:package.file:function, where the
     function returns a Recogniser or a triple (classifier, inputs, labels); a defense is attacked by what it states of itself.
+    Inputs that are [batch, time], or negative anywhere, are taken for sounds in -1..1, all others for images in 0..1.
     A RUN is a folder with results.jsonl: its lines and files are examined, and nothing is attacked.
 
     Exit status 0: sound; 1: something is broken; 2: the input or the options are wrong. Sound is no proof.
@@ -108,7 +113,7 @@ def checkups(
     seed: int,
 ) -> Iterator[tuple[str, Checkup]]:
     """Each attack, or setting of a run, and what became of it."""
-    if Path(subject).is_dir():
+    if os.path.isdir(subject):  # which, unlike a path's own, says no where it may not look
         no_use(("clips", "target", "spec", "attacks", "steps", "substitute"), f"{subject} is a run, and nothing is attacked")
         yield from check_run(Path(subject), None if heard_by is None else load_model(heard_by, device)).items()
         return
@@ -125,8 +130,13 @@ def checkups(
     else:
         no_use(("clips", "target", "steps"), f"{subject} is a classifier, which hears no clip")
         net, inputs, labels = model
-        region = parse_bound(spec or "linf:0.1").around(inputs.to(device))
+        sounds = inputs.ndim == 2 or bool((inputs < 0).any())
+        bound = parse_bound(spec or ("snr:20" if sounds else "linf:0.1"))
+        region = bound.around(inputs.to(device), box=(-1.0, 1.0) if sounds else (0.0, 1.0))
         wanted, chosen = planned(net, Misclassify(labels), seed=seed).adaptive, named_attacks(attacks or ("pgd", "apgd"), seed)
+        check_takes(f"model {subject!r}", wanted, region.clean)
+        if other is not None:
+            check_takes(f"--substitute {substitute}", replace(wanted, model=other), region.clean)
     for name, attack in chosen.items():
         yield name, examined(wanted, region, attack, substitute=other, seed=seed)
 
@@ -149,10 +159,29 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
     if isinstance(made, Recogniser):
         return load_model(name, device)
     if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(part, Tensor) for part in made[1:]):
+        if not made[1].ndim or not len(made[1]):
+            raise UnusableBatch(
+                f"model {name!r}: inputs of shape {list(made[1].shape)}, with none to attack. Return at least one, batch first"
+            )
         return made[0].to(device) if isinstance(made[0], torch.nn.Module) else made[0], made[1], made[2]
     raise UnknownModel(
         f"model {name!r}: the function returned a {type(made).__name__}. Return an audioadv.Recogniser, or (classifier, inputs, labels)"
     )
+
+
+def check_takes(name: str, wanted: Objective, inputs: Tensor) -> None:
+    """Raise UnknownModel, with the place, for a classifier that raises something at its inputs."""
+    try:
+        with torch.no_grad(), quietly(), at_rest(wanted.model):
+            wanted.begun(inputs).outputs(inputs)
+    except AudioadvError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise UnknownModel(
+            f"{name}: {type(error).__name__} at line {at.lineno} of {at.filename} ({error}), on inputs of shape "
+            f"{list(inputs.shape)}. Return a classifier that takes them"
+        ) from error
 
 
 def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str, seed: int) -> tuple[Objective, Region]:

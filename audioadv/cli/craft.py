@@ -27,7 +27,7 @@ from audioadv.cli.options import (
     no_use,
     say,
 )
-from audioadv.cli.outputs import check_writable, make_folder, output_names, results_of, save
+from audioadv.cli.outputs import Names, check_page, check_writable, make_folder, results_of, save
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.models.recogniser import Recogniser
@@ -101,7 +101,7 @@ def craft(
     after that, in --rate of --judge draws that it was not made on ('audioadv survive' has more channels). A CLIP is a sound file, or a JSON
     Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.json and a line in results.jsonl for each,
     NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html. A later call's results
-    for the same CLIP take the place of these. Ctrl-C keeps what is found by then.
+    for the same CLIP take the place of these, and no other file's. Ctrl-C keeps what is found by then.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"
@@ -121,6 +121,7 @@ def craft(
     texts = wanted_texts(entries, targets, silence, references)
     kind = Mistranscribe if references else Transcribe
     check_writable(out)
+    check_page(out)
     if (out / "run.json").exists():
         raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
     model = load_model(model_name, device)
@@ -131,8 +132,9 @@ def craft(
     if channel is not None:
         channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
     jobs: list[Job] = []
-    names = output_names(out, [entry.path for entry in entries], results_of(out))
-    for entry, name, text in zip(entries, names, texts, strict=True):
+    names, earlier = Names(out, [entry.path for entry in entries]), results_of(out)
+    for entry, text in zip(entries, texts, strict=True):
+        name = names.new(entry.path, earlier)
         with problems.told():
             if not silence and len(given) != 1:
                 check_own_text(entry, text, kind, model, in_manifest=not given)
@@ -154,7 +156,7 @@ def craft(
     lines: list[dict[str, Any]] = []
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "seed": seed, "batch": batch}
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
-    stopped = False
+    stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
         with stoppable() as asked, bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
@@ -163,10 +165,10 @@ def craft(
                     continue  # it was not tried to the end
                 make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
-                    lines.append(save(out, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
+                    lines.append(save(names, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
                     if as_json:
                         say(json.dumps(lines[-1]))
-            stopped = asked() and len(lines) + problems.count < len(entries)
+            stopped = asked() and len(lines) + problems.count - told < len(jobs)
     except KeyboardInterrupt:
         stopped = True
     if stopped:

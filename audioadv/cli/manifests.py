@@ -2,7 +2,8 @@
 
     {"audio_filepath": "kitchen.wav", "duration": 1.967, "text": "what is said", "target": "what should be heard"}
 
-`audio_filepath` is relative to the manifest. Lines may hold more keys, so that results are manifests too.
+`audio_filepath` is relative to the manifest. Lines may hold more keys, so that results are manifests too; but not an `offset`, by
+which some manifests name a part of a file: files are taken whole.
 """
 
 import json
@@ -68,6 +69,11 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
         )
     if not texts[0] or "\0" in texts[0]:
         raise InputError(f"{manifest}, line {number}: audio_filepath {texts[0]!r} names no file. Write for example {EXAMPLE}")
+    if keys.get("offset"):
+        raise InputError(
+            f"{manifest}, line {number}: offset {keys['offset']!r} names a part of {texts[0]}, but files are taken whole. Cut the part "
+            "out first (ffmpeg -ss OFFSET -t DURATION -i FILE OUT.wav), and name that file without an offset"
+        )
     seconds = keys.get("duration")
     told = type(seconds) in (int, float) and 0 < seconds <= LONGEST_SECONDS  # any other is none that a clip could have
     return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None)

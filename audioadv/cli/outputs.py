@@ -8,7 +8,7 @@
     OUT/index.html        all of it, to hear and to see
 
 A file that could not be made is not there: files of an earlier call under the same NAME go when the new ones come. A NAME that
-another sound's result has is left to it.
+another sound's result has is left to it, and one with files that no result speaks of to whoever put them there.
 """
 
 import fcntl
@@ -19,8 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
-from typing import Any
+from typing import Any, final
 
 from audioadv.attacks.craft import Crafted, TextGoal
 from audioadv.cli.manifests import Entry
@@ -32,6 +31,8 @@ from audioadv.report.tables import printable
 
 SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
 STAGE = ".audioadv-"  # what a folder that files are made in is called, before its own part
+LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
+PAGE_SAYS = "Each figure is of the 16-bit file, read back."  # on craft's page, and hardly on another
 
 
 def check_writable(folder: Path) -> None:
@@ -60,28 +61,62 @@ def make_folder(folder: Path) -> None:
         raise UnwritableOutput(f"--out {folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
 
 
-def output_names(folder: Path, clips: Sequence[Path], others: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """A NAME for each clip, its stem if it can be: no two share a file, on no file system, and none replaces a clip.
+def check_page(folder: Path) -> None:
+    """Raise UnwritableOutput for a folder whose index.html is not of craft's making."""
+    page = folder / "index.html"
+    with suppress(OSError):
+        if PAGE_SAYS not in page.read_text(encoding="utf-8", errors="replace"):
+            raise UnwritableOutput(f"--out {folder}: {page} is there and not of craft's making. Move it away, or name another folder")
 
-    `others` says whose result a NAME has already (`results_of`): only the same sound's is replaced.
+
+def output_names(folder: Path, clips: Sequence[Path]) -> list[str]:
+    """A NAME for each clip, its stem if it can be: no two share a file, on no file system, and none replaces a clip.
 
     >>> output_names(Path("out"), [Path("kitchen.wav"), Path("kitchen.flac"), Path("kitchen.clean.wav")])
     ['kitchen', 'kitchen-2', 'kitchen.clean-2']
     """
-    taken = {os.path.realpath(clip).casefold() for clip in clips}
+    names = Names(folder, clips)
+    return [names.new(clip) for clip in clips]
 
-    def files(name: str) -> set[str]:
-        return {os.path.realpath(folder / (name + suffix)).casefold() for suffix in SUFFIXES}
 
-    names = []
-    for clip in clips:
-        name, count = clip.stem, 1
-        while files(name) & taken or others.get(name.casefold(), os.path.realpath(clip)) != os.path.realpath(clip):
+@final
+class Names:
+    """The NAMEs that one call gives to its clips in a folder."""
+
+    def __init__(self, folder: Path, clips: Sequence[Path]) -> None:
+        self.folder = folder
+        self.taken = {os.path.realpath(clip).casefold() for clip in clips}
+
+    def new(self, clip: Path, results: Mapping[str, str] | None = None) -> str:
+        """A NAME that this call has not given yet and that is free for the clip, by the folder's `results` (None: they do not count)."""
+        name, count = shortened(clip.stem), 1
+        while self.files(name) & self.taken or not (results is None or self.free(name, clip, results)):
             count += 1
-            name = f"{clip.stem}-{count}"
-        taken |= files(name)
-        names.append(name)
-    return names
+            name = shortened(clip.stem, f"-{count}")
+        self.taken |= self.files(name)
+        return name
+
+    def free(self, name: str, clip: Path, results: Mapping[str, str]) -> bool:
+        """Whether the NAME has a result of this very clip, which a new one may replace, or no result and no file."""
+        if name.casefold() in results:
+            return results[name.casefold()] == os.path.realpath(clip)
+        return not any(os.path.lexists(self.folder / (name + suffix)) for suffix in SUFFIXES)
+
+    def files(self, name: str) -> set[str]:
+        """A NAME's files, as a file system that knows no capitals tells them apart."""
+        return {os.path.realpath(self.folder / (name + suffix)).casefold() for suffix in SUFFIXES}
+
+
+def shortened(stem: str, end: str = "") -> str:
+    """Stem and end, with as much of the stem as a file system takes when a suffix follows.
+
+    >>> [len(shortened(letter * 250, "-2").encode()) for letter in "aä"]
+    [245, 244]
+    """
+    room = LONGEST_NAME - max(map(len, SUFFIXES)) - len(end)
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + end
 
 
 def results_of(folder: Path) -> dict[str, str]:
@@ -95,12 +130,14 @@ def results_of(folder: Path) -> dict[str, str]:
     return found
 
 
-def save(folder: Path, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, picture: bool) -> dict[str, Any]:
+def save(names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, picture: bool) -> dict[str, Any]:
     """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
 
-    Raises UnwritableOutput, and then nothing of the clip was written.
+    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. Raises UnwritableOutput, and then
+    nothing of the clip was written.
     """
-    with staged(folder, name) as stage:
+    folder = names.folder
+    with staged(names, name, entry.path) as (stage, name):
         line = write_and_judge(stage, name, crafted, goal, model)
         if line["reached"]:
             line["out"] = str(folder / f"{name}.wav")
@@ -115,14 +152,17 @@ def save(folder: Path, name: str, entry: Entry, crafted: Crafted, goal: TextGoal
 
 
 @contextmanager
-def staged(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden folder whose files take their places in `folder` when all of them are written; else none does."""
+def staged(names: Names, name: str, clip: Path) -> Iterator[tuple[Path, str]]:
+    """A hidden folder whose files take their places when all of them are written, else none does; and the NAME that they must have."""
+    folder = names.folder
     try:
         with alone_in(folder):
+            if not names.free(name, clip, results := results_of(folder)):
+                name = names.new(clip, results)
             for left in folder.glob(STAGE + "*"):  # by a call that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
             with TemporaryDirectory(prefix=STAGE, dir=folder) as stage:
-                yield Path(stage)
+                yield Path(stage), name
                 put_in_place(Path(stage), folder, name)
     except UnwritableOutput as error:  # where it was tried says nothing to a user
         raise UnwritableOutput(str(error).replace(str(stage), str(folder))) from error

@@ -110,9 +110,14 @@ def called(place: Path) -> str:
 
 def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
     """Rooms by name, resampled to the rate. Shapes: -> NAME: [positions, taps]. Raises UnusableResponse."""
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    places = [place for place in inside if place.is_dir() or place.suffix.lower() in SOUNDS]
-    found = {called(place): sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
+    try:
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        places = [place for place in inside if place.is_dir() or place.suffix.lower() in SOUNDS]
+        found = {called(place): sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
+    except OSError as error:
+        raise UnusableResponse(
+            f"--from {folder}: {error.filename} cannot be looked into ({error.strerror}). Check its name and permissions"
+        ) from error
     rooms: dict[str, Tensor] = {}
     if twice := [place.name for place in places if sum(called(other) == called(place) for other in places) > 1]:
         raise UnusableResponse(

@@ -13,7 +13,18 @@ import torch
 
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import DONE, NOT_REACHED, WRONG_INPUT, Number, Problems, clip_arguments, common_options, model_option, say
+from audioadv.cli.options import (
+    DONE,
+    NOT_REACHED,
+    STOPPED,
+    WRONG_INPUT,
+    Number,
+    Problems,
+    clip_arguments,
+    common_options,
+    model_option,
+    say,
+)
 from audioadv.cli.outputs import check_picture
 from audioadv.errors import InputError, UnusableTarget
 from audioadv.evaluation.survival import Subject, Survival, together
@@ -60,6 +71,7 @@ def survive(
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
     through the same draws. A clip that was made to be misheard works where --errors of its words are wrong.
     Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
+    Ctrl-C ends it with what is done by then.
 
     \b
     audioadv survive adversarial/kitchen.wav --channel room --channel codec:mp3@64k
@@ -81,19 +93,24 @@ def survive(
     wanted = wanted if len(wanted) == len(entries) else wanted * len(entries)
     model = load_model(model_name, device)
     done: list[Survival] = []
-    for entry, target in zip(entries, wanted, strict=True):
-        with problems.told():
-            clip = replace(subject(entry, target, model), errors=errors)
-            for channel in channels:
-                with problems.told():  # what does not fit one channel may fit the next
-                    (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
-                    done.append(survival)
-                    if as_json:
-                        say(json.dumps(survival.line()))
+    stopped = False
+    try:
+        for entry, target in zip(entries, wanted, strict=True):
+            with problems.told():
+                clip = replace(subject(entry, target, model), errors=errors)
+                for channel in channels:
+                    with problems.told():  # what does not fit one channel may fit the next
+                        (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
+                        done.append(survival)
+                        if as_json:
+                            say(json.dumps(survival.line()))
+    except KeyboardInterrupt:
+        stopped = True
+        click.echo(f"Stopped: {len(done)} of {len(entries) * len(channels)} clips in channels are done", err=True)
     if done:
         tell(done, channels, model, png, as_json)
     enough = all(survival.hits >= rate * len(survival.heard) for survival in done)
-    context.exit(WRONG_INPUT if problems.count else DONE if enough else NOT_REACHED)
+    context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if enough else NOT_REACHED)
 
 
 def crafted_in(path: Path) -> list[Path]:

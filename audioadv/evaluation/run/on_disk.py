@@ -35,5 +35,14 @@ def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, mo
 
 def source(crafted: Crafted, path: Path, folder: Path, text: str | None) -> dict[str, Any]:
     """Where a result came from, as a manifest in `folder` says it."""
-    where = {"audio_filepath": os.path.relpath(path, folder), "duration": round(crafted.clip.seconds, 3)}
+    where = {"audio_filepath": seen_from(folder, path), "duration": round(crafted.clip.seconds, 3)}
     return where if text is None else {**where, "text": text}
+
+
+def seen_from(folder: Path, path: Path) -> str:
+    """The way to a file from a folder, whatever links lead to either; a file that is itself a link keeps its name.
+
+    >>> seen_from(Path("run"), Path("clips/kitchen.wav"))
+    '../clips/kitchen.wav'
+    """
+    return os.path.relpath(os.path.join(os.path.realpath(path.parent), path.name), os.path.realpath(folder))

@@ -1,7 +1,9 @@
 """RUN/run.json: what a run claims, and with which arguments; a run that goes on must go on with the same.
 
+command        the last start as one would type it
 arguments      what decides the results, by option; compared at each start
-started_with   what does not: the device, the batch, how many of the clips
+started_with   what may differ from start to start: how many of the clips, and the device, the batch and torch's version, on
+               which rounding depends, and so some results by a little
 threat_models  each bound and channel as a `ThreatModel`, and in words (claim)
 """
 

@@ -11,10 +11,10 @@ FILE      a recording, from another place in it at each draw; judge      as reco
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar, Final, Self, final
 
 import torch
@@ -99,8 +99,8 @@ class Noise(Channel):
     def __init__(self, snr_db: Numbers, kind: str = "white") -> None:
         object.__setattr__(self, "snr_db", Range.of(snr_db).within(-60, 120, "dB", "noise"))
         object.__setattr__(self, "kind", kind)
-        if kind not in MAKERS and not Path(kind).is_file():
-            raise UnusableResponse(f"noise {kind!r}: neither a kind ({', '.join(MAKERS)}) nor a sound file")
+        if kind not in MAKERS and not os.path.isfile(kind):  # which, unlike a path's own, says no where it may not look
+            raise UnusableResponse(f"noise {kind!r}: neither a kind ({', '.join(MAKERS)}) nor a sound file that can be read")
 
     @classmethod
     def read(cls, text: str) -> Self:
