@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.decisions import blend_back
 from audioadv.attacks.draws import Draws, example_keys, mix, random_start, upper
+from audioadv.attacks.eot import Expectation
 from audioadv.attacks.hop_skip_jump import boundary_slope
 from audioadv.attacks.objective import SlopeSource, objective
 from audioadv.attacks.pdpgd import prox_l23
@@ -22,7 +24,8 @@ from audioadv.evaluation.images import digits
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Access
-from audioadv.threat.bounds import L0, L1, L2, MIN, Linf
+from audioadv.threat.bounds import L0, L1, L2, MIN, Linf, parse_bound
+from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.labels import Classify, Misclassify, margin
 
 SHAPE = (1, 5, 6)
@@ -466,3 +469,64 @@ def test_square_begins_where_fmn_came_nearest() -> None:
     assert found.reached == [True, False] * 10  # one query is enough, where there is room for what FMN found
     assert (found.forwards == 100 + 1).all()
     assert (found.backwards == 100).all()
+
+
+def test_success_within_a_fixed_bound_is_within_it() -> None:
+    net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 12, (0, 1))
+    region = Linf(0.02).around(x)
+    found = attacks.find_then_shrink(objective(net, Misclassify(labels_of(net, x))), region, steps=60)
+    assert not all(found.reached)
+    assert region.holds(region.gauge(found.adversarial)).all()
+
+
+def test_zeros_of_either_sign_are_padding() -> None:
+    x = torch.tensor([[0.1, 0.2, -0.3, 0.0, 0.0], [0.1, 0.2, -0.3, -0.0, -0.0]])
+    assert len({*example_keys(0, x).tolist(), *example_keys(0, x[:, :3]).tolist()}) == 1
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "apgd", "square", "genetic", "msd", "fmn"])
+def test_of_no_examples_nothing_is_found(attack: str) -> None:
+    net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 3, (0, 1))[:0]
+    bound = Linf(0.1) | L2(0.1) if attack == "msd" else Linf(0.1)
+    found = getattr(attacks, attack)(objective(net, Misclassify(labels_of(net, x))), bound.around(x))
+    assert len(found.adversarial) == 0
+
+
+def test_neither_gradients_of_the_callers_nor_their_absence_matter() -> None:
+    net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 6, (0, 1))
+    goal = Misclassify(labels_of(net, x))
+    plain = attacks.pgd(objective(net, goal), Linf(0.1).around(x), steps=4)
+    leaf = x.clone().requires_grad_()
+    for within in (nullcontext(), torch.no_grad()):
+        with within:
+            found = attacks.pgd(objective(net, goal), Linf(0.1).around(leaf), steps=4)
+        assert torch.equal(found.adversarial, plain.adversarial)
+        assert not found.adversarial.requires_grad
+
+
+def test_a_walk_from_any_noise_is_refused_where_noise_does_not_fit() -> None:
+    net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 2, (0, 1))
+    with pytest.raises(OptionError, match="starts from any noise"):
+        attacks.boundary(objective(net, Misclassify(labels_of(net, x))), parse_bound("l2:min_and_linf:0.1").around(x))
+
+
+def test_genetic_over_a_channel_breeds_and_counts_what_it_asks() -> None:
+    net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 4, (0, 1))
+    asked: list[int] = []
+
+    def counted(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return net(inputs)
+
+    wanted = objective(counted, Misclassify(labels_of(net, x)), None, Expectation(parse_channel("gaussian:0.02"), draws=2, check_draws=4))
+    found = attacks.genetic(wanted, Linf(0.05).around(x), steps=4, herd=4)
+    assert int(found.forwards.sum()) == sum(asked)
+
+
+def test_a_model_without_slopes_is_said_to_be_one_over_a_channel_too() -> None:
+    x = inputs_for((1, 4, 4), 2, (0, 1))
+    blind = objective(
+        lambda inputs: inputs.detach().flatten(1), Misclassify(torch.tensor([0, 1])), None, Expectation(parse_channel("gaussian:0.1"))
+    )
+    with pytest.raises(AccessDenied, match="no gradient"):
+        attacks.pgd(blind, Linf(0.1).around(x))

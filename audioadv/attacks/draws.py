@@ -44,7 +44,7 @@ def mix(x: Tensor) -> Tensor:
 
 def example_keys(seed: int, clean: Tensor) -> Tensor:
     """One key an example, from its own numbers; zeros, and so the padding, add nothing. Shapes: clean [batch, *] -> int64 [batch]."""
-    flat = clean.reshape(len(clean), math.prod(clean.shape[1:-1]), clean.shape[-1])
+    flat = clean.reshape(len(clean), math.prod(clean.shape[1:-1]), clean.shape[-1]) + 0.0  # of -0.0, which a mask makes, 0.0
     bits = flat.contiguous().view(torch.int64 if clean.dtype == torch.float64 else torch.int32).long()
     rows, columns = (torch.arange(size, device=clean.device) for size in flat.shape[1:])
     places = mix(rows[:, None] * GOLDEN + mix(columns * GOLDEN + 1)) | 1
@@ -100,7 +100,7 @@ class Draws:
 
 def sizes(like: Tensor) -> tuple[int, int]:
     """Rows that may be padded, the channels of sounds, and how many numbers each takes. Shapes: like [batch, *]."""
-    return (like.shape[1], like.shape[2]) if like.ndim == 3 else (1, like[0].numel())
+    return (like.shape[1], like.shape[2]) if like.ndim == 3 else (1, math.prod(like.shape[1:]))
 
 
 def random_start(region: Region, seed: int) -> Tensor:

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Look, Objective, Score, judged
+from audioadv.attacks.objective import Look, Objective, Score, judged, slope_at
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError
@@ -134,7 +134,7 @@ class Expectation:
             with Measured(memory, part):
                 outputs, goal = self.played(objective, some, index, part, lengths)
                 losses, reached = judged(outputs, goal, None if near is None else near[index], slack)
-            (slopes,) = torch.autograd.grad(losses.sum(), part)
+            slopes = slope_at(losses.sum(), part)
             if self.even:
                 slopes = slopes if lengths is None else slopes * inside(lengths, slopes.shape[-1])  # no one else's padding
                 slopes = slopes / each(slopes.flatten(1).norm(dim=1).clamp_min(1e-30), slopes)
@@ -177,7 +177,7 @@ class Expectation:
                 hits[row.example] += hit
         for number, hit in zip(who, hits, strict=True):
             memory.shares[number] = hit / self.draws
-        objective.cost.forwards[objective.who] += self.draws
+        objective.cost.count(objective.who, forwards=self.draws)
         return torch.tensor([hit >= FOUND * self.draws for hit in hits], dtype=torch.bool, device=inputs.device)
 
     @torch.no_grad()
@@ -218,7 +218,8 @@ class Expectation:
         again = min(int(self.hard * self.draws), len(seen))
         yield from (key._replace(draw=first + place) for place in range(self.draws - again))
         if again:
-            weights = torch.tensor(list(seen.values())).clamp_min(1e-6)
+            losses = torch.tensor(list(seen.values()))
+            weights = (losses - losses.min().clamp_max(0)).clamp_min(1e-6)  # of losses below 0, over the least of them
             chosen = torch.multinomial(weights, again, generator=key.part(0).generator())
             yield from (key._replace(draw=list(seen)[place]) for place in chosen.tolist())
 

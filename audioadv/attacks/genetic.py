@@ -44,7 +44,8 @@ def genetic(
 
     `mutation` is the share of entries that a child changes at first. Parents are drawn by exp(-choosiness z), z their loss in
     standard deviations of their herd's. `herd` forwards a step, no backward. Where a model grants decisions only, a goal that
-    can tell is asked how much of the transcript is wrong (`Objective.rank`): that has no slope, and the herd breeds to the end.
+    can tell is asked how much of the transcript is wrong (`Objective.rank`): that has no slope, and the herd breeds to the end. So it does
+    over a channel, where two scores differ by more than the draws allow a slope.
     An example that is at its goal within the region leaves. Shapes: as in `region.clean`.
     """
     fixed_radius(region, "genetic")
@@ -56,7 +57,7 @@ def genetic(
     slopes = nes(max((herd - 1) // 2, 1), seed=seed).begun(region.clean, box_of(region))
     with at_rest(objective.model):
         for number in range(steps if len(delta) else 0):
-            if number < breeding or objective.hears_only:
+            if number < breeding or objective.hears_only or objective.expectation is not None:
                 inputs = crowd.inputs(many)
                 score = run.objective.rows(spot.cpu()).rank(inputs)
                 loss, first = score.loss.view(-1, herd), torch.arange(0, len(many), herd, device=many.device)

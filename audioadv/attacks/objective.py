@@ -184,20 +184,13 @@ class Objective:
             return self.told(inputs, near, self.slopes.look(replace(self, watch=None), inputs, near, slack))
         self.demand(Access.GRADIENTS)
         if self.expectation is not None:
-            return self.told(inputs, near, self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack))
-        inputs = inputs.detach().requires_grad_()
-        loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
+            with torch.enable_grad():
+                return self.told(inputs, near, self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack))
+        with torch.enable_grad():  # whoever asks
+            inputs = inputs.detach().requires_grad_()
+            loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
         self.cost.count(self.who, backwards=1)
-        (slope,) = (
-            torch.autograd.grad(loss, inputs, ones(len(loss), loss.dtype, loss.device), allow_unused=True)
-            if loss.requires_grad
-            else (None,)
-        )
-        if slope is None:
-            raise AccessDenied(
-                "the model has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
-                f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
-            )
+        slope = slope_at(loss, inputs)
         return self.told(inputs, near, Look(loss.detach(), reached, slope))
 
     def remembering(self, inputs: Tensor) -> "Objective":
@@ -270,6 +263,21 @@ def either(outputs: Any, goal: Goal, close: Tensor, slack: float) -> Tensor:
         return torch.where(close, goal.margin(outputs, slack), goal.loss(outputs))
     margin, loss = goal.rows(near).margin(outputs.rows(near), slack), goal.rows(far).loss(outputs.rows(far))
     return torch.cat([margin, loss])[torch.cat([near, far]).argsort()]
+
+
+def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
+    """Which way the losses rise, all together. Shapes: losses [batch] or [], inputs [batch, *] -> as inputs.
+
+    Raises AccessDenied where the inputs have no part in them.
+    """
+    whole = ones(len(losses), losses.dtype, losses.device) if losses.ndim else None
+    (slope,) = torch.autograd.grad(losses, inputs, whole, allow_unused=True) if losses.requires_grad else (None,)
+    if slope is None:
+        raise AccessDenied(
+            "the model has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
+            f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
+        )
+    return slope
 
 
 def box_of(region: Region) -> Box:

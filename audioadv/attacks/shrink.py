@@ -81,14 +81,15 @@ def find_then_shrink(
     region: Region,
     *,
     steps: int = 500,
-    minimal: bool = True,
+    minimal: bool | None = None,
     seed: int = 0,
     start: float = 0.1,
     momentum: float = 0.9,
     slack: float = 0.5,
     progress: Tell | None = None,
 ) -> AttackResult:
-    """Bring each example to its goal within its region; with `minimal`, within the smallest region that can be found.
+    """Bring each example to its goal within its region; with `minimal`, within the smallest region that can be found, wherever it
+    ends: so where the region has no radius of its own (`linf:min`), if nothing is said.
 
     `start` is the first radius of a minimal search, as a share of the clean input's own gauge. `slack` is how far (in the
     margin's unit) a frame must be won before it stops counting. Random numbers are drawn from `seed` and an example's
@@ -98,6 +99,7 @@ def find_then_shrink(
     attacks on speech-to-text"; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
     clean, ones = region.clean, torch.ones_like(region.radius)
+    minimal = bool(region.radius.isinf().all()) if minimal is None else minimal
     gradual = getattr(region.norm, "gradual", False)
     longest_step = SLOW_STEP if gradual else LONGEST_STEP
     run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or gradual

@@ -45,5 +45,6 @@ def worsen(
         total = merged(total, replace(found, rate=reached.to(found.gauge)), left)  # by rate: what is missed replaces nothing found
         left = left[reached]
         far |= set(left.tolist()) if errors >= goal.errors else set()
-    ends = [end if end is not Outcome.REACHED or i in far else Outcome.MISSED for i, end in enumerate(total.outcome)]
+    some = Outcome.REACHED, Outcome.NEEDLESS  # of a lower rung, perhaps
+    ends = [end if end not in some or i in far else Outcome.MISSED for i, end in enumerate(total.outcome)]
     return replace(total, outcome=tuple(ends), rate=None)

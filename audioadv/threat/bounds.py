@@ -93,6 +93,7 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
                 f"lengths {lengths.tolist()} do not fit inputs of shape {tuple(clean.shape)}: one length a row, none longer"
             )
         inside = torch.arange(clean.shape[-1], device=clean.device) < lengths.reshape(-1, *[1] * (clean.ndim - 1))
+    clean, radius = clean.detach(), radius.detach()  # what made them is no part of any search
     low = None if box is None else (box[0] - clean).clamp_max(0)
     high = None if box is None else (box[1] - clean).clamp_min(0)
     return Region(clean, radius, norm, inside, low, high, grid)
