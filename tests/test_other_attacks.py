@@ -69,6 +69,10 @@ def test_transfer_asks_for_decisions_only_and_counts_them() -> None:
     assert result.forwards.sum() == sum(seen)
     assert (result.backwards == 0).all()
     assert sum(result.reached) > 20
+    region = Linf(0.3).around(x)
+    further = attacks.transfer(objective(victim, goal), region, substitute=substitute, rate=0.01, rounds=3)
+    assert sum(further.reached) >= sum(result.reached)  # whether or not the substitute is fooled, steps go on to the last
+    assert (region.gauge(further.adversarial)[torch.tensor(further.reached)] > 0.29).all()
 
 
 def test_a_substitutes_own_draws_are_seeded_and_leave_torchs_alone() -> None:

@@ -4,13 +4,12 @@ Source: Papernot et al. 2017, "Practical black-box attacks against machine learn
 """
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
-from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, fixed_radius
 from audioadv.attacks.substitute import substituting
@@ -32,7 +31,8 @@ def transfer(
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
-    """Train `substitute` to answer as the victim does, attack it instead (by default with PGD), and try the outcome on the victim.
+    """Train `substitute` to answer as the victim does, attack it instead (by default with PGD's steps, to the last), and try the outcome on
+    the victim.
 
     The substitute learns from the clean inputs; after each of the `rounds` but the last, its examples are doubled by steps of
     `spread` (full scale = 1) along the sign of its own slope for the victim's answer, and the victim is asked about the new
@@ -58,10 +58,28 @@ def transfer(
             substitute, region.clean, ask, within, rounds=rounds, passes=passes, spread=spread, rate=rate, generator=generator
         )
         run.taken = sum(1 for _ in taught)
-        attack = partial(pgd, seed=seed) if attack is None else attack
-        found = attack(replace(objective, model=substitute, slopes=None, watch=None), region)
-        run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
+        on_it = replace(objective, model=substitute, slopes=None, watch=None)
+        parameters: Tensor | None
+        if attack is None:
+            tried, parameters = to_the_end(on_it, region, seed)
+        else:
+            found = attack(on_it, region)
+            tried, parameters = found.adversarial, found.parameters
+        run.keep(tried, run.objective.decide(tried), parameters)
     return run.result()
+
+
+def to_the_end(objective: Objective, region: Region, seed: int, steps: int = 40, step_size: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Inputs and parameters after so many steps of PGD, the model fooled or not: what just fools one net seldom fools another.
+
+    Of 149 MNIST images in Linf 0.2, 51 so fooled a victim that 12 fooled which were the first to fool the substitute.
+    """
+    delta, asked = random_start(region, seed), objective.begun(region.clean, region)
+    with at_rest(objective.model):
+        for _ in range(steps):
+            slope = region.pull(delta, asked.look(region.inputs(delta)).slope)
+            delta = region.descend(delta, slope, step_size * region.radius)
+    return region.inputs(delta), delta
 
 
 def check_substitute(objective: Objective, clean: Tensor, substitute: nn.Module) -> None:
