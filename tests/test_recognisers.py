@@ -1,9 +1,12 @@
 """The bundled nets: frames, padding, slopes. Random weights do: none of this is about what they have learnt."""
 
 import pytest
+import recognisers
 import torch
 from torch import nn
 
+import audioadv as aa
+from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
@@ -75,3 +78,12 @@ def test_the_same_alone_and_in_a_batch_on_cuda_and_on_the_cpu(kind: type[nn.Modu
         batch = there(waveforms.cuda(), lengths.cuda())[0].cpu()
         assert torch.allclose(batch[:1], there(waveforms[:1].cuda(), lengths[:1].cuda())[0].cpu(), atol=1e-4)
         assert torch.allclose(batch, here(waveforms, lengths)[0], atol=1e-3)
+
+
+def test_scores_that_are_no_log_probabilities_are_told() -> None:
+    waveforms, lengths = torch.rand(2, 1600), torch.tensor([1600, 800])
+    raw = Recogniser(lambda waves, ends: (3 * recognisers.listen(waves, ends)[0] + 1, (ends + 319) // 320), 16000)
+    goal = aa.Transcribe("a")
+    with pytest.warns(UserWarning, match="do not sum to 1"):
+        aa.objective(raw, goal, lengths).look(waveforms)
+    aa.objective(recognisers.linear(), goal, lengths).look(waveforms)  # warnings are errors here

@@ -113,6 +113,11 @@ class Objective:
         outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
+        if first and isinstance(outputs, Emissions) and not normalised(outputs):
+            warnings.warn(
+                "the recogniser's log-probabilities of a frame do not sum to 1 as probabilities. Return scores.log_softmax(-1)",
+                stacklevel=2,
+            )
         return outputs
 
     def answers(self, inputs: Tensor) -> Tensor:
@@ -222,6 +227,7 @@ class Objective:
         return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index], watch=watch)
 
 
+LOOSE = 0.05  # nats, by which low precision may be off
 GRANTS = tuple(Access)
 WITHOUT = {
     Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, "
@@ -309,6 +315,12 @@ def granted(model: Callable[..., Any]) -> Access:
     """How much of itself a model shows: what it says, else everything. Raises OptionError for an access that there is none of."""
     access = getattr(model, "access", None)
     return as_access(access) if isinstance(access, str) else Access.GRADIENTS
+
+
+def normalised(outputs: Emissions) -> bool:
+    """Whether each clip's first frame is log-probabilities, as the likelihood of a text takes them for; of abstentions, nothing is said."""
+    first = outputs.log_probs.detach()[:, :1].logsumexp(-1)
+    return not bool((first.abs() > LOOSE).any())
 
 
 def check_fit(model: Callable[..., Any], inputs: Tensor) -> None:

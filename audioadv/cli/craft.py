@@ -108,7 +108,7 @@ def craft(
     audioadv craft a.wav b.wav --target "call me back" --target "stop" --bound snr:30
     audioadv craft samples/kitchen.wav --target "open the door" --bound snr:15 --channel room_then_noise:20..30
     audioadv craft samples/kitchen.wav --not-as "the kettle is on the stove in the kitchen" --errors 1 --bound snr:30 --attack apgd
-    audioadv craft samples/kitchen.wav --silence --lead-in 0.64 --bound sticker:10240+0
+    audioadv craft samples/kitchen.wav --model tiny-wave --silence --lead-in 0.64 --bound sticker:10240+0
     """
     bound = parse_bound(spec)
     if channel_spec in (None, "none"):

@@ -84,7 +84,8 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
     if box is not None and clean.numel() and not bool(((clean >= box[0] - 1e-6) & (clean <= box[1] + 1e-6)).all()):
         raise UnusableBatch(
             f"clean inputs reach from {clean.min():.4g} to {clean.max():.4g}, outside the box {box[0]:g}..{box[1]:g}. "
-            "Scale them into it (images: 0..1; audio: -1..1), or pass box=None"
+            "Scale them into it (images: 0..1; audio: -1..1). Where they are normalised, undo that and leave it to the model: "
+            "Classifier(net, mean=..., std=...). With box=None, radii are in these inputs' own unit"
         )
     inside = None
     if lengths is not None:
