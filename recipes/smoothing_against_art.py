@@ -4,11 +4,11 @@
     PYTHONPATH=. /tmp/peers/bin/python recipes/smoothing_against_art.py
     PYTHONPATH=. /tmp/peers/bin/python recipes/smoothing_against_art.py --quick
 
-The same images, sigma, alpha, draws to select (100) and to certify; ten images at a time, each way in turn, so that all meet the same
+The same images, sigma, alpha, draws to select (100) and to certify; thirty images at a time, each way in turn, so that all meet the same
 machine, by processor time. Three nets: the bundled convolutional one, its two linear layers' kind, and a linear one. The ways:
 
     one by one           each image in a call of its own: noise is drawn for it alone
-    together             ten images in a call, which share the noise under signs of their own
+    together             thirty images in a call, which share the noise under signs of their own
     together, bfloat16   the same, with the net in bfloat16: what is certified is then that net
     ART                  as it comes
     ART, bfloat16        its own choices around our net in bfloat16, to tell the precision's share from the rest
