@@ -23,9 +23,10 @@ from torch import distributed
 import audioadv as aa
 from audioadv.cli.bench import as_settings
 from audioadv.errors import InputError, OptionError, UnwritableOutput
-from audioadv.evaluation.run.bench import Bench, Job, Setting, held, plan
+from audioadv.evaluation.run.bench import Bench, Job, Setting, plan
 from audioadv.evaluation.run.claims import Claims
 from audioadv.evaluation.run.ledger import Ledger, read_results
+from audioadv.evaluation.run.on_disk import alone_in
 from audioadv.evaluation.run.run_file import fingerprint_of, state_run
 from audioadv.evaluation.run.summary import curve, summarise
 from audioadv.models.recogniser import Recogniser
@@ -257,9 +258,8 @@ def test_a_run_from_end_to_end(manifest: Path) -> None:
 def test_only_what_dead_workers_left_is_taken_away(tmp_path: Path) -> None:
     for name in ("alive", "dead"):
         (tmp_path / f".stage-{name}").mkdir()
-        (tmp_path / f".stage-{name}" / ".lock").touch()
     bench = Bench(tmp_path, Ledger(tmp_path / "results.jsonl"), {}, lambda name: linear(), lambda error: None)
-    with held(tmp_path / ".stage-alive/.lock"):
+    with alone_in(tmp_path / ".stage-alive"):
         bench.tidy()
         assert [path.name for path in tmp_path.glob(".stage-*")] == [".stage-alive"]
     bench.tidy()

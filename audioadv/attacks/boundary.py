@@ -5,12 +5,11 @@ Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks".
 
 import torch
 
-from audioadv.attacks.decisions import ask, blend_back, find_any
+from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
-from audioadv.errors import OptionError
+from audioadv.attacks.run import Run, Tell, boxed, cut
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -34,9 +33,7 @@ def boundary(
     `sideways` and `inward` are shares of the distance at first, and follow the share of successes of late, example by example.
     Two forwards a step at most, no backward. Distances are L2, whatever the region's norm. Shapes: as in `region.clean`.
     """
-    plain_changes(region, "boundary")
-    if not region.limitless():
-        raise OptionError("boundary starts from any noise, and some changes fit this bound at no radius. Use fmn or find_then_shrink")
+    any_noise_fits(region, "boundary")
     run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
     side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)
     with at_rest(objective.model):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import NETS, load_classifier
 from audioadv.models.recogniser import Recogniser
-from audioadv.models.sources import called, load_model
+from audioadv.models.sources import called, load_model, raised
 from audioadv.report.tables import checkup_table, show
 from audioadv.threat.bounds import parse_bound
 from audioadv.threat.goals import Transcribe
@@ -177,10 +176,8 @@ def check_takes(name: str, wanted: Objective, inputs: Tensor) -> None:
     except AudioadvError:
         raise
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
         raise UnknownModel(
-            f"{name}: {type(error).__name__} at line {at.lineno} of {at.filename} ({error}), on inputs of shape "
-            f"{list(inputs.shape)}. Return a classifier that takes them"
+            f"{name}: {raised(error)}, on inputs of shape {list(inputs.shape)}. Return a classifier that takes them"
         ) from error
 
 

@@ -11,7 +11,6 @@ A file that could not be made is not there: files of an earlier call under the s
 another sound's result has is left to it, and one with files that no result speaks of to whoever put them there.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from typing import Any, final
 from audioadv.attacks.craft import Crafted, TextGoal
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput
-from audioadv.evaluation.run.on_disk import source, write_and_judge
+from audioadv.evaluation.run.on_disk import alone_in, source, write_and_judge
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
@@ -183,17 +182,6 @@ def put_in_place(stage: Path, folder: Path, name: str) -> None:
         else:
             (folder / made.name).unlink(missing_ok=True)
     os.replace(stage / "results.jsonl", folder / "results.jsonl")
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Within it, no other process is: two that write to one folder at once would lose lines of each other's."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def with_line(results: Path, name: str, line: str) -> bytes:

@@ -200,13 +200,18 @@ def try_out(name: str, recogniser: Recogniser) -> None:
     except AudioadvError:
         raise
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
         raise UnknownModel(
-            f"model {name!r}: heard half a second of silence, {type(error).__name__} at line {at.lineno} of {at.filename} ({error}). Its "
+            f"model {name!r}: heard half a second of silence, {raised(error)}. Its "
             "net takes waveforms [batch, time] and lengths [batch], and gives log-probabilities [batch, frames, letters] and frames [batch]"
         ) from error
     if columns != (letters := len(recogniser.vocabulary)):
         raise UnknownModel(f"model {name!r}: gives {columns} columns, but its vocabulary has {letters} letters. Give one for each column")
+
+
+def raised(error: Exception) -> str:
+    """What was raised, and where: messages without a traceback say so."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at line {at.lineno} of {at.filename} ({error})"
 
 
 def called(path: str) -> object:

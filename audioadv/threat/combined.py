@@ -175,9 +175,8 @@ class BothNorm(Several):
     def settled(self, steps: list[Tensor]) -> list[Tensor]:
         """Steps of gauge 1 in their own parts, as long as the other parts allow."""
         longest = [step * each(radius, step) for step, radius in zip(steps, self.radii, strict=True)]
-        return [
-            self.without(i).settle(step, torch.cat([self.radii[:i], self.radii[i + 1 :]]), None, None) for i, step in enumerate(longest)
-        ]
+        others = [self.without(i) for i in range(len(longest))]
+        return [other.settle(step, other.radii, None, None) for other, step in zip(others, longest, strict=True)]
 
     def without(self, part: int) -> "BothNorm":
         """The other parts."""

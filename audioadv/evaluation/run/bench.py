@@ -15,8 +15,8 @@ again and gives the same bytes.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,14 +29,14 @@ from audioadv.attacks.craft import Progress, TextGoal, craft_each
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.ledger import Ledger, Line
-from audioadv.evaluation.run.on_disk import seen_from, source, write_and_judge
+from audioadv.evaluation.run.on_disk import alone_in, seen_from, source, write_and_judge
 from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.goals import NOT_AS, Mistranscribe, Transcribe, as_texts, spell
 
-STAGE, LOCK = ".stage-", ".lock"  # what a folder that files are made in begins with, and what its maker holds
+STAGE = ".stage-"  # what a folder that files are made in begins with; its maker is alone in it
 
 
 @final
@@ -174,7 +174,7 @@ class Bench:
         results = craft_each(model, [clip for _, clip in usable], together, progress=self.progress, **options)
         place, lines = self.folder / setting.folder, []
         try:
-            with TemporaryDirectory(prefix=STAGE, dir=self.folder) as name, held(Path(name) / LOCK):
+            with TemporaryDirectory(prefix=STAGE, dir=self.folder) as name, alone_in(Path(name)):
                 stage = Path(name)
                 for (job, _), goal, crafted in zip(usable, goals, results, strict=True):
                     line = write_and_judge(stage, job.name, crafted, goal, model)
@@ -185,8 +185,7 @@ class Bench:
                     (stage / f"{job.name}.json").write_text(json.dumps(lines[-1], indent=2) + "\n", encoding="utf-8")
                 place.mkdir(exist_ok=True)
                 for made in sorted(stage.iterdir()):
-                    if made.name != LOCK:
-                        os.replace(made, place / made.name)
+                    os.replace(made, place / made.name)
         except UnwritableOutput as error:  # where it was tried says nothing to a user
             raise UnwritableOutput(str(error).replace(name, str(place))) from error
         except OSError as error:
@@ -197,19 +196,9 @@ class Bench:
 
     def tidy(self) -> None:
         """Take away what killed workers left behind, and nothing of those that live. Only once all is done."""
-        for lock in self.folder.glob(f"{STAGE}*/{LOCK}"):
-            with suppress(OSError), held(lock, wait=False):
-                shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-@contextmanager
-def held(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Within it, this process has the lock, which is the kernel's and dies with it. Raises OSError where it does not `wait`."""
-    import fcntl  # of POSIX systems
-
-    with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        for stage in self.folder.glob(f"{STAGE}*"):
+            with suppress(OSError), alone_in(stage, wait=False):
+                shutil.rmtree(stage, ignore_errors=True)
 
 
 def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Iterable[Setting], folder: Path) -> list[str]:

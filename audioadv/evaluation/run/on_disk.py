@@ -1,6 +1,8 @@
 """What is on disk is what counts: a crafted clip is written as 16-bit WAV, read back, and judged there."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,19 @@ def seen_from(folder: Path, path: Path) -> str:
     '../clips/kitchen.wav'
     """
     return os.path.relpath(os.path.join(os.path.realpath(path.parent), path.name), os.path.realpath(folder))
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Within it, no other process is: two that write to one folder at once would lose lines of each other's.
+
+    The lock is the kernel's, and goes with a process that dies. Raises OSError where it does not `wait` and another is in there.
+    """
+    import fcntl  # of POSIX systems
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
