@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import ABSTAIN, decided
+from audioadv.models.rest import seeded
 from audioadv.threat.labels import Misclassify
 
 Ask = Callable[[Tensor, Tensor], Tensor]
@@ -76,10 +77,7 @@ def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: fl
     """
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     named = answers.shape[1] if answers.is_floating_point() else int(answers.max()) + 1
-    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
-        torch.default_generator.manual_seed(generator.initial_seed())
-        if inputs.is_cuda:
-            torch.cuda.manual_seed(generator.initial_seed())
+    with seeded(generator.initial_seed(), inputs.device):
         net.train()
         for _ in range(passes):
             order = torch.randperm(len(inputs), generator=generator).to(inputs.device)

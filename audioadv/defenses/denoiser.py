@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.defenses.distillation import drawing
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.rest import seeded
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key
 
@@ -105,7 +105,7 @@ def learn_to_denoise(
     All draws belong to `seed`, those of the denoiser's own layers too. Shapes: clean [count, time] or [count, channels, height, width].
     """
     generator, optimiser, left = torch.Generator().manual_seed(seed), torch.optim.Adam(denoiser.parameters(), lr=2e-3), 0.0
-    with drawing(seed, clean.device):
+    with seeded(seed, clean.device):
         denoiser.train()
         for number in range(passes):
             left = 0.0

@@ -9,8 +9,7 @@ Sources: Papernot et al. 2016, "Distillation as a defense to adversarial perturb
 Carlini and Wagner 2016, "Defensive distillation is not robust to adversarial examples".
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Access
+from audioadv.models.rest import seeded
 
 
 @final
@@ -68,7 +68,7 @@ def train_at(
     rate, generator = 3e-3, torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=passes * -(-len(inputs) // batch), pct_start=0.3)
-    with drawing(seed, inputs.device):
+    with seeded(seed, inputs.device):
         net.train()
         for _ in range(passes):
             for rows in torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch):
@@ -77,16 +77,6 @@ def train_at(
                 optimiser.step()
                 schedule.step()
         net.eval()
-
-
-@contextmanager
-def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """What layers draw by themselves, dropout say, from this seed, and afterwards torch's own draws as if nothing had been."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 def check_temperature(temperature: float) -> None:

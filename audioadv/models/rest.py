@@ -57,6 +57,16 @@ def all_bits() -> Iterator[None]:
         conv.fp32_precision = before
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What layers draw by themselves, dropout say, from this seed, and afterwards torch's own draws as if nothing had been."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 def module_of(model: Any) -> nn.Module | None:
     """The module that a model is made of, however deep it lies; None for a bare function.
 
