@@ -469,7 +469,7 @@ def test_two_workers_of_which_one_dies_do_what_one_does(manifest: Path) -> None:
     options = ["--model", "module:recognisers:mortal"]
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "audioadv"]
     process = start(*launcher, *BENCH, *options, "--out", "run")
-    printed, told = process.communicate(timeout=540)
+    printed, told = process.communicate(timeout=240)
     assert process.returncode == 0, told
     assert "Signal 9" in told or "SIGKILL" in told or "exitcode: -9" in told
     assert run(*BENCH, *options, "--out", "whole").exit_code == 0

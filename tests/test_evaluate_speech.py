@@ -141,8 +141,10 @@ def test_security_curve_of_the_smallest_changes(clips: tuple[Tensor, Tensor, lis
     assert set(result.outcome) == {Outcome.REACHED}
     change = (result.adversarial - (waveforms * FULL_SCALE).round() / FULL_SCALE).abs().amax(1)
     torch.testing.assert_close(result.gauge, change)
-    ranked = result.gauge.sort().values
-    assert [rate.hits for _, rate in result.curve([0.0, float(ranked[2]), float(ranked[2]) * (1 - 5e-6), 1.0])] == [6, 3, 3, 0]
+    third = float(result.gauge.sort().values[2])
+    beyond = int((result.gauge > third).sum())  # on the grid, some may be equal
+    assert 0 < beyond < 4
+    assert [rate.hits for _, rate in result.curve([0.0, third, third * (1 - 5e-6), 1.0])] == [6, beyond, beyond, 0]
 
 
 def test_a_threat_model_grants_what_it_says(clips: tuple[Tensor, Tensor, list[str]]) -> None:

@@ -8,8 +8,10 @@ regions outran the search, since steps grow with them, and a slope that is steep
 Shrink. Carlini and Wagner 2018 (III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
 alignment found. Here, example by example,
 
-    gamma   the next radius is (1 - gamma) of the smallest change found. Eight steps without success halve gamma and set the
-            radius anew from that change: coarse while it is easy, fine where it is hard, and never stuck below what works.
+    gamma   the next radius is (1 - gamma) of the smallest change found. Each success makes gamma larger by a fifth, 16 steps
+            without one halve it and set the radius anew from that change: coarse while it is easy, fine where it is hard, and
+            never stuck below what works. With a gamma that only falls, after 8 steps, what 300 steps found was larger: on 16
+            pairs of the craft suite by 5.2 dB in Linf and 1.7 in L2 (tiny-mel), on 12 by 2.5 and 1.5 (tiny-wave).
     step    gamma of the radius, so that steps shrink as the aim grows finer; its direction is a running mean of the steepest
             steps, which averages out what the active frames disagree on.
     margin  the sum over frames of the *squared* margin, along the cheapest alignment of the moment (`threat/ctc.py`): the
@@ -42,9 +44,10 @@ from audioadv.attacks.run import Run, Tell, finite_rows
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
-COARSEST, FINEST = 0.2, 0.01  # gamma
+FIRST_GAMMA, COARSEST, FINEST = 0.2, 0.5, 0.01
+BOLDER = 1.2  # times gamma, after a success
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
-PATIENCE = 8  # steps without success before gamma is halved
+PATIENCE = 16  # steps without success before gamma is halved
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
 STILL_FALLING = 0.5  # of the lowest loss before: a search that has come below it goes on as it does
 SLOW_GROWTH, SLOW_STEP = 1.2, 0.1  # where small sets are best entered from larger ones: there 1.5 and 0.3 outran the search
@@ -108,7 +111,7 @@ def find_then_shrink(
         radius = start * torch.maximum(region.extent(clean), region.extent(faint))
         radius = radius if minimal else torch.maximum(radius, region.radius)
     first, none, never = nudge(region.at(radius), seed), 0 * ones, math.inf * ones
-    search = Search(first, region.start(), COARSEST * ones, none, ones < 0, radius, none, never, never, never)
+    search = Search(first, region.start(), FIRST_GAMMA * ones, none, ones < 0, radius, none, never, never, never)
     noisy = objective.expectation is not None
     with at_rest(objective.model):
         for number in range(steps):
@@ -169,6 +172,7 @@ def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, gradual: bool)
     search.low = torch.where(looked, torch.minimum(search.low, search.lower), search.low)
     search.lower = torch.where(looked, math.inf, search.lower)
     tired = search.proven.isfinite() & (search.fails >= PATIENCE)
+    search.gamma = torch.where(hit, (BOLDER * search.gamma).clamp_max(COARSEST), search.gamma)
     search.gamma = torch.where(tired, (search.gamma / 2).clamp_min(FINEST), search.gamma)
     grown = torch.where(stuck, (SLOW_GROWTH if gradual else GROWTH) * search.radius, search.radius)
     search.radius = torch.where(hit | tired, search.proven * (1 - search.gamma), grown)
