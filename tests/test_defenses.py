@@ -388,7 +388,8 @@ def test_symmetric_noise_leaves_a_linear_net_as_robust_as_it_was(make: object) -
     result = aa.evaluate(make(net), x, labels, aa.Linf(radius), {"pgd": partial(attacks.pgd, steps=20)}, box=None, judge_draws=64)  # type: ignore[operator]
     assert result.statement == Statement(random=True)
     assert torch.equal(result.robust[clear], (distance > radius)[clear])
-    static, adaptive = result.trials
+    static, further, adaptive = result.trials
+    assert further.static
     assert (static.static, adaptive.static, adaptive.attack) == (True, False, "pgd, EOT 8")
     assert result.static_accuracy is not None
     assert result.static_accuracy.hits >= result.robust_accuracy.hits
@@ -435,15 +436,18 @@ def test_a_plan_for_a_random_recogniser(clips: list[Tensor]) -> None:
     assert not plan.judge.begun(waveforms).decide(waveforms).any()
 
 
-def test_rounding_falls_to_its_stand_in_and_not_to_a_transfer() -> None:
-    """A linear net of thresholded pixels: flipping whole pixels is what counts, which the undefended net says nothing of."""
+def test_rounding_falls_to_its_stand_in_or_to_who_does_not_stop() -> None:
+    """A linear net of thresholded pixels: flipping whole pixels is what counts. What just fools the undefended net flips few."""
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 30, (0, 1))
     safer = defend(net, "depth:1")
     labels = labels_of(safer, x)
     result = aa.evaluate(safer, x, labels, aa.Linf(0.2), "pgd", all_attacks_see_all=True)
-    assert [trial.attack for trial in result.trials] == ["pgd, static", "pgd, BPDA"]
+    stops, goes_on, adaptive = result.trials
+    assert [trial.attack for trial in result.trials] == ["pgd, static", "pgd to its last step, static", "pgd, BPDA"]
+    assert goes_on.felled.sum() >= stops.felled.sum() + 5
+    assert adaptive.felled.sum() >= stops.felled.sum() + 5
     assert result.static_accuracy is not None
-    assert result.robust_accuracy.hits < result.static_accuracy.hits
+    assert result.static_accuracy.hits == int((~(stops.felled | goes_on.felled)).sum())
     assert (labels_of(safer, result.adversarial) == labels).sum() == result.robust_accuracy.hits
     blind = aa.evaluate(safer, x, labels, aa.ThreatModel(bound="linf:0.2", knowledge="oblivious"), "pgd")
     assert blind.robust_accuracy == blind.static_accuracy == result.static_accuracy
@@ -452,6 +456,18 @@ def test_rounding_falls_to_its_stand_in_and_not_to_a_transfer() -> None:
     plain = aa.evaluate(net, x, labels_of(net, x), aa.Linf(0.01), "pgd")
     assert plain.static_accuracy is None
     assert [trial.attack for trial in plain.trials] == ["pgd"]
+    smallest = aa.evaluate(safer, x[:4], labels[:4], "linf:min", {"fmn": partial(attacks.fmn, steps=20)})
+    assert [trial.attack for trial in smallest.trials] == ["fmn, static", "fmn, BPDA"]
+
+
+def test_to_the_end_stops_nowhere() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 12, (0, 1))
+    region = aa.Linf(0.2).around(x)
+    end = attacks.to_the_end(aa.objective(net, aa.Misclassify(labels_of(net, x))), region, steps=40)
+    assert end.reached == [True] * 12
+    assert (end.forwards.unique().tolist(), end.backwards.unique().tolist()) == ([40], [40])
+    furthest = x + region.extreme(aa.objective(net, aa.Misclassify(labels_of(net, x))).begun(x).look(x).slope * -1)
+    torch.testing.assert_close(end.adversarial, furthest)
 
 
 class Shut(nn.Module):
@@ -527,7 +543,7 @@ def test_a_detector_must_be_passed_unseen() -> None:
     net = linear(2, SHAPE)
     wary = Wary(net)
     result = aa.evaluate(wary, x, wary(x).argmax(1), aa.Linf(0.25), {"pgd": attacks.pgd})
-    static, joint = result.trials
+    static, _, joint = result.trials
     assert joint.attack == "pgd, unseen"
     assert static.static
     assert wary.undetected().reached(wary(result.adversarial[~result.robust])).all()

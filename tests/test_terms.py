@@ -63,7 +63,7 @@ def test_a_transfer_is_from_a_substitute_that_shows_itself() -> None:
         with pytest.raises(OptionError, match="static="):
             aa.evaluate(NET, X, LABELS, claim, PGD, static=static)
     result = aa.evaluate(NET, X, LABELS, claim, PGD, static=small(2, SHAPE))
-    assert [trial.attack for trial in result.trials] == ["pgd, static"]
+    assert [trial.attack for trial in result.trials] == ["pgd, static", "pgd to its last step, static"]
     assert aa.evaluate(NET, X, LABELS, claim, PGD, static=linear(2, SHAPE)).robust_accuracy.hits < 12
 
 

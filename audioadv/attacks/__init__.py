@@ -8,7 +8,7 @@ Among moves      moves_grid (all of a grid), worst_of (a few at random); all tha
 Under hearing    qin (two stages, a soft penalty over the masking threshold)
 On speech        kenansville (what can be left out), worsen (any attack, for as many word errors as it can)
 One for all      universal (everywhere lays it upon others), rp2 (a sticker or patch that holds in many views)
-Others           unbounded, transfer (from a substitute)
+Others           unbounded, transfer (from a substitute), to_the_end (PGD that does not stop, for another model)
 Slopes from      the model; from scores: nes, spsa, bandits, coordinates (objective(..., slopes=nes()))
 Over channels    Expectation (objective(..., expectation=Expectation(channel)))
 """
@@ -38,6 +38,7 @@ from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.sigma_zero import sigma_zero
 from audioadv.attacks.square import square
 from audioadv.attacks.standard import standard
+from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.transfer import transfer
 from audioadv.attacks.unbounded import unbounded
 from audioadv.attacks.union import msd, worst_member
@@ -76,6 +77,7 @@ __all__ = [
     "spsa",
     "square",
     "standard",
+    "to_the_end",
     "transfer",
     "unbounded",
     "universal",

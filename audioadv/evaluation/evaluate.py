@@ -23,6 +23,7 @@ from audioadv import attacks as catalogue
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
+from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
@@ -30,7 +31,7 @@ from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Access, Recogniser
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below
@@ -312,8 +313,9 @@ def evaluate(
     at least `errors` of its words are misheard, and the answer tells word errors too (`evaluation/speech.py`).
 
     What the model states of itself picks the attack (`adaptive.py`); where it is a defense, every attack is first tried by someone
-    who does not know that, on the undefended model (or on `static`). A random model is averaged over `draws` at each look, and
-    judged over `judge_draws`, by half of them. Warns where the statement is not what is seen.
+    who does not know that, on the undefended model (or on `static`), and PGD to its last step as well: what just fools one model
+    seldom fools another. A random model is averaged over `draws` at each look, and judged over `judge_draws`, by half of them. Warns
+    where the statement is not what is seen.
 
     A threat model is kept to, or refused (`terms.py`): its access is what attacks are granted, finds that took more than its
     queries do not count, knowledge "oblivious" stops after the attack on the undefended model, and "transfer" after that on the
@@ -357,11 +359,13 @@ def evaluate(
     bound, model = terms.bound, terms.granting(model)
     plan = planned(model, goal, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
     rounds = [(f"{name}, static", attack, plan.static) for name, attack in named_attacks(attacks, seed).items() if plan.static]
+    one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
+    if plan.static and plan.static.granted is Access.GRADIENTS and not (bound.minimal or one_for_all):
+        rounds += [("pgd to its last step, static", partial(to_the_end, seed=seed), plan.static)]
     if not rounds or terms.knowledge == "adaptive":
         blind = statement.backward == "none" and attacks == "standard"
         chosen = {"gradient_free": partial(gradient_free, seed=seed)} if blind else named_attacks(attacks, seed)
         rounds += [(", ".join(filter(None, (name, plan.way))), attack, plan.adaptive) for name, attack in chosen.items()]
-    one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
     correct, judge = judged(plan.judge, goal, inputs, batch).cpu(), plan.judge.begun(inputs)
