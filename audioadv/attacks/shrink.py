@@ -22,7 +22,7 @@ is heard again on the grid, and from then on every step is. Only what reaches th
 each example. With a fixed bound an example leaves once it is kept; examples whose loss or slope is not finite leave as they came.
 
 Over a channel, slopes are means of few draws, and mostly noise: what draws agree on shows in the running mean alone, and
-an example has to come to rest on it. So each draw has the margin for its loss just where it reaches the goal, and within a
+an example has to come to rest on it. There gamma only falls, after 8 steps: a success may be chance. So each draw has the margin for its loss just where it reaches the goal, and within a
 fixed region steps go the steepest way along the running mean, as long whether its slopes agree or not: at first FIRST_STEP of
 the radius, shorter by the same share at every step, LAST_STEP at the end. As steps shrink, so does the noise in the example, and
 its rate comes up; where they fall along a straight line to nothing, too few of them are short. The region is WIDEST times as large
@@ -48,6 +48,7 @@ FIRST_GAMMA, COARSEST, FINEST = 0.2, 0.5, 0.01
 BOLDER = 1.2  # times gamma, after a success
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 16  # steps without success before gamma is halved
+PATIENCE_OVER_DRAWS = 8  # where a success is chance, too, and gamma only falls
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
 STILL_FALLING = 0.5  # of the lowest loss before: a search that has come below it goes on as it does
 SLOW_GROWTH, SLOW_STEP = 1.2, 0.1  # where small sets are best entered from larger ones: there 1.5 and 0.3 outran the search
@@ -123,7 +124,7 @@ def find_then_shrink(
 
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = kept if noisy else look.reached & rounded
-            aim(search, hit, look.loss, shrinks, gradual)
+            aim(search, hit, look.loss, shrinks, gradual, noisy)
             if noisy and not shrinks:
                 search.radius = run.region.radius * WIDEST ** max(0.0, 1 - number / (WIDE_UNTIL * steps))
             here = run.region.at(search.radius)
@@ -153,7 +154,7 @@ def nudge(region: Region, seed: int) -> Tensor:
     return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
 
 
-def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, gradual: bool) -> None:
+def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, gradual: bool, noisy: bool) -> None:
     """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
 
     `loss` [batch] is what was seen. A search that has found nothing grows, where it is `gradual` slowly and not while the loss falls.
@@ -171,8 +172,9 @@ def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, gradual: bool)
     search.stage = search.stage + stuck
     search.low = torch.where(looked, torch.minimum(search.low, search.lower), search.low)
     search.lower = torch.where(looked, math.inf, search.lower)
-    tired = search.proven.isfinite() & (search.fails >= PATIENCE)
-    search.gamma = torch.where(hit, (BOLDER * search.gamma).clamp_max(COARSEST), search.gamma)
+    tired = search.proven.isfinite() & (search.fails >= (PATIENCE_OVER_DRAWS if noisy else PATIENCE))
+    if not noisy:
+        search.gamma = torch.where(hit, (BOLDER * search.gamma).clamp_max(COARSEST), search.gamma)
     search.gamma = torch.where(tired, (search.gamma / 2).clamp_min(FINEST), search.gamma)
     grown = torch.where(stuck, (SLOW_GROWTH if gradual else GROWTH) * search.radius, search.radius)
     search.radius = torch.where(hit | tired, search.proven * (1 - search.gamma), grown)
