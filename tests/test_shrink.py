@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
-from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.shrink import COARSEST, FINEST, Search, aim, find_then_shrink
 from audioadv.threat.bounds import L2, MIN, Linf
 
 SIZE, COUNT = 50, 6
@@ -130,3 +130,29 @@ def test_a_model_that_breaks_gives_the_clean_input_and_says_so() -> None:
     assert result.outcome[2] is Outcome.NOT_FINITE
     assert torch.equal(result.adversarial[2], x[2])
     assert Outcome.NOT_FINITE not in (*result.outcome[:2], *result.outcome[3:])
+
+
+def searching() -> Search:
+    """One example that was found within a radius of 1, and aims at 0.8."""
+    one, none = torch.ones(1), torch.zeros(1)
+    return Search(none[:, None], none[:, None], 0.2 * one, none, one > 0, 0.8 * one, none, torch.inf * one, torch.inf * one, one)
+
+
+def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
+    search, loss = searching(), torch.zeros(1)
+
+    def after(*hits: bool, noisy: bool = False) -> tuple[float, float]:
+        for hit in hits:
+            aim(search, torch.tensor([hit]), loss, shrinks=True, gradual=False, noisy=noisy)
+        return search.gamma.item(), search.radius.item()
+
+    gamma, radius = after(True)
+    assert (gamma, radius) == pytest.approx((0.24, 0.8 * 0.76))
+    assert after(*[False] * 15) == pytest.approx((0.24, 0.8 * 0.76)), "as long as there is hope"
+    assert after(False) == pytest.approx((0.12, 0.8 * 0.88)), "half as far from what was found"
+    assert after(*[False] * 15, True)[0] == pytest.approx(0.144), "a success begins the count anew"
+    assert after(*[True] * 40)[0] == COARSEST
+    assert after(*[False] * 16 * 20)[0] == pytest.approx(FINEST)
+    search = searching()
+    assert after(*[True] * 5, noisy=True)[0] == pytest.approx(0.2), "over draws a success may be chance"
+    assert after(*[False] * 8, noisy=True)[0] == pytest.approx(0.1)
