@@ -1,9 +1,9 @@
 """Side by side with asr-attacks (cw, pgd) and ART (CarliniWagnerASR): same recogniser, pairs, forwards, and judge.
 
-    peers_env.sh /tmp/peers .                                          # an environment of the peers' own, with audioadv in it
-    /tmp/peers/bin/python recipes/against_peers.py --out peers.jsonl   # long: stop it and start it again at will
-    /tmp/peers/bin/python recipes/against_peers.py --out peers.jsonl --report
-    /tmp/peers/bin/python recipes/against_peers.py --out quick.jsonl --quick
+    make peers                                                      # .peers, an environment of theirs, with audioadv in it
+    .peers/bin/python recipes/against_peers.py --out peers.jsonl   # long: stop it and start it again at will
+    .peers/bin/python recipes/against_peers.py --out peers.jsonl --report
+    .peers/bin/python recipes/against_peers.py --out quick.jsonl --quick
 
 A module around the net counts the passes; those of an attack's own checks count too. Entrants take turns, 16 pairs at a time.
 Each works on its own scale and one utterance at a time, as it asks for (ours: a ragged batch of 16), by its own defaults but

@@ -6,7 +6,7 @@
 
 asr-attacks runs in the peers' environment, into the same folder; what is measured there with fewer packages is completed here:
 
-    peers_env.sh /tmp/peers . && /tmp/peers/bin/python recipes/inaudible.py --out runs/inaudible --entrant asr-attacks
+    make peers && .peers/bin/python recipes/inaudible.py --out runs/inaudible --entrant asr-attacks
 
 Entrants, each with as many forwards, judged on its 16-bit file, read back and heard alone, under one threshold (ours):
 

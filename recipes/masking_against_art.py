@@ -1,8 +1,8 @@
 """The masking threshold against ART 1.20.1's PsychoacousticMasker, and the time of both.
 
-    peers_env.sh /tmp/peers .                                     # an environment of the peers' own
-    PYTHONPATH=. /tmp/peers/bin/python recipes/masking_against_art.py
-    PYTHONPATH=. /tmp/peers/bin/python recipes/masking_against_art.py --quick
+    make peers                                                    # .peers, an environment of theirs, with audioadv in it
+    .peers/bin/python recipes/masking_against_art.py
+    .peers/bin/python recipes/masking_against_art.py --quick
 
 Ours is restricted to ART's choices: Qin's simplifications (each peak is a tone), frames of 2,048, the clip's loudest bin at 96 dB,
 thresholds at every bin. Three columns, each the absolute difference over all frames and bins:

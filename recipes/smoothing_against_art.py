@@ -1,8 +1,8 @@
 """Randomized smoothing against ART 1.20.1's PyTorchRandomizedSmoothing: certificates a second, abstention, agreement.
 
-    peers_env.sh /tmp/peers . && /tmp/peers/bin/pip install statsmodels       # an environment of the peers' own
-    PYTHONPATH=. /tmp/peers/bin/python recipes/smoothing_against_art.py
-    PYTHONPATH=. /tmp/peers/bin/python recipes/smoothing_against_art.py --quick
+    make peers                                                    # .peers, an environment of theirs, with audioadv in it
+    .peers/bin/python recipes/smoothing_against_art.py
+    .peers/bin/python recipes/smoothing_against_art.py --quick
 
 The same images, sigma, alpha, draws to select (100) and to certify; thirty images at a time, each way in turn, so that all meet the same
 machine, by processor time. Three nets: the bundled convolutional one, its two linear layers' kind, and a linear one. The ways:

@@ -143,6 +143,7 @@ TABLE = {
 }
 ELSEWHERE = {
     "qin": "test_qin.py",  # of recognisers under a masking threshold
+    "to_the_end": "test_defenses.py",
     "worsen": "test_speech_attacks.py",  # of word errors
     "everywhere": "test_other_attacks.py",  # lays what universal found
     "Expectation": "test_eot.py",
@@ -559,3 +560,21 @@ def test_no_step_waits_for_the_gpu_while_nobody_leaves(kind: Kind) -> None:
         attacks.pgd(wanted, region, steps=9, early_stop=False, progress=strict)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+SOURCES = {"nes", "spsa", "bandits", "coordinates"}
+COUNTS = {"steps", "restarts", "draws", "tries", "rounds", "passes", "batch", "herd", "searches", "rivals"}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in attacks.__all__ if COUNTS & signature(getattr(attacks, name)).parameters.keys() and name != "Expectation"]
+)
+@pytest.mark.parametrize("count", [0, 1.5])
+def test_no_steps_at_all_are_an_error_and_no_miss(name: str, count: float) -> None:
+    net, x = linear(2, (6,)), inputs_for((6,), 2, (0, 1))
+    given = [] if name in SOURCES else [objective(net, Misclassify(labels_of(net, x))), Linf(0.1).around(x)]
+    given = [attacks.pgd, *given] if name == "affine" else given
+    needed = {"substitute": net} if name == "transfer" else {}
+    for option in COUNTS & signature(getattr(attacks, name)).parameters.keys():
+        with pytest.raises(OptionError, match=f"{option} {count}: give a whole number"):
+            getattr(attacks, name)(*given, **needed, **{option: count})

@@ -1,6 +1,7 @@
 """Wrong calls from Python: each gets an error of the tree, which names the thing, the value, the wish and the cure."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ from audioadv.threat.measured import Below, near
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
 MODEL, CLIP = recognisers.linear(), Clip("hiss", torch.zeros(8000), 16000)
 GO, NOISY = aa.Transcribe("go"), Expectation(aa.parse_channel("noise:20"))
+
+
+def heard(net: Callable[..., object]) -> list[str]:
+    return aa.Recogniser(net, sample_rate=16000).transcribe(torch.zeros(1, 800), torch.tensor([800]))
 
 
 def crafted(goal: object = GO, **options: object) -> object:
@@ -116,6 +121,13 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "one example alone": (lambda: aa.Linf(0.1).around(X[0, 0, 0]), UnusableBatch, r"clean\[None\]"),
     "inputs that are not finite": (lambda: aa.Linf(0.1).around(X / 0, box=None), UnusableBatch, "finite"),
     "a box upside down": (lambda: aa.Linf(0.1).around(X, box=(1.0, 0.0)), OptionError, "the lowest and the highest"),
+    "half of what a net gives": (lambda: heard(lambda x, n: x[..., None]), UnusableBatch, "gives Tensor.*lambda waveforms, lengths"),
+    "frames of no one": (lambda: heard(lambda x, n: (torch.zeros(1, 4, 29), n.sum())), UnusableBatch, r"own number of frames \[batch\]"),
+    "scores of one clip": (lambda: heard(lambda x, n: (torch.zeros(4, 29), n)), UnusableBatch, r"shape \[4, 29\]"),
+    "letters without a name": (lambda: heard(lambda x, n: (torch.zeros(1, 4, 32), n)), UnusableBatch, "32 columns.*29 letters"),
+    "images of 16 bits": (lambda: aa.evaluate(NET, X.bfloat16(), LABELS, "linf:0.1"), UnusableBatch, r"clean.float\(\)"),
+    "no channel": (lambda: Expectation("nowhere"), MalformedSpec, "channel 'nowhere'"),
+    "neither way": (lambda: aa.evaluate(NET, X, LABELS, "linf:0.1", partial(aa.attacks.kenansville, by="fft")), OptionError, "dft, ssa"),
     "integer images": (lambda: aa.evaluate(NET, (255 * X).byte(), LABELS, "linf:0.1"), UnusableBatch, r"clean.float\(\)"),
     "images up to 255": (lambda: aa.evaluate(NET, 255 * X, LABELS, "linf:8/255"), UnusableBatch, "255.*Scale them"),
     "arrays for images": (lambda: aa.evaluate(NET, X.numpy(), LABELS, "linf:0.1"), UnusableBatch, "as_tensor"),

@@ -19,7 +19,7 @@ from torch import Tensor
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, finite_rows
+from audioadv.attacks.run import Run, check_counts, finite_rows
 from audioadv.attacks.survivors import merged, one_after_another, standing
 from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
@@ -45,6 +45,7 @@ def affine(
     half the time (`draws.wide_start`). Each of the `restarts` takes only the examples that are still standing. A draw costs a
     forward. Shapes: as in `region.clean` and `objective`. Raises OptionError for another order.
     """
+    check_counts("affine", draws=draws, restarts=restarts)
     if restarts > 1:
         once = partial(affine, attack, draws=draws, **options)
         return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)

@@ -11,7 +11,7 @@ from functools import partial
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.labels import cross_entropy, margin
 from audioadv.threat.projections import each
@@ -42,6 +42,7 @@ def annealed_pgd(
     Of `restarts`, all but the first begin at random, and take only the examples that are still standing. One forward and one
     backward a step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """
+    check_counts("annealed_pgd", steps=steps, restarts=restarts)
     fixed_radius(region, "annealed_pgd")
     if restarts > 1:
         once = partial(annealed_pgd, steps=steps, early_stop=early_stop, progress=progress)

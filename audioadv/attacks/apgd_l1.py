@@ -12,7 +12,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -72,6 +72,7 @@ def apgd_l1(
     For regions whose norm is L1. One forward and one backward a step, and a forward for the last iterate. Shapes: as in
     `region.clean`.
     """
+    check_counts("apgd_l1", steps=steps)
     fixed_radius(region, "apgd_l1")
     run, stages = Run(objective, region, progress), dict(stages_of(steps))
     delta = low_delta = sparse_start(region.at(WIDER[0][1] * region.radius), seed)

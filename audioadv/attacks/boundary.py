@@ -9,7 +9,7 @@ from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -33,6 +33,7 @@ def boundary(
     `sideways` and `inward` are shares of the distance at first, and follow the share of successes of late, example by example.
     Two forwards a step at most, no backward. Distances are L2, whatever the region's norm. Shapes: as in `region.clean`.
     """
+    check_counts("boundary", steps=steps, tries=tries)
     any_noise_fits(region, "boundary")
     run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
     side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)

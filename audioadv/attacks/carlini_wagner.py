@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.norms import L2Norm
 from audioadv.threat.projections import each
@@ -36,6 +36,7 @@ def carlini_wagner(
     the goal's own: Misclassify(labels, by=kappa). Draws nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other
     than L2.
     """
+    check_counts("carlini_wagner", steps=steps, searches=searches)
     plain_changes(region, "carlini_wagner")
     if not isinstance(region.norm, L2Norm):
         raise OptionError("carlini_wagner measures changes in L2. Bound it by L2 (l2:min), or use fmn for another norm")

@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import each
@@ -33,6 +33,7 @@ def ddn(
     as their code does. Draws nothing. One forward and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0,
     and for a bound of which a part stays as it is at any radius.
     """
+    check_counts("ddn", steps=steps)
     if isinstance(region.norm, L0Norm):
         raise OptionError("ddn moves along spheres, and a change in L0 has no length to scale. Use sigma_zero or fmn")
     if region.added and not region.limitless():

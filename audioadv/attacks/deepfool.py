@@ -12,7 +12,7 @@ import torch
 from audioadv.attacks.apgd import aimed
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.threat.joined import several
 from audioadv.threat.labels import margin
@@ -37,6 +37,7 @@ def deepfool(
     best classes on the clean input, at most. Where a place below the top k is wanted, no rival alone brings it about, and the goal's
     own margin is the only one. Draws nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
+    check_counts("deepfool", steps=steps, rivals=rivals)
     if isinstance(region.norm, L0Norm):
         raise OptionError("deepfool goes so far as the boundary is, and a change in L0 has no length. Use sigma_zero or fmn")
     wanted, ranking = objective.by(margin), torch.zeros(len(region.clean), dtype=torch.int64)

@@ -40,6 +40,7 @@ from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
+from audioadv.threat.channels.specs import as_channel
 from audioadv.threat.goals import Goal
 from audioadv.threat.projections import each
 
@@ -91,7 +92,8 @@ class Expectation:
     """`draws` of the channel for each look, and `check_draws` for the rate of an input that might be kept.
 
     `rate` is the share of check draws that counts as reaching the goal. With `even`, the slopes of all draws are as long.
-    `sample_rate` (Hz) is asked for where the model does not say its own. Raises OptionError for numbers that make no sense.
+    `sample_rate` (Hz) is asked for where the model does not say its own. A spec (`"noise:20"`) will do for a channel. Raises
+    OptionError for numbers that make no sense, MalformedSpec for what is no channel.
     """
 
     channel: Channel
@@ -105,6 +107,7 @@ class Expectation:
     sample_rate: int = 16000
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channel", as_channel(self.channel))
         for name in ("draws", "check_draws"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} {getattr(self, name)}: an expectation takes at least one draw")

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from audioadv.attacks.draws import Draws, example_keys, mix
 from audioadv.attacks.objective import Look, Objective
+from audioadv.attacks.run import check_counts
 from audioadv.audio.ragged import inside
 from audioadv.errors import OptionError
 from audioadv.threat.bounds import Box, is_number
@@ -27,9 +28,7 @@ from audioadv.threat.projections import each
 
 def check(source: str, counts: dict[str, int], lengths: dict[str, float]) -> None:
     """Counts are whole numbers of at least 1, lengths finite numbers above 0. Raises OptionError."""
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise OptionError(f"{source}: {name} {count!r}: give a whole number of at least 1")
+    check_counts(source, **counts)
     for name, length in lengths.items():
         if not is_number(length) or length <= 0:
             raise OptionError(f"{source}: {name} {length!r}: give a finite number above 0")

@@ -12,7 +12,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, restless
 from audioadv.attacks.survivors import nearest, one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
@@ -61,6 +61,7 @@ def fmn(
 
     Raises OptionError for a start far from the clean input in a region without a box.
     """
+    check_counts("fmn", steps=steps, restarts=restarts)
     if restarts > 1:
         once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma, progress=progress)
         runs = [(objective, partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]

@@ -12,7 +12,7 @@ from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -38,6 +38,7 @@ def hop_skip_jump(
     Costs forwards only. For L2 and Linf; any other norm is treated as L2 and judged by its own gauge. Shapes: as in `region.clean`.
     Raises OptionError for a bound of which a part stays as it is at any radius.
     """
+    check_counts("hop_skip_jump", steps=steps, draws=draws, tries=tries)
     any_noise_fits(region, "hop_skip_jump")
     run, own = Run(objective, region, progress), Draws.of(seed, region.clean)
     with at_rest(objective.model):

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, plain_changes
+from audioadv.errors import OptionError
 from audioadv.threat.region import Region
 
 WINDOW: Final = 64  # samples: of the windows that singular spectrum analysis looks at
@@ -71,7 +72,10 @@ def kenansville(
     `min` bound it goes on until it knows the number of parts, or `steps` are over. One forward a step, no backward. Nothing is drawn:
     `seed` changes nothing. It can make a model err; it cannot make it say a phrase. Shapes: [batch, *, time], as in `region.clean`.
     """
+    check_counts("kenansville", steps=steps)
     plain_changes(region, "kenansville")
+    if by not in WAYS:
+        raise OptionError(f"kenansville: by {by!r}: give one of {', '.join(WAYS)}")
     run = Run(objective, region, progress)
     lengths = torch.full((len(region.clean),), region.clean.shape[-1]) if objective.lengths is None else objective.lengths
     parts = [WAYS[by](clip[..., :length]) for clip, length in zip(region.clean, lengths.tolist(), strict=True)]

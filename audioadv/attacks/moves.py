@@ -11,7 +11,7 @@ import torch
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell
+from audioadv.attacks.run import Run, Tell, check_counts
 from audioadv.errors import OptionError
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Warp
@@ -45,6 +45,7 @@ def worst_of(objective: Objective, region: Region, *, draws: int = 10, seed: int
 
     One forward a draw, and decisions are enough. Shapes: as in `region.clean`. Raises OptionError as `moves_grid`.
     """
+    check_counts("worst_of", draws=draws)
     moves_of(region, "worst_of")
     run = Run(objective, region, progress)
     with at_rest(objective.model):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, restless
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
@@ -100,6 +100,7 @@ def pdpgd(
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """
+    check_counts("pdpgd", steps=steps)
     prox = PROXES.get(type(region.norm))
     if prox is None:
         raise OptionError(

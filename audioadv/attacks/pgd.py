@@ -11,7 +11,7 @@ import torch
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius, row_sums
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each
@@ -43,6 +43,7 @@ def pgd(
     The first input that reaches the goal is kept, and its example leaves; without `early_stop` all go on.
     One forward and one backward a step, and a forward for the last iterate. Shapes: as in `region.clean` and `objective`.
     """
+    check_counts("pgd", steps=steps, restarts=restarts)
     fixed_radius(region, "pgd")
     if restarts > 1:
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)

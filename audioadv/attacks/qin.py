@@ -24,7 +24,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, finite_rows
+from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
 from audioadv.attacks.shrink import nudge
 from audioadv.audio.spectrum import frame_counts
 from audioadv.errors import OptionError
@@ -94,6 +94,7 @@ def qin(
 
     Shapes: as in `region.clean` and `objective`. Raises OptionError for a region that is not under a masking threshold.
     """
+    check_counts("qin", steps=steps)
     if not isinstance(region.norm, MaskedNorm):
         raise OptionError("qin: its penalty is over a masking threshold, which this region has none of. Use Masked('min').around(clean)")
     run, minimal = Run(objective, region, progress), bool(region.radius.isinf().all())

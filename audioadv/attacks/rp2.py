@@ -15,7 +15,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, finite_rows, fixed_radius
 from audioadv.errors import UnusableBatch
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -43,6 +43,7 @@ def rp2(
     patch's views are judged where their region has it; `region.redrawn` has it elsewhere. By its nature an example's outcome depends
     on the others. Shapes: as in `region.clean`. Raises OptionError for a `min` bound, UnusableBatch for a palette of other channels.
     """
+    check_counts("rp2", steps=steps, batch=batch)
     fixed_radius(region, "rp2")
     if palette is not None and (palette.ndim != 2 or region.clean.ndim < 3 or palette.shape[1] != region.clean.shape[1]):
         raise UnusableBatch(

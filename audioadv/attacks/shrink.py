@@ -21,14 +21,15 @@ The grid that the file will have comes in when an example is found (before, roun
 is heard again on the grid, and from then on every step is. Only what reaches the goal on the grid is kept, the smallest for
 each example. With a fixed bound an example leaves once it is kept; examples whose loss or slope is not finite leave as they came.
 
-Over a channel, slopes are means of few draws, and mostly noise: what draws agree on shows in the running mean alone, and
-an example has to come to rest on it. There gamma only falls, after 8 steps: a success may be chance. So each draw has the margin for its loss just where it reaches the goal, and within a
-fixed region steps go the steepest way along the running mean, as long whether its slopes agree or not: at first FIRST_STEP of
-the radius, shorter by the same share at every step, LAST_STEP at the end. As steps shrink, so does the noise in the example, and
-its rate comes up; where they fall along a straight line to nothing, too few of them are short. The region is WIDEST times as large
-at first and itself from WIDE_UNTIL of the steps on: what is heard in every room is found out where there is room for it, and
-kept while that shrinks. Three clips at snr:10, 400 steps of 4 draws through rooms and noise, of 180 judge draws on tiny-wave: 48
-without, 82, 84 and 86 from 2, 3 and 4 times the size, 53 from 8; shrinking until 0.15, 0.3 and 0.6 of the steps, 81, 84 and 68.
+Over a channel, slopes are means of few draws, and mostly noise: what draws agree on shows in the running mean alone, and an example
+has to come to rest on it. There gamma only falls, after 8 steps: a success may be chance. So each draw has the margin for its loss
+just where it reaches the goal, and within a fixed region steps go the steepest way along the running mean, as long whether its
+slopes agree or not: at first FIRST_STEP of the radius, shorter by the same share at every step, LAST_STEP at the end. As steps
+shrink, so does the noise in the example, and its rate comes up; where they fall along a straight line to nothing, too few of them
+are short. The region is WIDEST times as large at first and itself from WIDE_UNTIL of the steps on: what is heard in every room is
+found out where there is room for it, and kept while that shrinks. Three clips at snr:10, 400 steps of 4 draws through rooms and
+noise, of 180 judge draws on tiny-wave: 48 without, 82, 84 and 86 from 2, 3 and 4 times the size, 53 from 8; shrinking until 0.15,
+0.3 and 0.6 of the steps, 81, 84 and 68.
 """
 
 import math
@@ -40,7 +41,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, finite_rows
+from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -102,6 +103,7 @@ def find_then_shrink(
     Shapes: as in `region.clean` and `objective`. Sources: Carlini and Wagner 2018, "Audio adversarial examples: targeted
     attacks on speech-to-text"; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
+    check_counts("find_then_shrink", steps=steps)
     clean, ones = region.clean, torch.ones_like(region.radius)
     minimal = bool(region.radius.isinf().all()) if minimal is None else minimal
     gradual = getattr(region.norm, "gradual", False)

@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -33,6 +33,7 @@ def sigma_zero(
     cosine. Made for L0 regions; in any other, what is kept is judged by that region's norm. Draws nothing. One forward and
     one backward a step. Shapes: as in `region.clean`. Raises OptionError for a bound of which a part stays as it is at any radius.
     """
+    check_counts("sigma_zero", steps=steps)
     plain_changes(region, "sigma_zero")
     if not region.limitless():
         raise OptionError("sigma_zero changes any entry, and some changes fit this bound at no radius. Use fmn or find_then_shrink")

@@ -9,7 +9,7 @@ import torch
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import fixed_radius
+from audioadv.attacks.run import check_counts, fixed_radius
 from audioadv.threat.region import Region
 
 
@@ -19,6 +19,7 @@ def to_the_end(objective: Objective, region: Region, *, steps: int = 40, step_si
     Everything is claimed as REACHED: whether it is, another model says. One forward and one backward a step. Shapes: as in
     `region.clean` and `objective`. Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
     """
+    check_counts("to_the_end", steps=steps)
     fixed_radius(region, "to_the_end")
     delta, asked = random_start(region, seed), objective.begun(region.clean, region)
     with at_rest(objective.model):

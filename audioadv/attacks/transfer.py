@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, fixed_radius
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, fixed_radius
 from audioadv.attacks.substitute import substituting
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
@@ -43,6 +43,7 @@ def transfer(
     Before the victim is asked anything, raises OptionError for a substitute that cannot be taught, for PGD without a radius and over a
     channel, and UnusableBatch for a substitute that does not fit inputs or goal.
     """
+    check_counts("transfer", rounds=rounds, passes=passes)
     if attack is None:
         fixed_radius(region, "transfer with pgd")
     check_substitute(objective, region.clean, substitute)

@@ -11,7 +11,7 @@ import torch
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Tell
+from audioadv.attacks.run import Tell, check_counts
 from audioadv.attacks.survivors import Attack, one_after_another
 from audioadv.threat.region import Region
 
@@ -32,6 +32,7 @@ def unbounded(
 
     What it finds may lie outside the region: `result.gauge` says how far out. Shapes: as in `region.clean`.
     """
+    check_counts("unbounded", rounds=rounds, steps=steps)
     inner = attack or partial(pgd, steps=steps, seed=seed)
 
     def at(radius: float) -> Attack:

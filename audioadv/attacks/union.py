@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import merged, nothing_yet, standing
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
@@ -62,6 +62,7 @@ def msd(
     A step costs a forward and a backward, and a forward more for each member, whose input is kept where it reaches the goal.
     Shapes: as in `region.clean` and `objective`. Raises OptionError for members that are no plain changes: they share no point.
     """
+    check_counts("msd", steps=steps)
     if not all(member.added for member in (region, *region.members())):
         raise OptionError("msd: the union's members must all be plain changes. Use worst_member(attack, objective, region)")
     fixed_radius(region, "msd")

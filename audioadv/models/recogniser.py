@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import OptionError
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
 from audioadv.models.rest import at_rest
@@ -87,9 +87,29 @@ class Recogniser:
         object.__setattr__(self, "access", as_access(self.access))
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
-        """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions."""
+        """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions. Raises UnusableBatch for a net that gives none."""
         said = self.net(waveforms, lengths)
-        return said if isinstance(said, Emissions) else Emissions(*said, self.vocabulary)
+        return said if isinstance(said, Emissions) else self.emitted(said, len(waveforms))
+
+    def emitted(self, said: object, clips: int) -> Emissions:
+        """What a net of two tensors says. Raises UnusableBatch."""
+        if not (isinstance(said, tuple) and len(said) == 2 and all(isinstance(part, Tensor) for part in said)):
+            raise UnusableBatch(
+                f"{self.name}: its net gives {type(said).__name__}, not (log_probs, frames). Wrap it, for example "
+                "lambda waveforms, lengths: (net(waveforms).log_softmax(-1), lengths // 320), where a frame is 320 samples"
+            )
+        log_probs, frames = said
+        if log_probs.ndim != 3 or len(log_probs) != clips or frames.shape != (clips,):
+            raise UnusableBatch(
+                f"{self.name}: its net gives tensors of shape {list(log_probs.shape)} and {list(frames.shape)} for {clips} clips. "
+                "Let it give log-probabilities [batch, frames, letters] and each clip's own number of frames [batch]"
+            )
+        if log_probs.shape[2] != len(self.vocabulary):
+            raise UnusableBatch(
+                f"{self.name}: gives {log_probs.shape[2]} columns, but its vocabulary has {len(self.vocabulary)} letters. "
+                "Give one for each column: Recogniser(net, sample_rate, vocabulary)"
+            )
+        return Emissions(log_probs, frames, self.vocabulary)
 
     @property
     def device(self) -> torch.device:

@@ -75,6 +75,11 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
     """
     if not clean.is_floating_point():
         raise UnusableBatch(f"clean inputs are {clean.dtype}, but changes need floating point. Convert them first: clean.float()")
+    if clean.dtype not in (torch.float32, torch.float64):
+        raise UnusableBatch(
+            f"clean inputs are {clean.dtype}, in which a change is mostly rounding. Convert them: clean.float(), and let the model compute "
+            "in fewer bits itself (torch.autocast)"
+        )
     if clean.ndim < 2:
         raise UnusableBatch(f"clean inputs of shape {list(clean.shape)}: the first axis counts examples. Give a batch: clean[None]")
     if box is not None and not box[0] < box[1]:
