@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from audioadv.attacks import fgsm
+from audioadv.attacks import fgsm, find_then_shrink
 from audioadv.attacks.objective import objective
 from audioadv.errors import InputError
 from audioadv.evaluation.images import cifar10, digits, image_folder, mnist
 from audioadv.models.classifier import load_classifier
-from audioadv.threat.bounds import Linf
+from audioadv.threat.bounds import MIN, Linf
 from audioadv.threat.labels import Misclassify
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data"
@@ -35,6 +35,15 @@ def test_mnist_and_the_bundled_nets() -> None:
     for name in ("mnist", "mnist-robust"):
         net = load_classifier(name)
         assert (net(test.images).argmax(1) == test.labels).float().mean() > 0.96
+
+
+@NEEDS_DATA
+def test_a_net_of_thresholds_is_brought_down_all_the_same() -> None:
+    """Adversarial training teaches them: most entries have hardly any slope, and a search along it goes to few others for ever."""
+    test, net = mnist(DATA / "mnist").first(30), load_classifier("mnist-robust")
+    found = find_then_shrink(objective(net, Misclassify(test.labels)), Linf(MIN).around(test.images), steps=200)
+    assert all(found.reached)
+    assert 0.3 < found.gauge.median() < 0.4
 
 
 @NEEDS_DATA

@@ -119,7 +119,7 @@ def test_fallen_defenses_fall_and_their_nets_are_trained_once(tmp_path: Path) ->
         assert row["clean"]["accuracy"] >= 0.6, f"{name}: a net that has learnt nothing cannot fall"
         assert row["adaptive"]["accuracy"] <= 0.1, name
         assert row["static"] is None or row["static"]["accuracy"] >= row["adaptive"]["accuracy"]
-    assert rows["thermometer"]["static"]["accuracy"] > 0.2
+    assert rows["detector"]["static"]["accuracy"] > 0.5, "who does not know of it does not mind being seen"
     assert rows["drop:0.3"]["way"] == "pgd, EOT 8"
     assert "saturate" in rows["distillation"]["warned"][0]
     nets = {path: path.stat().st_mtime_ns for path in tmp_path.glob("nets-*/*.safetensors")}

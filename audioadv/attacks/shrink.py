@@ -1,9 +1,10 @@
 """Find, then shrink: the attack behind `craft`.
 
-Find. From the clean input, steps of a tenth of its own size lower the goal's loss (CTC, for a text) until the goal is reached.
-An example that is not there after some steps gets a larger region and shorter steps, every third time long ones again; where the
-bound is fixed, a new cycle of step sizes. Under a masking threshold it has to wait until its loss no longer falls: by the clock,
-regions outran the search, since steps grow with them, and a slope that is steep by then threw out what was one letter short.
+Find. From the clean input, steps of a tenth of its own size lower the goal's loss (CTC, for a text) until the goal is reached. An
+example that is not there after some steps gets a larger region and shorter steps, every third time long ones again, and from the
+second time on goes along all its slope's signs (`run.restless`); where the bound is fixed, a new cycle of step sizes. Under a
+masking threshold it has to wait until its loss no longer falls: by the clock, regions outran the search, since steps grow with
+them, and a slope that is steep by then threw out what was one letter short.
 
 Shrink. Carlini and Wagner 2018 (III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
 alignment found. Here, example by example,
@@ -41,7 +42,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
+from audioadv.attacks.run import Run, Tell, check_counts, finite_rows, restless
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -51,6 +52,7 @@ LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
 PATIENCE = 16  # steps without success before gamma is halved
 PATIENCE_OVER_DRAWS = 8  # where a success is chance, too, and gamma only falls
 GROWTH, GROWTH_EVERY = 1.5, 24  # of the radius, while nothing is found
+LOST = 2  # how often it has grown by then
 STILL_FALLING = 0.5  # of the lowest loss before: a search that has come below it goes on as it does
 SLOW_GROWTH, SLOW_STEP = 1.2, 0.1  # where small sets are best entered from larger ones: there 1.5 and 0.3 outran the search
 FIRST_STEP, LAST_STEP = 0.1, 0.002  # of the radius: over a channel, within a fixed region
@@ -130,7 +132,8 @@ def find_then_shrink(
             if noisy and not shrinks:
                 search.radius = run.region.radius * WIDEST ** max(0.0, 1 - number / (WIDE_UNTIL * steps))
             here = run.region.at(search.radius)
-            step = here.steady(here.pull(search.delta, look.slope))
+            pulled = here.pull(search.delta, look.slope)
+            step = here.steady(pulled if noisy else restless(pulled, ~search.found & (search.stage >= LOST)))
             search.velocity = step.lerp(search.velocity, momentum)
             longest = longest_step * 0.5 ** (search.stage % 3)
             stride = torch.where(search.found | (not shrinks), search.gamma.clamp(SHORTEST_STEP, longest_step), longest)
