@@ -86,9 +86,10 @@ class Near:
         numbers, seen = remembered(store).get(form(example), (list[int](), None))
         if seen is None:
             return None
-        others = seen[: len(numbers)]
+        wide = torch.promote_types(seen.dtype, torch.float32)  # distances of inputs of 16 bits have more
+        others = seen[: len(numbers)].to(wide)
         region = self.bound.around(others, box=None)
-        gauge = region.gauge(example.detach().cpu().expand_as(others))
+        gauge = region.gauge(example.detach().cpu().to(wide).expand_as(others))
         nearest = int(torch.where(region.holds(gauge), gauge, torch.inf).argmin())
         return numbers[nearest] if bool(region.holds(gauge)[nearest]) else None
 
