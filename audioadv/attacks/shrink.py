@@ -163,6 +163,7 @@ def aim(search: Search, hit: Tensor, loss: Tensor, shrinks: bool, gradual: bool,
     """Set the radii and step sizes of the next step. `hit` bool [batch]: the goal was reached within the radius, on the grid.
 
     `loss` [batch] is what was seen. A search that has found nothing grows, where it is `gradual` slowly and not while the loss falls.
+    Where it is `noisy`, gamma only falls.
     """
     search.fails = torch.where(hit, 0.0, search.fails + 1)
     if not shrinks:  # the region stays: only the step sizes go through their cycle again and again

@@ -93,7 +93,7 @@ class Recogniser:
 
     def emitted(self, said: object, clips: int) -> Emissions:
         """What a net of two tensors says. Raises UnusableBatch."""
-        if not (isinstance(said, tuple) and len(said) == 2 and all(isinstance(part, Tensor) for part in said)):
+        if not (isinstance(said, tuple | list) and len(said) == 2 and all(isinstance(part, Tensor) for part in said)):
             raise UnusableBatch(
                 f"{self.name}: its net gives {type(said).__name__}, not (log_probs, frames). Wrap it, for example "
                 "lambda waveforms, lengths: (net(waveforms).log_softmax(-1), lengths // 320), where a frame is 320 samples"
