@@ -24,11 +24,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from half import Half
 from safetensors.torch import load_file
 from speech.augment import augment, room_bank
 from speech.corpus import LONGEST, mapped, read
 from suite import pairs
-from torch import Tensor, nn
+from torch import Tensor
 
 import audioadv as aa
 from audioadv.audio.files import read_clip
@@ -37,18 +38,6 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.training import Adversarial, Batch, Spoken, Watch, train
 
 BOUND, RATE, ROOT = aa.SNR(30), 16000, Path(__file__).resolve().parent.parent
-
-
-class Half(nn.Module):
-    """A net that computes in bfloat16 where it may."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(waveforms.device.type, torch.bfloat16):
-            return self.net(waveforms, lengths)
 
 
 @dataclass(frozen=True, eq=False)
