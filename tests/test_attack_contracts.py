@@ -545,23 +545,6 @@ def test_attacks_on_the_change_itself_refuse_parameters() -> None:
             attack(misclassify(net, x), L0(3).around(x))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("kind", [Linf, L2, L1, L0, union, turned])
-def test_no_step_waits_for_the_gpu_while_nobody_leaves(kind: Kind) -> None:
-    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 8, (0, 1))
-    labels = labels_of(net, x)
-
-    def strict(step: int, gauge: Tensor, best: Tensor) -> None:  # the first use of a kernel may wait, and so may the end
-        torch.cuda.set_sync_debug_mode("error" if 2 <= step < 9 else "default")
-
-    wanted, region = objective(net.cuda(), Misclassify(labels.cuda())), kind(ROOMY.get(kind, 0.3)).around(x.cuda())
-    try:
-        attacks.pgd(wanted, region, steps=9, early_stop=False, progress=strict)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 SOURCES = {"nes", "spsa", "bandits", "coordinates"}
 COUNTS = {"steps", "restarts", "draws", "tries", "rounds", "passes", "batch", "herd", "searches", "rivals"}
 

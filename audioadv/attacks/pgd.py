@@ -7,9 +7,11 @@ al. 2018, "Boosting adversarial attacks with momentum".
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from audioadv.attacks import draws
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Look, Objective, at_rest
+from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another
@@ -30,6 +32,7 @@ def pgd(
     random_start: bool = True,
     restarts: int = 1,
     early_stop: bool = True,
+    graph: bool = False,
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
@@ -41,33 +44,40 @@ def pgd(
     again: these start at random. Each of the `restarts` takes only the examples that are still standing.
 
     The first input that reaches the goal is kept, and its example leaves; without `early_stop` all go on.
-    One forward and one backward a step, and a forward for the last iterate. Shapes: as in `region.clean` and `objective`.
+    One forward and one backward a step, and a forward for the last iterate. With `graph` and without `early_stop`, a step on CUDA
+    is recorded and replayed (`replay.py` says what net can be). Shapes: as in `region.clean` and `objective`.
     """
     check_counts("pgd", steps=steps, restarts=restarts)
     fixed_radius(region, "pgd")
+    if graph:
+        check_replayable(objective, early_stop)
     if restarts > 1:
-        once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, progress=progress)
+        once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, graph=graph, progress=progress)
         starts = [partial(once, random_start=random_start or number > 0, seed=seed + number) for number in range(restarts)]
         return one_after_another([(objective, start) for start in starts], region)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()
     velocity, size = torch.zeros_like(delta), step_size * region.radius
+
+    def step(delta: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor, Look, Tensor]:
+        inputs = run.region.inputs(delta)
+        look = run.objective.look(inputs)
+        kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
+        slope = run.region.pull(delta, look.slope)
+        if momentum:
+            size_of = slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # not their mean, which the padding has a part in
+            velocity = momentum * velocity + slope / each(size_of, slope)
+            slope = velocity.clone()
+        return run.region.descend(delta, slope, size), velocity, look, kept
+
     with at_rest(objective.model):
+        again = Replay(step, run.cost) if graph and delta.is_cuda else step
         for _ in range(steps):
-            inputs = run.region.inputs(delta)
-            look = run.objective.look(inputs)
-            kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
-            slope = run.region.pull(delta, look.slope)
-            if momentum:
-                size_of = slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # not their mean, which the padding has a part in
-                velocity = momentum * velocity + slope / each(size_of, slope)
-                slope = velocity.clone()
-            finite = finite_rows(look.loss, look.slope) if early_stop else None
-            delta = run.region.descend(delta, slope, size)
-            if finite is None:
+            delta, velocity, look, kept = again(delta, velocity)
+            if not early_stop:
                 run.stay(look.loss)
-            elif left := run.leave(finite, kept):
+            elif left := run.leave(finite_rows(look.loss, look.slope), kept):
                 delta, velocity, size = cut(left, delta, velocity, size)
                 if not len(delta):
                     break
