@@ -313,5 +313,7 @@ def test_cuda_agrees_with_the_cpu(name: str, shape: tuple[int, ...]) -> None:
             step = region.steepest(region.pull(sample, slope[[2, 0]].to(device)))
             moved = region.project(sample - each_radius(region, sample) * step)
         results.append([part.cpu() for part in (sample, step, moved, region.inputs(moved), excess(BOUNDS[name], region, moved))])
+    # A step in features is made of finite differences, a thousandth of full scale long: they show rounding a thousand times as large.
+    rtol, atol = (1e-2, 1e-3) if name == "feature" else (1e-4, 1e-5)
     for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol)

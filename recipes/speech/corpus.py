@@ -23,6 +23,7 @@ from audioadv.models.tiny_mel import HIDDEN_HOP
 LONGEST = 9 * SAMPLE_RATE
 WIDTH_STEP = 5120  # batches are so many samples wide, or a multiple: few shapes, each planned once by the FFT and the allocator
 LONGEST_TEXT = 500
+SLOWEST, FASTEST = 0.88, 1.12
 TICKS, TAPS = 1024, 8  # places between two samples, samples that each new one is made of
 Clip = tuple[np.ndarray, str, str]  # samples (int16), text, voice
 CODES = {ord(letter): column for column, letter in enumerate(ALPHABET) if letter}
@@ -101,31 +102,55 @@ class Corpus:
         self.text = torch.frombuffer(bytearray((self.texts + spaces).translate(CODES), "latin1"), dtype=torch.uint8).to(self.device)
 
     def one_pass(self, seconds: float, seed: int, skip: int = 0) -> Iterator[Batch]:
-        """Each clip once, but for the first `skip` batches: clips of like length together, `seconds` with the padding a batch.
+        """Each clip once, but for the first `skip` batches (see `drawn`)."""
+        drawn = self.drawn(seconds, seed)
+        for group in drawn.groups[skip:]:
+            yield self.batch(drawn, group)
+
+    def drawn(self, seconds: float, seed: int, chosen: np.ndarray | None = None) -> "Pass":
+        """A pass over all clips, or over the `chosen` ones: clips of like length together, `seconds` with the padding a batch.
 
         Each is played at a speed of its own, 0.88 to 1.12, pitch and all, after up to a quarter of a second of silence, and with
         as much after it. What a batch needs is drawn before the pass, and lies on the device.
         """
         rng = np.random.default_rng(seed)
-        (start, end, letters), clips = self.clips.T, len(self.clips)
-        speed = rng.integers(round(0.88 * TICKS), round(1.12 * TICKS), clips, endpoint=True)
+        texts = self.clips[:, 2].cumsum() - self.clips[:, 2]
+        (start, end, letters), texts = (self.clips.T, texts) if chosen is None else (self.clips[chosen].T, texts[chosen])
+        clips = len(start)
+        speed = rng.integers(round(SLOWEST * TICKS), round(FASTEST * TICKS), clips, endpoint=True)
         lead, tail = rng.integers(SAMPLE_RATE // 4, size=(2, clips))
         length = lead + (end - start) * TICKS // speed + tail
         steps = -(-length // WIDTH_STEP)
         order = np.lexsort((rng.random(clips), -steps))
-        groups = []
-        while (first := groups[-1][1].stop if groups else 0) < clips:
+        groups: list[slice] = []
+        while (first := groups[-1].stop if groups else 0) < clips:
             width = int(steps[order[first]]) * WIDTH_STEP
-            groups.append((width, slice(first, first + max(1, int(seconds * SAMPLE_RATE / width)))))
-        columns = np.stack([start, end - start, speed, lead, length, letters.cumsum() - letters])[:, order]
+            groups.append(slice(first, first + max(1, int(seconds * SAMPLE_RATE / width))))
+        columns = np.stack([start, end - start, speed, lead, length, texts])[:, order]
         table, spelt = torch.from_numpy(columns).to(self.device), torch.from_numpy(letters[order])
         frames = torch.from_numpy(2 * -(-length[order] // HIDDEN_HOP))
-        for place in rng.permutation(len(groups))[skip:]:
-            width, group = groups[place]
-            *where, lengths, text = table[:, group]
-            waveforms = cut(self.samples, self.taps, width, *where)
-            targets = self.text.unfold(0, int(spelt[group].max()), 1)[text].long()
-            yield Batch(waveforms, lengths, targets, frames[group], spelt[group])
+        widths = WIDTH_STEP * steps[order]
+        clip = order if chosen is None else chosen[order]
+        return Pass([groups[place] for place in rng.permutation(len(groups))], clip, widths, table, frames, spelt)
+
+    def batch(self, drawn: "Pass", group: slice) -> Batch:
+        """Some clips of a pass, the longest first."""
+        *where, lengths, text = drawn.table[:, group]
+        waveforms = cut(self.samples, self.taps, int(drawn.widths[group.start]), *where)
+        targets = self.text.unfold(0, int(drawn.letters[group].max()), 1)[text].long()
+        return Batch(waveforms, lengths, targets, drawn.frames[group], drawn.letters[group])
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How each clip is cut, longest first, and which ones together, in the order of their turns."""
+
+    groups: list[slice]
+    clips: np.ndarray  # which of the corpus they are
+    widths: np.ndarray  # samples
+    table: Tensor  # on the device: start, samples, speed, lead, length, place of the text
+    frames: Tensor  # on the host, as CTC reads them
+    letters: Tensor  # likewise
 
 
 def cut(samples: Tensor, taps: Tensor, width: int, start: Tensor, count: Tensor, speed: Tensor, lead: Tensor) -> Tensor:
