@@ -3,6 +3,7 @@
 import itertools
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,8 @@ sys.path.insert(0, str(ROOT / "recipes"))
 import robust_recogniser as recipe  # noqa: E402
 from speech.corpus import Corpus, add, read  # noqa: E402
 
+import audioadv as aa  # noqa: E402
+from audioadv.audio.ragged import pad  # noqa: E402
 from audioadv.threat.ctc import frames_needed  # noqa: E402
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")])]
@@ -123,3 +126,16 @@ def test_words_wrong_are_levenshteins() -> None:
         text, heard = (" ".join(words.choices("abcd", k=words.randint(1, 6))) for _ in range(2))
         assert recipe.words_wrong(text, heard) == round(jiwer.wer(text, heard) * len(text.split()))
     assert recipe.words_wrong("one two", "") == 2
+
+
+def test_the_bundled_robust_net_still_hears_and_withstands_more() -> None:
+    clips, texts = (part[:6] for part in recipe.samples())
+    waveforms, lengths = pad(clips)
+    found = {}
+    for name in ("tiny-mel", "tiny-mel-robust"):
+        attack = {"pgd": partial(aa.attacks.pgd, steps=20, step_size=0.2)}
+        options = {"attacks": attack, "lengths": lengths}
+        found[name] = aa.evaluate(aa.load_model(name), waveforms, texts, aa.ThreatModel(aa.SNR(30)), **options)
+    plain, robust = found["tiny-mel"], found["tiny-mel-robust"]
+    assert robust.before.value < plain.before.value + 0.2
+    assert robust.after.value < plain.after.value - 0.3

@@ -1,6 +1,6 @@
 """Where models come from: `load_model(name)` for every kind of name that the command line takes.
 
-tiny-mel, tiny-wave                      bundled with the package
+tiny-mel, tiny-wave, tiny-mel-robust     bundled with the package
 torchaudio:WAV2VEC2_ASR_BASE_960H        torchaudio's pipelines (weights are fetched by torchaudio)
 hf:facebook/wav2vec2-base-960h           transformers' CTC models, by name or local folder (extra `hf`)
 module:package.file:function             your own: a function that returns a Recogniser
@@ -28,6 +28,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 BUNDLED = {
     "tiny-mel": "convolutions on a log-mel spectrum; bundled",
     "tiny-wave": "self-attention on the raw waveform; bundled",
+    "tiny-mel-robust": "tiny-mel, trained on against changes 30 dB below the speech; bundled",
 }
 PIPELINES = (
     "WAV2VEC2_ASR_BASE_10M",
@@ -91,7 +92,7 @@ def load_bundled(name: str) -> Recogniser:
             f"torchaudio does not load beside torch {torch.__version__} ({error}). "
             "Install the pair that fits: pip install torch==2.11.0 torchaudio==2.11.0"
         ) from error
-    net: nn.Module = TinyMel() if name == "tiny-mel" else TinyWave()
+    net: nn.Module = TinyWave() if name == "tiny-wave" else TinyMel()
     file = WEIGHTS / f"{name}.safetensors"
     if not file.exists():
         raise BrokenInstallation(
