@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,7 +161,14 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
     ("recipe", "options", "told"),
     [
         ("train_mnist", ["--radius", "0.1", "--steps", "1"], ["pass 1: loss", "test robust"]),
-        ("train_cifar10", [], ["pass 1: loss", "test robust"]),
+        ("train_cifar10", [], ["pass 1: loss", "test robust", "50 test images: right", "standard"]),
+        ("train_cifar10", ["--net", "resnet18"], ["pass 1: loss", "test robust", "50 test images: right", "standard"]),
+        pytest.param(
+            "train_cifar10",
+            ["--net", "resnet18", "--device", "cuda"],
+            ["test robust", "standard"],
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")],
+        ),
         ("robust_training", ["--only", "fast", "--only", "yopo", "--only", "pgd"], ["fast", "yopo", "pgd", "of PGD"]),
         ("multi_perturbation", ["--only", "msd"], ["random, pass", "msd, pass", "linf:0.3", "l2:2", "all of them"]),
         ("robust_recogniser", [], ["WER", "targeted at snr:30", "targeted at snr:min"]),
