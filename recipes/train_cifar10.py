@@ -2,6 +2,7 @@
 
     python recipes/train_cifar10.py --out cifar10-robust.safetensors          # 10 minutes on one core
     python recipes/train_cifar10.py --net resnet18 --device cuda --passes 15 --batch 256 --rate 0.2 --out resnet18.safetensors
+    python recipes/train_cifar10.py --net resnet18 --device cuda --out resnet18.safetensors --judge-only       # weights that are there
     python recipes/train_cifar10.py --quick --out somewhere.safetensors       # digits of 8 x 8, blown up: a smoke test
 
 One step of PGD from a random start (Wong, Rice and Kolter 2020, "Fast is better than free"), watched by a guard that goes back to
@@ -25,17 +26,17 @@ import click
 import torch
 from half import Half
 from resnet import resnet
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import audioadv as aa
 from audioadv.evaluation.images import Images, cifar10, digits
-from audioadv.models.rest import found
+from audioadv.models.rest import all_bits, found
 from audioadv.models.tiny_cifar import TinyCifar
 from audioadv.threat.bounds import Linf
 from audioadv.threat.labels import Misclassify
-from audioadv.training import Adversarial, Guarded, Labelled, Watch, fast, train
+from audioadv.training import Adversarial, Guarded, Labelled, Watch, fast, start_from, train
 from audioadv.training.batches import Batch
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data/cifar10"
@@ -84,7 +85,8 @@ def judge(net: nn.Module, data: Images) -> None:
     }
     right, stand = 0, Counter[str]()
     for images, labels in zip(data.images.split(500), data.labels.split(500), strict=True):
-        true = net(images).argmax(1) == labels
+        with all_bits():
+            true = net(images).argmax(1) == labels
         right += int(true.sum())
         for name, attack in attacks.items():
             result = attack(aa.objective(net, aa.Misclassify(labels[true])), BOUND.around(images[true]))
@@ -104,16 +106,32 @@ def judge(net: nn.Module, data: Images) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--judged", default=1000, show_default=True, help="test images")
 @click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--judge-only", is_flag=True, help="train nothing: judge the weights that --out names")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
-def main(out: Path, kind: str, device: str, passes: int, rate: float, batch: int, seed: int, judged: int, data: Path, quick: bool) -> None:
+def main(
+    out: Path,
+    kind: str,
+    device: str,
+    passes: int,
+    rate: float,
+    batch: int,
+    seed: int,
+    judged: int,
+    data: Path,
+    judge_only: bool,
+    quick: bool,
+) -> None:
     """Write weights, and say after each pass how many of 500 test images the net gets right, clean and under PGD-20."""
     torch.set_num_threads(1)
     there = found(device)
-    images, labels, _ = on(there, blown_up_digits() if quick else cifar10(data, "train"))
     test = on(there, blown_up_digits().first(50) if quick else cifar10(data, "test", max(500, judged)))
-    held = Labelled(images[:128], labels[:128]).first(128)
     torch.manual_seed(seed)
     net = (TinyCifar() if kind == "tiny-cifar" else resnet(8 if quick else 64)).to(there, memory_format=torch.channels_last)
+    if judge_only:
+        judge(start_from(net, out), test.first(judged))
+        return
+    images, labels, _ = on(there, blown_up_digits() if quick else cifar10(data, "train"))
+    held = Labelled(images[:128], labels[:128]).first(128)
     run, decay = out.with_suffix(".run"), 2e-4 if kind == "tiny-cifar" else 5e-4
     train(
         Half(net) if there.type == "cuda" else net,
@@ -129,8 +147,7 @@ def main(out: Path, kind: str, device: str, passes: int, rate: float, batch: int
     weights = {name: value.cpu().half() if value.is_floating_point() else value.cpu() for name, value in net.state_dict().items()}
     save_file({name: value.contiguous() for name, value in weights.items()}, out, {"passes": str(passes), "seed": str(seed)})
     shutil.rmtree(run)
-    net.load_state_dict(load_file(out))
-    judge(net, test.first(judged))
+    judge(start_from(net, out), test.first(judged))
 
 
 def on(device: torch.device, data: Images) -> Images:
