@@ -10,8 +10,8 @@ PGD where that collapses, on pictures that are shifted and mirrored anew each ti
 In the end the weights as they are saved are judged by PGD-50 with 5 starts, and by `standard`, on `--judged` test images.
 
 ResNet-18, 14 passes (84 s of an H200 that trained another net, too), 1,000 images: 77.8 % right, 40.7 % (37.7 .. 43.8) under PGD-50,
-37.6 % (34.7 .. 40.6) under `standard`. The watch said 46.0 % (41.7 .. 50.4): PGD-20 on the first 500, in bfloat16, which on tiny-cifar hides
-nothing (156 of 500 stand either way). After 20 passes it said the same, with 81.6 % right.
+37.6 % (34.7 .. 40.6) under `standard`. The watch said 46.0 % (41.7 .. 50.4): PGD-20 on the first 500, in bfloat16, which on tiny-cifar
+hides nothing (156 of 500 stand either way). After 20 passes it said the same, with 81.6 % right.
 tiny-cifar: `audioadv/models/weights/cifar10.md`.
 """
 
