@@ -53,6 +53,7 @@ import audioadv as aa
 from audioadv.attacks.objective import at_rest
 from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
+from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import found
 from audioadv.threat.goals import Mistranscribe
@@ -198,20 +199,6 @@ class Muon(torch.optim.Optimizer):
         self.steps.load(state)
 
 
-def words_wrong(text: str, heard: str) -> int:
-    """Words to be put in, left out or replaced.
-
-    >>> words_wrong("open the door", "open door now")
-    2
-    """
-    row = [*range(len(heard.split()) + 1)]
-    for said in text.split():
-        corner, row[0] = row[0], row[0] + 1
-        for i, word in enumerate(heard.split(), 1):
-            corner, row[i] = row[i], min(row[i] + 1, row[i - 1] + 1, corner + (word != said))
-    return row[-1]
-
-
 def quickly(model: Recogniser, speech: tuple[list[Tensor], list[str]], steps: int) -> str:
     """Word error rates, clean and in the worse of two ascents for each clip: of CTC's loss, and of the attacker's own."""
     told = list(zip(*speech, strict=True))
@@ -227,7 +214,7 @@ def misheard(model: Recogniser, told: list[tuple[Tensor, str]], steps: int) -> n
     batch = Batch(waveforms, Mistranscribe(texts), lengths, (-1.0, 1.0))
 
     def wrong(inputs: Tensor) -> np.ndarray:
-        return np.array([words_wrong(text, heard) for text, heard in zip(texts, model.transcribe(inputs, lengths), strict=True)])
+        return np.array(WordErrors.of(texts, model.transcribe(inputs, lengths)).wrong)
 
     def held(inputs: Tensor) -> Tensor:
         return -batch.goal.loss(batch.outputs(model, inputs))

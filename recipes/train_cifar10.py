@@ -1,7 +1,7 @@
 """Train a net for CIFAR-10 (JPEG) against Linf 8/255 by fast adversarial training: the bundled one on one core, a ResNet-18 on a GPU.
 
     python recipes/train_cifar10.py --out cifar10-robust.safetensors          # 10 minutes on one core
-    python recipes/train_cifar10.py --net resnet18 --device cuda --passes 15 --batch 256 --rate 0.2 --out resnet18.safetensors
+    python recipes/train_cifar10.py --net resnet18 --device cuda --passes 14 --batch 256 --rate 0.2 --out resnet18.safetensors
     python recipes/train_cifar10.py --net resnet18 --device cuda --out resnet18.safetensors --judge-only       # weights that are there
     python recipes/train_cifar10.py --quick --out somewhere.safetensors       # digits of 8 x 8, blown up: a smoke test
 

@@ -118,16 +118,6 @@ def test_training_leaves_half_precision_weights_from_which_it_may_begin(device: 
     assert begun[0].cpu().equal(half["head.weight"].float())
 
 
-def test_words_wrong_are_levenshteins() -> None:
-    import jiwer
-
-    words = random.Random(0)
-    for _ in range(50):
-        text, heard = (" ".join(words.choices("abcd", k=words.randint(1, 6))) for _ in range(2))
-        assert recipe.words_wrong(text, heard) == round(jiwer.wer(text, heard) * len(text.split()))
-    assert recipe.words_wrong("one two", "") == 2
-
-
 def test_the_bundled_robust_net_still_hears_and_withstands_more() -> None:
     clips, texts = (part[:6] for part in recipe.samples())
     waveforms, lengths = pad(clips)
