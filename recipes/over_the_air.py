@@ -81,15 +81,18 @@ def judged(model: Recogniser, path: Path, pair: Pair, draws: int, wanted: dict[s
     return result
 
 
-def craft_cell(model: Recogniser, suite: list[Pair], bound: str, crafted_for: str, steps: int, draws: int, folder: Path) -> Iterator[Line]:
+def craft_cell(
+    model: Recogniser, suite: list[Pair], bound: str, crafted_for: str, steps: int, step_draws: int, draws: int, folder: Path
+) -> Iterator[Line]:
     """Craft all pairs under one bound for one channel, and judge their files on every column."""
     channel = None if crafted_for == "none" else parse_channel(crafted_for)
     goal, wanted = Transcribe([pair.target for pair in suite]), columns()
-    options: dict[str, Any] = {"bound": parse_bound(bound), "steps": steps, "channel": channel, "judge_draws": 1}
+    options: dict[str, Any] = {"bound": parse_bound(bound), "steps": steps, "channel": channel, "draws": step_draws, "judge_draws": 1}
     for pair, result in zip(suite, craft_each(model, [pair.clip for pair in suite], goal, **options), strict=True):
         path = folder / f"{model.name}-{bound}-{crafted_for}-{pair.name}.wav".replace("/", "_").replace(":", "_")
         write_wav(path, result.adversarial, SAMPLE_RATE)
-        where = {"model": model.name, "bound": bound, "crafted_for": crafted_for, "pair": pair.name, "steps": steps, "judge_draws": draws}
+        where = {"model": model.name, "bound": bound, "crafted_for": crafted_for, "pair": pair.name}
+        where |= {"steps": steps, "step_draws": step_draws, "judge_draws": draws}
         cost = {"forwards": result.forwards, "seconds": round(result.seconds, 1), "snr_db": result.line()["snr_db"]}
         yield where | cost | {"target": pair.target, "kind": pair.kind, "judged": judged(model, path, pair, draws, wanted)}
 
@@ -139,7 +142,8 @@ def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
 @click.command()
 @click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
 @click.option("--bound", "bounds", multiple=True, default=("snr:15", "snr:6", "snr:10", "snr:20", "snr:min"), show_default=True)
-@click.option("--steps", default=600, show_default=True)
+@click.option("--steps", default=1200, show_default=True)
+@click.option("--step-draws", default=2, show_default=True, help="draws a step: twice the steps bring more than twice the draws")
 @click.option("--draws", default=100, show_default=True, help="judge draws a file")
 @click.option("--limit", default=20, show_default=True, help="only so many carriers")
 @click.option("--codecs/--no-codecs", default=True, show_default=True, help="under the first bound")
@@ -151,6 +155,7 @@ def main(
     models: tuple[str, ...],
     bounds: tuple[str, ...],
     steps: int,
+    step_draws: int,
     draws: int,
     limit: int,
     codecs: bool,
@@ -174,18 +179,18 @@ def main(
             model = load_model(name, device)
             click.echo(hearing(model, draws=2 if quick else 20))
             for bound, crafted_for in cells:
-                there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, steps, draws)}
+                there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, steps, step_draws, draws)}
                 if left := [pair for pair in suite if pair.name not in there]:
-                    for line in craft_cell(model, left, bound, crafted_for, steps, draws, folder):
+                    for line in craft_cell(model, left, bound, crafted_for, steps, step_draws, draws, folder):
                         with results.open("a") as file:
                             file.write(json.dumps(line) + "\n")
                         lines.append(line)
-            tell([line for line in lines if (line["steps"], line["judge_draws"]) == (steps, draws)], model.name, list(bounds))
+            tell([line for line in lines if settings(line)[3:] == (steps, step_draws, draws)], model.name, list(bounds))
 
 
 def settings(line: Line) -> tuple[Any, ...]:
     """What makes a result one of this run."""
-    return tuple(line[key] for key in ("model", "bound", "crafted_for", "steps", "judge_draws"))
+    return tuple(line.get(key) for key in ("model", "bound", "crafted_for", "steps", "step_draws", "judge_draws"))
 
 
 if __name__ == "__main__":

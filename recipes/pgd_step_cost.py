@@ -24,10 +24,9 @@ M5 audio       2 threads  1.037 (1.019 .. 1.053)  1.019 (1.017 .. 1.033)  1.048 
 
 Neither peer keeps the best iterate, nor looks at the last one.
 
-The table is from before a step took a pass less and fewer small operations; it has not been measured anew on a quiet machine. On a
-busy one, old and new in turn: with 2 threads (twice 10 runs each, no interval) the MLP 1.204 and 1.196 before, 1.165 and 1.160 since,
-the CNN 1.082 and 1.093 before, 1.077 and 1.076 since; with 1 thread, by processor time (45 runs of the MLP, 27 and 18 of the CNN), the
-MLP 1.138 (1.129 .. 1.144) and 1.114 (1.104 .. 1.177), the CNN 1.103 (1.083 .. 1.108) and 1.054 (1.051 .. 1.057).
+The table is from before a step took a pass less and fewer small operations. Since then, on quiet cores with 2 threads (15 runs of 40 steps):
+the MLP 1.162 (1.141 .. 1.170), the CNN 1.084 (1.066 .. 1.098), ResNet18-w32 1.009 (1.008 .. 1.010), M5 1.041 (1.037 .. 1.044); with 1 thread, by
+processor time on a busy machine (27 and 18 runs of the CNN), the CNN 1.103 (1.083 .. 1.108) before and 1.054 (1.051 .. 1.057) since.
 """
 
 import os

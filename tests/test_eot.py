@@ -100,7 +100,8 @@ def test_steps_within_a_fixed_region_shrink_until_an_example_rests(clips: list[T
     spied = aa.Recogniser(listen, 16000, ALPHABET)
     wanted = aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(Gain(0), draws=1, check_draws=1))
     find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=(-1, 1)), steps=40, minimal=False)
-    assert len(met) == 40, "out of reach"
+    assert len(met) == 40 + 1, "out of reach, and the end is put to the check draws"
+    torch.testing.assert_close(met.pop(), met[-1], rtol=0, atol=1.5 / 32768)
     radius = 10 ** (-40 / 20) * clips[0].norm()
     strides = [float((b - a).norm() / radius) for a, b in pairwise(met)]
     assert max(strides) == pytest.approx(FIRST_STEP * WIDEST, rel=0.1)
@@ -108,6 +109,40 @@ def test_steps_within_a_fixed_region_shrink_until_an_example_rests(clips: list[T
     sizes = [float((heard - waveforms).norm() / radius) for heard in met]
     assert 1.2 < max(sizes) <= WIDEST
     assert all(size <= 1 for size in sizes[round(40 * WIDE_UNTIL) + 1 :]), "within its region from there on"
+
+
+def louder_than(level: float, margin: bool) -> SimpleNamespace:
+    """The goal of a score that is below -level, which knows no margin unless it is said to."""
+
+    def hinge(outputs: Tensor, slack: float) -> Tensor:
+        assert margin, "the goal's own loss was wanted"
+        return (outputs + level + slack).clamp_min(0)
+
+    goal = SimpleNamespace(loss=lambda outputs: outputs, reached=lambda outputs: outputs < -level, margin=hinge)
+    goal.rows = lambda index: goal
+    return goal
+
+
+def test_within_a_fixed_region_draws_at_the_goal_keep_its_loss() -> None:
+    wanted = Expectation(Gain((-1, 1)), draws=2, check_draws=8, rate=1.0)
+    region = aa.L2(3).around(torch.zeros(1, 9) + 0.1, box=None)
+    result = find_then_shrink(aa.objective(lambda x: x.sum(1), louder_than(1, False), None, wanted), region, steps=40)  # type: ignore[arg-type]
+    assert result.reached == [True]
+    with pytest.raises(AssertionError, match="own loss"):
+        find_then_shrink(aa.objective(lambda x: x.sum(1), louder_than(1, False), None, wanted), region, steps=400, minimal=True)  # type: ignore[arg-type]
+
+
+def test_what_is_seldom_heard_comes_back_with_its_rate() -> None:
+    """No look finds half of its draws at the goal, so nothing is put to the check draws before the end."""
+    wanted = Expectation(Gain((-20, 20)), draws=16, check_draws=64, hard=0, rate=0.9)
+    region = aa.L2(3).around(torch.zeros(1, 9) + 0.1, box=None)
+    score = 9 * 0.1 - 3 * 3  # at best: all of the radius against the sum
+    level = -score * 10 ** (16 / 20)  # so the gain has to be 16 dB, which 4 of 40 draws have
+    result = find_then_shrink(aa.objective(lambda x: x.sum(1), louder_than(level, True), None, wanted), region, steps=30)  # type: ignore[arg-type]
+    assert result.outcome == (aa.Outcome.MISSED,)
+    assert result.rate is not None
+    assert 0.02 < float(result.rate) < 0.25
+    torch.testing.assert_close(result.adversarial, region.clean - 1, rtol=0, atol=0.05)
 
 
 def test_alone_batched_turned_or_in_chunks_it_is_the_same(clips: list[Tensor]) -> None:

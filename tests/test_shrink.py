@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
-from audioadv.attacks.shrink import COARSEST, FINEST, Search, aim, find_then_shrink
+from audioadv.attacks.shrink import COARSEST, FINEST, Search, aim, find_then_shrink, strides
 from audioadv.threat.bounds import L2, MIN, Linf
 
 SIZE, COUNT = 50, 6
@@ -156,3 +156,17 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
     search = searching()
     assert after(*[True] * 5, noisy=True)[0] == pytest.approx(0.2), "over draws a success may be chance"
     assert after(*[False] * 8, noisy=True)[0] == pytest.approx(0.1)
+
+
+def test_what_is_heard_but_not_on_the_grid_is_still_sought() -> None:
+    """Steps go through their cycle until something is proven, from then on by gamma."""
+
+    def next_steps(found: bool, proven: float) -> list[float]:
+        some, none = torch.ones(4), torch.zeros(4, 1)
+        stages = torch.arange(4.0)
+        search = Search(none, none, 0.2 * some, some, some.bool() & found, some, stages, some, some, proven * some)
+        return strides(search, True, 0.3).tolist()
+
+    assert next_steps(False, float("inf")) == pytest.approx([0.3, 0.15, 0.075, 0.3])
+    assert next_steps(True, float("inf")) == pytest.approx([0.2, 0.15, 0.075, 0.2])
+    assert next_steps(True, 1.0) == pytest.approx([0.2] * 4)

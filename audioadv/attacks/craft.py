@@ -136,7 +136,7 @@ def craft_each(
     seed: int = 0,
     batch: int = BATCH,
     channel: Channel | str | None = None,
-    draws: int = 4,
+    draws: int = 2,
     check_draws: int = 32,
     judge_draws: int = 100,
     rate: float = 0.9,

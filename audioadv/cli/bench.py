@@ -52,7 +52,7 @@ BATCH = 16  # clips, if nobody says
 @click.option("--target", metavar="TEXT", help="What every clip is to be heard as, in place of its own target.")
 @click.option("--untargeted", is_flag=True, help="Every clip is to be misheard, whatever its target.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
-@click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Draws of a channel for each step.")
+@click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of a channel for each step.")
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file.")
 @click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--batch", type=click.IntRange(min=1), default=BATCH, show_default=True, help="Clips attacked at once.")

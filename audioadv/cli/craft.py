@@ -63,7 +63,7 @@ class Job(NamedTuple):
 )
 @click.option("--attack", type=click.Choice(list(ATTACKS)), default="shrink", show_default=True, help="How to search.")
 @click.option("--channel", "channel_spec", metavar="C", help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...")
-@click.option("--draws", type=click.IntRange(min=1), default=4, show_default=True, help="Draws of the channel for each step.")
+@click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of the channel for each step.")
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge the file.")
 @click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
