@@ -133,18 +133,19 @@ def find_then_shrink(
 
             # Rounding may carry a change past the radius that it was reached within; over draws, a rate that is too low is no hit.
             hit = kept if noisy else look.reached & rounded
-            aim(search, hit, look.loss, shrinks, gradual, noisy)
             if settles:
                 search.radius = run.region.radius * WIDEST ** max(0.0, 1 - number / (WIDE_UNTIL * steps))
+            else:
+                aim(search, hit, look.loss, shrinks, gradual, noisy)
             here = run.region.at(search.radius)
             pulled = here.pull(search.delta, look.slope)
             step = here.steady(pulled if noisy else restless(pulled, ~search.found & (search.stage >= LOST)))
             search.velocity = step.lerp(search.velocity, momentum)
-            stride = strides(search, shrinks, longest_step)
-            stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
-            step = search.velocity
             if settles:
-                stride, step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (number / steps) * ones[: len(stride)], here.steady(step)
+                stride, step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (number / steps) * ones[: len(step)], here.steady(search.velocity)
+            else:
+                stride, step = strides(search, shrinks, longest_step), search.velocity
+                stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
             search.delta = here.project(torch.addcmul(search.delta, each(stride * search.radius, search.delta), step, value=-1))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 if not len(left[0]):
