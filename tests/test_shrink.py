@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
-from audioadv.attacks.shrink import COARSEST, FINEST, Search, aim, find_then_shrink, strides
+from audioadv.attacks.shrink import COARSEST, FINEST, LEAST_SLACK, Search, aim, find_then_shrink, strides
 from audioadv.threat.bounds import L2, MIN, Linf
 
 SIZE, COUNT = 50, 6
@@ -135,15 +135,15 @@ def test_a_model_that_breaks_gives_the_clean_input_and_says_so() -> None:
 def searching() -> Search:
     """One example that was found within a radius of 1, and aims at 0.8."""
     one, none = torch.ones(1), torch.zeros(1)
-    return Search(none[:, None], none[:, None], 0.2 * one, none, one > 0, 0.8 * one, none, torch.inf * one, torch.inf * one, one)
+    return Search(none[:, None], none[:, None], 0.2 * one, none, one > 0, 0.8 * one, none, torch.inf * one, torch.inf * one, one, 0.5 * one)
 
 
 def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
     search, loss = searching(), torch.zeros(1)
 
-    def after(*hits: bool, noisy: bool = False) -> tuple[float, float]:
+    def after(*hits: bool) -> tuple[float, float]:
         for hit in hits:
-            aim(search, torch.tensor([hit]), loss, shrinks=True, gradual=False, noisy=noisy)
+            aim(search, torch.tensor([hit]), loss, shrinks=True, gradual=False)
         return search.gamma.item(), search.radius.item()
 
     gamma, radius = after(True)
@@ -153,9 +153,18 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
     assert after(*[False] * 15, True)[0] == pytest.approx(0.144), "a success begins the count anew"
     assert after(*[True] * 40)[0] == COARSEST
     assert after(*[False] * 16 * 20)[0] == pytest.approx(FINEST)
-    search = searching()
-    assert after(*[True] * 5, noisy=True)[0] == pytest.approx(0.2), "over draws a success may be chance"
-    assert after(*[False] * 8, noisy=True)[0] == pytest.approx(0.1)
+
+
+def test_the_slack_falls_only_where_the_aim_is_fine() -> None:
+    search, loss, miss = searching(), torch.zeros(1), torch.tensor([False])
+    seen = list[tuple[float, float]]()
+    for _ in range(16 * 12):
+        aim(search, miss, loss, shrinks=True, gradual=False)
+        seen.append((search.gamma.item(), search.slack.item()))
+    assert seen[3 * 16 - 1] == pytest.approx((0.025, 0.5)), "0.2, 0.1, 0.05: coarse"
+    assert seen[4 * 16 - 1] == pytest.approx((0.0125, 0.25))
+    assert seen[5 * 16 - 1] == pytest.approx((FINEST, 0.125))
+    assert seen[-1] == pytest.approx((FINEST, LEAST_SLACK))
 
 
 def test_what_is_heard_but_not_on_the_grid_is_still_sought() -> None:
@@ -164,7 +173,7 @@ def test_what_is_heard_but_not_on_the_grid_is_still_sought() -> None:
     def next_steps(found: bool, proven: float) -> list[float]:
         some, none = torch.ones(4), torch.zeros(4, 1)
         stages = torch.arange(4.0)
-        search = Search(none, none, 0.2 * some, some, some.bool() & found, some, stages, some, some, proven * some)
+        search = Search(none, none, 0.2 * some, some, some.bool() & found, some, stages, some, some, proven * some, some)
         return strides(search, True, 0.3).tolist()
 
     assert next_steps(False, float("inf")) == pytest.approx([0.3, 0.15, 0.075, 0.3])

@@ -13,6 +13,9 @@ lengths  Slopes of single draws are of very different lengths and point almost a
          of 15 dB, two of them had a cosine of 0.008, and the longest was four times the median. With `even`, each is
          brought to length 1 before the mean, so that no few draws are all of it. Measured there, the mean over 32 draws
          then falls by 1.21 times as much: what half as many draws again would bring.
+gains    Over a channel that scatters phases, as rooms do, what draws agree on are gains of bands and moments (`audio/gains.py`). With
+         `gains`, of the rest of the mean slope, mostly noise, only REST is kept. Within snr:15 on tiny-mel, six clips, 600 steps of
+         2 draws: 27 % of judge draws are heard without, 52 % with gains alone, 57 % with REST (9.9, 8.6 and 7.0 nats).
 chunks   As many rows go through the model at once as `memory_mib` holds of what the backward pass needs; the first chunk is
          measured for that. More draws take longer, but no more memory. Rows of one length lie together, so that there is
          less padding than in the batch itself.
@@ -34,7 +37,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Look, Objective, Score, judged, slope_at
+from audioadv.attacks.objective import Look, Objective, Score, judged, of_rows, slope_at
+from audioadv.audio.gains import along_gains
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError
@@ -44,6 +48,7 @@ from audioadv.threat.channels.specs import as_channel
 from audioadv.threat.goals import Goal
 from audioadv.threat.projections import each
 
+REST = 0.3  # of what is no gain, where phases are scattered: it is mostly noise, but the direct sound is in it
 FOUND = 0.5  # of the draws: at the goal, as far as an attack's schedule is concerned
 REMEMBERED = 32  # draws of each example that can be met again
 CHECKED = 1 / 4  # of all forwards: those that may go into rates
@@ -91,7 +96,8 @@ class Memory:
 class Expectation:
     """`draws` of the channel for each look, and `check_draws` for the rate of an input that might be kept.
 
-    `rate` is the share of check draws that counts as reaching the goal. With `even`, the slopes of all draws are as long.
+    `rate` is the share of check draws that counts as reaching the goal. With `even`, the slopes of all draws are as long; with
+    `gains`, what scattered phases leave of their mean is nearly all that is kept.
     `sample_rate` (Hz) is asked for where the model does not say its own. A spec (`"noise:20"`) will do for a channel. Raises
     OptionError for numbers that make no sense, MalformedSpec for what is no channel.
     """
@@ -102,6 +108,7 @@ class Expectation:
     rate: float = 0.9
     hard: float = 0.25
     even: bool = False
+    gains: bool = False
     seed: int = 0
     memory_mib: float = ON_CPU_MIB
     sample_rate: int = 16000
@@ -125,7 +132,7 @@ class Expectation:
         names = tuple(fingerprint(example[..., :end]) for example, end in zip(clean, ends, strict=True))
         return Memory(names, tuple({} for _ in names), [0.0] * len(names), [0] * len(names))
 
-    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float) -> Look:
+    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float | Tensor) -> Look:
         """`Objective.look` over the channel: mean loss, whether half of the new draws reach the goal, mean slope."""
         memory, who = known(objective)
         first = objective.cost.forwards[objective.who].tolist()
@@ -136,7 +143,7 @@ class Expectation:
             part = part.requires_grad_()
             with Measured(memory, part):
                 outputs, goal = self.played(objective, some, index, part, lengths)
-                losses, reached = judged(outputs, goal, None if near is None else near[index], slack)
+                losses, reached = judged(outputs, goal, None if near is None else near[index], of_rows(slack, index))
             slopes = slope_at(losses.sum(), part)
             if self.even:
                 slopes = slopes if lengths is None else slopes * inside(lengths, slopes.shape[-1])  # no one else's padding
@@ -148,16 +155,18 @@ class Expectation:
                 hits[row.example] += hit and row.key.draw >= first[row.example]
         for example, number in enumerate(who):
             memory.shares[number] = hits[example] / new[example]
+        if self.gains and self.channel.scatters and inputs.ndim == 2:
+            slope = along_gains(slope, inputs, self.heard_at(objective)).add_(slope, alpha=REST)
         objective.cost.forwards[objective.who] += self.draws
         objective.cost.backwards[objective.who] += self.draws
         return Look(loss, torch.tensor([memory.shares[number] >= FOUND for number in who], device=inputs.device), slope)
 
-    def score(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float) -> Score:
+    def score(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float | Tensor) -> Score:
         """`Objective.score` over the channel: mean loss, and whether half of the draws, all of them new, reach the goal."""
         loss = inputs.new_zeros(len(inputs))
 
         def judge(outputs: Any, goal: Goal, index: Tensor) -> Tensor:
-            losses, reached = judged(outputs, goal, None if near is None else near[index], slack)
+            losses, reached = judged(outputs, goal, None if near is None else near[index], of_rows(slack, index))
             loss.index_add_(0, index, losses / self.draws)
             return reached
 
@@ -246,10 +255,13 @@ class Expectation:
 
     def played(self, objective: Objective, rows: list[Row], index: Tensor, part: Tensor, lengths: Tensor | None) -> tuple[Any, Goal]:
         """What the model makes of each row, and the rows' goal."""
-        rate = getattr(objective.model, "sample_rate", None) or self.sample_rate
-        heard, ends = self.channel.draw([row.key for row in rows], rate)(part, lengths)
+        heard, ends = self.channel.draw([row.key for row in rows], self.heard_at(objective))(part, lengths)
         outputs = objective.model(heard) if lengths is None or ends is None else objective.model(heard, ends)  # as it is asked without one
         return outputs, objective.goal.rows(index.cpu())
+
+    def heard_at(self, objective: Objective) -> int:
+        """The rate that the model listens at, Hz."""
+        return getattr(objective.model, "sample_rate", None) or self.sample_rate
 
 
 def known(objective: Objective) -> tuple[Memory, list[int]]:

@@ -64,7 +64,9 @@ def unpadded(objective: Objective, way: Tensor) -> Tensor:
     return way * inside(objective.lengths, way.shape[-1]).reshape(len(way), *[1] * (way.ndim - 2), way.shape[-1])
 
 
-def difference(objective: Objective, known: Begun, inputs: Tensor, way: Tensor, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
+def difference(
+    objective: Objective, known: Begun, inputs: Tensor, way: Tensor, near: Tensor | None, slack: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Loss at inputs + way less loss at inputs - way, and the way from there to here: two forwards.
 
     Shapes: inputs and way [batch, *] -> [batch], as inputs.
@@ -91,7 +93,7 @@ class RandomDirections:
     def begun(self, clean: Tensor, box: Box) -> "RandomDirections":
         return replace(self, known=Begun(example_keys(self.seed, clean), box))
 
-    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
+    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
         own, slope = self.known.draws(objective), torch.zeros_like(inputs)
         here = objective.score(inputs, near, slack)
@@ -132,7 +134,7 @@ class Coordinates:
     def begun(self, clean: Tensor, box: Box) -> "Coordinates":
         return replace(self, known=Begun(example_keys(self.seed, clean), box))
 
-    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
+    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
         here, flat = objective.score(inputs, near, slack), inputs.flatten(1)
         padding = unpadded(objective, torch.ones_like(inputs)).flatten(1) == 0  # comes last, so that a clip's entries are its own
@@ -178,7 +180,7 @@ class Bandits:
     def begun(self, clean: Tensor, box: Box) -> "Bandits":
         return replace(self, known=Begun(example_keys(self.seed, clean), box), prior=[])
 
-    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
+    def look(self, objective: Objective, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0) -> Look:
         """Shapes: inputs [batch, *]."""
         who, here = objective.who.to(inputs.device), objective.score(inputs, near, slack)
         axes = min(max(inputs.ndim - 2, 1), 2)

@@ -50,7 +50,7 @@ class SlopeSource(Protocol):
         """The same source with nothing remembered, for these examples; it asks about nothing outside the box. Shapes: clean [batch, *]."""
         ...
 
-    def look(self, objective: "Objective", inputs: Tensor, near: Tensor | None, slack: float) -> Look:
+    def look(self, objective: "Objective", inputs: Tensor, near: Tensor | None, slack: float | Tensor) -> Look:
         """What `objective.look` gives its caller. It may use objective.score and objective.decide, which count their passes."""
         ...
 
@@ -144,7 +144,7 @@ class Objective:
                 f"Grant them with model.granting(Access.{need.name}), or use an attack that needs less ({WITHOUT[need]})"
             )
 
-    def score(self, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Score:
+    def score(self, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0) -> Score:
         """One forward, no slope: loss and reached, as `look` gives them. Shapes: inputs [batch, *].
 
         Raises AccessDenied where the model grants no scores.
@@ -178,11 +178,11 @@ class Objective:
         with torch.no_grad():
             return self.told(inputs, None, self.goal.reached(self.outputs(inputs)))
 
-    def look(self, inputs: Tensor, near: Tensor | None = None, slack: float = 0.0) -> Look:
+    def look(self, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0) -> Look:
         """One forward and one backward: how far each input is from the goal, whether it is there, and which way it lies.
 
         `near` bool [batch] marks examples that have been at the goal before: they, and those that are there now, get the
-        goal's margin (with `slack`) for a loss. Shapes: inputs [batch, *].
+        goal's margin (with `slack`, one number or [batch]) for a loss. Shapes: inputs [batch, *].
         Raises AccessDenied where the model grants no gradients.
         """
         if self.slopes is not None:
@@ -206,6 +206,11 @@ class Objective:
     def rate(self) -> float:
         """The share of draws that counts as reaching the goal."""
         return 1.0 if self.expectation is None else self.expectation.rate
+
+    def shares(self) -> Tensor:
+        """Of each example's last draws, over a channel, those that were at the goal. Shapes: -> [batch], on the CPU."""
+        assert self.memory is not None
+        return torch.tensor([self.memory.shares[number] for number in self.who.tolist()])
 
     def rates(self, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
         """How often each candidate (those just looked at as reaching the goal) reaches it; 1 without an expectation.
@@ -244,7 +249,7 @@ def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.ones(count, dtype=dtype, device=device)
 
 
-def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple[Tensor, Tensor]:
+def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float | Tensor) -> tuple[Tensor, Tensor]:
     """The loss that counts for each row of outputs, and whether it is at the goal (`Objective.look`). Shapes: -> [batch], bool [batch]."""
     with torch.no_grad():
         reached = goal.reached(outputs)
@@ -253,7 +258,7 @@ def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float) -> tuple
     return either(outputs, goal, near | reached, slack), reached
 
 
-def either(outputs: Any, goal: Goal, close: Tensor, slack: float) -> Tensor:
+def either(outputs: Any, goal: Goal, close: Tensor, slack: float | Tensor) -> Tensor:
     """The margin of the rows that are `close`, the loss of the others; where asking is free, each is computed for its own rows only.
 
     For a text both are a pass over all alignments: together, some hundredths of a step. Shapes: close bool [batch] -> [batch].
@@ -267,8 +272,13 @@ def either(outputs: Any, goal: Goal, close: Tensor, slack: float) -> Tensor:
         return goal.margin(outputs, slack)
     if not isinstance(outputs, Emissions):
         return torch.where(close, goal.margin(outputs, slack), goal.loss(outputs))
-    margin, loss = goal.rows(near).margin(outputs.rows(near), slack), goal.rows(far).loss(outputs.rows(far))
+    margin, loss = goal.rows(near).margin(outputs.rows(near), of_rows(slack, near)), goal.rows(far).loss(outputs.rows(far))
     return torch.cat([margin, loss])[torch.cat([near, far]).argsort()]
+
+
+def of_rows(slack: float | Tensor, index: Tensor) -> float | Tensor:
+    """The slack of some of the examples."""
+    return slack[index] if isinstance(slack, Tensor) else slack
 
 
 def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.attacks.nudge import nudge
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
-from audioadv.attacks.shrink import nudge
 from audioadv.audio.spectrum import frame_counts
 from audioadv.errors import OptionError
 from audioadv.threat.masked import MaskedNorm, decibels

@@ -32,8 +32,8 @@ class Goal(Protocol):
         """Shapes: -> [batch]."""
         ...
 
-    def margin(self, outputs: Any, slack: float = 0.0) -> Tensor:
-        """Shapes: -> [batch], at least 0. With `slack`, zero only where the goal is reached by that much."""
+    def margin(self, outputs: Any, slack: float | Tensor = 0.0) -> Tensor:
+        """Shapes: -> [batch], at least 0. With `slack` (one number, or [batch]), zero only where the goal is reached by that much."""
         ...
 
     def reached(self, outputs: Any) -> Tensor:
@@ -118,9 +118,9 @@ def letters_wrong(text: str, heard: str) -> int:
     return counts.substitutions + counts.insertions + counts.deletions
 
 
-def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float) -> Tensor:
+def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float | Tensor) -> Tensor:
     """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
-    costs = (margins(outputs.log_probs) + slack).clamp_min(0)
+    costs = (margins(outputs.log_probs) + (slack[:, None, None] if isinstance(slack, Tensor) else slack)).clamp_min(0)
     share = alignment(costs, outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
     return (costs * share).sum(2).square().sum(1)
 
@@ -168,7 +168,7 @@ class Transcribe(Joins):
         columns, lengths, blank = self.spelt(outputs)
         return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank)
 
-    def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Emissions, slack: float | Tensor = 0.0) -> Tensor:
         return ctc_margin(outputs, self.spelt(outputs), slack)
 
     def reached(self, outputs: Emissions) -> Tensor:
@@ -204,7 +204,7 @@ class Silence(Joins):
     def loss(self, outputs: Emissions) -> Tensor:
         return likelihood_loss(outputs.log_probs, outputs.frames, *self.nothing(outputs))
 
-    def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Emissions, slack: float | Tensor = 0.0) -> Tensor:
         return ctc_margin(outputs, self.nothing(outputs), slack)
 
     def reached(self, outputs: Emissions) -> Tensor:
@@ -259,7 +259,7 @@ class Mistranscribe(Joins):
         columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
         return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
 
-    def margin(self, outputs: Emissions, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Emissions, slack: float | Tensor = 0.0) -> Tensor:
         return self.loss(outputs)  # word errors have no exact margin: more of the text is let go
 
     def reached(self, outputs: Emissions) -> Tensor:

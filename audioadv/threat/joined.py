@@ -78,7 +78,7 @@ class Joined(Joins):
     def loss(self, outputs: Any) -> Tensor:
         return torch.stack([F.softplus(goal.lack(outputs)) for goal in self.goals]).sum(0)
 
-    def margin(self, outputs: Any, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Any, slack: float | Tensor = 0.0) -> Tensor:
         return torch.stack([goal.margin(outputs, slack) for goal in self.goals]).sum(0)
 
     def reached(self, outputs: Any) -> Tensor:

@@ -248,7 +248,7 @@ class Misclassify(OfLabels):
         """The signed margin, whatever the confidence: exact on either side of the goal, and never saturated."""
         return replace(self, confidence=margin).loss(outputs) + self.by
 
-    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Tensor, slack: float | Tensor = 0.0) -> Tensor:
         return (lead(*self.scores(outputs), self.top) + self.by + slack).clamp_min(0)
 
     def reached(self, outputs: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class Classify(OfLabels):
         """The signed margin, whatever the confidence."""
         return replace(self, confidence=margin).loss(outputs) + self.by
 
-    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Tensor, slack: float | Tensor = 0.0) -> Tensor:
         return (self.by + slack - lead(*self.scores(outputs), self.top)).clamp_min(0)
 
     def reached(self, outputs: Tensor) -> Tensor:

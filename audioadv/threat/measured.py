@@ -66,7 +66,7 @@ class Below(Joins):
     def lack(self, outputs: Tensor) -> Tensor:
         return self.loss(outputs) - self.at
 
-    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Tensor, slack: float | Tensor = 0.0) -> Tensor:
         return (self.lack(outputs) + slack).clamp_min(0)
 
     def reached(self, outputs: Tensor) -> Tensor:
@@ -156,8 +156,8 @@ class Sequence(Joins):
     def lack(self, outputs: Tensor) -> Tensor:
         return self.behind(outputs).amax(1)
 
-    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
-        return (self.behind(outputs) + slack).clamp_min(0).sum(1)
+    def margin(self, outputs: Tensor, slack: float | Tensor = 0.0) -> Tensor:
+        return (self.behind(outputs) + (slack[:, None] if isinstance(slack, Tensor) else slack)).clamp_min(0).sum(1)
 
     def reached(self, outputs: Tensor) -> Tensor:
         return (self.behind(outputs) < 0).all(1)

@@ -41,7 +41,7 @@ class Undetected(Joins):
     def lack(self, outputs: Any) -> Tensor:
         return self.suspicion(outputs) + self.by
 
-    def margin(self, outputs: Any, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Any, slack: float | Tensor = 0.0) -> Tensor:
         return (self.suspicion(outputs) + self.by + slack).clamp_min(0)
 
     def reached(self, outputs: Any) -> Tensor:

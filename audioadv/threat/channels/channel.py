@@ -40,6 +40,11 @@ class Channel(Protocol):
         """Whether two draws may differ: they may, unless the channel says otherwise."""
         return True
 
+    @property
+    def scatters(self) -> bool:
+        """Whether each draw turns phases its own way, so that slopes of several agree on gains alone (`audio/gains.py`)."""
+        return False
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         """A map for as many rows as there are keys, each row's its own. Units: Hz (nothing to images)."""
         ...
@@ -90,6 +95,10 @@ class Chain(Channel):
     def random(self) -> bool:
         return any(part.random for part in self.parts)
 
+    @property
+    def scatters(self) -> bool:
+        return any(part.scatters for part in self.parts)
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         plays = [part.draw([key.part(place) for key in keys], sample_rate) for place, part in enumerate(self.parts)]
 
@@ -118,6 +127,10 @@ class Pick(Channel):
     @property
     def backward(self) -> Backward:
         return "BPDA" if any(option.backward == "BPDA" for option in self.among) else "exact"
+
+    @property
+    def scatters(self) -> bool:
+        return all(option.scatters for option in self.among)
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
         return next((why for option in self.among if (why := option.unfit(length, sample_rate))), None)

@@ -43,6 +43,10 @@ class Room(Channel):
     def __str__(self) -> str:
         return "room" if self.rooms.source == str(DEFAULT) else f"room:{self.rooms.source or f'<{len(self.rooms.spaces)} of no folder>'}"
 
+    @property
+    def scatters(self) -> bool:
+        return True
+
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         if self.rooms.sample_rate != sample_rate:
             raise UnusableResponse(
