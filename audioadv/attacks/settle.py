@@ -43,8 +43,8 @@ FIRST_STEP, SHRINKING, LAST_STEP = 0.3, 0.02, 0.002  # of the radius
 WIDEST, WIDE_UNTIL = 10.0, 0.3  # times the radius, share of the steps until it is one
 LOUD = 1.0  # times the clean input's own size
 SETTLED, LAST = 0.4, 0.85  # share of the steps
-ENOUGH, FEW, WIDTH = 0.8, 0.5, 0.1  # of the draws; how much more or less changes the radius as fast as it may
-FALL, GROW = 18.0, 1.8  # nepers over as many steps as there are
+ENOUGH, FEW, WIDTH = 0.75, 0.4, 0.1  # of the draws; how much more or less changes the radius as fast as it may
+FALL, GROW, LATE_GROW = 18.0, 1.8, 5.4  # nepers over as many steps as there are
 HEARD = 32  # draws that the share of those heard is of
 CHECKS = 10  # on the way, until LAST
 
@@ -61,7 +61,7 @@ def settle(
     run, loud = Run(objective, region, progress), own_size(region) * LOUD if minimal else region.radius
     delta, velocity, radius = nudge(region.at(loud), seed), region.start(), loud
     heard, found = torch.zeros_like(loud), torch.zeros_like(loud, dtype=torch.bool)
-    lasting = max(1.0, HEARD / expectation.draws)  # looks
+    wide, lasting = WIDE_UNTIL * (SETTLED if minimal else 1), max(1.0, HEARD / expectation.draws)  # share of the steps; looks
     with at_rest(objective.model):
         for number in range(steps):
             done = number / steps
@@ -70,10 +70,10 @@ def settle(
             worth = not minimal or done >= LAST or number % max(1, steps // CHECKS) == 0
             kept = run.keep(inputs, look.reached & found & worth, delta, anywhere=minimal)
             found = found | look.reached
-            heard = heard.lerp(run.objective.shares(), 1 / lasting)
+            heard = heard.lerp(run.objective.shares().to(heard), 1 / lasting)
 
-            if done < WIDE_UNTIL * (SETTLED if minimal else 1):
-                radius = loud * WIDEST ** (1 - done / (WIDE_UNTIL * (SETTLED if minimal else 1)))
+            if done < wide:
+                radius = loud * WIDEST ** (1 - done / wide)
             elif not minimal or done < SETTLED:
                 radius = loud
             else:
@@ -110,6 +110,6 @@ def change(heard: Tensor, rate: float, last: bool, steps: int, lasting: float) -
     Never so fast that it is over before it is heard. Shapes: [batch] -> [batch].
     """
     fastest = 1 / (2 * lasting)
-    growth = min(GROW / steps, fastest) * (((rate if last else FEW) - heard) / WIDTH).clamp(0, 1)
+    growth = min((LATE_GROW if last else GROW) / steps, fastest) * (((rate if last else FEW) - heard) / WIDTH).clamp(0, 1)
     fall = min(FALL / steps, fastest) * ((heard - ENOUGH) / WIDTH).clamp(0, 1)
     return growth.exp() if last else (growth - fall).exp()

@@ -39,14 +39,14 @@ def along_gains(change: Tensor, sound: Tensor, sample_rate: int) -> Tensor:
     (tensor(True), tensor(True))
     """
     window = OVERLAP * round(WINDOW_SECONDS * sample_rate / OVERLAP)
-    wanted, there = spectrum(change, window), spectrum(sound, window)
+    wanted, there = (torch.view_as_real(spectrum(x, window)) for x in (change, sound))
     bands = mel_bands(window, sample_rate, sound.dtype, sound.device)
-    energy = around(there.abs().square() @ bands)
-    gain = around((wanted * there.conj()).real @ bands) / energy.clamp_min(torch.finfo(sound.dtype).tiny)
+    energy = around(there.square().sum(-1) @ bands)
+    gain = around((wanted * there).sum(-1) @ bands) / energy.clamp_min(torch.finfo(sound.dtype).tiny)
     weight = bands.sum(1)  # none at 0 Hz and at half the rate
     gain = (gain @ bands.T) / weight.clamp_min(1e-3)
     silent = (energy @ bands.T == 0) & (weight > 0)
-    return waveform(torch.where(silent, wanted, gain * there), window, change.shape[-1])
+    return waveform(torch.view_as_complex(torch.where(silent[..., None], wanted, gain[..., None] * there)), window, change.shape[-1])
 
 
 def around(bands: Tensor) -> Tensor:
