@@ -173,7 +173,7 @@ def test_a_radius_falls_where_most_are_heard_and_grows_where_few_are() -> None:
         return change(heard, 0.9, last, steps, 16.0).log() * steps
 
     torch.testing.assert_close(nepers(False), torch.tensor([GROW, 0.0, 0.0, -0.5 * FALL, -FALL]), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(nepers(True), LATE_GROW * torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(nepers(True), torch.tensor([LATE_GROW, LATE_GROW, LATE_GROW, LATE_GROW, -0.5 * FALL]), rtol=1e-3, atol=1e-3)
     assert float(nepers(False, 20)[-1]) == pytest.approx(-20 / 32), "not out of hearing before it is known"
 
 

@@ -11,14 +11,14 @@ step, LAST_STEP at the end. As steps shrink, so does the noise in the example, a
 
     for the smallest
 
-        radius   WIDEST times LOUD --> LOUD, until SETTLED of all steps --> as small as most draws are heard -> held, but for misses
+        radius   WIDEST times LOUD --> LOUD, until SETTLED of all steps --> as small as most draws are heard -> by the wanted rate
         steps    FIRST_STEP ---falling--------------------> SHRINKING ---------------------------------> (from LAST on) LAST_STEP
 
 What is heard in every room is found out where there is room for it, and kept while that shrinks. LOUD is the clean input's own size.
 From SETTLED on, a running mean of how many draws are at the goal says whether the radius falls or stays: it falls while more than
 ENOUGH of them are, and grows, slowly, while less than FEW. With long steps it cannot say that, since then few draws are heard whatever
-the radius: a search that shrank and grew by what it heard from the first step on only ever grew. From LAST on steps come to rest, and the
-radius grows a little where less than the wanted rate is heard.
+the radius: a search that shrank and grew by what it heard from the first step on only ever grew. From LAST on steps come to rest, more
+is heard, and the radius goes to where a little more than the wanted rate is.
 
 Draws that have reached the goal keep its loss, and are moved further from the edge: the next room is another. Nobody leaves before all
 check draws are at the goal, and the last example is put to them even if it seldom was: some rate is better than none.
@@ -44,7 +44,7 @@ WIDEST, WIDE_UNTIL = 10.0, 0.3  # times the radius, share of the steps until it 
 LOUD = 1.0  # times the clean input's own size
 SETTLED, LAST = 0.4, 0.85  # share of the steps
 ENOUGH, FEW, WIDTH = 0.75, 0.4, 0.1  # of the draws; how much more or less changes the radius as fast as it may
-FALL, GROW, LATE_GROW = 18.0, 1.8, 5.4  # nepers over as many steps as there are
+FALL, GROW, LATE_GROW = 9.0, 1.8, 9.0  # nepers over as many steps as there are
 HEARD = 32  # draws that the share of those heard is of
 CHECKS = 10  # on the way, until LAST
 
@@ -105,11 +105,12 @@ def stride_at(done: float, minimal: bool) -> float:
 
 
 def change(heard: Tensor, rate: float, last: bool, steps: int, lasting: float) -> Tensor:
-    """What the radius is multiplied by, by how many more draws are heard than ENOUGH, or fewer than FEW; at last, than the `rate`.
+    """What the radius is multiplied by, by how many more draws are heard than ENOUGH, or fewer than FEW.
 
-    Never so fast that it is over before it is heard. Shapes: [batch] -> [batch].
+    At last, than halfway from the wanted rate to all: where the rate itself is met, half of the checks fail. Never so fast that it is
+    over before it is heard. Shapes: [batch] -> [batch].
     """
-    fastest = 1 / (2 * lasting)
-    growth = min((LATE_GROW if last else GROW) / steps, fastest) * (((rate if last else FEW) - heard) / WIDTH).clamp(0, 1)
-    fall = min(FALL / steps, fastest) * ((heard - ENOUGH) / WIDTH).clamp(0, 1)
-    return growth.exp() if last else (growth - fall).exp()
+    few, enough, grow = ((1 + rate) / 2, (1 + rate) / 2, LATE_GROW) if last else (FEW, ENOUGH, GROW)
+    growth = min(grow / steps, 1 / (2 * lasting)) * ((few - heard) / WIDTH).clamp(0, 1)
+    fall = min(FALL / steps, 1 / (2 * lasting)) * ((heard - enough) / WIDTH).clamp(0, 1)
+    return (growth - fall).exp()
