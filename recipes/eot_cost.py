@@ -35,7 +35,7 @@ def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) ->
     model, some = load_model(name), [pair for pair in pairs(DATA) if pair.clip.seconds > 1][: 2 * count : 2]
     waveforms, lengths = pad([pair.clip.samples for pair in some])
     goal = Transcribe([gibberish(pair) for pair in some])
-    expectation = Expectation(parse_channel(AIR), draws=draws, even=True, gains=True, memory_mib=memory_mib)
+    expectation = Expectation(parse_channel(AIR), draws=draws, even=True, memory_mib=memory_mib)
     over = objective(model, goal, lengths, expectation).begun(waveforms)
     room, floors, looks, rooms = parse_channel("room"), list[float](), list[float](), list[float]()
     with at_rest(model):

@@ -176,7 +176,7 @@ def craft_each(
     over = None
     if channel is not None:
         memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
-        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, gains=True, seed=seed, memory_mib=memory)
+        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
         # What cannot be drawn is said before any work is done.
         check_sound(channel)
         channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)

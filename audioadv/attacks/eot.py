@@ -13,9 +13,6 @@ lengths  Slopes of single draws are of very different lengths and point almost a
          of 15 dB, two of them had a cosine of 0.008, and the longest was four times the median. With `even`, each is
          brought to length 1 before the mean, so that no few draws are all of it. Measured there, the mean over 32 draws
          then falls by 1.21 times as much: what half as many draws again would bring.
-gains    Over a channel that scatters phases, as rooms do, what draws agree on are gains of bands and moments (`audio/gains.py`). With
-         `gains`, of the rest of the mean slope, mostly noise, only REST is kept. Within snr:15 on tiny-mel, six clips, 600 steps of
-         2 draws: 27 % of judge draws are heard without, 52 % with gains alone, 57 % with REST (9.9, 8.6 and 7.0 nats).
 chunks   As many rows go through the model at once as `memory_mib` holds of what the backward pass needs; the first chunk is
          measured for that. More draws take longer, but no more memory. Rows of one length lie together, so that there is
          less padding than in the batch itself.
@@ -38,7 +35,6 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import Look, Objective, Score, judged, of_rows, slope_at
-from audioadv.audio.gains import along_gains
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError
@@ -48,7 +44,6 @@ from audioadv.threat.channels.specs import as_channel
 from audioadv.threat.goals import Goal
 from audioadv.threat.projections import each
 
-REST = 0.3  # of what is no gain, where phases are scattered: it is mostly noise, but the direct sound is in it
 FOUND = 0.5  # of the draws: at the goal, as far as an attack's schedule is concerned
 REMEMBERED = 32  # draws of each example that can be met again
 CHECKED = 1 / 4  # of all forwards: those that may go into rates
@@ -96,8 +91,7 @@ class Memory:
 class Expectation:
     """`draws` of the channel for each look, and `check_draws` for the rate of an input that might be kept.
 
-    `rate` is the share of check draws that counts as reaching the goal. With `even`, the slopes of all draws are as long; with
-    `gains`, what scattered phases leave of their mean is nearly all that is kept.
+    `rate` is the share of check draws that counts as reaching the goal. With `even`, the slopes of all draws are as long.
     `sample_rate` (Hz) is asked for where the model does not say its own. A spec (`"noise:20"`) will do for a channel. Raises
     OptionError for numbers that make no sense, MalformedSpec for what is no channel.
     """
@@ -108,7 +102,6 @@ class Expectation:
     rate: float = 0.9
     hard: float = 0.25
     even: bool = False
-    gains: bool = False
     seed: int = 0
     memory_mib: float = ON_CPU_MIB
     sample_rate: int = 16000
@@ -155,8 +148,6 @@ class Expectation:
                 hits[row.example] += hit and row.key.draw >= first[row.example]
         for example, number in enumerate(who):
             memory.shares[number] = hits[example] / new[example]
-        if self.gains and self.channel.scatters and inputs.ndim == 2:
-            slope = along_gains(slope, inputs, self.heard_at(objective)).add_(slope, alpha=REST)
         objective.cost.forwards[objective.who] += self.draws
         objective.cost.backwards[objective.who] += self.draws
         return Look(loss, torch.tensor([memory.shares[number] >= FOUND for number in who], device=inputs.device), slope)
