@@ -1,6 +1,8 @@
 """Attacks over a channel: the mean over draws, in any chunks; rates over draws that had no part in it; roles kept."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +23,7 @@ from audioadv.attacks.settle import (
     LAST,
     LAST_STEP,
     LATE_GROW,
+    REST,
     SETTLED,
     SHRINKING,
     WIDE_UNTIL,
@@ -35,6 +38,7 @@ from audioadv.audio.roomsets import Role, read_rooms
 from audioadv.models.alphabet import ALPHABET
 from audioadv.threat.bounds import MIN
 from audioadv.threat.channels import Gain, Key, Noise, Room, fingerprint, parse_channel
+from audioadv.threat.channels.channel import Channel, Play
 from audioadv.threat.channels.heard import heard_through
 
 TEXTS = ["go", "no no", "stop"]
@@ -206,6 +210,36 @@ def test_rooms_agree_on_gains() -> None:
     assert 0 < float(torch.cosine_similarity(*plain)) < 0.4
     assert float(torch.cosine_similarity(*gains)) > 0.7
     assert float(gains[0].norm()) < 0.7 * float(plain[0].norm())
+
+
+@dataclass(frozen=True)
+class Scattering(Channel):
+    """Nothing happens, but it says that it scatters."""
+
+    @property
+    def scatters(self) -> bool:
+        return True
+
+    def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
+        return lambda inputs, lengths: (inputs, lengths)
+
+
+def test_steps_go_along_gains_at_first(clips: list[Tensor]) -> None:
+    met = list[Tensor]()
+
+    def listen(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        met.append(waveforms.detach().clone())
+        return recognisers.listen(waveforms, lengths)
+
+    waveforms, lengths = pad(clips[:1])
+    spied = aa.Recogniser(listen, 16000, ALPHABET)
+    wanted = aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(Scattering(), draws=1, check_draws=1))
+    find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=None), steps=4, minimal=False)
+    slope = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths).begun(met[0]).look(met[0]).slope
+    gains = along_gains(slope, met[0], 16000)
+    step = met[0] - met[1]
+    assert float(torch.cosine_similarity(step, gains + REST * slope)) > 0.999
+    assert float(torch.cosine_similarity(step, slope)) < 0.95
 
 
 def test_gains_know_no_neighbours_and_no_level(clips: list[Tensor]) -> None:

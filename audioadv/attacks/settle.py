@@ -11,10 +11,10 @@ step, LAST_STEP at the end. As steps shrink, so does the noise in the example, a
 
     for the smallest
 
-        radius   WIDEST times LOUD --> LOUD, until SETTLED of all steps --> as small as most draws are heard -> by the wanted rate
+        radius   WIDEST times loud --> loud, until SETTLED of all steps --> as small as most draws are heard -> by the wanted rate
         steps    FIRST_STEP ---falling--------------------> SHRINKING ---------------------------------> (from LAST on) LAST_STEP
 
-What is heard in every room is found out where there is room for it, and kept while that shrinks. LOUD is the clean input's own size.
+What is heard in every room is found out where there is room for it, and kept while that shrinks. Loud is the clean input's own size.
 From SETTLED on, a running mean of how many draws are at the goal says whether the radius falls or stays: it falls while more than
 ENOUGH of them are, and grows, slowly, while less than FEW. With long steps it cannot say that, since then few draws are heard whatever
 the radius: a search that shrank and grew by what it heard from the first step on only ever grew. From LAST on steps come to rest, more
@@ -52,7 +52,6 @@ from audioadv.threat.region import Region
 
 FIRST_STEP, SHRINKING, LAST_STEP = 0.3, 0.02, 0.002  # of the radius
 WIDEST, WIDE_UNTIL = 10.0, 0.3  # times the radius, share of the steps until it is one
-LOUD = 1.0  # times the clean input's own size
 SETTLED, LAST = 0.4, 0.85  # share of the steps
 ENOUGH, FEW, WIDTH = 0.75, 0.4, 0.1  # of the draws; how much more or less changes the radius as fast as it may
 FALL, GROW, LATE_GROW = 9.0, 1.8, 9.0  # nepers over as many steps as there are
@@ -70,10 +69,11 @@ def settle(
     """
     expectation = objective.expectation
     assert expectation is not None
-    run, loud = Run(objective, region, progress), own_size(region) * LOUD if minimal else region.radius
+    run, loud = Run(objective, region, progress), own_size(region) if minimal else region.radius
     delta, velocity, radius = nudge(region.at(loud), seed), region.start(), loud
     heard, found = torch.zeros_like(loud), torch.zeros_like(loud, dtype=torch.bool)
     wide, lasting = WIDE_UNTIL * (SETTLED if minimal else 1), max(1.0, HEARD / expectation.draws)  # share of the steps; looks
+    denoised = expectation.channel.scatters and region.added  # how a sound is moved in time is no gain
     with at_rest(objective.model):
         for number in range(steps):
             done = number / steps
@@ -92,7 +92,7 @@ def settle(
                 radius = radius * change(heard, expectation.rate, done >= LAST, steps, lasting)
             here = run.region.at(radius)
             slope = look.slope
-            if expectation.channel.scatters and inputs.ndim == 2:
+            if denoised:
                 slope = along_gains(slope, inputs, expectation.heard_at(objective)).add_(slope, alpha=REST ** (1 - done))
             velocity = here.steady(here.pull(delta, slope)).lerp(velocity, momentum)
             stride = each(stride_at(done, minimal) * radius, delta)
@@ -125,7 +125,8 @@ def change(heard: Tensor, rate: float, last: bool, steps: int, lasting: float) -
     At last, than halfway from the wanted rate to all: where the rate itself is met, half of the checks fail. Never so fast that it is
     over before it is heard. Shapes: [batch] -> [batch].
     """
+    fastest = 1 / (2 * lasting)
     few, enough, grow = ((1 + rate) / 2, (1 + rate) / 2, LATE_GROW) if last else (FEW, ENOUGH, GROW)
-    growth = min(grow / steps, 1 / (2 * lasting)) * ((few - heard) / WIDTH).clamp(0, 1)
-    fall = min(FALL / steps, 1 / (2 * lasting)) * ((heard - enough) / WIDTH).clamp(0, 1)
+    growth = min(grow / steps, fastest) * ((few - heard) / WIDTH).clamp(0, 1)
+    fall = min(FALL / steps, fastest) * ((heard - enough) / WIDTH).clamp(0, 1)
     return (growth - fall).exp()
