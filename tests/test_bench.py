@@ -453,7 +453,7 @@ def test_a_run_that_is_killed_goes_on(manifest: Path, how: signal.Signals) -> No
     before = path.read_bytes()
     assert 2 <= before.count(b"\n") < 8
     if how is signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, told
         assert "of 8 jobs are done and kept in run" in told
         assert "Traceback" not in told
     assert run(*BENCH, *options, "--out", "run").exit_code == 0
