@@ -4,7 +4,9 @@ import io
 import os
 import re
 import resource
+import signal
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +175,31 @@ def test_missing_files_folders_and_devices(tmp_path: Path) -> None:
     assert "a folder" in refused(tmp_path)
     assert "a device" in refused(Path(os.devnull))
     assert "cannot be opened" in refused(tmp_path / ("long" * 100))
+
+
+TIMES = 200
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+def test_ctrl_c_while_a_file_is_read_is_no_fault_of_the_file(tmp_path: Path, form: str) -> None:
+    soundfile.write(path := tmp_path / f"tone.{form.lower()}", tone(seconds=0.1), RATE, format=form)
+    pressed, started = 0, time.perf_counter()
+    for _ in range(10):
+        read_clip(path)
+    whole, before = (time.perf_counter() - started) / 10, signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for part in range(TIMES):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, whole * (part + 1) / TIMES)
+                read_clip(path)
+                time.sleep(0.01)  # where it comes after the end
+            except KeyboardInterrupt:
+                pressed += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert pressed > 0.9 * TIMES, "Python drops what comes within a __del__, and no more than that may be lost"
 
 
 def test_files_that_are_not_audio(tmp_path: Path) -> None:

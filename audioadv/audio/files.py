@@ -146,10 +146,9 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
     """All samples [time, channels], the sample rate and notices, or the reason why not."""
     with _opened(path) as file:
         start, end = _first_frame(file), _last_bytes(file, 1 << 16)
-        file.seek(0)
         try:
-            sound = soundfile.SoundFile(file)
-        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes *.raw for headerless samples
+            sound = soundfile.SoundFile(for_libsndfile(file), closefd=False)
+        except soundfile.SoundFileError as error:
             reason = getattr(error, "error_string", str(error)).rstrip(".")
             cure = f"Convert it to WAV, FLAC, OGG or MP3 first: ffmpeg -i {typed(path)} OUT.wav"
             raise UnreadableAudio(f"{path}: not audio that can be read here ({reason}). {cure}") from error
@@ -177,6 +176,12 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
     if bad := int((~np.isfinite(samples)).any(axis=1).sum()):
         raise UnreadableAudio(f"{path}: {bad} of {len(samples)} samples are NaN or infinite. Write it again with finite samples in -1..1.")
     return samples, rate, ("its MP3 header states no length: the end may be missing",) if guessed else ()
+
+
+def for_libsndfile(file: BinaryIO) -> int:
+    """An open file, from its start, as what libsndfile reads by itself: Python reads for it in callbacks, which swallow a Ctrl-C."""
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    return file.fileno()
 
 
 def _opened(path: Path) -> BinaryIO:

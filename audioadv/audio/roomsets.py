@@ -22,6 +22,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from audioadv.audio.files import for_libsndfile
 from audioadv.errors import UnusableResponse, WrongRole
 
 DEFAULT = Path(__file__).parents[2] / "samples/rooms"
@@ -133,7 +134,7 @@ def read_responses(path: Path) -> tuple[Tensor, int]:
     """All channels of a file of responses, and its rate in Hz. Shapes: -> [channels, taps]."""
     try:
         with path.open("rb") as file:  # not by its name, which may be no text
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            samples, rate = soundfile.read(for_libsndfile(file), dtype="float32", always_2d=True, closefd=False)
     except (soundfile.SoundFileError, OSError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "error_string", error)
         raise UnusableResponse(f"{path}: a response that cannot be read ({str(reason).rstrip('.')}). Give WAV or FLAC files") from error
