@@ -464,6 +464,13 @@ def test_a_run_of_bench_takes_no_results_of_craft(folder: Path) -> None:
     assert files(folder / "run") == {"run.json"}
 
 
+def test_a_clip_called_run_does_not_make_its_folder_a_run_of_bench(folder: Path) -> None:
+    Path("run.wav").write_bytes(Path("hiss.wav").read_bytes())
+    for _ in range(2):
+        assert run("craft", "run.wav", "--target", "go", *QUICK).exit_code == 0
+    assert {name for name in files(folder / "adversarial") if name.endswith(".json")} == {"run-2.json"}
+
+
 def test_only_bad_sounds_leave_nothing(folder: Path) -> None:
     assert run("craft", "missing.wav", "--target", "go", *QUICK).exit_code == 2
     assert files(folder) == {"hiss.wav"}

@@ -76,6 +76,25 @@ def test_neighbours_change_nothing_and_cost_is_counted(way: str) -> None:
         assert alone.forwards[0] == together.forwards[i]
 
 
+def test_progress_is_of_the_whole_batch_and_its_word_ends_all_members() -> None:
+    region, seen = (Linf(0.1) | L1(2)).around(inputs(), box=None), []
+
+    def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+        seen.append((step, gauge.isfinite().tolist(), (best != inputs()).any(1).tolist()))
+        return len(seen) == limit
+
+    limit = 0
+    whole = worst_member(pgd, objective(score, Below()), region, steps=40, progress=tell)
+    assert whole.reached == [True, True, True, False]
+    assert seen[-1] == (40, whole.reached, whole.reached), "the last of the second member, which no longer has the first and third"
+    assert [False, True, False, False] not in [reached for _, reached, _ in seen]
+    seen.clear()
+    limit = 3
+    cut = worst_member(pgd, objective(score, Below()), region, steps=40, progress=tell)
+    assert len(seen) == limit
+    assert int(cut.forwards.max()) == limit
+
+
 def test_members_of_different_kinds_give_parameters_of_the_union() -> None:
     clean = torch.linspace(-0.5, 0.5, 40).expand(2, 40).contiguous()
     bound = Timing(3.0, 0.0) | Linf(0.05)

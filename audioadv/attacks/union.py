@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius, put
 from audioadv.attacks.survivors import merged, nothing_yet, standing
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
@@ -22,23 +22,33 @@ from audioadv.threat.region import Region
 from audioadv.threat.slots import SlotNorm, fill
 
 
-def worst_member(attack: Callable[..., AttackResult], objective: Objective, region: Region, **options: Any) -> AttackResult:
+def worst_member(
+    attack: Callable[..., AttackResult], objective: Objective, region: Region, *, progress: Tell | None = None, **options: Any
+) -> AttackResult:
     """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union.
 
     Shapes: as in `region.clean` and `objective`. In the result, `gauge` is a share of the radius of the member that fell, and
-    `parameters` are the union's; cost is summed over members. Progress is told of no union.
+    `parameters` are the union's; cost is summed over members. `progress` is told of the whole batch, member by member.
     """
     members = region.members()
     if len(members) == 1:
-        return attack(objective, region, **options)
-    options.pop("progress", None)  # of a whole batch, which a later member no longer sees
-    whole, total = objective.begun(region.clean), nothing_yet(region)
+        return attack(objective, region, **options) if progress is None else attack(objective, region, progress=progress, **options)
+    whole, total, enough = objective.begun(region.clean), nothing_yet(region), False
     for part, member in enumerate(members):
         left = standing(total)
-        if not len(left):
+        if enough or not len(left):
             break
         rows = left.to(region.clean.device)
-        found = attack(whole.rows(left), member.rows(rows), **options)
+
+        def tell(step: int, gauge: Tensor, best: Tensor, total: AttackResult = total, rows: Tensor = rows) -> bool:
+            nonlocal enough
+            assert progress is not None
+            inputs = total.adversarial.clone()
+            put(inputs, rows, best)
+            enough = progress(step, total.gauge.index_copy(0, rows, gauge), inputs) is True
+            return enough
+
+        found = attack(whole.rows(left), member.rows(rows), **options, **({} if progress is None else {"progress": tell}))
         found = replace(found, gauge=found.gauge / member.radius[rows], parameters=in_union(region.rows(rows), part, found))
         total = merged(total, found, left)
     return total

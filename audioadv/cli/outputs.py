@@ -84,7 +84,8 @@ class Names:
 
     def __init__(self, folder: Path, clips: Sequence[Path]) -> None:
         self.folder = folder
-        self.taken = {os.path.realpath(clip).casefold() for clip in clips}
+        # a clip called run would put its result where a run of bench is known by
+        self.taken = {os.path.realpath(path).casefold() for path in (*clips, folder / "run.json")}
 
     def new(self, clip: Path, results: Mapping[str, str] | None = None) -> str:
         """A NAME that this call has not given yet and that is free for the clip, by the folder's `results` (None: they do not count)."""
