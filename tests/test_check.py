@@ -314,6 +314,17 @@ def test_an_average_over_draws_is_silent() -> None:
     assert "forwards a look: 4" in found.findings[1].saw
 
 
+def test_half_of_two_draws_is_no_success_that_can_be_lost() -> None:
+    base, x = small(3, SHAPE), X[:12]
+    over = attacks.Expectation(parse_channel("gaussian:0.3"), draws=2, check_draws=16, rate=1.0)
+    wanted = objective(base, Misclassify(labels_of(base, x)), expectation=over)
+    trace = Trace(region := BOUND.around(x))
+    result = fast(12)(trace.watching(wanted), region)
+    assert not all(result.reached)
+    assert any(bool((attempt.looks.reached == 1).any()) for attempt in trace.attempts), "some looks were lucky"
+    assert not any(sight.lost for sight in trace.sights(result))
+
+
 # The parts
 
 

@@ -38,7 +38,7 @@ class Sight:
     rise     how far its last quarter lies over its first look, as a share of all its range; below 0 if it fell
     spent    the gauge of a miss's last iterate, as a share of the radius, where there is one
     strayed  the answer lies outside the bound, or for a miss, the last iterate does
-    lost     the goal was reached within the bound at some look, but the answer is a miss
+    lost     the goal was reached within the bound at some look, but the answer is a miss; over a channel it may be: looks have few draws
 
     Of several attempts, tail and rise are the least, spent is the most.
     """
@@ -136,7 +136,8 @@ class Watch:
         near = torch.zeros_like(reached) if near is None else near
         self.attempt.note(len(self.trace.hit), self.examples.to(reached.device), (loss, size, reached, near))
         self.attempt.examples, self.attempt.inputs = self.examples, inputs
-        self.trace.reach(self.examples, inputs, reached)
+        if objective.expectation is None:
+            self.trace.reach(self.examples, inputs, reached)
 
 
 @final
