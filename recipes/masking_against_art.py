@@ -32,12 +32,16 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
 from torch import Tensor
 
 from audioadv.audio.files import read_clip
 from audioadv.audio.hearing import Hearing, ear
 from audioadv.audio.masking import hidden_by_tones, masking_threshold
+
+try:
+    from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
+except ImportError as missing:
+    raise SystemExit(f"{missing.name} is not installed here. Call: make peers && .peers/bin/python {__file__}") from missing
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared/data/real_clips"

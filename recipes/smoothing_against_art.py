@@ -27,7 +27,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 from image_robust_accuracy import images
 from torch import Tensor, nn
 from train_mnist import blown_up_digits
@@ -37,6 +36,11 @@ from audioadv.defenses.smoothing import BLOCK
 from audioadv.evaluation.images import mnist
 from audioadv.evaluation.rates import Rate
 from audioadv.models.classifier import load_classifier
+
+try:
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+except ImportError as missing:
+    raise SystemExit(f"{missing.name} is not installed here. Call: make peers && .peers/bin/python {__file__}") from missing
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data/mnist"
 
