@@ -5,6 +5,7 @@ Kolter 2020, "Overfitting in adversarially robust deep learning".
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -86,6 +87,7 @@ class Watch:
         robust = clean.clone()
         if len(left := clean.nonzero()[:, 0]):
             some = batch.rows(left)
-            wanted, options = objective(model, some.goal, some.lengths), {"steps": self.steps, "step_size": usual_step(self.steps)}
-            robust[left] = ~torch.tensor(worst_member(pgd, wanted, some.region(self.bound), **options).reached)
+            attack = partial(pgd, steps=self.steps, step_size=usual_step(self.steps))
+            found = worst_member(attack, objective(model, some.goal, some.lengths), some.region(self.bound))
+            robust[left] = ~torch.tensor(found.reached)
         return torch.stack([clean, robust])
