@@ -132,3 +132,28 @@ def test_one_patch_for_all_is_one_patch() -> None:
     torch.testing.assert_close(there, there[:1].expand_as(there))
     with pytest.raises(aa.errors.OptionError, match=r"one for all inputs\. Use rp2"):
         aa.evaluate(model, x, labels, "patch:3x3", "pgd")
+
+
+def test_a_large_batch_is_seen_in_parts_of_like_length() -> None:
+    lengths = torch.tensor([480, 1600, 160, 1600, 480, 160, 480, 1600, 160, 480, 1600, 480])
+    sounds = 0.15 * torch.randn(12, 1600, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    sounds = sounds.masked_fill(torch.arange(1600) >= lengths[:, None], 0.0)
+    seen: list[tuple[int, int, int]] = []
+
+    def watched(some: Tensor, own: Tensor) -> Tensor:
+        seen.append((len(some), some.shape[-1], int(own.min())))
+        return net(some, own)
+
+    wanted = objective(watched, Misclassify(torch.arange(12) % 3), lengths).begun(sounds)
+    near, slack = torch.arange(12) % 2 == 0, torch.linspace(0.1, 2, 12, dtype=torch.float64)
+    look, score, decided = wanted.look(sounds, near, slack), wanted.score(sounds, near, slack), wanted.decide(sounds)
+    assert seen == [(6, 1600, 480), (6, 480, 160)] * 3
+    assert (wanted.cost.forwards.tolist(), wanted.cost.backwards.tolist()) == ([3] * 12, [1] * 12)
+    assert look.slope.shape == sounds.shape
+    for i, length in enumerate(lengths.tolist()):
+        row = torch.tensor([i])
+        alone = objective(net, Misclassify(row % 3), lengths[row]).begun(sounds[row]).look(sounds[row, :length], near[row], slack[row])
+        assert (look.reached[i], score.reached[i], decided[i]) == (alone.reached[0],) * 3
+        assert look.loss[i] == pytest.approx(alone.loss[0].item(), abs=1e-9) == score.loss[i]
+        torch.testing.assert_close(look.slope[i, :length], alone.slope[0], rtol=0, atol=1e-9)
+        assert not look.slope[i, length:].any()

@@ -1,13 +1,22 @@
-"""The objective: model and goal as one function of the inputs. An attack knows nothing else of either."""
+"""The objective: model and goal as one function of the inputs. An attack knows nothing else of either.
 
+    inputs [batch, *] --on a CPU, clips of like length, `PART` at a time--> model, goal, slope --in the batch's order--> Look
+
+A batch that is seen in parts has less padding, and what a part needs stays nearer to the cores. Two batches of 16 from the craft
+suite (65 and 85 % sound, the rest padding), forward, loss and gradient in parts of 8, as a share of the time of all 16 at once:
+tiny-wave 0.72 and 0.95, tiny-mel 0.81 and 0.81 with one thread; 0.83, 0.95, 0.83 and 0.86 with two. Parts of 4 and 16 take longer.
+"""
+
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
@@ -152,6 +161,9 @@ class Objective:
         self.demand(Access.SCORES)
         if self.expectation is not None:
             return self.told(inputs, near, self.expectation.score(self.remembering(inputs), inputs, near, slack))
+        if self.parts:
+            scores = (part.score(*own) for part, own in self.split(inputs, near, slack))
+            return self.told(inputs, near, Score(*(self.whole(inputs, pieces) for pieces in zip(*scores, strict=True))))
         with torch.no_grad():
             return self.told(inputs, near, Score(*judged(self.outputs(inputs), self.goal, near, slack)))
 
@@ -175,6 +187,8 @@ class Objective:
         """One forward: whether each input reaches the goal. Shapes: [batch, *] -> bool [batch]."""
         if self.expectation is not None:
             return self.told(inputs, None, self.expectation.decide(self.remembering(inputs), inputs))
+        if self.parts:
+            return self.told(inputs, None, self.whole(inputs, (part.decide(own[0]) for part, own in self.split(inputs))))
         with torch.no_grad():
             return self.told(inputs, None, self.goal.reached(self.outputs(inputs)))
 
@@ -191,12 +205,40 @@ class Objective:
         if self.expectation is not None:
             with torch.enable_grad():
                 return self.told(inputs, near, self.expectation.look(self.remembering(inputs), inputs.detach(), near, slack))
+        if self.parts:
+            looks = (part.look(*own) for part, own in self.split(inputs, near, slack))
+            return self.told(inputs, near, Look(*(self.whole(inputs, pieces) for pieces in zip(*looks, strict=True))))
         with torch.enable_grad():  # whoever asks
             inputs = inputs.detach().requires_grad_()
             loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
         self.cost.count(self.who, backwards=1)
         slope = slope_at(loss, inputs)
         return self.told(inputs, near, Look(loss.detach(), reached, slope))
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Tensor, "Objective"], ...]:
+        """Who is seen together, clips of like length, and the objective of these; nothing where all are seen at once.
+
+        Shapes: int64 [fewer] each.
+        """
+        if self.lengths is None or self.lengths.is_cuda or len(self.lengths) <= PART:
+            return ()
+        order = self.lengths.argsort(descending=True, stable=True)
+        return tuple((index, replace(self.rows(index), watch=None)) for index in order.tensor_split(math.ceil(len(order) / PART)))
+
+    def split(
+        self, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0
+    ) -> Iterator[tuple["Objective", tuple[Tensor, Tensor | None, float | Tensor]]]:
+        """Each part's objective, and what it is asked. Shapes: as in `look`, a part's own without the padding that only others need."""
+        for index, part in self.parts:
+            assert part.lengths is not None
+            own = inputs[index, ..., : int(part.lengths.max())]
+            yield part, (own, None if near is None else near[index], of_rows(slack, index))
+
+    def whole(self, inputs: Tensor, pieces: Iterable[Tensor]) -> Tensor:
+        """What was seen part by part, in the batch's order. Shapes: pieces [fewer] or as their inputs -> [batch] or as the inputs."""
+        wide = [F.pad(piece, (0, inputs.shape[-1] - piece.shape[-1])) if piece.ndim > 1 else piece for piece in pieces]
+        return torch.cat(wide)[torch.cat([index for index, _ in self.parts]).argsort()]
 
     def remembering(self, inputs: Tensor) -> "Objective":
         """The same objective over a channel, begun with these inputs where it was not before."""
@@ -232,6 +274,7 @@ class Objective:
         return replace(self, goal=self.goal.rows(index), lengths=lengths, who=self.who[index], watch=watch)
 
 
+PART = 8  # clips that are seen at once
 LOOSE = 0.05  # nats, by which low precision may be off
 GRANTS = tuple(Access)
 WITHOUT = {
