@@ -1,5 +1,6 @@
 """The attack against a model whose nearest adversarial example is known in closed form."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -153,6 +154,19 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
     assert after(*[False] * 15, True)[0] == pytest.approx(0.144), "a success begins the count anew"
     assert after(*[True] * 40)[0] == COARSEST
     assert after(*[False] * 16 * 20)[0] == pytest.approx(FINEST)
+
+
+def test_a_region_grows_around_a_search_that_gets_nowhere_and_not_around_one_on_its_way() -> None:
+    def radius_after(losses: Iterable[float]) -> list[float]:
+        search, miss = searching(), torch.tensor([False])
+        search.found, search.fails, search.radius = miss, torch.zeros(1), torch.ones(1)
+        search.low = search.lower = search.proven = torch.full((1,), torch.inf)
+        return [aim(search, miss, torch.tensor([loss]), shrinks=True, gradual=False) or search.radius.item() for loss in losses]
+
+    assert radius_after([1.0] * 49) == pytest.approx([1.0] * 23 + [1.5] * 24 + [2.25] * 2), "12 steps to know it by, 12 to see"
+    assert radius_after(80.0 - step for step in range(60))[-1] == pytest.approx(1.5), "at 1 a step, too slow while it is above 48"
+    assert radius_after(50.0 - step for step in range(49)) == [1.0] * 49
+    assert radius_after([-1.0 - step for step in range(49)])[-1] == pytest.approx(2.25), "below zero is no way to go"
 
 
 def test_the_slack_falls_only_where_the_aim_is_fine() -> None:
