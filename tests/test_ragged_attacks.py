@@ -150,6 +150,7 @@ def test_a_large_batch_is_seen_in_parts_of_like_length() -> None:
     assert seen == [(6, 1600, 480), (6, 480, 160)] * 3
     assert (wanted.cost.forwards.tolist(), wanted.cost.backwards.tolist()) == ([3] * 12, [1] * 12)
     assert look.slope.shape == sounds.shape
+    torch.testing.assert_close(objective(net, Misclassify(torch.arange(12) % 3), lengths).look(sounds, near, slack).slope, look.slope)
     for i, length in enumerate(lengths.tolist()):
         row = torch.tensor([i])
         alone = objective(net, Misclassify(row % 3), lengths[row]).begun(sounds[row]).look(sounds[row, :length], near[row], slack[row])
