@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
-from audioadv.attacks.shrink import COARSEST, FINEST, LEAST_SLACK, Search, aim, find_then_shrink, strides
+from audioadv.attacks.shrink import CLOSE, COARSEST, FINEST, LEAST_SLACK, Search, aim, find_then_shrink, strides
 from audioadv.threat.bounds import L2, MIN, Linf
 
 SIZE, COUNT = 50, 6
@@ -23,7 +23,7 @@ class Below:
     def loss(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    def margin(self, outputs: Tensor, slack: float = 0.0) -> Tensor:
+    def margin(self, outputs: Tensor, slack: float | Tensor = 0.0) -> Tensor:
         return (outputs + 0.01 * slack).clamp_min(0)
 
     def reached(self, outputs: Tensor) -> Tensor:
@@ -133,10 +133,37 @@ def test_a_model_that_breaks_gives_the_clean_input_and_says_so() -> None:
     assert Outcome.NOT_FINITE not in (*result.outcome[:2], *result.outcome[3:])
 
 
+def test_the_margin_counts_from_close_by_on_and_a_loss_below_zero_is_no_distance() -> None:
+    net = linear()
+    x = clean_inputs(net)
+    seen = list[tuple[float, bool]]()
+
+    @dataclass(frozen=True)
+    class Watched(Below):
+        by: float = 0.0
+
+        def loss(self, outputs: Tensor) -> Tensor:
+            seen.append((outputs[0].item() ** 3 - self.by, False))  # a third of the way, and it is a thirtieth
+            return outputs**3 - self.by
+
+        def margin(self, outputs: Tensor, slack: float | Tensor = 0.0) -> Tensor:
+            seen.append((outputs[0].item() ** 3 - self.by, True))
+            return super().margin(outputs, slack)
+
+    find_then_shrink(objective(net, Watched()), Linf(MIN).around(x[:1], box=None), steps=30)
+    first = next(number for number, (loss, _) in enumerate(seen) if loss < CLOSE * seen[0][0])
+    assert seen[first][0] > 0, "not at the goal yet"
+    assert [margin for _, margin in seen] == [number > first for number in range(len(seen))]
+    seen.clear()
+    find_then_shrink(objective(net, Watched(by=1e3)), Linf(1e-3).around(x[:1], box=None), steps=30)
+    assert not any(margin for _, margin in seen)
+
+
 def searching() -> Search:
     """One example that was found within a radius of 1, and aims at 0.8."""
     one, none = torch.ones(1), torch.zeros(1)
-    return Search(none[:, None], none[:, None], 0.2 * one, none, one > 0, 0.8 * one, none, torch.inf * one, torch.inf * one, one, 0.5 * one)
+    way, far = none[:, None], torch.inf * one
+    return Search(way, way, 0.2 * one, none, one > 0, 0.8 * one, none, far, far, one, 0.5 * one, one, one > 0)
 
 
 def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
@@ -187,7 +214,7 @@ def test_what_is_heard_but_not_on_the_grid_is_still_sought() -> None:
     def next_steps(found: bool, proven: float) -> list[float]:
         some, none = torch.ones(4), torch.zeros(4, 1)
         stages = torch.arange(4.0)
-        search = Search(none, none, 0.2 * some, some, some.bool() & found, some, stages, some, some, proven * some, some)
+        search = Search(none, none, 0.2 * some, some, some.bool() & found, some, stages, some, some, proven * some, some, some, some > 0)
         return strides(search, True, 0.3).tolist()
 
     assert next_steps(False, float("inf")) == pytest.approx([0.3, 0.15, 0.075, 0.3])
