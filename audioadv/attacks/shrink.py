@@ -20,8 +20,8 @@ alignment found. Here, example by example,
     margin  from CLOSE on, before anything is found, since the likelihood of a text may rest for a hundred steps where a letter or two
             are missing: on those 12 pairs, tiny-mel, the last one is found at step 131, not 245, and the mean SNR after 300 steps is
             36.4 dB, not 33.2; tiny-wave as before. CLOSE 0.5 finds sooner (tiny-mel at step 120 24.6 dB, not 21.5), but costs
-            tiny-wave 0.5 dB in the end. The sum over frames of the *squared* margin, along the cheapest alignment of the moment (`threat/ctc.py`): the
-            frame that is worst off counts most, frames that are won by the slack not at all.
+            tiny-wave 0.5 dB in the end. The sum over frames of the *squared* margin, along the cheapest alignment of the moment
+            (`threat/ctc.py`): the frame that is worst off counts most, frames that are won by the slack not at all.
     slack   half a nat, and halved with gamma once that is FINE. At rest on the smallest radius, frames lie between just won and won
             by the slack, as they weigh: the less it is, the nearer all are to the edge, and the smaller the change. While the
             radius still comes down, a small slack only makes it fail more often. Over 12 pairs of the suite, 300 steps, tiny-wave
