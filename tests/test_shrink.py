@@ -184,13 +184,14 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
 
 
 def test_a_region_grows_around_a_search_that_gets_nowhere_and_not_around_one_on_its_way() -> None:
-    def radius_after(losses: Iterable[float]) -> list[float]:
+    def radius_after(losses: Iterable[float], near: bool = False) -> list[float]:
         search, miss = searching(), torch.tensor([False])
-        search.found, search.fails, search.radius = miss, torch.zeros(1), torch.ones(1)
+        search.found, search.near, search.fails, search.radius = miss, torch.tensor([near]), torch.zeros(1), torch.ones(1)
         search.low = search.lower = search.proven = torch.full((1,), torch.inf)
         return [aim(search, miss, torch.tensor([loss]), shrinks=True, gradual=False) or search.radius.item() for loss in losses]
 
     assert radius_after([1.0] * 49) == pytest.approx([1.0] * 23 + [1.5] * 24 + [2.25] * 2), "12 steps to know it by, 12 to see"
+    assert radius_after([1.0] * 73, near=True) == pytest.approx([1.0] * 71 + [1.5] * 2), "close by, after all lengths of steps"
     assert radius_after(80.0 - step for step in range(60))[-1] == pytest.approx(1.5), "at 1 a step, too slow while it is above 48"
     assert radius_after(50.0 - step for step in range(49)) == [1.0] * 49
     assert radius_after([-1.0 - step for step in range(49)])[-1] == pytest.approx(2.25), "below zero is no way to go"
