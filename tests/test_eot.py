@@ -108,16 +108,21 @@ def test_even_slopes_have_one_length_before_the_mean(clips: list[Tensor]) -> Non
     assert not objective.begun(-torch.ones(1, 9)).look(-10 * torch.ones(1, 9)).slope.any()
 
 
-def test_steps_within_a_fixed_region_shrink_until_an_example_rests(clips: list[Tensor]) -> None:
+def overheard(channel: Channel, lengths: Tensor) -> tuple[aa.Objective, list[Tensor]]:
+    """To be heard as "go" over one draw of a channel, and all that the recogniser has heard by then."""
     met = list[Tensor]()
 
     def listen(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         met.append(waveforms.detach().clone())
         return recognisers.listen(waveforms, lengths)
 
-    waveforms, lengths = pad(clips[:1])
     spied = aa.Recogniser(listen, 16000, ALPHABET)
-    wanted = aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(Gain(0), draws=1, check_draws=1))
+    return aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(channel, draws=1, check_draws=1)), met
+
+
+def test_steps_within_a_fixed_region_shrink_until_an_example_rests(clips: list[Tensor]) -> None:
+    waveforms, lengths = pad(clips[:1])
+    wanted, met = overheard(Gain(0), lengths)
     find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=(-1, 1)), steps=40, minimal=False)
     assert len(met) == 40 + 1, "out of reach, and the end is put to the check draws"
     torch.testing.assert_close(met.pop(), met[-1], rtol=0, atol=1.5 / 32768)
@@ -225,15 +230,8 @@ class Scattering(Channel):
 
 
 def test_steps_go_along_gains_at_first(clips: list[Tensor]) -> None:
-    met = list[Tensor]()
-
-    def listen(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        met.append(waveforms.detach().clone())
-        return recognisers.listen(waveforms, lengths)
-
     waveforms, lengths = pad(clips[:1])
-    spied = aa.Recogniser(listen, 16000, ALPHABET)
-    wanted = aa.objective(spied, aa.Transcribe("go"), lengths, Expectation(Scattering(), draws=1, check_draws=1))
+    wanted, met = overheard(Scattering(), lengths)
     find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=None), steps=4, minimal=False)
     slope = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths).begun(met[0]).look(met[0]).slope
     gains = along_gains(slope, met[0], 16000)
