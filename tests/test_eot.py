@@ -15,6 +15,7 @@ from torch import Tensor
 
 import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
+from audioadv.attacks.agreement import Agreement, weight
 from audioadv.attacks.eot import REMEMBERED, Expectation
 from audioadv.attacks.settle import (
     FALL,
@@ -23,7 +24,6 @@ from audioadv.attacks.settle import (
     LAST,
     LAST_STEP,
     LATE_GROW,
-    REST,
     SETTLED,
     SHRINKING,
     WIDE_UNTIL,
@@ -229,15 +229,59 @@ class Scattering(Channel):
         return lambda inputs, lengths: (inputs, lengths)
 
 
-def test_steps_go_along_gains_at_first(clips: list[Tensor]) -> None:
+def test_what_draws_agree_on_is_measured_without_knowing_it() -> None:
+    """Two parts with a known mean and known noise, one clip quiet and one clear: c comes out, and so do the weights."""
+    generator, size, steps, lengths = torch.Generator().manual_seed(0), 400, 1500, torch.tensor([[1.0], [3.0]])
+    means = [torch.randn(1, size, generator=generator) * lengths, 0.3 * torch.randn(1, size, generator=generator) * lengths]
+    noise = 4.0  # beside means of 1 and 3, 0.3 and 0.9 an entry
+    agreement, found = Agreement(0.9), []
+    for _ in range(steps):
+        weighed = agreement.weighed(drawn := [mean + noise * torch.randn(2, size, generator=generator) for mean in means], 0.1)
+        found.append(torch.stack(agreement.shares()))
+    shares = torch.stack([mean.square().sum(1) / (mean.square().sum(1) + noise**2 * size) for mean in means])
+    torch.testing.assert_close(torch.stack(found[200:]).mean(0), shares, atol=0.01, rtol=0.1)
+    lasting = 19 + 10  # of a running mean with 0.9, and until steps of a tenth are as long as the radius
+    weights = [weight(share, lasting) for share in agreement.shares()]
+    torch.testing.assert_close(weighed, sum(w[:, None] * part for w, part in zip(weights, drawn, strict=True)))
+
+
+def test_the_weight_of_a_mean_is_the_best_there_is() -> None:
+    """No other multiple of a mean of 5 slopes comes nearer to the true one, on average."""
+    generator, true, noise = torch.Generator().manual_seed(0), torch.randn(300, generator=torch.Generator().manual_seed(1)), 2.0
+    means = (true + noise * torch.randn(2000, 5, 300, generator=generator)).mean(1)
+    best = weight(true.square().sum() / (true.square().sum() + noise**2 * 300), 5)
+    less, at, more = (float((w * means - true).square().sum(1).mean()) for w in (best - 0.05, best, best + 0.05))
+    assert at < min(less, more)
+
+
+def test_who_leaves_takes_nothing_along() -> None:
+    """The others' weights stay theirs."""
+    generator = torch.Generator().manual_seed(0)
+    slopes = [[torch.randn(3, 50, generator=generator) + 1, torch.randn(3, 50, generator=generator)] for _ in range(6)]
+    together, fewer = Agreement(0.5), Agreement(0.5)
+    stay = torch.tensor([2, 0])
+    for number, parts in enumerate(slopes):
+        whole = together.weighed(parts, 0.1)
+        if number == 3:
+            fewer.keep((stay, 50))
+        some = fewer.weighed([part[stay] if number >= 3 else part for part in parts], 0.1)
+        torch.testing.assert_close(some, whole[stay] if number >= 3 else whole)
+
+
+def test_steps_go_along_gains_where_draws_agree_on_nothing_else(clips: list[Tensor]) -> None:
+    """The first slope is all there is; that of a linear net agrees with itself in all its parts."""
     waveforms, lengths = pad(clips[:1])
     wanted, met = overheard(Scattering(), lengths)
     find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=None), steps=4, minimal=False)
     slope = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths).begun(met[0]).look(met[0]).slope
-    gains = along_gains(slope, met[0], 16000)
-    step = met[0] - met[1]
-    assert float(torch.cosine_similarity(step, gains + REST * slope)) > 0.999
-    assert float(torch.cosine_similarity(step, slope)) < 0.95
+    assert float(torch.cosine_similarity(met[0] - met[1], slope)) > 0.999
+    chance = torch.Generator().manual_seed(0)
+    agreement = Agreement(0.9)
+    for _ in range(50):
+        gains = along_gains(slope, met[0], 16000)
+        rest = 3 * slope.norm() * torch.randn(slope.shape, generator=chance) / slope.numel() ** 0.5
+        step = agreement.weighed((gains, rest), 0.3)
+    assert float(torch.cosine_similarity(step, gains)) > 0.95 > 0.5 > float(torch.cosine_similarity(gains + rest, gains))
 
 
 def test_gains_know_no_neighbours_and_no_level(clips: list[Tensor]) -> None:

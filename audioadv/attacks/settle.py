@@ -20,9 +20,9 @@ ENOUGH of them are, and grows, slowly, while less than FEW. With long steps it c
 the radius: a search that shrank and grew by what it heard from the first step on only ever grew. From LAST on steps come to rest, more
 is heard, and the radius goes to where a little more than the wanted rate is.
 
-A channel that scatters phases, as rooms do, leaves draws to agree on gains of bands and moments (`audio/gains.py`). Of the rest of the
-mean slope, mostly noise, only REST is kept at first, and all at the end: by then steps are so short that the noise averages out, and
-the direct sound, whose phase rooms share, is in it.
+A channel that scatters phases, as rooms do, leaves draws to agree on gains of bands and moments (`audio/gains.py`). The rest is
+mostly noise, but the direct sound, whose phase rooms share, is in it. How much of either a step takes, draws themselves say
+(`agreement.py`): of the rest little at first, and more as steps become so short that the noise averages out.
 
 Draws that have reached the goal keep its loss, and are moved further from the edge: the next room is another. Nobody leaves before all
 check draws are at the goal, and the last example is put to them even if it seldom was: some rate is better than none.
@@ -44,6 +44,7 @@ nothing, as it is without a channel, came in 300 steps to -5 dB or worse in most
 import torch
 from torch import Tensor
 
+from audioadv.attacks.agreement import Agreement
 from audioadv.attacks.nudge import nudge, own_size
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
@@ -52,6 +53,7 @@ from audioadv.audio.gains import along_gains
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
+MOMENTUM = 0.9  # of the direction, a running mean
 FIRST_STEP, SHRINKING, LAST_STEP = 0.3, 0.02, 0.002  # of the radius
 WIDEST, WIDE_UNTIL = 10.0, 0.3  # times the radius, share of the steps until it is one
 SETTLED, LAST = 0.4, 0.85  # share of the steps
@@ -59,11 +61,10 @@ ENOUGH, FEW, WIDTH = 0.75, 0.4, 0.1  # of the draws; how much more or less chang
 FALL, GROW, LATE_GROW = 9.0, 1.8, 9.0  # nepers over as many steps as there are
 HEARD = 32  # draws that the share of those heard is of
 CHECKS = 10  # on the way, until LAST
-REST = 0.3  # of what is no gain, at first
 
 
 def settle(
-    objective: Objective, region: Region, *, steps: int, minimal: bool, seed: int, momentum: float, progress: Tell | None
+    objective: Objective, region: Region, *, steps: int, minimal: bool, seed: int, momentum: float | None, progress: Tell | None
 ) -> AttackResult:
     """Bring each example to its goal in the wanted share of draws, within its region or, `minimal`, within the smallest that can be found.
 
@@ -75,6 +76,8 @@ def settle(
     delta, velocity, radius = nudge(region.at(loud), seed), region.start(), loud
     heard, found = torch.zeros_like(loud), torch.zeros_like(loud, dtype=torch.bool)
     wide, lasting = WIDE_UNTIL * (SETTLED if minimal else 1), max(1.0, HEARD / expectation.draws)  # share of the steps; looks
+    momentum = MOMENTUM if momentum is None else momentum
+    agreement = Agreement(momentum)
     denoised = expectation.channel.scatters and region.added  # how a sound is moved in time is no gain
     with at_rest(objective.model):
         for number in range(steps):
@@ -93,14 +96,15 @@ def settle(
             else:
                 radius = radius * change(heard, expectation.rate, done >= LAST, steps, lasting)
             here = run.region.at(radius)
-            slope = look.slope
+            stride, slope = stride_at(done, minimal), look.slope
             if denoised:
-                slope = along_gains(slope, inputs, expectation.heard_at(objective)).add_(slope, alpha=REST ** (1 - done))
+                gains = along_gains(slope, inputs, expectation.heard_at(objective))
+                slope = agreement.weighed((gains, slope - gains), stride)
             velocity = here.steady(here.pull(delta, slope)).lerp(velocity, momentum)
-            stride = each(stride_at(done, minimal) * radius, delta)
-            delta = here.project(torch.addcmul(delta, stride, here.steady(velocity), value=-1))
+            delta = here.project(torch.addcmul(delta, each(stride * radius, delta), here.steady(velocity), value=-1))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 delta, velocity, radius, loud, heard, found = cut(left, delta, velocity, radius, loud, heard, found)
+                agreement.keep(left)
                 if not len(delta):
                     break
         else:
