@@ -268,20 +268,43 @@ def test_who_leaves_takes_nothing_along() -> None:
         torch.testing.assert_close(some, whole[stay] if number >= 3 else whole)
 
 
-def test_steps_go_along_gains_where_draws_agree_on_nothing_else(clips: list[Tensor]) -> None:
-    """The first slope is all there is; that of a linear net agrees with itself in all its parts."""
-    waveforms, lengths = pad(clips[:1])
-    wanted, met = overheard(Scattering(), lengths)
-    find_then_shrink(wanted, aa.SNR(40).around(waveforms, lengths, box=None), steps=4, minimal=False)
-    slope = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths).begun(met[0]).look(met[0]).slope
-    assert float(torch.cosine_similarity(met[0] - met[1], slope)) > 0.999
-    chance = torch.Generator().manual_seed(0)
+def test_draws_that_agree_on_gains_alone_leave_gains_alone(clips: list[Tensor]) -> None:
+    waveforms, chance = clips[0][None], torch.Generator().manual_seed(0)
+    gains = along_gains(torch.randn(waveforms.shape, generator=chance), waveforms, 16000)
     agreement = Agreement(0.9)
     for _ in range(50):
-        gains = along_gains(slope, met[0], 16000)
-        rest = 3 * slope.norm() * torch.randn(slope.shape, generator=chance) / slope.numel() ** 0.5
+        rest = 3 * gains.norm() * torch.randn(gains.shape, generator=chance) / gains.numel() ** 0.5
         step = agreement.weighed((gains, rest), 0.3)
     assert float(torch.cosine_similarity(step, gains)) > 0.95 > 0.5 > float(torch.cosine_similarity(gains + rest, gains))
+
+
+def test_steps_over_rooms_go_along_gains_and_rest_as_weighed(clips: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first slope is all there is; gains alone, where draws say so."""
+    waveforms, lengths = pad(clips[:1])
+    wanted, met = overheard(Scattering(), lengths)
+    region = aa.SNR(40).around(waveforms, lengths, box=None)
+    find_then_shrink(wanted, region, steps=4, minimal=False)
+    slope = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths).begun(met[0]).look(met[0]).slope
+    assert float(torch.cosine_similarity(met[0] - met[1], slope)) > 0.999
+    monkeypatch.setattr(Agreement, "weighed", lambda self, parts, stride: parts[0])
+    met.clear()
+    find_then_shrink(wanted, region, steps=4, minimal=False)
+    gains = along_gains(slope, met[0], 16000)
+    assert float(torch.cosine_similarity(met[0] - met[1], gains)) > 0.999 > 0.95 > float(torch.cosine_similarity(gains, slope))
+
+
+def test_over_rooms_who_stays_goes_on_as_alone(clips: list[Tensor]) -> None:
+    """The first clip has room to get there, and leaves before the second."""
+
+    def attacked(some: list[Tensor], radii: list[float]) -> aa.AttackResult:
+        waveforms, lengths = pad(some)
+        wanted = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, Expectation(Scattering(), draws=1, check_draws=2))
+        region = aa.SNR(0).around(waveforms, lengths, box=None)
+        return find_then_shrink(wanted, region.at(region.radius * torch.tensor(radii)), steps=60, minimal=False)
+
+    together, alone = attacked(clips[:2], [1.0, 0.13]), attacked(clips[1:2], [0.13])
+    assert int(together.steps[0]) < int(together.steps[1]) == int(alone.steps[0])
+    torch.testing.assert_close(together.adversarial[1, : len(clips[1])], alone.adversarial[0], rtol=0, atol=1e-4)
 
 
 def test_gains_know_no_neighbours_and_no_level(clips: list[Tensor]) -> None:
