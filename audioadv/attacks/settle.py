@@ -27,18 +27,30 @@ mostly noise, but the direct sound, whose phase rooms share, is in it. How much 
 Draws that have reached the goal keep its loss, and are moved further from the edge: the next room is another. Nobody leaves before all
 check draws are at the goal, and the last example is put to them even if it seldom was: some rate is better than none.
 
-Six clips through rooms and noise on tiny-mel, heard in 60 to 100 judge draws (two runs of one setting may differ by 10). Within snr:15,
-1,200 draws each, before slopes were denoised (`audio/gains.py`): 16 and 28 % with 4 draws a step, FIRST_STEP 0.1, WIDEST 3 and the
-margin for draws at the goal; 31 % with 2 draws and FIRST_STEP 0.3; 38, 50 and 39 % with WIDEST 6, 10 and 20 as well; 62 % with the
-goal's loss for all draws. Steps are what is scarce, not draws: 300 steps of 16 draws, four times the work, came to 34 %. Then, on another
-machine, 600 steps of 2 draws: 27 % with the slopes as they are, 52 % with their gains alone (18, 47 and 35 % with FIRST_STEP 0.15, 0.5
-and 0.9; 39 % with momentum 0.8; 52 % with WIDEST 3), 57 % with REST all along; on six easier clips 57 %, with REST all along 69 %,
-and as here 66 % (mean losses of 6.2, 4.2 and 3.8 nats); tiny-wave 13 and, with REST all along, 28 %.
-All twelve, 1,200 steps: 56 % without gains, 66 % as here, and with REST all along, by their files, 62 %; tiny-wave, which hears no bands,
-45 and, by their files, 43 %. The six hardest on tiny-mel: 56 % after 1,200 steps, 63 after 4,800. No better on the twelve in 400 steps
-(49 % as here): draws weighed by how near their loss is to the edge (49), momentum 0.95 (37), gains weighed towards the loud (36).
-For the smallest, 600 steps and REST all along: a mean SNR of 8.1 dB, heard in 91 % (3.4 and 88 % before); the search that settled at
-nothing, as it is without a channel, came in 300 steps to -5 dB or worse in most, and 31 %.
+Figures: how often the six hardest clips are heard on tiny-mel within snr:15, in 60 to 100 judge draws of rooms and noise. Two runs of
+one setting may differ by 10 points.
+
+    slopes as they are, 1,200 draws     16, 28 %    4 draws a step, FIRST_STEP 0.1, WIDEST 3, the margin for draws at the goal
+                                        31          2 draws, FIRST_STEP 0.3
+                                        38, 50, 39  WIDEST 6, 10, 20 as well
+                                        62          the goal's loss for all draws
+                                        34          300 steps of 16 draws, four times the work: steps are scarce, not draws
+    gains alone, 600 steps of 2         52          (slopes as they are, that time: 27)
+                                        18, 47, 35  FIRST_STEP 0.15, 0.5, 0.9
+                                        39, 52      momentum 0.8; WIDEST 3
+    0.3 of the rest, growing to 1       30          mean loss 11.3, another time
+    as weighed by what draws agree on   43, 50, 33  mean losses 8.1, 6.8 and, from another start, 9.9
+                                        32, 40      WIDEST 1, 3
+                                        29          radii that fall for 0.8 of the steps: what is heard while loud is lost all the same
+                                        43, 38      in more parts: gains of 10, 20, 40 bands, or of 20, 40, 80, one after another
+    0.3 of the rest, growing to 1       56, 63      1,200 and 4,800 steps
+
+No better on twelve clips in 400 steps (49 % then): draws weighed by how near their loss is to the edge (49), momentum 0.95 (37), gains
+weighed towards the loud (36). On tiny-wave, which hears no bands, it matters less: of 17 carriers, 1,200 steps, 39 % as here, 38 with
+the growing share, 41 to 48 with slopes as they are, and one clip's rate may differ by 40 points between two runs.
+
+For the smallest, 600 steps and 0.3 of the rest all along: a mean SNR of 8.1 dB, heard in 91 % (3.4 and 88 % before); the search that
+settled at nothing, as it is without a channel, came in 300 steps to -5 dB or worse in most, and 31 %.
 """
 
 import torch
