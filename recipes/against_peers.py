@@ -22,14 +22,15 @@ For each pair, a peer's result is the best of its entrants' that reached the tar
 10, art 40, art-fine 36, pgd-l2 34, pgd 37: whatever a peer solves is solved. On tiny-mel (035eef9f424e) ours reach 40 and 39, cw 19,
 cw-margin 6, art 39, art-fine 29, pgd-l2 5 of 38, pgd 9 of 32: in linf:min one pair that peers solve (room/2) takes ours more than 300.
 Medians on common pairs, and the share of the peer's time in which snr:min came to the peer's own median of all pairs, where it reaches
-half of them (on tiny-wave the peers' times are of an earlier run on a busier core, and these shares too low; in that run they were 0.17,
-0.14 and 0.10, 0.11 and 0.19):
+half of them. Rows with a star are of the search as it is, measured in one run (cw: 25 and 10 of 40 solved, as before; art-fine 29, +17.6
+dB of its own, just before the last change of the search); the others of an earlier one, and on tiny-wave their peers' times of an earlier
+run still, on a busier core, so that these shares are too low; in that run they were 0.14 and 0.10, 0.11 and 0.19:
 
                      tiny-mel                           tiny-wave
                      SNR       dB_x      time           SNR       dB_x      time
-    asr-attacks cw   +9.4 dB   -8.1 dB   -              +5.7 dB   -6.1 dB   0.07
+    asr-attacks cw   +9.4 dB   -8.1 dB   -              +6.4 dB*  -6.7 dB   0.13*
     asr-attacks pgd  +44.0     -50.0     -              +23.6     -26.4     0.05, 0.04
-    ART              +15.7     -22.2     0.12, 0.28     +11.4     -9.8      0.04, 0.08
+    ART              +15.7     -22.2     0.12, 0.22*    +11.4     -9.8      0.04, 0.08
 """
 
 import hashlib
