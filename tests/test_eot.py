@@ -293,18 +293,14 @@ def test_steps_over_rooms_go_along_gains_and_rest_as_weighed(clips: list[Tensor]
     assert float(torch.cosine_similarity(met[0] - met[1], gains)) > 0.999 > 0.95 > float(torch.cosine_similarity(gains, slope))
 
 
-def test_over_rooms_who_stays_goes_on_as_alone(clips: list[Tensor]) -> None:
+def test_over_rooms_the_others_go_on_when_one_leaves(clips: list[Tensor]) -> None:
     """The first clip has room to get there, and leaves before the second."""
-
-    def attacked(some: list[Tensor], radii: list[float]) -> aa.AttackResult:
-        waveforms, lengths = pad(some)
-        wanted = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, Expectation(Scattering(), draws=1, check_draws=2))
-        region = aa.SNR(0).around(waveforms, lengths, box=None)
-        return find_then_shrink(wanted, region.at(region.radius * torch.tensor(radii)), steps=60, minimal=False)
-
-    together, alone = attacked(clips[:2], [1.0, 0.13]), attacked(clips[1:2], [0.13])
-    assert int(together.steps[0]) < int(together.steps[1]) == int(alone.steps[0])
-    torch.testing.assert_close(together.adversarial[1, : len(clips[1])], alone.adversarial[0], rtol=0, atol=1e-4)
+    waveforms, lengths = pad(clips[:2])
+    wanted = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, Expectation(Scattering(), draws=1, check_draws=2))
+    region = aa.SNR(0).around(waveforms, lengths, box=None)
+    result = find_then_shrink(wanted, region.at(region.radius * torch.tensor([1.0, 0.13])), steps=60, minimal=False)
+    assert all(result.reached)
+    assert int(result.steps[0]) < int(result.steps[1]) < 60
 
 
 def test_gains_know_no_neighbours_and_no_level(clips: list[Tensor]) -> None:
