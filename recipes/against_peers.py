@@ -18,9 +18,9 @@ for the number of steps, and is judged on its 16-bit file, read back and heard a
 
 For each pair, a peer's result is the best of its entrants' that reached the target.
 
-300 forwards, 40 pairs, a core that others used too. On tiny-wave (9b8062685b3f) ours reach 40 and 40 (snr:min, linf:min), cw 24, cw-margin
-10, art 40, art-fine 36, pgd-l2 34, pgd 37: whatever a peer solves is solved. On tiny-mel (035eef9f424e) ours reach 40 and 39, cw 19,
-cw-margin 6, art 39, art-fine 29, pgd-l2 5 of 38, pgd 9 of 32: in linf:min one pair that peers solve (room/2) takes ours more than 300.
+300 forwards, 40 pairs, a core that others used too. On tiny-wave (9b8062685b3f) ours reach 40 and 40 (snr:min, linf:min), cw 25, cw-margin
+10, art 40, art-fine 36, pgd-l2 34, pgd 37; on tiny-mel (035eef9f424e) ours 40 and 40, cw 19, cw-margin 6, art 39, art-fine 29, pgd-l2 5
+of 38, pgd 9 of 32: whatever a peer solves is solved.
 Medians on common pairs, and the share of the peer's time in which snr:min came to the peer's own median of all pairs, where it reaches
 half of them. Rows with a star are of the search as it is, measured in one run (cw: 25 and 10 of 40 solved, as before; art-fine 29, +17.6
 dB of its own, just before the last change of the search); the others of an earlier one, and on tiny-wave their peers' times of an earlier
