@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.run import cut
-from audioadv.threat.projections import each
+from audioadv.threat.projections import dot, each
 
 MEMORY = 100  # steps that c is a mean of
 LEAST = 1e-4  # of c: what is less cannot be told from none
@@ -72,8 +72,3 @@ class Agreement:
 def weight(share: Tensor, number: float) -> Tensor:
     """Of a mean over so many slopes: the share of its energy that is no chance, if that of a single one is `share`."""
     return share / (share + (1 - share) / number)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Shapes: [batch, *] each -> [batch]."""
-    return (a * b).flatten(1).sum(1)

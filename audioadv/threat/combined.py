@@ -11,7 +11,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from audioadv.threat.projections import INWARD, each
+from audioadv.threat.projections import INWARD, dot, each
 from audioadv.threat.region import Map, Norm, extent, tied
 
 ROUNDS = 40
@@ -21,11 +21,6 @@ STILL = 1e-6
 def share(gauge: Tensor, radius: Tensor) -> Tensor:
     """gauge / radius; of a radius of zero, nothing takes no share and anything else an infinite one."""
     return torch.where(gauge == 0, 0.0, gauge / radius)
-
-
-def dot(slope: Tensor, step: Tensor) -> Tensor:
-    """The inner product of each example. Shapes: [batch, *] twice -> [batch]."""
-    return (slope * step).flatten(1).sum(1)
 
 
 def pick(candidates: list[Tensor], score: Callable[[Tensor], Tensor]) -> Tensor:

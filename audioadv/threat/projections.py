@@ -14,6 +14,11 @@ def each(values: Shaped[Tensor, " batch"], like: Shaped[Tensor, "batch ..."]) ->
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def dot(a: Shaped[Tensor, "batch ..."], b: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, " batch"]:
+    """The inner product of each example's two. Shapes: [batch, *] each -> [batch]."""
+    return (a * b).flatten(1).sum(1)
+
+
 def project_linf(
     delta: Float[Tensor, "batch ..."],
     radius: Float[Tensor, " batch"],

@@ -12,8 +12,8 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from audioadv.threat.combined import Several, dot, share
-from audioadv.threat.projections import each
+from audioadv.threat.combined import Several, share
+from audioadv.threat.projections import dot, each
 from audioadv.threat.region import ADDED, Map, Norm, pull_back
 
 HALVINGS, SWEEPS = 24, 20
