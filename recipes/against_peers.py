@@ -5,9 +5,10 @@
     .peers/bin/python recipes/against_peers.py --out peers.jsonl --report
     .peers/bin/python recipes/against_peers.py --out quick.jsonl --quick
 
-A module around the net counts the passes; those of an attack's own checks count too. Entrants take turns, 16 pairs at a time.
-Each works on its own scale and one utterance at a time, as it asks for (ours: a ragged batch of 16), by its own defaults but
-for the number of steps, and is judged on its 16-bit file, read back and heard alone.
+A module around the net counts the passes; those of an attack's own checks count too. Entrants take turns, 16 pairs
+at a time, of about one length, as `audioadv craft` puts them together. Each works on its own scale and one utterance at a time, as it asks
+for (ours: a ragged batch of 16), by its own defaults but for the number of steps, and is judged on its 16-bit file, read back and heard
+alone.
 
     cw           asr-attacks cw, loss="ctc": a forward a step, and one every 10 steps
     cw-margin    loss="margin": as many steps again on the aligned hinge, at two forwards each
@@ -55,7 +56,7 @@ from audioadv.attacks.craft import BATCH, heard_alone
 from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.files import BOX, FULL_SCALE, round16
-from audioadv.audio.ragged import pad
+from audioadv.audio.ragged import alike, pad
 from audioadv.evaluation.rates import wilson
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
@@ -330,6 +331,7 @@ def main(
     lines: list[Line] = [line for line in map(json.loads, whole) if line["entrant"] not in again]
     limit, forwards = (2, (60,)) if quick else (limit, forwards)
     suite = pairs(data)[:limit]
+    suite = [suite[i] for i in alike([len(pair.clip.samples) for pair in suite], BATCH)]
     groups = [suite[first : first + BATCH] for first in range(0, len(suite), BATCH)]
     kept = out.with_name(f"{out.name}.part")
     kept.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -142,6 +142,20 @@ def test_one_target_for_each_clip_and_no_two_share_a_file(folder: Path) -> None:
     ]
 
 
+def test_clips_of_like_length_are_attacked_together_and_told_in_the_order_given(folder: Path) -> None:
+    soundfile.write("long.wav", noise(0.9), 16000)
+    soundfile.write("short.wav", noise(0.4), 16000)
+    given = ["craft", "long.wav", "hiss.wav", "short.wav", "--target", "one", "--target", "two", "--target", "three", "--batch", "2"]
+    done = lines(run(*given, *QUICK))
+    assert [(line["clip"], line["target"], line["adversarial_transcript"]) for line in done] == [
+        ("hiss.wav", "two", "two"),
+        ("short.wav", "three", "three"),
+        ("long.wav", "one", "one"),
+    ]
+    table = run(*given, *(argument for argument in QUICK if argument != "--json")).stdout
+    assert table.index("long.wav") < table.index("hiss.wav") < table.index("short.wav")
+
+
 def test_outputs_never_replace_a_clip(folder: Path) -> None:
     soundfile.write("hiss.clean.wav", noise(0.4), 16000)
     before = {name: Path(name).read_bytes() for name in ("hiss.wav", "hiss.clean.wav")}

@@ -23,6 +23,20 @@ def pad(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), lengths
 
 
+def alike(lengths: Sequence[int], batch: int) -> list[int]:
+    """An order in which each `batch` of clips are about as long, so that little is padded; within one they stay as they came.
+
+    Whoever gives results clip by clip goes by it before the first. Units: samples, or any other.
+
+    >>> alike([9, 1, 8, 2, 3], batch=2)
+    [1, 3, 2, 4, 0]
+    >>> alike([9, 1, 8], batch=16)
+    [0, 1, 2]
+    """
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [i for first in range(0, len(by_length), batch) for i in sorted(by_length[first : first + batch])]
+
+
 def inside(lengths: Tensor, width: int) -> Tensor:
     """True where a clip is, False where its padding is. Shapes: [batch] -> [batch, width].
 

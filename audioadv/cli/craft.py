@@ -11,6 +11,7 @@ import torch
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
+from audioadv.audio.ragged import alike
 from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import (
@@ -149,25 +150,27 @@ def craft(
             jobs.append(Job(entry, name, clip, text or ""))
     if not jobs:
         context.exit(WRONG_INPUT)
+    order = alike([len(job.clip.samples) for job in jobs], batch)
+    jobs = [jobs[i] for i in order]
     wanted = [job.text for job in jobs]
     goal = Silence() if silence else Mistranscribe(wanted, errors) if references else Transcribe(wanted)
     check_sound_bound(bound, max(len(job.clip.samples) for job in jobs))
 
-    lines: list[dict[str, Any]] = []
+    lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "seed": seed, "batch": batch}
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
         with stoppable() as asked, bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
-            for place, (job, result) in enumerate(zip(jobs, crafted, strict=False)):
+            for row, (place, job, result) in enumerate(zip(order, jobs, crafted, strict=False)):
                 if asked() and result.outcome is Outcome.MISSED and result.steps < steps:
                     continue  # it was not tried to the end
                 make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
-                    lines.append(save(names, job.name, job.entry, result, goal.rows(torch.tensor([place])), model, not no_picture))
+                    lines[place] = save(names, job.name, job.entry, result, goal.rows(torch.tensor([row])), model, not no_picture)
                     if as_json:
-                        say(json.dumps(lines[-1]))
+                        say(json.dumps(lines[place]))
             stopped = asked() and len(lines) + problems.count - told < len(jobs)
     except KeyboardInterrupt:
         stopped = True
@@ -179,8 +182,10 @@ def craft(
         with problems.told():
             page = write_page(out)
     if not as_json and lines:
-        tell(lines, page)
-    context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if all(line["reached"] for line in lines) else NOT_REACHED)
+        tell([line for _, line in sorted(lines.items())], page)
+    context.exit(
+        STOPPED if stopped else WRONG_INPUT if problems.count else DONE if all(line["reached"] for line in lines.values()) else NOT_REACHED
+    )
 
 
 def wanted_texts(entries: list[Entry], targets: tuple[str, ...], silence: bool, references: tuple[str, ...]) -> list[str | None]:
