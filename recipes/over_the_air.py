@@ -81,20 +81,19 @@ def judged(model: Recogniser, path: Path, pair: Pair, draws: int, wanted: dict[s
     return result
 
 
-def craft_cell(
-    model: Recogniser, suite: list[Pair], bound: str, crafted_for: str, steps: int, step_draws: int, draws: int, folder: Path
-) -> Iterator[Line]:
+def craft_cell(model: Recogniser, suite: list[Pair], bound: str, crafted_for: str, how: Line, folder: Path) -> Iterator[Line]:
     """Craft all pairs under one bound for one channel, and judge their files on every column."""
     channel = None if crafted_for == "none" else parse_channel(crafted_for)
     goal, wanted = Transcribe([pair.target for pair in suite]), columns()
-    options: dict[str, Any] = {"bound": parse_bound(bound), "steps": steps, "channel": channel, "draws": step_draws, "judge_draws": 1}
+    options: Line = {"bound": parse_bound(bound), "channel": channel, "judge_draws": 1}
+    options |= {"steps": how["steps"], "restarts": how["restarts"], "draws": how["step_draws"]}
     for pair, result in zip(suite, craft_each(model, [pair.clip for pair in suite], goal, **options), strict=True):
         path = folder / f"{model.name}-{bound}-{crafted_for}-{pair.name}.wav".replace("/", "_").replace(":", "_")
         write_wav(path, result.adversarial, SAMPLE_RATE)
         where = {"model": model.name, "bound": bound, "crafted_for": crafted_for, "pair": pair.name}
-        where |= {"steps": steps, "step_draws": step_draws, "judge_draws": draws}
+        where |= how
         cost = {"forwards": result.forwards, "seconds": round(result.seconds, 1), "snr_db": result.line()["snr_db"]}
-        yield where | cost | {"target": pair.target, "kind": pair.kind, "judged": judged(model, path, pair, draws, wanted)}
+        yield where | cost | {"target": pair.target, "kind": pair.kind, "judged": judged(model, path, pair, how["judge_draws"], wanted)}
 
 
 def rate(lines: list[Line], column: str) -> str:
@@ -143,6 +142,7 @@ def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
 @click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
 @click.option("--bound", "bounds", multiple=True, default=("snr:15", "snr:6", "snr:10", "snr:20", "snr:min"), show_default=True)
 @click.option("--steps", default=1200, show_default=True)
+@click.option("--restarts", default=1, show_default=True, help="starts of those that are heard too seldom")
 @click.option("--step-draws", default=2, show_default=True, help="draws a step: twice the steps bring more than twice the draws")
 @click.option("--draws", default=100, show_default=True, help="judge draws a file")
 @click.option("--limit", default=20, show_default=True, help="only so many carriers")
@@ -155,6 +155,7 @@ def main(
     models: tuple[str, ...],
     bounds: tuple[str, ...],
     steps: int,
+    restarts: int,
     step_draws: int,
     draws: int,
     limit: int,
@@ -172,25 +173,25 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         results = folder / "results.jsonl"
         lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-        suite = suited(data)[:limit]
+        suite, how = suited(data)[:limit], {"steps": steps, "restarts": restarts, "step_draws": step_draws, "judge_draws": draws}
         cells = [(bound, crafted_for) for bound in bounds for crafted_for in (AIR, "none")]
         cells += [(bounds[0], spec) for spec in CODECS if spec != "none" and codecs]
         for name in models:
             model = load_model(name, device)
             click.echo(hearing(model, draws=2 if quick else 20))
             for bound, crafted_for in cells:
-                there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, steps, step_draws, draws)}
+                there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, *how.values())}
                 if left := [pair for pair in suite if pair.name not in there]:
-                    for line in craft_cell(model, left, bound, crafted_for, steps, step_draws, draws, folder):
+                    for line in craft_cell(model, left, bound, crafted_for, how, folder):
                         with results.open("a") as file:
                             file.write(json.dumps(line) + "\n")
                         lines.append(line)
-            tell([line for line in lines if settings(line)[3:] == (steps, step_draws, draws)], model.name, list(bounds))
+            tell([line for line in lines if settings(line)[3:] == (*how.values(),)], model.name, list(bounds))
 
 
 def settings(line: Line) -> tuple[Any, ...]:
     """What makes a result one of this run."""
-    return tuple(line.get(key) for key in ("model", "bound", "crafted_for", "steps", "step_draws", "judge_draws"))
+    return tuple(line.get(key) for key in ("model", "bound", "crafted_for", "steps", "restarts", "step_draws", "judge_draws"))
 
 
 if __name__ == "__main__":

@@ -156,6 +156,13 @@ def test_clips_of_like_length_are_attacked_together_and_told_in_the_order_given(
     assert table.index("long.wav") < table.index("hiss.wav") < table.index("short.wav")
 
 
+def test_a_clip_that_missed_is_started_again(folder: Path) -> None:
+    """One step does not get there; two starts of one step are two misses."""
+    (once,), (twice,) = (lines(run("craft", "hiss.wav", "--target", "go", *QUICK, "--steps", "1", "--restarts", n)) for n in ("1", "2"))
+    assert (once["outcome"], once["steps"]) == ("missed", 1)
+    assert (twice["outcome"], twice["steps"]) == ("missed", 2)
+
+
 def test_outputs_never_replace_a_clip(folder: Path) -> None:
     soundfile.write("hiss.clean.wav", noise(0.4), 16000)
     before = {name: Path(name).read_bytes() for name in ("hiss.wav", "hiss.clean.wav")}
@@ -551,6 +558,7 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--channel", "room_then_"], "channel 'room_then_': not a channel"),
         (["--target", "go", "--steps", "0"], "--steps"),
         (["--target", "go", "--batch", "0"], "--batch"),
+        (["--target", "go", "--restarts", "0"], "--restarts"),
         (["--target", "go", "--seed", "x"], "--seed"),
         (["--target", "go", "--device", "tpu"], "--device"),
         (["--target", "go", "--lead-in", "59.8"], "hiss.wav: 60.3 s with --lead-in 59.8, but at most 60"),

@@ -31,6 +31,7 @@ from audioadv.attacks.settle import (
     change,
     stride_at,
 )
+from audioadv.attacks.survivors import restarted, started
 from audioadv.audio.files import Clip
 from audioadv.audio.gains import along_gains
 from audioadv.audio.ragged import pad
@@ -455,6 +456,28 @@ def test_the_best_by_rate_is_returned_even_where_it_is_too_low(clips: list[Tenso
         assert objective.memory is not None
         objective.memory.shares[0] = 1.0
         assert float(objective.rates(result.adversarial, torch.tensor([True]), torch.zeros(1))) == pytest.approx(float(result.rate))
+
+
+def test_another_start_meets_other_draws_and_the_best_by_the_same_checks_stays(clips: list[Tensor]) -> None:
+    waveforms, lengths = pad(clips[:1])
+    wanted = Expectation(Noise((-20, 20)), draws=4, check_draws=32, rate=1.0)
+    objective, region = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, wanted), aa.SNR(3).around(waveforms, lengths)
+    first, second = (started(objective, number).begun(waveforms) for number in (0, 1))
+    assert float(first.look(waveforms).loss) != float(second.look(waveforms).loss)
+    everyone, worst = torch.tensor([True]), torch.zeros(1)
+    assert first.memory is not None
+    assert second.memory is not None
+    first.memory.shares[0] = second.memory.shares[0] = 1.0
+    louder = waveforms + 0.1 * torch.randn(waveforms.shape, generator=torch.Generator().manual_seed(0))
+    assert first.rates(louder, everyone, worst) == second.rates(louder, everyone, worst)
+
+    found = partial(find_then_shrink, minimal=False, steps=20)
+    both = restarted(found, objective, region, restarts=2)
+    alone = [found(started(objective, number), region, seed=number) for number in (0, 1)]
+    rates = [float(one.rate) for one in alone if one.rate is not None]
+    assert rates[0] != rates[1]
+    assert float(both.rate) == max(rates)  # type: ignore[arg-type]
+    assert torch.equal(both.adversarial, alone[rates.index(max(rates))].adversarial)
 
 
 # Images and classifiers

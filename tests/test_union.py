@@ -1,17 +1,19 @@
-"""Unions: the worst member and one step of all, on a model that each member brings down somewhere. And mixes of a move and a change."""
+"""Unions: the worst member, and one step of all, on a model that each member brings down somewhere. Restarts. Mixes of move and change."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from audioadv.attacks.affine import affine
-from audioadv.attacks.objective import objective
+from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
-from audioadv.attacks.result import Outcome
+from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.survivors import restarted
 from audioadv.attacks.union import msd, worst_member
 from audioadv.errors import OptionError
 from audioadv.threat.bounds import L1, Bound, Linf
 from audioadv.threat.model import ThreatModel
+from audioadv.threat.region import Region
 from audioadv.threat.warps import Timing
 
 
@@ -86,13 +88,45 @@ def test_progress_is_of_the_whole_batch_and_its_word_ends_all_members() -> None:
     limit = 0
     whole = worst_member(pgd, objective(score, Below()), region, steps=40, progress=tell)
     assert whole.reached == [True, True, True, False]
-    assert seen[-1] == (40, whole.reached, whole.reached), "the last of the second member, which no longer has the first and third"
+    assert seen[-1] == (80, whole.reached, whole.reached), "the last of the second member, which no longer has the first and third"
     assert [False, True, False, False] not in [reached for _, reached, _ in seen]
     seen.clear()
     limit = 3
     cut = worst_member(pgd, objective(score, Below()), region, steps=40, progress=tell)
     assert len(seen) == limit
     assert int(cut.forwards.max()) == limit
+
+
+def test_restarts_tell_of_the_whole_batch_and_stop_when_told() -> None:
+    region, told = Linf(0.1).around(inputs(), box=None), []
+
+    def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+        told.append((step, gauge.isfinite().tolist(), (best != inputs()).any(1).tolist()))
+        return step == limit
+
+    limit = 0
+    whole = pgd(objective(score, Below()), region, steps=40, restarts=3, progress=tell)
+    assert whole.reached == [True, False, True, False]
+    assert told[-1] == (120, whole.reached, whole.reached), "of the third start, which has the second and the last alone"
+    told.clear()
+    limit = 50
+    cut = pgd(objective(score, Below()), region, steps=40, restarts=3, progress=tell)
+    assert told[-1][0] == limit
+    assert cut.reached == whole.reached
+    assert int(cut.forwards.max()) == 41 + 10
+
+
+def test_another_start_is_for_those_who_stand_and_with_other_random_numbers() -> None:
+    starts: list[tuple[int, list[float]]] = []
+
+    def spied(wanted: Objective, region: Region, *, seed: int, steps: int) -> AttackResult:
+        starts.append((seed, region.clean[:, -1].tolist()))
+        return pgd(wanted, region, steps=steps, seed=seed)
+
+    result = restarted(spied, objective(score, Below()), Linf(0.1).around(inputs(), box=None), restarts=3, seed=5, steps=40)
+    assert starts == [(5, [0, 1, 2, 3]), (6, [1, 3]), (7, [1, 3])]
+    assert result.reached == [True, False, True, False]
+    assert result.forwards[[1, 3]].tolist() == [3 * 41] * 2
 
 
 def test_members_of_different_kinds_give_parameters_of_the_union() -> None:

@@ -45,9 +45,9 @@ def annealed_pgd(
     check_counts("annealed_pgd", steps=steps, restarts=restarts)
     fixed_radius(region, "annealed_pgd")
     if restarts > 1:
-        once = partial(annealed_pgd, steps=steps, early_stop=early_stop, progress=progress)
+        once = partial(annealed_pgd, steps=steps, early_stop=early_stop)
         runs = [(objective, partial(once, random_start=random_start or number > 0, seed=seed + number)) for number in range(restarts)]
-        return one_after_another(runs, region)
+        return one_after_another(runs, region, progress)
     run = Run(objective.by(cross_entropy), region, progress)
     delta = before = draws.random_start(region, seed) if random_start else region.start()
     with at_rest(objective.model):

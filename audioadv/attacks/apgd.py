@@ -63,8 +63,8 @@ def apgd(
     check_counts("apgd", steps=steps, restarts=restarts)
     fixed_radius(region, "apgd")
     if restarts > 1:
-        once = partial(apgd, steps=steps, early_stop=early_stop, progress=progress)
-        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
+        once = partial(apgd, steps=steps, early_stop=early_stop)
+        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region, progress)
     run, judged, since = Run(objective, region, progress), checkpoints(steps), 0
     delta = before = low_delta = random_start(region, seed)
     low_slope = torch.zeros_like(delta)

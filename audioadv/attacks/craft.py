@@ -27,6 +27,7 @@ from audioadv.attacks.pgd import pgd
 from audioadv.attacks.qin import qin
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
 from audioadv.audio.files import BOX, FULL_SCALE, Clip
@@ -133,6 +134,7 @@ def craft_each(
     bound: Bound | str = SMALLEST,
     attack: str = "shrink",
     steps: int = 500,
+    restarts: int = 1,
     seed: int = 0,
     batch: int = BATCH,
     channel: Channel | str | None = None,
@@ -149,6 +151,9 @@ def craft_each(
 
     Bound and channel may be specs. Over a channel, a step averages `draws` of it, an example is chosen by `check_draws` and
     judged by `judge_draws`, and its goal is reached where that is at least `rate` of them (`attacks/eot.py`).
+
+    With `restarts`, of so many starts of `steps` each, all after the first are for clips that have not come there yet: over a channel,
+    of a clip that none brings there the one that most check draws hear is kept.
 
     The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
     UnknownModel for what is no recogniser, OptionError for an unknown attack or a goal that is not for texts.
@@ -169,6 +174,8 @@ def craft_each(
         raise OptionError(f"attack 'qin' hides a change under a masking threshold, and {bound} has none. Give the bound masked:min")
     if steps < 1:
         raise OptionError(f"steps {steps}: an attack takes at least one")
+    if restarts < 1:
+        raise OptionError(f"restarts {restarts}: every clip is started at least once")
     if batch < 1:
         raise OptionError(f"batch {batch}: at least one clip is attacked at once")
     if judge_draws < 1:
@@ -193,11 +200,11 @@ def craft_each(
     wants = goal.references if isinstance(goal, Mistranscribe) else goal.texts if isinstance(goal, Transcribe) else ("",)
     if len(wants) not in (1, len(clips)):
         raise UnusableBatch(f"{len(wants)} texts for {len(clips)} clips: give one for all, or one for each")
-    way = partial(worst_member, partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack])
+    way = partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack]
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
         own = goal.rows(index)
-        yield from craft_batch(model, [clips[i] for i in index], own, bound, way, steps, seed, progress, stop, over, judge_draws)
+        yield from craft_batch(model, [clips[i] for i in index], own, bound, way, steps, restarts, seed, progress, stop, over, judge_draws)
         if stop():
             return
 
@@ -209,6 +216,7 @@ def craft_batch(
     bound: Bound,
     attack: Callable[..., AttackResult],
     steps: int,
+    restarts: int,
     seed: int,
     progress: Callable[[Progress], None] | None,
     stop: Callable[[], bool],
@@ -233,19 +241,20 @@ def craft_batch(
     if len(able):
         names = [clips[i].name for i in able]
 
-        halted = 0  # the step at which it was
+        halted, most = 0, steps * restarts * len(region.members())  # the step at which it was, of so many
 
         def tell(step: int, best: Tensor, inputs: Tensor) -> bool:
             nonlocal halted
             if progress is not None:
                 specs = zip(bound.found(region.rows(able.to(device)), inputs), best.isfinite().tolist(), strict=True)
-                progress(Progress(step, steps, names, [spec if hit else None for spec, hit in specs]))
-            halted = step if step < steps and stop() else 0
+                progress(Progress(step, most, names, [spec if hit else None for spec, hit in specs]))
+            halted = step if step < most and stop() else 0
             return bool(halted)
 
         wanted = objective(model, goal.rows(able), lengths[able.to(device)], over)
         trace = Trace(region.rows(able.to(device)))
-        result = attack(trace.watching(wanted), trace.region, steps=steps, seed=seed, progress=tell)
+        starts = partial(restarted, attack, restarts=restarts)
+        result = worst_member(starts, trace.watching(wanted), trace.region, steps=steps, seed=seed, progress=tell)
         saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
         if result.parameters is not None:
             parameters = region.start()
@@ -258,7 +267,7 @@ def craft_batch(
             if halted and (end is Outcome.MISSED or (end is Outcome.REACHED and bound.minimal)):
                 ends[i] = (
                     end,
-                    f"Stopped after {halted} of {steps} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}.",
+                    f"Stopped after {halted} of {most} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}.",
                 )
         counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
     if region.known is None:

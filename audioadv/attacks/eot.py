@@ -92,6 +92,7 @@ class Expectation:
     """`draws` of the channel for each look, and `check_draws` for the rate of an input that might be kept.
 
     `rate` is the share of check draws that counts as reaching the goal. With `even`, the slopes of all draws are as long.
+    Of several starts (`start` 0, 1 ...) each meets other draws, and all are checked by the same.
     `sample_rate` (Hz) is asked for where the model does not say its own. A spec (`"noise:20"`) will do for a channel. Raises
     OptionError for numbers that make no sense, MalformedSpec for what is no channel.
     """
@@ -103,6 +104,7 @@ class Expectation:
     hard: float = 0.25
     even: bool = False
     seed: int = 0
+    start: int = 0
     memory_mib: float = ON_CPU_MIB
     sample_rate: int = 16000
 
@@ -172,7 +174,7 @@ class Expectation:
         """New draws, forward only, each judged by (outputs, goal, examples) -> reached; whether half reach it. Shapes: -> bool [batch]."""
         memory, who = known(objective)
         first, hits = objective.cost.forwards[objective.who].tolist(), [0] * len(inputs)
-        keys = [Key(self.seed, memory.names[number], start) for number, start in zip(who, first, strict=True)]
+        keys = [self.key(memory, number, start) for number, start in zip(who, first, strict=True)]
         rows = [Row(i, key._replace(draw=key.draw + place)) for i, key in enumerate(keys) for place in range(self.draws)]
         for some, index, part, lengths in self.chunks(objective, rows, inputs):
             reached = judge(*self.played(objective, some, index, part, lengths), index)
@@ -215,9 +217,13 @@ class Expectation:
             left = [example for example in left if hits[example] + missing >= wanted[example] * self.check_draws - 1e-3]
         return torch.tensor(hits).to(inputs) / self.check_draws
 
+    def key(self, memory: Memory, number: int, draw: int) -> Key:
+        """What a draw to craft on is drawn with, for one example."""
+        return Key(self.seed + self.start, memory.names[number], draw)
+
     def plan(self, memory: Memory, number: int, first: int) -> Iterator[Key]:
         """The draws of one look for one example: new ones from `first` on, then hard ones again."""
-        key, seen = Key(self.seed, memory.names[number], first), memory.losses[number]
+        key, seen = self.key(memory, number, first), memory.losses[number]
         again = min(int(self.hard * self.draws), len(seen))
         yield from (key._replace(draw=first + place) for place in range(self.draws - again))
         if again:

@@ -63,9 +63,9 @@ def fmn(
     """
     check_counts("fmn", steps=steps, restarts=restarts)
     if restarts > 1:
-        once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma, progress=progress)
+        once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma)
         runs = [(objective, partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]
-        return one_after_another(runs, region) if region.radius.isfinite().all() else nearest(runs, region)
+        return one_after_another(runs, region, progress) if region.radius.isfinite().all() else nearest(runs, region)
     gamma = min(0.5, max(0.05, 0.05 * FEW / steps)) if gamma is None else gamma
     step_size = max(1.0, 80 / steps) if step_size is None else step_size
     patience, entry = min(PATIENCE, max(1, PATIENCE * steps // FEW)), 0.0

@@ -52,9 +52,9 @@ def pgd(
     if graph:
         check_replayable(objective, early_stop)
     if restarts > 1:
-        once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, graph=graph, progress=progress)
+        once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, graph=graph)
         starts = [partial(once, random_start=random_start or number > 0, seed=seed + number) for number in range(restarts)]
-        return one_after_another([(objective, start) for start in starts], region)
+        return one_after_another([(objective, start) for start in starts], region, progress)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()

@@ -38,7 +38,7 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     union is attacked member by member; of moves alone, a grid is tried first. Shapes: as in `region.clean`.
     """
     if len(region.members()) > 1:
-        return worst_member(standard, objective, region, seed=seed)
+        return worst_member(standard, objective, region, seed=seed, progress=progress)
     fixed_radius(region, "standard")
     first: Attack = partial(apgd_l1 if isinstance(region.norm, L1Norm) else apgd, seed=seed)
     queried = region.added and isinstance(region.norm, LinfNorm | L2Norm)
@@ -51,11 +51,13 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     return one_after_another(stages, region, progress)
 
 
-def near_then_square(objective: Objective, region: Region, *, steps: int = 1000, seed: int = 0) -> AttackResult:
+def near_then_square(
+    objective: Objective, region: Region, *, steps: int = 1000, seed: int = 0, progress: Tell | None = None
+) -> AttackResult:
     """FMN for the smallest change, then so many queries of Square from there, brought within the region. Shapes: as in `region.clean`."""
     near = fmn(objective, region.at(torch.full_like(region.radius, torch.inf)), seed=seed)
     brought = region.project(near.adversarial - region.clean)
     begin = torch.where(each(near.gauge.isfinite(), brought), brought, start(region, Draws.of(seed, region.clean)))
-    found = square(objective, region, steps=steps, begin=begin, seed=seed)
+    found = square(objective, region, steps=steps, begin=begin, seed=seed, progress=progress)
     spent = near.steps + found.steps, near.forwards + found.forwards, near.backwards + found.backwards
     return replace(found, steps=spent[0], forwards=spent[1], backwards=spent[2])

@@ -1,6 +1,9 @@
 """One attack after another, each only on the examples that are still standing."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -10,27 +13,68 @@ from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.run import Tell, put
 from audioadv.threat.region import Region
 
-Attack = Callable[[Objective, Region], AttackResult]
-"""An attack with its options filled in."""
+Attack = Callable[..., AttackResult]
+"""An attack of an objective and a region, with its options filled in; where there is a `progress`, it is given one as well."""
 
 
 def one_after_another(stages: Iterable[tuple[Objective, Attack]], region: Region, progress: Tell | None = None) -> AttackResult:
     """Each attack gets the examples that all before it missed, so that a further stage never hurts.
 
     Every stage brings its own objective over the whole batch: another goal on the way to the same end, say. Steps and passes
-    add up. `progress` is told after each stage. Shapes: as in `region.clean`.
+    add up. `progress` is told of the whole batch, step by step; once it says that it is enough, no further stage begins.
+    Shapes: as in `region.clean`.
     """
-    total = nothing_yet(region)
-    for number, (objective, attack) in enumerate(stages, 1):
+    total, told = nothing_yet(region), None if progress is None else Told(progress)
+    for objective, attack in stages:
         left = standing(total)
-        if not len(left):
+        if not len(left) or (told is not None and told.enough):
             break
         rows = left.to(region.clean.device)
         width = region.clean.shape[-1] if objective.lengths is None else int(objective.lengths[rows].max())
-        total = merged(total, attack(objective.begun(region.clean).rows(left), region.rows(rows, width)), left)
-        if progress is not None:
-            progress(number, total.gauge, total.adversarial)
+        some = objective.begun(region.clean).rows(left), region.rows(rows, width)
+        total = merged(total, attack(*some) if told is None else attack(*some, progress=told.of(total, rows)), left)
     return total
+
+
+def restarted(
+    attack: Attack, objective: Objective, region: Region, *, restarts: int, seed: int = 0, progress: Tell | None = None, **options: Any
+) -> AttackResult:
+    """The attack (with `options`) so many times, each on what still stands, with random numbers and, over a channel, draws of its own.
+
+    Over a channel all are checked by the same draws, and of an example that no start brings there the one of the highest rate is
+    kept. Shapes: as in `region.clean`.
+    """
+    starts = [(started(objective, number), partial(attack, seed=seed + number, **options)) for number in range(restarts)]
+    return one_after_another(starts, region, progress)
+
+
+def started(objective: Objective, number: int) -> Objective:
+    """The objective for another start: over a channel, it meets other draws."""
+    over = objective.expectation
+    return objective if over is None else replace(objective, expectation=replace(over, start=number))
+
+
+@final
+@dataclass(eq=False)
+class Told:
+    """A `progress` that attacks on some rows tell, one after another, of the whole batch: their steps add up."""
+
+    progress: Tell
+    taken: int = 0
+    enough: bool = False
+
+    def of(self, total: AttackResult, rows: Tensor) -> Tell:
+        """What the next attack is to tell; `total` is what all before it have found. Shapes: rows [some]."""
+        before = self.taken
+
+        def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+            inputs = total.adversarial.clone()
+            put(inputs, rows, best)
+            self.taken = before + step
+            self.enough = self.progress(self.taken, total.gauge.index_copy(0, rows, gauge), inputs) is True
+            return self.enough
+
+        return tell
 
 
 def nearest(runs: Iterable[tuple[Objective, Attack]], region: Region) -> AttackResult:

@@ -36,6 +36,6 @@ def unbounded(
     inner = attack or partial(pgd, steps=steps, seed=seed)
 
     def at(radius: float) -> Attack:
-        return lambda wanted, some: inner(wanted, some.at(torch.full_like(some.radius, radius)))
+        return lambda wanted, some, **told: inner(wanted, some.at(torch.full_like(some.radius, radius)), **told)
 
     return one_after_another([(objective, at(start * growth**number)) for number in range(rounds)], region, progress)

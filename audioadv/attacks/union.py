@@ -6,6 +6,7 @@ al. 2020, "Adversarial robustness against the union of multiple perturbation mod
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius, put
-from audioadv.attacks.survivors import merged, nothing_yet, standing
+from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -28,30 +29,22 @@ def worst_member(
     """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union.
 
     Shapes: as in `region.clean` and `objective`. In the result, `gauge` is a share of the radius of the member that fell, and
-    `parameters` are the union's; cost is summed over members. `progress` is told of the whole batch, member by member.
+    `parameters` are the union's; cost is summed over members. `progress` is told of the whole batch, and its steps count on from
+    member to member.
     """
-    members = region.members()
-    if len(members) == 1:
-        return attack(objective, region, **options) if progress is None else attack(objective, region, progress=progress, **options)
-    whole, total, enough = objective.begun(region.clean), nothing_yet(region), False
-    for part, member in enumerate(members):
-        left = standing(total)
-        if enough or not len(left):
-            break
-        rows = left.to(region.clean.device)
+    told = {} if progress is None else {"progress": progress}
+    members = len(region.members())
+    if members == 1:
+        return attack(objective, region, **options, **told)
+    stages = [(objective, partial(on_member, attack, part, **options)) for part in range(members)]
+    return one_after_another(stages, region, progress)
 
-        def tell(step: int, gauge: Tensor, best: Tensor, total: AttackResult = total, rows: Tensor = rows) -> bool:
-            nonlocal enough
-            assert progress is not None
-            inputs = total.adversarial.clone()
-            put(inputs, rows, best)
-            enough = progress(step, total.gauge.index_copy(0, rows, gauge), inputs) is True
-            return enough
 
-        found = attack(whole.rows(left), member.rows(rows), **options, **({} if progress is None else {"progress": tell}))
-        found = replace(found, gauge=found.gauge / member.radius[rows], parameters=in_union(region.rows(rows), part, found))
-        total = merged(total, found, left)
-    return total
+def on_member(attack: Callable[..., AttackResult], part: int, objective: Objective, region: Region, **options: Any) -> AttackResult:
+    """The attack on one member, its result told as the union's."""
+    member = region.members()[part]
+    found = attack(objective, member, **options)
+    return replace(found, gauge=found.gauge / member.radius, parameters=in_union(region, part, found))
 
 
 def in_union(region: Region, part: int, found: AttackResult) -> Tensor | None:

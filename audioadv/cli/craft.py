@@ -68,6 +68,9 @@ class Job(NamedTuple):
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge the file.")
 @click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
+@click.option(
+    "--restarts", type=click.IntRange(min=1), default=1, show_default=True, help="Starts of what has not come there; the best is kept."
+)
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
 @click.option("--out", type=Folder(), default="adversarial", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--no-picture", is_flag=True, help="Draw nothing.")
@@ -89,6 +92,7 @@ def craft(
     judge_draws: int,
     rate: float,
     steps: int,
+    restarts: int,
     batch: int,
     out: Path,
     no_picture: bool,
@@ -157,14 +161,14 @@ def craft(
     check_sound_bound(bound, max(len(job.clip.samples) for job in jobs))
 
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
-    options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "seed": seed, "batch": batch}
+    options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "restarts": restarts, "seed": seed, "batch": batch}
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
         with stoppable() as asked, bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
             for row, (place, job, result) in enumerate(zip(order, jobs, crafted, strict=False)):
-                if asked() and result.outcome is Outcome.MISSED and result.steps < steps:
+                if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:
                     continue  # it was not tried to the end
                 make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
