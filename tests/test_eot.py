@@ -568,6 +568,24 @@ def test_numbers_that_make_no_sense(options: dict[str, float], said: str, clips:
         aa.craft(recognisers.linear(), [Clip("hiss", clips[0], 16000)], aa.Transcribe("go"), channel=Gain(3), **options)
 
 
+@pytest.mark.parametrize(
+    ("spec", "shape", "said"),
+    [
+        ("noise:20", (2, 1, 8, 8), "noise:20 is for sound"),
+        ("drop:0.1_then_room", (2, 1, 8, 8), "room is for sound"),
+        ("drop:0.1_or_rotate:-3..3", (2, 800), "images are"),
+        ("gaussian:0.1", (2, 1, 800), "no channel takes that"),
+    ],
+)
+def test_sound_through_what_is_for_images_or_the_reverse(spec: str, shape: tuple[int, ...], said: str) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    with torch.no_grad():
+        net(x := torch.zeros(shape))
+    goal = aa.Misclassify(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(aa.errors.UnusableBatch, match=said):
+        pgd(aa.objective(net, goal, None, Expectation(parse_channel(spec))), aa.Linf(0.1).around(x), steps=2)
+
+
 def test_a_clip_that_rooms_outlast_stops_no_other(clips: list[Tensor]) -> None:
     both = [Clip("short", clips[1], 16000), Clip("long", torch.cat([clips[0]] * 4), 16000)]
     short, long = aa.craft(

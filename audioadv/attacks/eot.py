@@ -40,7 +40,7 @@ from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
-from audioadv.threat.channels.specs import as_channel
+from audioadv.threat.channels.specs import as_channel, check_kind
 from audioadv.threat.goals import Goal
 from audioadv.threat.projections import each
 
@@ -120,9 +120,12 @@ class Expectation:
         if not self.memory_mib > 0:
             raise OptionError(f"memory_mib {self.memory_mib:g}: give the mebibytes that one chunk may hold, for example 96")
 
-    @staticmethod
-    def memory(clean: Tensor, lengths: Tensor | None) -> Memory:
-        """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch]."""
+    def memory(self, clean: Tensor, lengths: Tensor | None) -> Memory:
+        """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch].
+
+        Raises UnusableBatch for sound over a channel for images, or the reverse.
+        """
+        check_kind(self.channel, clean)
         ends = [clean.shape[-1]] * len(clean) if lengths is None else lengths.tolist()
         names = tuple(fingerprint(example[..., :end]) for example, end in zip(clean, ends, strict=True))
         return Memory(names, tuple({} for _ in names), [0.0] * len(names), [0] * len(names))

@@ -28,7 +28,7 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import module_of
 from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.keys import Key
-from audioadv.threat.channels.specs import EITHER, IMAGE, SOUND, as_channel
+from audioadv.threat.channels.specs import as_channel, check_kind
 from audioadv.threat.goals import Goal
 from audioadv.threat.undetected import Undetected
 
@@ -101,18 +101,6 @@ class Through(nn.Module):
             )
         if fault:
             raise UnusableBatch(f"defense {self.channel}: {fault}")
-
-
-def check_kind(channel: Channel, inputs: Tensor) -> None:
-    """Raises UnusableBatch for sound that goes through what is for images, or the reverse."""
-    strange = [part for part in parts(channel) if isinstance(part, IMAGE if inputs.ndim == 2 else SOUND)]
-    if inputs.ndim not in (2, 4) or strange:
-        fault = f"{strange[0]} is for {'images' if inputs.ndim == 2 else 'sound'}" if strange else "no channel takes that"
-        raise UnusableBatch(
-            f"defense {channel}, inputs of {list(inputs.shape)}: {fault}. "
-            f"Sound is [batch, time] ({', '.join(kind.NAME for kind in (*SOUND, *EITHER))}), "
-            f"images are [batch, channels, height, width] ({', '.join(kind.NAME for kind in (*IMAGE, *EITHER))})"
-        )
 
 
 def defend(model: Kind, channel: Channel | str, *, seed: int = 0, sample_rate: int | None = None) -> Kind:

@@ -21,7 +21,9 @@ from functools import reduce
 from operator import or_, rshift
 from typing import Any, Final
 
-from audioadv.errors import MalformedSpec, OptionError
+from torch import Tensor
+
+from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.channels.band import Band, Loudspeaker
 from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
@@ -71,6 +73,19 @@ def check_sound(channel: Channel) -> Channel:
             known = ", ".join(kind.NAME for kind in (*SOUND, *EITHER))
             raise OptionError(f"channel {channel}: {part} is for images, and this is sound. For sound there are {known}")
     return channel
+
+
+def check_kind(channel: Channel, inputs: Tensor) -> None:
+    """Raises UnusableBatch for sound that goes through what is for images, or the reverse. Shapes: [batch, *]."""
+    known = [part for part in parts(channel) if isinstance(part, tuple(KINDS.values()))]
+    strange = [part for part in known if isinstance(part, IMAGE if inputs.ndim == 2 else SOUND)]
+    if strange or (known and inputs.ndim not in (2, 4)):
+        fault = f"{strange[0]} is for {'images' if inputs.ndim == 2 else 'sound'}" if strange else "no channel takes that"
+        raise UnusableBatch(
+            f"channel {channel}, inputs of {list(inputs.shape)}: {fault}. "
+            f"Sound is [batch, time] ({', '.join(kind.NAME for kind in (*SOUND, *EITHER))}), "
+            f"images are [batch, channels, height, width] ({', '.join(kind.NAME for kind in (*IMAGE, *EITHER))})"
+        )
 
 
 def parse_part(spec: str) -> Channel:
