@@ -41,6 +41,11 @@ def test_a_clip_is_heard_the_same_alone_and_padded(kind: type[nn.Module]) -> Non
 
 
 @pytest.mark.parametrize("kind", NETS)
+def test_of_no_clip_nothing_is_heard(kind: type[nn.Module]) -> None:
+    assert Recogniser(made(kind), 16000).transcribe(torch.zeros(0, 800), torch.zeros(0, dtype=torch.int64)) == []
+
+
+@pytest.mark.parametrize("kind", NETS)
 def test_slopes_are_finite_in_silence_and_at_full_scale(kind: type[nn.Module]) -> None:
     net = made(kind)
     waveforms = speechlike(LENGTHS)

@@ -10,7 +10,7 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
-from audioadv.threat.projections import each
+from audioadv.threat.projections import dot, each
 from audioadv.threat.region import Region
 
 ADAPT = 1.1  # a walk's steps grow or shrink by this much
@@ -48,7 +48,7 @@ def boundary(
         for _ in range(steps):
             length = delta.flatten(1).norm(dim=1)
             way = run.region.unpadded(draws.normal(delta))
-            way = way - each((way * delta).flatten(1).sum(1) / length.square().clamp_min(1e-30), way) * delta
+            way = way - each(dot(way, delta) / length.square().clamp_min(1e-30), way) * delta
             way = way * each(side * length / way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
             round_trip = (delta + way) / each((1 + side.square()).sqrt(), delta)
             trial = boxed(run.region, round_trip)

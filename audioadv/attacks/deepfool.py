@@ -17,7 +17,7 @@ from audioadv.errors import OptionError
 from audioadv.threat.joined import several
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import dot, each
 from audioadv.threat.region import Region
 
 
@@ -60,7 +60,7 @@ def deepfool(
                     kept, finite = run.keep(inputs, look.reached, tried), finite_rows(look.loss, look.slope)
                 slope = run.region.pull(tried, look.slope, free=lead > 0)  # a lead lies far, and on the way the box stops many entries
                 direction = run.region.steepest(slope)
-                far = (look.loss + lead).clamp_min(0) / (slope * direction).flatten(1).sum(1).clamp_min(1e-30) + 1e-6
+                far = (look.loss + lead).clamp_min(0) / dot(slope, direction).clamp_min(1e-30) + 1e-6
                 move = torch.where(each(far < nearest, delta), -each(far, delta) * direction, move)
                 nearest = torch.minimum(nearest, far)
             delta = boxed(run.region, delta + move)

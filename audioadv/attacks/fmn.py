@@ -17,7 +17,7 @@ from audioadv.attacks.survivors import nearest, one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, LinfNorm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import dot, each
 from audioadv.threat.region import Region
 
 PATIENCE = 10  # steps without success, before another way is tried; a twentieth of all, where these are few
@@ -85,7 +85,7 @@ def fmn(
             slope = run.region.unpadded(run.region.pull(delta, look.slope, free=True))
             size = run.region.norm.gauge(delta)
             best = torch.where(look.reached, torch.minimum(best, size), best)
-            dual = (slope * run.region.norm.steepest(slope)).flatten(1).sum(1).clamp_min(1e-30)
+            dual = dot(slope, run.region.norm.steepest(slope)).clamp_min(1e-30)
             inward, outward = (ball - entry).clamp_min(0).minimum(ball * (1 - rate)), (ball + entry).maximum(ball * (1 + rate))
             if not entry:
                 outward = torch.where(best.isfinite(), outward, (size + look.loss.abs() / dual) * (1 + rate))

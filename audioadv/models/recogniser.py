@@ -121,7 +121,7 @@ class Recogniser:
 
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
-        return hear(self, waveforms, lengths).transcripts()
+        return hear(self, waveforms, lengths).transcripts() if len(waveforms) else []
 
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""

@@ -23,7 +23,7 @@ from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_radius, parse_number, plain
 from audioadv.threat.norms import LinfNorm
-from audioadv.threat.projections import INWARD, each
+from audioadv.threat.projections import INWARD, dot, each
 from audioadv.threat.region import Region
 
 Network = Callable[[Tensor], Tensor | Sequence[Tensor]]
@@ -92,7 +92,7 @@ class FeatureNorm:
         floor = DAMPING * square(self.seen_along(slope)) / energy.clamp_min(1e-30)
         for _ in range(ROUNDS):
             curved = self.back(self.seen_along(direction), slope) + each(floor, slope) * direction
-            stride = energy / (direction * curved).flatten(1).sum(1).clamp_min(1e-30)
+            stride = energy / dot(direction, curved).clamp_min(1e-30)
             step = step + each(stride, slope) * direction
             rest = rest - each(stride, slope) * curved
             energy, before = square(rest), energy
