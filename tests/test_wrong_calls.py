@@ -98,6 +98,7 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a target that is a number": (lambda: aa.Transcribe(7), UnusableTarget, "not a text"),  # type: ignore[arg-type]
     "targets that are numbers": (lambda: aa.Transcribe([7]), UnusableTarget, "not a text"),  # type: ignore[list-item]
     "craft with batches of none": (lambda: crafted(batch=0), OptionError, "batch 0"),
+    "craft with no start": (lambda: crafted(restarts=0), OptionError, "restarts 0"),
     "craft with a file's name for a clip": (lambda: aa.craft(MODEL, ["hiss.wav"], GO), UnusableBatch, "read_audio"),  # type: ignore[list-item]
     "craft with an empty clip": (lambda: aa.craft(MODEL, [Clip("none", torch.zeros(0), 16000)], GO), UnusableBatch, "none: a clip of zero"),
     "one path where several belong": (lambda: aa.read_audio("hiss.wav"), OptionError, "read_clip"),
