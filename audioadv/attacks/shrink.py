@@ -14,7 +14,9 @@ alignment found. Here, example by example,
     gamma   the next radius is (1 - gamma) of the smallest change found. Each success makes gamma larger by a fifth, 16 steps
             without one halve it and set the radius anew from that change: coarse while it is easy, fine where it is hard, and
             never stuck below what works. With a gamma that only falls, after 8 steps, what 300 steps found was larger: on 16
-            pairs of the craft suite by 5.2 dB in Linf and 1.7 in L2 (tiny-mel), on 12 by 2.5 and 1.5 (tiny-wave).
+            pairs of the craft suite by 5.2 dB in Linf and 1.7 in L2 (tiny-mel), on 12 by 2.5 and 1.5 (tiny-wave). It begins at a tenth:
+            a fifth mostly failed 16 times, and was halved. Of 40 pairs, tiny-mel, the median SNR after 90, 100, 120 and 150 steps is
+            24.1, 26.1, 28.6 and 32.6 dB, from a fifth 21.2, 22.5, 27.9 and 31.5. After 300 steps it is all the same.
     step    gamma of the radius, so that steps shrink as the aim grows finer; its direction is a running mean of the steepest
             steps, which averages out what the active frames disagree on.
     margin  from CLOSE on, before anything is found, since the likelihood of a text may rest for a hundred steps where a letter or two
@@ -53,9 +55,10 @@ from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 MOMENTUM = 0.85  # of the direction, a running mean
-FIRST_GAMMA, COARSEST, FINEST = 0.2, 0.5, 0.01
+FIRST_GAMMA, COARSEST, FINEST = 0.1, 0.5, 0.01
 BOLDER = 1.2  # times gamma, after a success
 LONGEST_STEP, SHORTEST_STEP = 0.3, 0.02  # of the radius
+FIXED_STEP = 0.2  # the first cycle's, in a fixed region
 CYCLE = 24  # steps of one length, in a fixed region
 CLOSE = 0.2  # of the loss of the first look
 PATIENCE = 16  # steps without success before gamma is halved
@@ -128,7 +131,8 @@ def find_then_shrink(
         radius = start * own_size(region)
         radius = radius if minimal else torch.maximum(radius, region.radius)
     first, none, never, no = nudge(region.at(radius), seed), 0 * ones, math.inf * ones, ones < 0
-    search = Search(first, region.start(), FIRST_GAMMA * ones, none, no, radius, none, never, never, never, slack * ones, never, no)
+    gamma = FIRST_GAMMA if shrinks else FIXED_STEP
+    search = Search(first, region.start(), gamma * ones, none, no, radius, none, never, never, never, slack * ones, never, no)
     with at_rest(objective.model):
         for number in range(steps):
             rounded = search.found
