@@ -1,5 +1,6 @@
 """The attack against a model whose nearest adversarial example is known in closed form."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -181,6 +182,24 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
     assert after(*[False] * 15, True)[0] == pytest.approx(0.144), "a success begins the count anew"
     assert after(*[True] * 40)[0] == COARSEST
     assert after(*[False] * 16 * 20)[0] == pytest.approx(FINEST)
+
+
+def test_what_is_found_first_shrinks_by_about_a_tenth_and_a_fixed_region_begins_with_longer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = linear(), list[tuple[float, float, float]]()
+    x = clean_inputs(net)[:1]
+
+    def spied(search: Search, shrinks: bool, longest_step: float) -> Tensor:
+        stride = strides(search, shrinks, longest_step)
+        seen.append((search.proven.item(), search.radius.item(), stride.item()))
+        return stride
+
+    monkeypatch.setattr(sys.modules["audioadv.attacks.shrink"], "strides", spied)
+    find_then_shrink(objective(net, Below()), L2(MIN).around(x, box=None), steps=30)
+    proven, radius, stride = next(step for step in seen if step[0] < float("inf"))
+    assert (radius, stride) == pytest.approx((0.88 * proven, 0.12))
+    seen.clear()
+    find_then_shrink(objective(net, Below()), L2(1e-3).around(x, box=None), steps=30)
+    assert [stride for _, _, stride in seen] == pytest.approx([0.2] * 22 + [0.1] * 8)
 
 
 def test_a_region_grows_around_a_search_that_gets_nowhere_and_not_around_one_on_its_way() -> None:
