@@ -25,8 +25,8 @@ of 38, pgd 9 of 32: whatever a peer solves is solved.
 Medians on common pairs, and the share of the peer's time in which snr:min came to the peer's own median of all pairs, where it reaches
 half of them. Rows with a star are of about the search as it is, measured in one run (cw: 25 and 10 of 40 solved, as before; art-fine 29,
 +16.1 dB of its own; 0.22, 0.19 and 0.23 in three runs beside other work, by step 87, 93 and 93; with the first radius after a find a
-tenth smaller, not a fifth, 0.205, by step 85); the others of an earlier one, and on tiny-wave their peers' times of an earlier run still, on a
-busier core, so that these shares are too low; in that run they were 0.14 and 0.10, 0.11 and 0.19:
+tenth smaller, not a fifth, 0.205, by step 85); the others of an earlier one, and on tiny-wave their peers' times of an earlier run still,
+on a busier core, so that these shares are too low; in that run they were 0.14 and 0.10, 0.11 and 0.19:
 
                      tiny-mel                           tiny-wave
                      SNR       dB_x      time           SNR       dB_x      time
