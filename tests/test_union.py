@@ -5,13 +5,14 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.affine import affine
+from audioadv.attacks.fmn import fmn
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.union import msd, worst_member
 from audioadv.errors import OptionError
-from audioadv.threat.bounds import L1, Bound, Linf
+from audioadv.threat.bounds import L1, MIN, Bound, Linf
 from audioadv.threat.model import ThreatModel
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Timing
@@ -114,6 +115,19 @@ def test_restarts_tell_of_the_whole_batch_and_stop_when_told() -> None:
     assert told[-1][0] == limit
     assert cut.reached == whole.reached
     assert int(cut.forwards.max()) == 41 + 10
+
+
+def test_restarts_for_the_smallest_tell_too() -> None:
+    told: list[int] = []
+    region = Linf(MIN).around(torch.zeros(4, SIZE), box=(-1.0, 1.0))
+    fmn(
+        objective(lambda x: x.mean(1) + 0.05, Below()),
+        region,
+        steps=10,
+        restarts=2,
+        progress=lambda step, gauge, best: told.append(len(gauge)),
+    )
+    assert told == [4] * 20
 
 
 def test_another_start_is_for_those_who_stand_and_with_other_random_numbers() -> None:

@@ -65,7 +65,9 @@ def fmn(
     if restarts > 1:
         once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma)
         runs = [(objective, partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]
-        return one_after_another(runs, region, progress) if region.radius.isfinite().all() else nearest(runs, region)
+        if region.radius.isfinite().all():
+            return one_after_another(runs, region, progress)
+        return nearest([(wanted, partial(run, progress=progress)) for wanted, run in runs], region)  # each of them has the whole batch
     gamma = min(0.5, max(0.05, 0.05 * FEW / steps)) if gamma is None else gamma
     step_size = max(1.0, 80 / steps) if step_size is None else step_size
     patience, entry = min(PATIENCE, max(1, PATIENCE * steps // FEW)), 0.0
