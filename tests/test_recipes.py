@@ -181,15 +181,10 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
     result = CliRunner().invoke(main, ["--quick", *options, *out], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(word in result.output for word in told)
-
-
-def test_weights_that_are_there_are_judged_as_after_training(tmp_path: Path) -> None:
-    main = importlib.import_module("train_cifar10").main
-    options = ["--quick", "--out", str(tmp_path / "net.safetensors")]
-    trained = CliRunner().invoke(main, options, catch_exceptions=False)
-    judged = CliRunner().invoke(main, [*options, "--judge-only"], catch_exceptions=False)
-    assert "pass 1" not in judged.output
-    assert judged.output.splitlines() == trained.output.splitlines()[-3:]
+    if recipe == "train_cifar10" and not options:  # weights that are there are judged as after training
+        judged = CliRunner().invoke(main, ["--quick", *options, *out, "--judge-only"], catch_exceptions=False)
+        assert "pass 1" not in judged.output
+        assert judged.output.splitlines() == result.output.splitlines()[-3:]
 
 
 @pytest.mark.parametrize(

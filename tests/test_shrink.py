@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
-from audioadv.attacks.shrink import CLOSE, COARSEST, FINEST, LEAST_SLACK, Search, aim, find_then_shrink, strides
+from audioadv.attacks.shrink import ANEW, CLOSE, COARSEST, FINEST, Search, aim, find_then_shrink, strides
 from audioadv.threat.bounds import L2, MIN, Linf
 
 SIZE, COUNT = 50, 6
@@ -172,7 +172,7 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
 
     def after(*hits: bool) -> tuple[float, float]:
         for hit in hits:
-            aim(search, torch.tensor([hit]), loss, shrinks=True, gradual=False)
+            aim(search, torch.tensor([hit]), loss, 0.5, shrinks=True, gradual=False)
         return search.gamma.item(), search.radius.item()
 
     gamma, radius = after(True)
@@ -181,7 +181,7 @@ def test_the_aim_grows_bolder_with_success_and_finer_without() -> None:
     assert after(False) == pytest.approx((0.12, 0.8 * 0.88)), "half as far from what was found"
     assert after(*[False] * 15, True)[0] == pytest.approx(0.144), "a success begins the count anew"
     assert after(*[True] * 40)[0] == COARSEST
-    assert after(*[False] * 16 * 20)[0] == pytest.approx(FINEST)
+    assert after(*[False] * 16 * 8)[0] == pytest.approx(FINEST)
 
 
 def test_what_is_found_first_shrinks_by_about_a_tenth_and_a_fixed_region_begins_with_longer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,29 +203,40 @@ def test_what_is_found_first_shrinks_by_about_a_tenth_and_a_fixed_region_begins_
 
 
 def test_a_region_grows_around_a_search_that_gets_nowhere_and_not_around_one_on_its_way() -> None:
-    def radius_after(losses: Iterable[float], near: bool = False) -> list[float]:
+    def radius_after(losses: Iterable[float], near: bool = False, gradual: bool = False) -> list[float]:
         search, miss = searching(), torch.tensor([False])
         search.found, search.near, search.fails, search.radius = miss, torch.tensor([near]), torch.zeros(1), torch.ones(1)
         search.low = search.lower = search.proven = torch.full((1,), torch.inf)
-        return [aim(search, miss, torch.tensor([loss]), shrinks=True, gradual=False) or search.radius.item() for loss in losses]
+        return [aim(search, miss, torch.tensor([loss]), 0.5, shrinks=True, gradual=gradual) or search.radius.item() for loss in losses]
 
-    assert radius_after([1.0] * 49) == pytest.approx([1.0] * 23 + [1.5] * 24 + [2.25] * 2), "12 steps to know it by, 12 to see"
-    assert radius_after([1.0] * 73, near=True) == pytest.approx([1.0] * 71 + [1.5] * 2), "close by, after all lengths of steps"
-    assert radius_after(80.0 - step for step in range(60))[-1] == pytest.approx(1.5), "at 1 a step, too slow while it is above 48"
+    assert radius_after([1.0] * 33) == pytest.approx([1.0] * 15 + [1.5] * 16 + [2.25] * 2), "8 steps to know it by, 8 to see"
+    assert radius_after([1.0] * 49, near=True) == pytest.approx([1.0] * 47 + [1.5] * 2), "close by, after all lengths of steps"
+    assert radius_after([1.0] * 49, gradual=True) == pytest.approx([1.0] * 23 + [1.2] * 24 + [1.44] * 2), "slowly"
+    assert radius_after(75.0 - step for step in range(60))[-1] == pytest.approx(1.5), "at 1 a step, too slow while it is above 48"
     assert radius_after(50.0 - step for step in range(49)) == [1.0] * 49
-    assert radius_after([-1.0 - step for step in range(49)])[-1] == pytest.approx(2.25), "below zero is no way to go"
+    assert radius_after([-1.0 - step for step in range(33)])[-1] == pytest.approx(2.25), "below zero is no way to go"
 
 
-def test_the_slack_falls_only_where_the_aim_is_fine() -> None:
+@pytest.mark.parametrize("slack", [0.5, 2.0, 0.0])
+def test_the_slack_falls_only_where_the_aim_is_fine_and_a_search_at_rest_begins_anew(slack: float) -> None:
     search, loss, miss = searching(), torch.zeros(1), torch.tensor([False])
-    seen = list[tuple[float, float]]()
-    for _ in range(16 * 12):
-        aim(search, miss, loss, shrinks=True, gradual=False)
-        seen.append((search.gamma.item(), search.slack.item()))
-    assert seen[3 * 16 - 1] == pytest.approx((0.025, 0.5)), "0.2, 0.1, 0.05: coarse"
-    assert seen[4 * 16 - 1] == pytest.approx((0.0125, 0.25))
-    assert seen[5 * 16 - 1] == pytest.approx((FINEST, 0.125))
-    assert seen[-1] == pytest.approx((FINEST, LEAST_SLACK))
+    search.slack = slack * torch.ones(1)
+    seen = list[tuple[float, float, float]]()
+    for _ in range(16 * 20):
+        aim(search, miss, loss, slack, shrinks=True, gradual=False)
+        seen.append((search.gamma.item(), search.slack.item(), search.radius.item()))
+    ends = seen[15::16]
+    assert ends[2][:2] == pytest.approx((0.025, slack)), "0.2, 0.1, 0.05: coarse"
+    if not slack:
+        assert ends[3] == pytest.approx((ANEW, 0.0, 1 - ANEW)), "nothing to halve: at rest once it is fine"
+        return
+    assert ends[3][:2] == pytest.approx((0.0125, slack / 2))
+    assert ends[4][:2] == pytest.approx((FINEST, slack / 4))
+    assert ends[6][:2] == pytest.approx((FINEST, slack / 16))
+    assert seen[16 * 8 - 2] == pytest.approx((FINEST, slack / 16, 1 - FINEST))
+    assert ends[7] == pytest.approx((ANEW, slack, 1 - ANEW)), "as coarse as at first, below the smallest that was found"
+    assert ends[8][:2] == pytest.approx((ANEW / 2, slack))
+    assert [gamma for gamma, *_ in ends].count(pytest.approx(ANEW)) == 2, "and again"
 
 
 def test_what_is_heard_but_not_on_the_grid_is_still_sought() -> None:
