@@ -57,7 +57,7 @@ def alike(attack: Callable[[Objective, Region], AttackResult], bound: Bound, goa
         (partial(attacks.pgd, steps=20, momentum=0.75), L2(0.3)),
         (partial(attacks.pgd, steps=20, momentum=0.75), Linf(0.02)),
     ],
-    ids=str,
+    ids=lambda it: it.func.__name__ if isinstance(it, partial) else str(it),
 )
 def test_neighbours_and_padding_change_nothing(attack: Callable[..., AttackResult], bound: Bound, seed: int) -> None:
     sounds = clips(seed)

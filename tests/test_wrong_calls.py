@@ -159,8 +159,8 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
            aa.attacks.coordinates: ({"entries": 0}, {"reach": 0.0}),
            aa.attacks.bandits: ({"draws": 0}, {"tile": 0}, {"spread": 0}, {"reach": "far"}, {"rate": 0.0}),
        }.items() for options in several},
-    **{f"slopes {slopes!r:.30}": (lambda slopes=slopes: aa.objective(NET, aa.Misclassify(0), slopes=slopes), OptionError, "nes()")  # type: ignore[misc]
-       for slopes in ("nes", aa.attacks.nes, aa.attacks.coordinates)},
+    **{f"slopes: {name}": (lambda slopes=slopes: aa.objective(NET, aa.Misclassify(0), slopes=slopes), OptionError, "nes()")  # type: ignore[misc]
+       for name, slopes in {"a text": "nes", "what makes them": aa.attacks.nes, "of another": aa.attacks.coordinates}.items()},
     **{f"a substitute: {name}": (lambda net=net: transferred(net), kind, match)  # type: ignore[misc]
        for name, (net, kind, match) in {
            "of two classes": (linear(2, (1, 5, 6)), UnusableBatch, "the model knows 2 classes"),
