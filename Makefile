@@ -8,8 +8,9 @@ PEERS := .peers/bin/python -m pip install --quiet --disable-pip-version-check
 demo: .venv/ready
 	$(BIN)/audioadv craft samples/train.wav samples/music.wav --target "open the front door" --bound snr:min --out demo
 
+# Two processes of one thread each are quicker than one of two: much of a test is no sums.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check
