@@ -82,6 +82,41 @@ def test_a_verdict_is_json_even_where_nothing_changed() -> None:
     assert line == {"heard": "go home", "reached": False, "snr_db": None, "relative_db": None}
 
 
+def test_how_far_company_changes_a_result_is_told_of_all_runs() -> None:
+    import craft_suite
+
+    def lines(*heights: float | None) -> list[craft_suite.Line]:
+        return [{"outcome": "missed" if snr is None else "reached", "reached": snr is not None, "snr_db": snr} for snr in heights]
+
+    told = craft_suite.spread(lines(30.0, 20.0, 10.0), lines(30.25, 21.0, None), lines(29.75, 20.5, 10.0))
+    assert "the same outcome 2/3; SNRs within 0.5 dB 1/2" in told
+    assert told.endswith("at most 1.00")
+
+
+def test_the_suite_is_crafted_alone_and_in_the_reverse_order_too(tmp_path: Path) -> None:
+    import craft_suite
+
+    options = [
+        "--model",
+        "tiny-mel",
+        "--bound",
+        "snr:min",
+        "--steps",
+        "3",
+        "--limit",
+        "2",
+        "--company",
+        "--data",
+        str(tmp_path / "nowhere"),
+    ]
+    ran = CliRunner().invoke(craft_suite.main, [*options, "--out", str(tmp_path / "lines.jsonl")], catch_exceptions=False)
+    assert ran.exit_code == 1, "nothing is reached in three steps"
+    assert "the same outcome 2/2; SNRs within 0.5 dB 0/0" in ran.output
+    assert [json.loads(line)["pair"] for line in (tmp_path / "lines.jsonl").read_text().splitlines()] == [
+        pair.name for pair in pairs(tmp_path / "nowhere")[:2]
+    ]
+
+
 def test_the_inaudible_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
     import inaudible
 
