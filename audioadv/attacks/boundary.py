@@ -10,7 +10,7 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
-from audioadv.threat.projections import dot, each
+from audioadv.threat.projections import dot, each, length_of
 from audioadv.threat.region import Region
 
 ADAPT = 1.1  # a walk's steps grow or shrink by this much
@@ -46,10 +46,10 @@ def boundary(
         delta = blend_back(run, delta)
         rates = torch.full((2, len(delta)), 0.5).to(delta)  # running shares of success: sideways, whole
         for _ in range(steps):
-            length = delta.flatten(1).norm(dim=1)
+            length = length_of(delta)
             way = run.region.unpadded(draws.normal(delta))
             way = way - each(dot(way, delta) / length.square().clamp_min(1e-30), way) * delta
-            way = way * each(side * length / way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
+            way = way * each(side * length / length_of(way).clamp_min(1e-30), way)
             round_trip = (delta + way) / each((1 + side.square()).sqrt(), delta)
             trial = boxed(run.region, round_trip)
             beside = ask(run, trial, torch.ones_like(run.region.radius, dtype=torch.bool))

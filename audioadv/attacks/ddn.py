@@ -12,7 +12,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.threat.norms import L0Norm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 
@@ -47,7 +47,7 @@ def ddn(
             kept = run.keep(inputs, look.reached, delta)
             alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * number / steps)) / 2
             slope = run.region.unpadded(run.region.pull(delta, look.slope))
-            delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
+            delta = delta - alpha * slope / each(length_of(slope).clamp_min(1e-30), delta)
             sphere = sphere * torch.where(look.reached, 1 - gamma, 1 + gamma)
             size = run.region.norm.gauge(delta).clamp_min(1e-30)
             delta = boxed(run.region, delta * each(sphere / size, delta))

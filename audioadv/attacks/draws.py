@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from audioadv.threat.norms import L2Norm, LinfNorm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 GOLDEN, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # SplitMix64's, as signed numbers
@@ -116,7 +116,7 @@ def random_start(region: Region, seed: int) -> Tensor:
     elif region.added and isinstance(region.norm, L2Norm):
         unit = draws.normal(clean) if region.inside is None else draws.normal(clean) * region.inside
         distance = draws.uniform(clean.flatten(1)[:, :1])[:, 0] ** (1 / region.entries().clamp_min(1))
-        unit = unit * each(distance / unit.flatten(1).norm(dim=1).clamp_min(1e-30), unit)
+        unit = unit * each(distance / length_of(unit).clamp_min(1e-30), unit)
     else:
         return region.sample([torch.Generator().manual_seed(key) for key in draws.keys.tolist()])
     return region.project(each(region.radius, unit) * (unit * region.inside if region.added and region.inside is not None else unit))

@@ -42,7 +42,7 @@ from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_kind
 from audioadv.threat.goals import Goal
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 
 FOUND = 0.5  # of the draws: at the goal, as far as an attack's schedule is concerned
 REMEMBERED = 32  # draws of each example that can be met again
@@ -145,7 +145,7 @@ class Expectation:
             slopes = slope_at(losses.sum(), part)
             if self.even:
                 slopes = slopes if lengths is None else slopes * inside(lengths, slopes.shape[-1])  # no one else's padding
-                slopes = slopes / each(slopes.flatten(1).norm(dim=1).clamp_min(1e-30), slopes)
+                slopes = slopes / each(length_of(slopes).clamp_min(1e-30), slopes)
             slope[..., : slopes.shape[-1]].index_add_(0, index, slopes / self.draws)
             loss.index_add_(0, index, losses.detach() / self.draws)
             for row, value, hit in zip(some, losses.tolist(), reached.tolist(), strict=True):

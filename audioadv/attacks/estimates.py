@@ -23,7 +23,7 @@ from audioadv.attacks.run import check_counts
 from audioadv.audio.ragged import inside
 from audioadv.errors import OptionError
 from audioadv.threat.bounds import Box, is_number
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 
 
 def check(source: str, counts: dict[str, int], lengths: dict[str, float]) -> None:
@@ -152,7 +152,7 @@ coordinates = Coordinates
 
 def long(way: Tensor) -> Tensor:
     """Euclidean lengths. Shapes: [batch, *] -> [batch]."""
-    return way.flatten(1).norm(dim=1)
+    return length_of(way)
 
 
 @final

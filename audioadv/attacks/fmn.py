@@ -17,7 +17,7 @@ from audioadv.attacks.survivors import nearest, one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, LinfNorm
-from audioadv.threat.projections import dot, each
+from audioadv.threat.projections import dot, each, length_of
 from audioadv.threat.region import Region
 
 PATIENCE = 10  # steps without success, before another way is tried; a twentieth of all, where these are few
@@ -94,7 +94,7 @@ def fmn(
             lost = best.isinf() & (number >= patience)
             ball = torch.where(look.reached, torch.minimum(inward, best), torch.where(lost, torch.inf, outward))
             slope = restless(slope, lost | isinstance(region.norm, LinfNorm))
-            delta = delta - alpha * slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), delta)
+            delta = delta - alpha * slope / each(length_of(slope).clamp_min(1e-30), delta)
             delta = run.region.at(ball).project(delta)
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
                 delta, ball, best = cut(left, delta, ball, best)

@@ -14,7 +14,7 @@ from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
 from audioadv.threat.norms import LinfNorm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 
@@ -66,12 +66,12 @@ def hop_skip_jump(
 
 def boundary_slope(run: Run, delta: Tensor, count: int, own: Draws, *, first: bool) -> Tensor:
     """Which way lies more success: the mean of random directions, each for or against, less the share that succeeds."""
-    length = delta.flatten(1).norm(dim=1)
+    length = length_of(delta)
     reach = 0.1 * torch.ones_like(length) if first else length / run.region.entries().clamp_min(1).sqrt()
     fors, ways, total = torch.zeros_like(length), torch.zeros_like(delta), torch.zeros_like(delta)
     for _ in range(count):
         way = run.region.unpadded(own.normal(delta))
-        way = way / each(way.flatten(1).norm(dim=1).clamp_min(1e-30), way)
+        way = way / each(length_of(way).clamp_min(1e-30), way)
         tried = boxed(run.region, delta + each(reach, delta) * way)
         way = (tried - delta) / each(reach.clamp_min(1e-30), delta)
         sign = torch.where(run.objective.decide(run.region.inputs(tried)), 1.0, -1.0).to(delta)
@@ -80,4 +80,4 @@ def boundary_slope(run: Run, delta: Tensor, count: int, own: Draws, *, first: bo
     slope = torch.where(each(mean.abs() < 1, total), total - each(mean, ways) * ways, each(mean.sign(), ways) * ways)
     if isinstance(run.region.norm, LinfNorm):
         return slope.sign()
-    return slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), slope)
+    return slope / each(length_of(slope).clamp_min(1e-30), slope)

@@ -15,7 +15,7 @@ from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_row
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 
@@ -52,7 +52,7 @@ def prox_l2(delta: Tensor, weight: Tensor) -> Tensor:
     >>> prox_l2(torch.tensor([[3.0, 4.0]]), torch.tensor([2.5]))
     tensor([[1.5000, 2.0000]])
     """
-    length = delta.flatten(1).norm(dim=1)
+    length = length_of(delta)
     return delta * each((1 - weight / length.clamp_min(1e-30)).clamp_min(0), delta)
 
 

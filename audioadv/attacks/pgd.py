@@ -16,7 +16,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.joined import several
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, sum_of
 from audioadv.threat.region import Region
 
 MOMENTUM_OF_SEVERAL = 0.75
@@ -66,7 +66,7 @@ def pgd(
         kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
         slope = run.region.pull(delta, look.slope)
         if momentum:
-            size_of = slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # not their mean, which the padding has a part in
+            size_of = sum_of(slope.abs()).clamp_min(1e-30)  # not their mean, which the padding has a part in
             velocity = momentum * velocity + slope / each(size_of, slope)
             slope = velocity.clone()
         return run.region.descend(delta, slope, size), velocity, look, kept

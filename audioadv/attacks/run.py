@@ -10,7 +10,7 @@ from torch import Tensor
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 Tell = Callable[[int, Tensor, Tensor], bool | None]
@@ -201,7 +201,7 @@ def restless(slope: Tensor, lost: Tensor) -> Tensor:
     if not lost.is_cuda and not lost.any():  # a GPU would be out of work while it is asked
         return slope
     sign = slope.sign()
-    long = slope.flatten(1).norm(dim=1) / sign.flatten(1).norm(dim=1).clamp_min(1.0)
+    long = length_of(slope) / length_of(sign).clamp_min(1.0)
     return torch.where(each(lost, slope), each(long, slope) * sign, slope)
 
 

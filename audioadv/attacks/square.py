@@ -13,7 +13,7 @@ from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_row
 from audioadv.errors import OptionError
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L2Norm, LinfNorm
-from audioadv.threat.projections import each
+from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -136,8 +136,8 @@ def carry(region: Region, delta: Tensor, share: float, draws: Draws) -> Tensor:
     spare = (region.radius.square() - rest.flatten(1).square().sum(1)).clamp_min(0).sqrt()
     signs = draws.signs(channels.flatten(2)[..., :1]).reshape(*channels.shape[:2], *[1] * (channels.ndim - 2))
     held = torch.where(first, channels, 0.0)
-    bump = signs * depth / each(depth.flatten(1).norm(dim=1), depth)
-    peak = held / each(held.flatten(1).norm(dim=1).clamp_min(1e-12), held) + bump
-    peak = torch.where(each(peak.flatten(1).norm(dim=1) > 1e-6, peak), peak, bump)  # one that the bump takes away altogether turns round
-    new = rest + peak * each(spare / peak.flatten(1).norm(dim=1).clamp_min(1e-12), peak)
+    bump = signs * depth / each(length_of(depth), depth)
+    peak = held / each(length_of(held).clamp_min(1e-12), held) + bump
+    peak = torch.where(each(length_of(peak) > 1e-6, peak), peak, bump)  # one that the bump takes away altogether turns round
+    new = rest + peak * each(spare / length_of(peak).clamp_min(1e-12), peak)
     return region.unpadded(region.project(new.reshape(delta.shape)))

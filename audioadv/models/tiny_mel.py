@@ -11,25 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.models.alphabet import ALPHABET
+from audioadv.models.frames import HIDDEN_HOP, convolve, frame_mask, one_by_one
 
 HOP = 160
 WINDOW = 400
-HIDDEN_HOP = 640  # samples a hidden frame: each one writes two output frames of 20 ms
-
-
-def frame_mask(frames: Tensor, width: int) -> Tensor:
-    """One where a frame belongs to its clip, zero in the padding. Shapes: frames [batch] -> [batch, width, 1]."""
-    return (torch.arange(width, device=frames.device) < frames[:, None]).float()[..., None]
-
-
-def convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """`conv` along time. Shapes: [batch, time, inputs] -> [batch, time / stride, outputs], either in memory as it stands here.
-
-    Seen as a picture one pixel high with its channels last, time-major features need no copy into channels and back.
-    """
-    stride, padding, dilation = ((high, *wide) for high, wide in ((1, conv.stride), (0, conv.padding), (1, conv.dilation)))
-    picture, kernel = x.transpose(1, 2).unsqueeze(2), conv.weight.unsqueeze(2)
-    return F.conv2d(picture, kernel, conv.bias, stride, padding, dilation, conv.groups).squeeze(2).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -55,7 +40,7 @@ class Block(nn.Module):
         """Shapes: x [batch, frames, width], mask [batch, frames, 1] -> [batch, frames, width]."""
         y = self.norm(x) * mask
         mean = y.sum(1) / mask.sum(1).clamp_min(1)
-        factor, shift = self.fit(F.gelu(self.context(mean))).chunk(2, dim=-1)
+        factor, shift = one_by_one(self.fit, F.gelu(one_by_one(self.context, mean))).chunk(2, dim=-1)
         y = F.gelu(convolve(self.conv, y * (1 + factor[:, None]) + shift[:, None] * mask))
         return x + F.dropout(self.out(y), self.dropout, self.training)
 
@@ -66,7 +51,7 @@ class TinyMel(nn.Module):
 
     Shapes: waveforms [batch, time] at 16 kHz, full scale 1, zero past each length; lengths [batch] in samples
     -> log_probs [batch, frames, 29], frames [batch]. A clip of n samples gives 2 * ceil(n / 640) frames of 20 ms.
-    A clip's frames are the same alone and padded in a batch (to rounding): every convolution sees zeros past its end.
+    A clip's frames are the same alone and padded in a batch (`frames.py`): every convolution sees zeros past its end.
     """
 
     def __init__(self, width: int = 256, blocks: int = 11, kernel: int = 5, mels: int = 80, dropout: float = 0.0) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.models.alphabet import ALPHABET
-from audioadv.models.tiny_mel import HIDDEN_HOP, convolve, frame_mask
+from audioadv.models.frames import HIDDEN_HOP, attend, convolve, frame_mask
 
 
 def shifted(x: Tensor) -> Tensor:
@@ -39,13 +39,14 @@ class Attention(nn.Module):
         self.between = nn.LayerNorm(width)
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
-        """Shapes: x [batch, frames, width], mask [batch, frames, 1], bias [batch, 1, 1, frames] (minus infinity in the padding) -> as x."""
+    def forward(self, x: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
+        """Shapes: x [batch, width, channels], mask [batch, width, 1], frames [batch] -> as x."""
         q, k, v = self.qkv(shifted(self.norm(x) * mask)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.training:  # sentences in bfloat16: written out, a fifth of the time; of long clips, all weights at once are too many
+            bias = torch.zeros_like(mask).masked_fill(mask == 0, -torch.inf).transpose(1, 2)[:, None]
             y = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias).softmax(-1).to(v.dtype) @ v
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+            y = attend(q, k, v, frames)
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.feed(shifted(self.between(x) * mask)), self.dropout, self.training)
 
@@ -72,8 +73,8 @@ class TinyWave(nn.Module):
 
     Shapes: waveforms [batch, time] at 16 kHz, full scale 1, zero past each length; lengths [batch] in samples
     -> log_probs [batch, frames, 29], frames [batch]. A clip of n samples gives 2 * ceil(n / 640) frames of 20 ms.
-    A clip's frames are the same alone and padded in a batch (to rounding): convolutions see zeros past its end,
-    attention sees nothing there.
+    A clip's frames are the same alone and padded in a batch (`frames.py`): convolutions see zeros past its end, attention
+    sees nothing there.
     """
 
     def __init__(self, width: int = 256, blocks: int = 5, heads: int = 4, dropout: float = 0.0) -> None:
@@ -102,8 +103,7 @@ class TinyWave(nn.Module):
             x, frames = stage(x, frames)
         x = x + F.gelu(convolve(self.positions, x))
         mask = frame_mask(own, x.shape[1])
-        bias = torch.zeros_like(mask).masked_fill(mask == 0, -torch.inf).transpose(1, 2)[:, None]
         for block in self.blocks:
-            x = block(x, mask, bias)
+            x = block(x, mask, own)
         scores = self.head(self.norm(x)).float()
         return scores.unflatten(-1, (2, len(ALPHABET))).flatten(1, 2).log_softmax(-1), 2 * own

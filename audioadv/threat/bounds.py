@@ -25,6 +25,7 @@ from torch import Tensor
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.algebra import Combines, both, either, mix
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
+from audioadv.threat.projections import length_of
 from audioadv.threat.region import Norm, Region
 
 MIN: Final = "min"
@@ -223,7 +224,7 @@ class SNR(Combines):
         return self.decibels == MIN
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
-        length = clean.flatten(1).float().norm(dim=1)
+        length = length_of(clean.float())
         radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)
         return ball(clean, radius, L2Norm(), lengths, box, grid)
 
@@ -237,7 +238,7 @@ class SNR(Combines):
         return torch.where(gauge == 0, -math.inf, 20 * (gauge / region.radius).log10())  # of silence too
 
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        decibels = 20 * (region.clean.flatten(1).norm(dim=1) / region.gauge(adversarial)).log10()
+        decibels = 20 * (length_of(region.clean) / region.gauge(adversarial)).log10()
         return [f"snr:{outward(value, -1)}" for value in decibels.tolist()]
 
 

@@ -20,6 +20,7 @@ from audioadv.models.decoding import writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
 from audioadv.threat.joined import Joins
+from audioadv.threat.projections import sum_of
 
 LOST = 1.0  # nats: a letter that is so far behind is not heard
 NOT_AS = "not: "  # what a goal's text begins with, where the rest is not to be heard: result lines say so too
@@ -122,7 +123,7 @@ def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float | Tensor) ->
     """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
     costs = (margins(outputs.log_probs) + (slack[:, None, None] if isinstance(slack, Tensor) else slack)).clamp_min(0)
     share = alignment(costs, outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
-    return (costs * share).sum(2).square().sum(1)
+    return sum_of((costs * share).sum(2).square())
 
 
 def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Tensor:
@@ -143,7 +144,7 @@ def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:
     """
     behind = margins(outputs.log_probs)
     share = alignment(behind.clamp_min(0), outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
-    return -(behind * share).sum(2).clamp_max(LOST).sum(1) / outputs.frames
+    return -sum_of((behind * share).sum(2).clamp_max(LOST)) / outputs.frames
 
 
 @final

@@ -44,7 +44,7 @@ from audioadv.errors import UnusableBatch
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, outward, parse_number, plain
 from audioadv.threat.norms import LinfNorm
-from audioadv.threat.projections import INWARD, each
+from audioadv.threat.projections import INWARD, each, sum_of
 from audioadv.threat.region import Region
 
 LEAST_LEAK_DB = -100.0  # smaller leaks are not looked at
@@ -52,17 +52,6 @@ OVER_RELAXED = 1.8
 HEADROOM = 0.9  # of the eroded limits: what is clipped to the limit itself is always over it somewhere, and turned down
 PEAK = 3.5  # of rounding noise, times its root mean square: one bin in 200,000 is above
 KEPT = 0.4  # of a limit, at least, where rounding noise comes near it
-EVENNESS = 1 / 8
-"""How a bin's step follows its gain (slope times limit): 1 in proportion, 0 not at all.
-
-Limits span 70 dB, from what is masked or too low to be heard to what is neither, and gains with them: in proportion, the few bins with
-the widest limits have the step to themselves, and a recogniser that does not listen there is never reached. All alike is too
-restless for a slope that turns. Eight pairs of the craft suite, the hardest among them, 300 forwards, mean margin and pairs missed:
-
-              1           1/2         1/4         1/8         1/16
-  tiny-mel    -4.9 dB 0   -4.8 dB 0   -7.5 dB 0   -7.9 dB 0   -7.9 dB 0
-  tiny-wave   -4.0 dB 3               -6.0 dB 0   -6.8 dB 0
-"""
 NO_LIMIT_DB = 400.0  # for the frames of padding, where there is no change: far over what full scale can be
 TAPER = 0.25  # of a frame, at both ends of a clip: a change that begins at once is heard at all frequencies
 
@@ -158,7 +147,7 @@ class MaskedNorm:
     def extent(self, change: Tensor) -> Tensor:
         """Of noise as strong as this change, against a limit in the middle of the clip's: a single tone or step says little."""
         inside = (self.tapers > 0).sum(1)
-        strength = (change.square().sum(1) / inside).sqrt() * bin_noise(self.window)
+        strength = (sum_of(change.square()) / inside).sqrt() * bin_noise(self.window)
         return strength / self.limits.masked_fill(self.limits > 10, math.nan).flatten(1).nanmedian(1).values
 
     def within(self, limits: Tensor, radius: Tensor) -> Tensor:
@@ -187,7 +176,7 @@ class MaskedNorm:
 
     def steady(self, slope: Tensor) -> Tensor:
         # Each bin by its gain, up to its limit: those that matter reach it, all others come near it, and none jumps.
-        return self.climb(slope, lambda gain: (gain / typical(gain)).clamp_max(1) ** EVENNESS)
+        return self.climb(slope, evened)
 
     def climb(self, slope: Tensor, share: Callable[[Tensor], Tensor]) -> Tensor:
         """A step up the slope: each bin in the slope's phase, with a `share` of its limit told from what it can gain.
@@ -233,10 +222,26 @@ def bin_noise(window: int) -> float:
     return math.sqrt(6 / window)
 
 
+def evened(gain: Tensor) -> Tensor:
+    """How a bin's step follows its gain (slope times limit): by the eighth root of its share.
+
+    Limits span 70 dB, from what is masked or too low to be heard to what is neither, and gains with them: in proportion, the few bins
+    with the widest limits have the step to themselves, and a recogniser that does not listen there is never reached. All alike is too
+    restless for a slope that turns. Eight pairs of the craft suite, the hardest among them, 300 forwards, mean margin and pairs missed:
+
+    power         1           1/2         1/4         1/8         1/16
+      tiny-mel    -4.9 dB 0   -4.8 dB 0   -7.5 dB 0   -7.9 dB 0   -7.9 dB 0
+      tiny-wave   -4.0 dB 3               -6.0 dB 0   -6.8 dB 0
+
+    Three square roots, since a power's last bit depends on where in memory x lies. Shapes: [batch, *, *] -> the same, at most 1.
+    """
+    return (gain / typical(gain)).clamp_max(1).sqrt().sqrt().sqrt()
+
+
 def typical(gain: Tensor) -> Tensor:
     """The size of the gains that matter in each clip: their mean, weighted by themselves. Shapes: [batch, *, *] -> [batch, 1, 1]."""
     flat = gain.flatten(1)
-    return each(flat.square().sum(1) / flat.sum(1).clamp_min(1e-30), gain).clamp_min(1e-30)
+    return each(sum_of(flat.square()) / sum_of(flat).clamp_min(1e-30), gain).clamp_min(1e-30)
 
 
 def leaks(window: int) -> list[tuple[int, int, float]]:

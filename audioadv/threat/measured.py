@@ -18,6 +18,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.bounds import is_number
 from audioadv.threat.joined import Joins
 from audioadv.threat.labels import lead
+from audioadv.threat.projections import length_of
 
 NOTHING = -100  # no token: what torch's cross_entropy ignores
 
@@ -93,7 +94,7 @@ def feature_distance(outputs: Tensor, features: Tensor) -> Tensor:
             f"features of shape {tuple(features.shape)} for outputs of shape {tuple(outputs.shape)}: "
             "give what the model makes of other inputs"
         )
-    return (outputs - features).flatten(1).norm(dim=1)
+    return length_of(outputs - features)
 
 
 def near(features: Tensor, within: float) -> Below:

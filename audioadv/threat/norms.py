@@ -7,7 +7,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from audioadv.threat.projections import INWARD, each, greatest, places, project_l0, project_l1, project_l2, project_linf
+from audioadv.threat.projections import INWARD, each, greatest, length_of, places, project_l0, project_l1, project_l2, project_linf, sum_of
 
 
 @final
@@ -25,7 +25,7 @@ class LinfNorm:
         return slope.sign()
 
     def steady(self, slope: Tensor) -> Tensor:
-        size = slope.flatten(1).square().sum(1) / slope.flatten(1).abs().sum(1).clamp_min(1e-30)  # of the entries that matter
+        size = sum_of(slope.square()) / sum_of(slope.abs()).clamp_min(1e-30)  # of the entries that matter
         return (slope * each(3 / size.clamp_min(1e-30), slope)).clamp(-1, 1)  # a sign for all but the smallest
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,13 +51,13 @@ class L2Norm:
     """The Euclidean length of the change."""
 
     def gauge(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).norm(dim=1)
+        return length_of(delta)
 
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         return project_l2(delta, radius, low, high)
 
     def steepest(self, slope: Tensor) -> Tensor:
-        return slope / each(slope.flatten(1).norm(dim=1).clamp_min(1e-30), slope)
+        return slope / each(length_of(slope).clamp_min(1e-30), slope)
 
     def steady(self, slope: Tensor) -> Tensor:
         return self.steepest(slope)
@@ -89,7 +89,7 @@ class L1Norm:
     sparse: ClassVar[bool] = True
 
     def gauge(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().sum(1)
+        return sum_of(delta.abs())
 
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         return project_l1(delta, radius, low, high)

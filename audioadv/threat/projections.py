@@ -14,9 +14,22 @@ def each(values: Shaped[Tensor, " batch"], like: Shaped[Tensor, "batch ..."]) ->
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def sum_of(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, " batch"]:
+    """The sum of each example's entries. Padding has a part in the order that they are added up in: in float64, that is not seen.
+
+    Shapes: [batch, *] -> [batch], in the type of x.
+    """
+    return x.flatten(1).sum(1, dtype=torch.float64).to(x.dtype)
+
+
+def length_of(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, " batch"]:
+    """The Euclidean length of each example, added up as `sum_of` does. Shapes: [batch, *] -> [batch], in the type of x."""
+    return x.flatten(1).norm(dim=1, dtype=torch.float64).to(x.dtype)
+
+
 def dot(a: Shaped[Tensor, "batch ..."], b: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, " batch"]:
     """The inner product of each example's two. Shapes: [batch, *] each -> [batch]."""
-    return (a * b).flatten(1).sum(1)
+    return sum_of(a * b)
 
 
 def project_linf(
@@ -54,14 +67,14 @@ def project_l2(
     tensor([[0.6000, 0.8000]])
     """
     radius = radius * INWARD
-    length = delta.flatten(1).norm(dim=1)
+    length = length_of(delta)
     if low is None or high is None:
         return each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * delta
     if delta.is_cuda:  # all rows, since to ask which ones would be to wait
         scale = scale_in_order(delta.abs().flatten(1), torch.where(delta > 0, high, -low).flatten(1), radius)
         return torch.minimum(torch.maximum(each(scale, delta) * delta, low), high)
     boxed = torch.minimum(torch.maximum(delta, low), high)
-    rows = (boxed.flatten(1).norm(dim=1) > radius).nonzero()[:, 0]
+    rows = (length_of(boxed) > radius).nonzero()[:, 0]
     if not len(rows):
         return boxed
     own = delta[rows]
@@ -84,10 +97,10 @@ def scale_by_newton(
     scale = start
     for _ in range(20):  # a handful suffices
         free = reach > scale[:, None]
-        left = radius.square() - torch.where(free, 0.0, stuck).sum(1)
-        wanted = (left.clamp_min(0) / torch.where(free, size, 0.0).sum(1).clamp_min(1e-30)).sqrt().clamp_max(1.0)
+        left = radius.square() - sum_of(torch.where(free, 0.0, stuck))
+        wanted = (left.clamp_min(0) / sum_of(torch.where(free, size, 0.0)).clamp_min(1e-30)).sqrt().clamp_max(1.0)
         done = wanted <= scale * (1 + 1e-7)
-        scale = torch.maximum(scale, wanted)
+        scale = torch.where(done, scale, wanted)  # what is done stays, however long the others take
         if bool(done.all()):
             break
     return scale
@@ -135,7 +148,7 @@ def project_l1(
     left = (size - each(threshold, delta)).clamp_min(0)
     if room is not None:
         left = torch.minimum(left, room)
-    length = left.flatten(1).sum(1)  # rounded entry by entry: a hair too long at worst
+    length = sum_of(left)  # rounded entry by entry: a hair too long at worst
     return each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * left * delta.sign()
 
 

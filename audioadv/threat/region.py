@@ -200,7 +200,7 @@ class Region:
         if self.low is not None and (free or getattr(self.norm, "sparse", False)):
             slope = self.unblocked(delta if self.added else self.changed(delta), slope)
         if self.added:
-            return slope
+            return self.unpadded(slope)
         return self.map.pull(self.clean, delta, slope if self.inside is None else slope * self.inside)
 
     def unblocked(self, change: Tensor, slope: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from speech.voices import SAMPLE_RATE
 from torch import Tensor
 
 from audioadv.models.alphabet import ALPHABET
-from audioadv.models.tiny_mel import HIDDEN_HOP
+from audioadv.models.frames import HIDDEN_HOP
 
 LONGEST = 9 * SAMPLE_RATE
 WIDTH_STEP = 5120  # batches are so many samples wide, or a multiple: few shapes, each planned once by the FFT and the allocator
