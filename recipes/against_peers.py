@@ -37,7 +37,8 @@ on a busier core, so that these shares are too low; in that run they were 0.14 a
 Since then a search at rest begins anew, and a larger region comes after 8 steps that get nowhere. 300 forwards, tiny-mel, against art-fine
 in one run: 40 and 29 solved, +16.0 dB, 0.18 of its time.
 And since frames and slopes are the same in any company, tiny-mel, 300 forwards: ours 40 and 40 solved (snr:min, linf:min), cw 18, pgd-l2 8
-and pgd 15; +11.7 dB and dB_x -12.4 against cw, +38.2 and -41.6 against pgd. On tiny-wave 40, 40 and 25; +6.7 and -6.0, in 0.115 of its time.
+and pgd 15; +11.7 dB and dB_x -12.4 against cw, +38.2 and -41.6 against pgd. On tiny-wave 40, 40 and cw 25; +6.7 and -6.0, and 0.115
+of cw's time.
 With 1,000 forwards, on tiny-wave, cw solves 28 and ours 40, in 0.025 of cw's time to its median of all pairs; on the 28 the medians are
 34.1 and 28.8 dB, +5.3; pair by pair the median gain is 7.5 dB, the least 2.6. The mean of ours is 32.1 dB after 300 and 33.1 after 1,000.
 Another 500 steps bring 0.2 dB (12 pairs); the best of four searches of 300 is 0.6 dB above one of them. On tiny-mel, the 16 shortest
