@@ -57,6 +57,15 @@ def test_where_weights_are_learnt_they_have_a_slope(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-2)
 
 
+def test_a_bias_may_be_learnt_alone() -> None:
+    conv = nn.Conv1d(3, 4, 5, stride=2).requires_grad_(False)
+    assert conv.bias is not None
+    conv.bias.requires_grad_()
+    said = convolve(conv, noise(2, 50, 3))
+    (slope,) = torch.autograd.grad(said.sum(), conv.bias)
+    assert torch.equal(slope, torch.full((4,), float(said.shape[0] * said.shape[1])))
+
+
 def test_each_clip_attends_to_its_own_frames() -> None:
     q, k, v = noise(3, 3, 4, 30, 8)
     frames = torch.tensor([30, 11, 1])

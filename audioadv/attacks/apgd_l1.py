@@ -88,7 +88,7 @@ def apgd_l1(
             inputs = run.region.inputs(delta)
             look = run.objective.look(inputs)
             kept = run.keep(inputs, look.reached, delta)
-            slope, better = run.region.unpadded(run.region.pull(delta, look.slope)), look.loss < lowest
+            slope, better = run.region.pull(delta, look.slope), look.loss < lowest
             lowest = torch.where(better, look.loss, lowest)
             low_delta = torch.where(each(better, delta), delta, low_delta)
             low_slope = torch.where(each(better, delta), slope, low_slope)

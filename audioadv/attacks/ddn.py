@@ -46,7 +46,7 @@ def ddn(
             look = run.objective.look(inputs)
             kept = run.keep(inputs, look.reached, delta)
             alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * number / steps)) / 2
-            slope = run.region.unpadded(run.region.pull(delta, look.slope))
+            slope = run.region.pull(delta, look.slope)
             delta = delta - alpha * slope / each(length_of(slope).clamp_min(1e-30), delta)
             sphere = sphere * torch.where(look.reached, 1 - gamma, 1 + gamma)
             size = run.region.norm.gauge(delta).clamp_min(1e-30)

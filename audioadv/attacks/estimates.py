@@ -150,11 +150,6 @@ class Coordinates:
 coordinates = Coordinates
 
 
-def long(way: Tensor) -> Tensor:
-    """Euclidean lengths. Shapes: [batch, *] -> [batch]."""
-    return length_of(way)
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class Bandits:
@@ -196,7 +191,7 @@ class Bandits:
             ahead, behind = (self.reach * self.spread_out(held + sign * self.spread * way, objective, inputs) for sign in (1, -1))
             there, back = self.known.within(inputs, ahead), self.known.within(inputs, behind)
             rise = objective.score(inputs + there, near, slack).loss - objective.score(inputs + back, near, slack).loss
-            rise = rise * long(ahead - behind) / long(there - back).clamp_min(1e-30)
+            rise = rise * length_of(ahead - behind) / length_of(there - back).clamp_min(1e-30)
             held = held + self.rate * each(rise / (self.spread * self.reach), held) * way
         self.prior[0][who, ..., : tiles.shape[-1]] = held
         return Look(*here, self.spread_out(held, objective, inputs))

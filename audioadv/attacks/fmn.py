@@ -84,7 +84,7 @@ def fmn(
             kept = run.keep(inputs, look.reached, delta)
             wave = (1 + math.cos(math.pi * number / steps)) / 2
             alpha, rate = step_size * (0.01 + 0.99 * wave), 0.001 + (gamma - 0.001) * wave
-            slope = run.region.unpadded(run.region.pull(delta, look.slope, free=True))
+            slope = run.region.pull(delta, look.slope, free=True)
             size = run.region.norm.gauge(delta)
             best = torch.where(look.reached, torch.minimum(best, size), best)
             dual = dot(slope, run.region.norm.steepest(slope)).clamp_min(1e-30)

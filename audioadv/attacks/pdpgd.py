@@ -118,7 +118,7 @@ def pdpgd(
             look = run.objective.look(inputs)
             kept = run.keep(inputs, look.reached, delta)
             rate, slower = primal_rate * 0.01 ** (number / steps), dual_rate * (1 - 0.9 * number / steps)
-            slope = run.region.unpadded(run.region.pull(delta, look.slope, free=True))
+            slope = run.region.pull(delta, look.slope, free=True)
             slope = restless(slope, run.open() & (number >= patience)) * each(look.loss.sigmoid(), delta)
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
             scale = rate / ((second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8)

@@ -64,7 +64,7 @@ def rp2(
             look = run.objective.rows(rows.cpu()).look(inputs)
             slope = torch.where(each(finite_rows(look.loss, look.slope), inputs), look.slope, 0.0)
             slope = (slope + burden(some.clean, inputs, weight, palette)) / len(rows)
-            push = some.unpadded(some.pull(delta, slope)).sum(0, keepdim=True)
+            push = some.pull(delta, slope).sum(0, keepdim=True)
             first, second = 0.9 * first + 0.1 * push, 0.999 * second + 0.001 * push.square()
             stride = step_size * (1 - (number - 1) / steps)
             shared = shared - stride * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)

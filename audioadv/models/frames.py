@@ -12,9 +12,9 @@ another order. Other linear layers, norms and spectra are so as they come. These
                   written out, `stride` frames become one with as many times the channels, and the slope is a convolution with the
                   turned kernel. The first layer of tiny-wave (80 samples a frame) so takes an eighth of the time.
     attention     sums over keys in an order that the padding has a part in. Here each clip attends alone.
-    linear        of one row a clip: see above.
+    linear        of one row a clip, which are too few rows (above), is written out.
 
-On a GPU, and where weights are learnt, convolutions and attention are what torch makes of them.
+On a GPU, under autocast and where weights are learnt, convolutions and attention are what torch makes of them.
 """
 
 from typing import Any, final
@@ -35,8 +35,8 @@ def frame_mask(frames: Tensor, width: int) -> Tensor:
 def convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """`conv` along time. Shapes: [batch, time, inputs] -> [batch, time / stride, outputs]."""
     kernel, stride, dilation, ahead = conv.kernel_size[0], conv.stride[0], conv.dilation[0], int(conv.padding[0])
-    learning = torch.is_autocast_enabled(x.device.type) or (torch.is_grad_enabled() and conv.weight.requires_grad)
-    if x.is_cuda or learning:
+    learnt = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in conv.parameters())
+    if x.is_cuda or learnt or torch.is_autocast_enabled(x.device.type):
         return along(x, conv.weight, conv.bias, dilation, conv.groups, stride, ahead)
     frames, weight = (x.shape[1] + 2 * ahead - dilation * (kernel - 1) - 1) // stride + 1, conv.weight
     if stride == 1:

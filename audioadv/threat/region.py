@@ -192,7 +192,7 @@ class Region:
         return change if self.inside is None else change * self.inside
 
     def pull(self, delta: Tensor, slope: Tensor, *, free: bool = False) -> Tensor:
-        """The slope with respect to the parameters, from the slope with respect to the inputs that they stand for.
+        """The slope with respect to the parameters, from the slope with respect to the inputs that they stand for: zero in the padding.
 
         With `free`, and always where steps move few entries, only of those entries that the box leaves room to move.
         Shapes: delta [batch, *], slope as clean -> as delta.
