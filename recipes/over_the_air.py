@@ -6,7 +6,8 @@
 
 Four tables, each rate with its 95 % interval over draws and its count of draws, every file written and read back first:
 
-    hearing    the recogniser itself: clean sentences through judge rooms at 20 dB of noise
+    hearing    the recogniser itself: clean sentences through judge rooms at 20 dB of noise; and how often the targets are heard word by
+               word where somebody just says them (espeak-ng, three voices of training), through what the examples are judged on
     snr        exact-target rate against the SNR of the perturbation, with EOT and without
     rt60       the same against how long the judge rooms reverberate
     codecs     crafted for the row, judged on the column
@@ -15,6 +16,7 @@ Four tables, each rate with its 95 % interval over draws and its count of draws,
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 import click
 import jiwer
 import torch
+from speech.voices import Voice, speak
 from suite import DATA, ROOT, SAMPLE_RATE, Pair, pairs
 
 from audioadv.attacks.craft import craft_each
@@ -38,6 +41,7 @@ from audioadv.threat.goals import Transcribe
 
 AIR = "room_then_noise:20..30"
 NOISE = Noise((20, 30))
+SPEAKERS = tuple(Voice("espeak", name, 50, 1.0) for name in ("en-us", "en-gb+m3", "en-gb-scotland+f2"))
 SPANS = ((0.1, 0.3), (0.3, 0.55), (0.55, 0.81))  # seconds of RT60
 CODECS = ("none", "codec:mp3@64k", "codec:opus@24k", "codec:mp3@64k_or_codec:opus@24k", "codec:mulaw@64k")
 Line = dict[str, Any]
@@ -116,6 +120,25 @@ def hearing(model: Recogniser, draws: int) -> str:
     return f"{model.name}: WER {jiwer.wer(said, heard):.1%} in rooms, {jiwer.wer(said, plain):.1%} without ({len(said)} transcripts)"
 
 
+def said_aloud(model: Recogniser, suite: list[Pair], draws: int) -> str:
+    """How often the targets are heard exactly, where voices say them through the air: what an example is to be held against."""
+    if not shutil.which("espeak-ng"):
+        return f"{model.name}: the targets said aloud are not measured, espeak-ng is missing"
+    hits, plain, quiet = [0] * len(suite), [0] * len(suite), torch.zeros(SAMPLE_RATE // 4)
+    for voice in SPEAKERS:
+        for i, pair in enumerate(suite):
+            samples = torch.cat([quiet, torch.from_numpy(speak(pair.target, voice)), quiet])
+            heard = heard_through(model, samples, parse_channel(AIR), draws=draws, clip=fingerprint(samples))
+            hits[i] += sum(text == pair.target for part in heard for text in part.transcripts())
+            plain[i] += model.transcribe(samples[None], torch.tensor([len(samples)]))[0] == pair.target
+    times = len(SPEAKERS)
+    row = " ".join(f"{count / times / draws:.0%}" for count in hits)
+    return (
+        f"{model.name}: targets said aloud, heard exactly {sum(hits) / times / draws / len(suite):.0%} through the air, "
+        f"{sum(plain) / times / len(suite):.0%} without ({len(suite)} x {times} x {draws}; one by one {row})"
+    )
+
+
 def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
     """The three tables of one recogniser."""
     own = [line for line in lines if line["model"] == name]
@@ -179,6 +202,7 @@ def main(
         for name in models:
             model = load_model(name, device)
             click.echo(hearing(model, draws=2 if quick else 20))
+            click.echo(said_aloud(model, suite, draws=2 if quick else 40))
             for bound, crafted_for in cells:
                 there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, *how.values())}
                 if left := [pair for pair in suite if pair.name not in there]:

@@ -56,7 +56,8 @@ def speak(text: str, voice: Voice, scale: float = 1.0) -> np.ndarray:
         else:
             command = ["flite", "-voice", voice.name, "--setf", f"duration_stretch={slow:.3f}", "--seti", f"int_f0_target_mean={voice.pitch}", "-t", text, "-o", file.name]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return trimmed(*soundfile.read(file.name, dtype="float32"), scale)
+        samples, rate = soundfile.read(file.name, dtype="float32")
+        return trimmed(samples, rate, scale)
 
 
 def trimmed(samples: np.ndarray, rate: int, scale: float = 1.0) -> np.ndarray:
