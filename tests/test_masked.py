@@ -278,3 +278,25 @@ def test_a_limit_that_never_binds_takes_no_step_from_a_masked_one() -> None:
     for spec, least in (("masked:0_and_linf:2", 0.99), ("masked:0_and_linf:0.02", 0.05)):
         step = parse_bound(spec).around(clean, lengths, box=(-1.0, 1.0)).steady(slope)
         assert ((slope * step).flatten(1).sum(1) >= least * (slope * alone).flatten(1).sum(1)).all()
+
+
+def test_a_limit_that_never_binds_leaves_projection_and_rounding_as_they_are() -> None:
+    clean, lengths = clips()
+    alone = region(grid=1 / FULL_SCALE)
+    y = within(alone, 1e-3 * noise(*clean.shape))
+    for spec in ("masked:0_and_linf:1", "linf:1_and_masked:0", "masked:min_and_linf:1"):
+        both = parse_bound(spec).around(clean, lengths, box=BOX, grid=1 / FULL_SCALE).at(alone.radius)
+        assert getattr(both.norm, "gradual", False)
+        assert torch.equal(both.project(y), alone.project(y))
+        assert torch.equal(both.inputs(alone.project(y)), alone.inputs(alone.project(y)))
+
+
+@pytest.mark.parametrize("other", ["linf:0.0001", "l2:0.002"])
+def test_rounding_keeps_within_the_limits_that_bind(other: str) -> None:
+    clean, lengths = clips()
+    both = parse_bound(f"masked:20_and_{other}").around(clean, lengths, box=BOX, grid=1 / FULL_SCALE)
+    limit = parse_bound(other).around(clean, lengths, box=BOX)
+    y = both.project(within(both, 1e-3 * noise(*clean.shape)))
+    change = both.inputs(y) - both.clean
+    assert change.abs().amax(1)[[0, 1, 4]].gt(0).all()
+    assert (limit.norm.gauge(change) <= limit.radius * (1 + 1e-6)).all()

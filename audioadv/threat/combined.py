@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from audioadv.threat.projections import INWARD, dot, each
-from audioadv.threat.region import Map, Norm, extent, tied
+from audioadv.threat.region import Map, Norm, extent, tied, towards_zero
 
 ROUNDS = 40
 STILL = 1e-6
@@ -43,6 +43,11 @@ class Several:
     def sparse(self) -> bool:
         """Whether a part's steps move few entries."""
         return any(getattr(norm, "sparse", False) for norm in self.norms)
+
+    @property
+    def gradual(self) -> bool:
+        """Whether a part's small sets are best entered from larger ones."""
+        return any(getattr(norm, "gradual", False) for norm in self.norms)
 
     def shares(self, delta: Tensor) -> Tensor:
         """Each part's share. Shapes: -> [parts, batch]."""
@@ -140,17 +145,45 @@ class BothNorm(Several):
         """A point inside for sure, and this one where it is inside.
 
         Projecting onto parts that only ever shrink entries keeps the parts before; what still sticks out is scaled down;
-        and what cannot be scaled into its sets is left out: the clean input is in all of them.
+        and what cannot be scaled into its sets is left out: the clean input is in all of them. A point that is inside is not projected
+        once more: not every projection leaves it where it is (the one under the masking threshold does not).
         """
+        within, given = replace(self, radii=limits), y
         low, high, rest = self.boxed(y, limits, low, high)
+        if low is not None and high is not None:
+            y = torch.minimum(torch.maximum(y, low), high)
+        there = (within.shares(y).amax(0) <= 1) & (y == given).flatten(1).all(1)
+        if bool(there.all()):
+            return given
         for norm, limit in rest:
             y = norm.project(y, limit, low, high)
         if low is not None and high is not None:
             y = torch.minimum(torch.maximum(y, low), high)
-        out = replace(self, radii=limits).shares(y).amax(0)
+        out = within.shares(y).amax(0)
         y = torch.where(each(out > 1, y), y * each(INWARD / out.clamp_min(1), y), y)
-        inside = replace(self, radii=limits).shares(y).amax(0) <= 1
-        return torch.where(each(inside, y), y, 0.0)
+        inside = within.shares(y).amax(0) <= 1
+        return torch.where(each(there, y), given, torch.where(each(inside, y), y, 0.0))
+
+    def quantise(self, change: Tensor, grid: float) -> Tensor:
+        """As the part that says how, where the others hold that; next, without going over the change's own largest entry; else towards zero.
+
+        A part whose radius is the free one forbids nothing: what is found is measured by it.
+        """
+        written = towards_zero(change, grid)
+        owns = [norm for norm in self.norms if hasattr(norm, "quantise")]
+        if not owns:
+            return written
+        nearest = owns[0].quantise(change, grid)
+        most = each(written.flatten(1).abs().amax(1), change)
+        for better in (torch.minimum(torch.maximum(nearest, -most), most), nearest):
+            written = torch.where(each(self.held(better, owns[0]), change), better, written)
+        return written
+
+    def held(self, change: Tensor, but: Norm) -> Tensor:
+        """Whether all parts hold a change, but one of them and the one whose radius is free. Shapes: -> bool [batch]."""
+        asked = [(norm, own) for i, (norm, own) in enumerate(zip(self.norms, self.radii, strict=True)) if norm is not but and i != self.free]
+        within = change.new_ones(len(change), dtype=torch.bool)
+        return torch.stack([within, *(norm.gauge(change) <= own for norm, own in asked)]).all(0)
 
     def steepest(self, slope: Tensor) -> Tensor:
         """Of each part's steepest step, brought inside the others, the one that rises most."""
