@@ -13,9 +13,10 @@ from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
 from audioadv.defenses import defend
 from audioadv.errors import AudioadvError
 from audioadv.evaluation import Checkup, Evaluation, Rate, check, evaluate
+from audioadv.models.access import Access
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
-from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Linf, parse_bound
 from audioadv.threat.channels import Channel, parse_channel

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import audioadv as aa
 from audioadv.evaluation.fidelity import carried, fidelity
 from audioadv.evaluation.sounds import fsdd
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access
 from audioadv.models.tiny_m5 import TinyM5
 from audioadv.models.tiny_mnist import TinyMnist
 from audioadv.report.tables import show

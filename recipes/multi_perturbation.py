@@ -43,7 +43,7 @@ what falls from L1 to Linf. It was left out.
 How sharp the net is decides too. Trained on one member a batch with `apgd_l1` of 10 steps in L1, 20,000 images, six to eight passes; of 300
 held images under `standard` (in L1, Linf, L2, and all three):
 
-    ReLU                                     46.3, 71.0, 65.3, 45.0 %     in L1, PGD's 10 steps leave 76 of 100, 100 steps 54, all attacks 48
+    ReLU                                     46.3, 71.0, 65.3, 45.0 %     in L1, 10 steps leave 76 of 100, 100 steps 54, all attacks 48
     Softplus (beta 5)                        59.7, 42.0, 71.7, 39.0 %
     SiLU                                     66.7, 27.3, 72.0, 27.0 %     75, 72 and 68: here training sees what judges
 

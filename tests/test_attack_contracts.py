@@ -19,8 +19,8 @@ from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.errors import AccessDenied, OptionError
+from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L0, L1, L2, MIN, Bound, Linf
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
 from audioadv.threat.region import Region

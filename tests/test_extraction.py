@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.fidelity import carried, fidelity
+from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import Linf
 from audioadv.training import Asked, extract, solved, solved_by_decisions
 from audioadv.training.pseudo_labels import pseudo_labels

@@ -21,9 +21,9 @@ from audioadv.attacks.run import Run
 from audioadv.attacks.standard import near_then_square
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.images import digits
+from audioadv.models.access import Access
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
-from audioadv.models.recogniser import Access
 from audioadv.threat.bounds import L0, L1, L2, MIN, Linf, parse_bound
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.labels import Classify, Misclassify, margin

@@ -15,7 +15,7 @@ from audioadv.defenses.smoothing import coin_p_value, lower_bound
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.certified import certified_curve
 from audioadv.models.abstention import ABSTAIN
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access
 from audioadv.threat.bounds import L2, Linf
 from audioadv.threat.goals import Silence, Transcribe
 from audioadv.threat.labels import Misclassify

@@ -15,7 +15,8 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.ragged import led_in, pad
 from audioadv.errors import AccessDenied, OptionError
-from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.access import Access
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import L2, MIN, SNR, Bound, Linf
 from audioadv.threat.goals import LOST, Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Misclassify

@@ -13,7 +13,8 @@ from audioadv import attacks
 from audioadv.audio.ragged import pad
 from audioadv.defenses import Confidence, Detected, fit
 from audioadv.errors import AccessDenied, OptionError
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access
+from audioadv.models.classifier import granting
 
 SHAPE = (1, 5, 6)
 NET, X = linear(2, SHAPE), inputs_for(SHAPE, 12, (0, 1))
@@ -41,6 +42,16 @@ def test_a_bound_alone_leaves_the_models_own_access_and_may_be_a_spec() -> None:
     with pytest.raises(AccessDenied):
         aa.evaluate(aa.Classifier(NET).granting(Access.SCORES), X, LABELS, "linf:0.2", PGD)
     assert str(aa.evaluate(NET, X, LABELS, "linf:0.2", PGD)) == str(aa.evaluate(NET, X, LABELS.tolist(), aa.Linf(0.2), PGD))
+
+
+@pytest.mark.parametrize("model", [aa.Classifier(NET), aa.defend(NET, "depth:4"), detected()], ids=lambda model: type(model).__name__)
+def test_a_claim_of_more_than_the_model_grants_is_refused(model: aa.Classifier) -> None:
+    shut, labels = granting(model, Access.DECISIONS), model(X).argmax(1)
+    for threat in (aa.ThreatModel("linf:0.2"), aa.ThreatModel("linf:0.2", access="scores")):
+        with pytest.raises(OptionError, match=f"attacker has {threat.access}, but the model grants decisions only"):
+            aa.evaluate(shut, X, labels, threat, PGD)
+    some = {"moves": attacks.hop_skip_jump}
+    assert aa.evaluate(shut, X, labels, aa.ThreatModel("l2:min", access="decisions"), some).backwards == 0
 
 
 def test_finds_that_took_too_many_queries_do_not_count() -> None:

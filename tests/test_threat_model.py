@@ -10,7 +10,7 @@ from audioadv.audio.hearing import Hearing
 from audioadv.audio.roomsets import RoomSet, read_rooms
 from audioadv.defenses import Confidence, Denoiser, Purify, fit
 from audioadv.errors import MalformedSpec, UnusableBatch
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access
 from audioadv.threat.bounds import L1, Linf, parse_bound
 from audioadv.threat.channels import Room, parse_channel
 from audioadv.threat.features import Feature

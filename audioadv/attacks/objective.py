@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
-from audioadv.models.recogniser import Access, Emissions, as_access
+from audioadv.models.access import Access, granted, includes
+from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import at_rest as at_rest
 from audioadv.models.rest import module_of
 from audioadv.threat.bounds import Box
@@ -147,7 +148,7 @@ class Objective:
     def demand(self, need: Access) -> None:
         """Raises AccessDenied where the model does not grant this much."""
         access = self.granted
-        if GRANTS.index(access) > GRANTS.index(need):
+        if not includes(access, need):
             raise AccessDenied(
                 f"{getattr(self.model, 'name', 'the model')}: access is '{access}', but this attack needs {need}. "
                 f"Grant them with model.granting(Access.{need.name}), or use an attack that needs less ({WITHOUT[need]})"
@@ -276,7 +277,6 @@ class Objective:
 
 PART = 8  # clips that are seen at once
 LOOSE = 0.05  # nats, by which low precision may be off
-GRANTS = tuple(Access)
 WITHOUT = {
     Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, "
     "transfer, moves_grid, kenansville",
@@ -362,12 +362,6 @@ def objective(
     if slopes is not None and (isinstance(slopes, type) or not callable(getattr(slopes, "look", None))):
         raise OptionError(f"slopes {slopes!r:.60}: not a source of slopes. Give one: nes(), spsa(), coordinates() or bandits()")
     return Objective(model, goal, lengths, slopes=slopes, expectation=expectation)
-
-
-def granted(model: Callable[..., Any]) -> Access:
-    """How much of itself a model shows: what it says, else everything. Raises OptionError for an access that there is none of."""
-    access = getattr(model, "access", None)
-    return as_access(access) if isinstance(access, str) else Access.GRADIENTS
 
 
 def normalised(outputs: Emissions) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access
 from audioadv.models.rest import seeded
 
 

@@ -31,8 +31,9 @@ from audioadv.defenses.store import Store
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError
 from audioadv.models.abstention import ABSTAIN, decided, nothing_like
+from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal, as_texts, spell

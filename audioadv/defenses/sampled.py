@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError
-from audioadv.models.recogniser import Access, Emissions, Recogniser
+from audioadv.models.access import Access
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal

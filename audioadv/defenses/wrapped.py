@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from audioadv.defenses.statement import Statement, stated
-from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access
+from audioadv.models.classifier import granting
 
 
 class Wrapped:
@@ -28,8 +28,7 @@ class Wrapped:
 
     def granting(self, access: Access) -> Any:
         """The same, seen by an attacker with this much access."""
-        inner = self.model if hasattr(self.model, "granting") else Classifier(self.model, type(self.model).__name__)
-        return replace(self, model=inner.granting(access))  # type: ignore[type-var]
+        return replace(self, model=granting(self.model, access))  # type: ignore[type-var]
 
     def __getattr__(self, name: str) -> Any:
         if name == "model" or name.startswith("__"):  # not there yet, or asked for by Python itself

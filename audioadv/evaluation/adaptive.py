@@ -24,15 +24,15 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.eot import Expectation
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
-from audioadv.attacks.objective import Objective, at_rest, granted, objective
+from audioadv.attacks.objective import Objective, at_rest, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
 from audioadv.defenses.preprocessing import outermost, undefended
 from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import AccessDenied, OptionError
-from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access, granted
+from audioadv.models.classifier import granting
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import Joined
@@ -129,13 +129,6 @@ def averaged(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, draw
         return objective(model, goal, lengths, Expectation(NOTHING, draws=draws, rate=HALF, hard=0, seed=seed))
     over = Expectation(layer.channel, draws=draws, rate=HALF, hard=0, seed=seed, sample_rate=layer.sample_rate)
     return objective(granting(layer.model, Access.GRADIENTS), goal, lengths, over)
-
-
-def granting(model: Callable[..., Any], access: Access) -> Callable[..., Any]:
-    """The model with this much access; one that knows nothing of access becomes a Classifier where that is not everything."""
-    if granted(model) is access:
-        return model
-    return model.granting(access) if hasattr(model, "granting") else Classifier(model, type(model).__name__, access=access)
 
 
 def gradient_free(objective: Objective, region: Region, *, steps: int = 5000, seed: int = 0) -> AttackResult:

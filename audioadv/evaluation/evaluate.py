@@ -31,7 +31,8 @@ from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
-from audioadv.models.recogniser import Access, Recogniser
+from audioadv.models.access import Access
+from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below
@@ -340,9 +341,8 @@ def evaluate(
         others = {"goal": goal is not None, "box": box != (0.0, 1.0), "static": static is not None}
         refuse_ignored(others | {"draws": draws != 8, "judge_draws": judge_draws != 32}, "a recogniser, whose words are counted (errors=)")
         chosen, see_all, batch = named_attacks(attacks, seed), all_attacks_see_all, 16 if batch is None else batch
-        return evaluate_speech(
-            model, inputs, lengths, labels, threat, chosen, errors=errors, batch=batch, all_attacks_see_all=see_all, progress=progress
-        )
+        how: dict[str, Any] = {"errors": errors, "batch": batch, "all_attacks_see_all": see_all, "seed": seed, "progress": progress}
+        return evaluate_speech(model, inputs, lengths, labels, threat, chosen, **how)
     if are_texts(labels) and len(labels):
         raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
     numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels

@@ -25,11 +25,12 @@ from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.defenses.preprocessing import undefended
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.evaluation.adaptive import granting
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed, refuse_senseless
 from audioadv.evaluation.words import WordErrors
-from audioadv.models.recogniser import Access, Recogniser
+from audioadv.models.access import Access
+from audioadv.models.classifier import granting
+from audioadv.models.recogniser import Recogniser
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.model import TOLERANCE
 
@@ -153,6 +154,7 @@ def evaluate_speech(
     errors: float = 0.5,
     batch: int = 16,
     all_attacks_see_all: bool = False,
+    seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SpeechEvaluation:
     """What `evaluate` does for a recogniser and what was said in each clip.
@@ -172,7 +174,7 @@ def evaluate_speech(
         raise OptionError(
             "knowledge 'transfer': evaluate has no substitute for a recogniser. Use craft on the one, transcribe on the other"
         )
-    bound, model = terms.bound.at_rate(model.sample_rate), model if terms.access is None else model.granting(terms.access)
+    bound, model = terms.bound.at_rate(model.sample_rate), terms.granting(model)
     victim = granting(undefended(model), model.access) if terms.knowledge == "oblivious" else model
     blind = statement.backward == "none" and victim is model and model.access is not Access.DECISIONS
     climbs = not bound.minimal and terms.queries is None  # who may not ask for ever asks for `errors` at once
@@ -194,7 +196,7 @@ def evaluate_speech(
             here = rows.to(waveforms.device)
             some = lengths[here]
             region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
-            wanted = objective(victim, goal.rows(rows), some, slopes=nes() if blind else None)
+            wanted = objective(victim, goal.rows(rows), some, slopes=nes(seed=seed) if blind else None)
             result = worst_member(partial(worsen, attack) if climbs else attack, wanted, region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
             reached = torch.tensor(result.reached)

@@ -1,6 +1,7 @@
 """What of a threat model an evaluation keeps to, and what it refuses: no figure is to claim what it is not.
 
-bound, access, queries   kept: attacks are granted no more, and what is found outside or with more forwards does not count
+bound, access, queries   kept: attacks are granted no more, and what is found outside or with more forwards does not count; a model that
+                         grants less than is claimed is refused
 knowledge                kept: adaptive, oblivious (on the undefended model), transfer (on a substitute)
 goal                     words are taken at their word; a goal has to be the one that is measured
 channel, protocol        refused, unless there is none and inputs are drawn: those are other measurements
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from audioadv.defenses.statement import Statement
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access, granted, includes
+from audioadv.models.classifier import granting
 from audioadv.threat.bounds import Bound, as_bound
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import members
@@ -34,13 +35,16 @@ class Terms:
     knowledge: str = "adaptive"
     queries: int | None = None
 
-    def granting(self, model: Callable[..., Any]) -> Callable[..., Any]:
-        """The model with as much access as was agreed; a plain module becomes a Classifier where that is not everything."""
+    def granting(self, model: Callable[..., Any]) -> Any:
+        """The model with as much access as was agreed. Raises OptionError for one that grants less."""
         if self.access is None:
             return model
-        if hasattr(model, "granting"):
-            return model.granting(self.access)
-        return model if self.access is Access.GRADIENTS else Classifier(model, type(model).__name__, access=self.access)
+        if not includes(granted(model), self.access):
+            raise OptionError(
+                f"the threat model's attacker has {self.access}, but the model grants {granted(model)} only. "
+                f"Claim that, ThreatModel(..., access='{granted(model)}'), or grant more: model.granting('{self.access}')"
+            )
+        return granting(model, self.access)
 
     def within_queries(self, name: str, found: Tensor, forwards: Tensor) -> Tensor:
         """Which finds took no more forwards than was agreed; warns of the others.

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
-from audioadv.models.recogniser import Access, as_access
+from audioadv.models.access import Access, as_access, granted
 from audioadv.models.rest import found
 from audioadv.models.tiny_cifar import TinyCifar
 from audioadv.models.tiny_m5 import TinyM5
@@ -75,6 +75,13 @@ class Classifier:
     def granting(self, access: Access) -> "Classifier":
         """The same classifier, seen by an attacker with this much access."""
         return replace(self, access=access)
+
+
+def granting(model: Callable[..., Any], access: Access) -> Any:
+    """The model with this much access; one that knows nothing of access becomes a Classifier where that is not everything."""
+    if granted(model) is access:
+        return model
+    return model.granting(access) if hasattr(model, "granting") else Classifier(model, type(model).__name__, access=access)
 
 
 def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier:

@@ -2,36 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import UnusableBatch
+from audioadv.models.access import Access, as_access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
 from audioadv.models.rest import at_rest
-
-
-class Access(StrEnum):
-    """How much of the model an attacker may see. Each includes the ones after it."""
-
-    GRADIENTS = "gradients"
-    SCORES = "scores"
-    DECISIONS = "decisions"
-
-
-def as_access(access: str) -> Access:
-    """The access of that name. Raises OptionError: what is misspelt would grant everything, or nothing.
-
-    >>> as_access("scores") is Access.SCORES
-    True
-    """
-    try:
-        return Access(access)
-    except ValueError:
-        raise OptionError(f"access {access!r}: unknown. Grant one of {', '.join(Access)}") from None
 
 
 @final

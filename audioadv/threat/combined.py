@@ -165,7 +165,7 @@ class BothNorm(Several):
         return torch.where(each(there, y), given, torch.where(each(inside, y), y, 0.0))
 
     def quantise(self, change: Tensor, grid: float) -> Tensor:
-        """As the part that says how, where the others hold that; next, without going over the change's own largest entry; else towards zero.
+        """As the part that says how, where the others hold that; next, up to the change's own largest entry; else towards zero.
 
         A part whose radius is the free one forbids nothing: what is found is measured by it.
         """
@@ -181,7 +181,9 @@ class BothNorm(Several):
 
     def held(self, change: Tensor, but: Norm) -> Tensor:
         """Whether all parts hold a change, but one of them and the one whose radius is free. Shapes: -> bool [batch]."""
-        asked = [(norm, own) for i, (norm, own) in enumerate(zip(self.norms, self.radii, strict=True)) if norm is not but and i != self.free]
+        asked = [
+            (norm, own) for i, (norm, own) in enumerate(zip(self.norms, self.radii, strict=True)) if norm is not but and i != self.free
+        ]
         within = change.new_ones(len(change), dtype=torch.bool)
         return torch.stack([within, *(norm.gauge(change) <= own for norm, own in asked)]).all(0)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, UnusableResponse
-from audioadv.models.recogniser import Access
+from audioadv.models.access import Access, includes
 from audioadv.threat.bounds import Box, as_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import Mistranscribe
@@ -145,7 +145,7 @@ class ThreatModel:
         never = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         changed = adversarial != clean
 
-        seen = never | (access is not None and Access(access) not in self.granted())
+        seen = never | (access is not None and not includes(Access(self.access), Access(access)))
         asked = never if forwards is None or self.queries is None else (forwards > self.queries).to(clean.device)
         boxed = never if box is None else anywhere((adversarial < box[0]) | (adversarial > box[1]))
         padded = never if region.inside is None else anywhere(changed & ~region.inside)
@@ -173,11 +173,6 @@ class ThreatModel:
                 by = f" ({share[i]:.4g} times its radius)" if broken is out else ""
                 complaints[i] = complaint + by
         return complaints
-
-    def granted(self) -> tuple[Access, ...]:
-        """The kinds of access that the claim grants: each includes the ones after it."""
-        kinds = tuple(Access)
-        return kinds[kinds.index(Access(self.access)) :]
 
 
 def anywhere(mask: Tensor) -> Tensor:

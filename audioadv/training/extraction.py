@@ -16,11 +16,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from audioadv.attacks.objective import GRANTS, at_rest, granted
+from audioadv.attacks.objective import at_rest
 from audioadv.attacks.substitute import substituting
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
-from audioadv.models.recogniser import Access, as_access
+from audioadv.models.access import Access, as_access, granted, includes
 from audioadv.threat.bounds import Box
 
 
@@ -34,7 +34,7 @@ class Asked:
 
     def __init__(self, model: Callable[[Tensor], Tensor], access: Access = Access.DECISIONS) -> None:
         access = as_access(access)
-        if GRANTS.index(granted(model)) > GRANTS.index(access):
+        if not includes(granted(model), access):
             raise AccessDenied(
                 f"{getattr(model, 'name', 'the model')}: access is '{granted(model)}', less than '{access}'. "
                 f"Ask for that: Asked(model, Access.{granted(model).name})"
