@@ -91,11 +91,11 @@ def estimated(source: object, **options: object) -> Callable[..., AttackResult]:
     return attack
 
 
-def transferred(wanted: Objective, region: Region) -> AttackResult:
+def transferred(wanted: Objective, region: Region, **options: object) -> AttackResult:
     """From a substitute that is new each time."""
     with torch.random.fork_rng():
         substitute = linear(3, tuple(region.clean.shape[1:]), seed=7)
-    return attacks.transfer(wanted, region, substitute=substitute, attack=partial(attacks.pgd, steps=4), rounds=2, passes=3)
+    return attacks.transfer(wanted, region, substitute=substitute, attack=partial(attacks.pgd, steps=4), rounds=2, passes=3, **options)
 
 
 SCORES, DECISIONS = Access.SCORES, Access.DECISIONS
@@ -319,6 +319,28 @@ def test_cost_is_what_is_counted_from_outside(name: str, kind: Kind) -> None:
     assert result.backwards.sum() == sum(backwards)
     if row.access is not Access.GRADIENTS:
         assert result.backwards.sum() == 0
+
+
+@EVERY
+def test_progress_is_told_of_every_step_and_its_word_ends_the_attack(name: str, kind: Kind) -> None:
+    row, net, steps = TABLE[name], small(3, (1, 5, 6)), list[int]()
+    x = inputs_for((1, 5, 6), 4, (0, 1))
+    wanted, region = misclassify(net, x), row.bound(kind, 0.02).around(x)
+
+    def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+        assert gauge.shape == (4,)
+        assert best.shape == x.shape
+        steps.append(step)
+        return ends
+
+    ends = False
+    row.run(wanted, region, progress=tell)
+    assert steps == sorted(set(steps))
+    whole, ends = len(steps), True
+    assert whole > 0
+    steps.clear()
+    row.run(wanted, region, progress=tell)
+    assert len(steps) <= min(whole, 2), "one of the steps' own, and one of a stage that was to follow"
 
 
 @EVERY

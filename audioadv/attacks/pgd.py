@@ -77,6 +77,8 @@ def pgd(
             delta, velocity, look, kept = again(delta, velocity)
             if not early_stop:
                 run.stay(look.loss)
+                if run.enough:
+                    break
             elif left := run.leave(finite_rows(look.loss, look.slope), kept):
                 delta, velocity, size = cut(left, delta, velocity, size)
                 if not len(delta):

@@ -69,13 +69,15 @@ def rp2(
             stride = step_size * (1 - (number - 1) / steps)
             shared = shared - stride * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
             shared = widest(region).project(shared)
-            if number % 10 == 0 or number == steps:
+            run.told()
+            if number % 10 == 0 or number == steps or run.enough:
                 fallen = int(run.objective.decide(placed.inputs(upon(placed, shared))).sum())
                 best, most = (shared, fallen) if fallen >= most else (best, most)
+            if run.enough:
+                break
         delta = upon(region, best)
         inputs = region.inputs(delta)
         run.keep(inputs, run.objective.decide(inputs), delta)
-        run.taken = steps
     return replace(run.result(), shared=best[0])
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from audioadv.attacks.apgd import apgd, apgd_targeted
 from audioadv.attacks.apgd_l1 import apgd_l1
@@ -21,7 +22,7 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Tell, fixed_radius
 from audioadv.attacks.square import square, start
-from audioadv.attacks.survivors import Attack, one_after_another
+from audioadv.attacks.survivors import Attack, Told, nothing_yet, one_after_another
 from audioadv.attacks.union import worst_member
 from audioadv.threat.joined import rivalled
 from audioadv.threat.labels import cross_entropy, margin
@@ -54,10 +55,29 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
 def near_then_square(
     objective: Objective, region: Region, *, steps: int = 1000, seed: int = 0, progress: Tell | None = None
 ) -> AttackResult:
-    """FMN for the smallest change, then so many queries of Square from there, brought within the region. Shapes: as in `region.clean`."""
-    near = fmn(objective, region.at(torch.full_like(region.radius, torch.inf)), seed=seed)
+    """FMN for the smallest change, then so many queries of Square from there, brought within the region. Shapes: as in `region.clean`.
+
+    A watch is not shown FMN's way, which by its nature leads outside; `progress` is told of what lies within.
+    """
+    told, every = None if progress is None else Told(progress), torch.arange(len(region.clean), device=region.clean.device)
+    anywhere, tell = region.at(torch.full_like(region.radius, torch.inf)), None
+    if told is not None:
+        tell = within(region, told.of(nothing_yet(region), every))
+    near = fmn(replace(objective, watch=None), anywhere, seed=seed, progress=tell)
     brought = region.project(near.adversarial - region.clean)
     begin = torch.where(each(near.gauge.isfinite(), brought), brought, start(region, Draws.of(seed, region.clean)))
-    found = square(objective, region, steps=steps, begin=begin, seed=seed, progress=progress)
+    if told is not None:
+        steps, tell = 1 if told.enough else steps, told.of(nothing_yet(region), every)
+    found = square(objective, region, steps=steps, begin=begin, seed=seed, progress=tell)
     spent = near.steps + found.steps, near.forwards + found.forwards, near.backwards + found.backwards
     return replace(found, steps=spent[0], forwards=spent[1], backwards=spent[2])
+
+
+def within(region: Region, tell: Tell) -> Tell:
+    """To tell of what a search beyond the region has found, but as far as it lies within."""
+
+    def told(step: int, gauge: Tensor, best: Tensor) -> bool | None:
+        there = region.holds(gauge)
+        return tell(step, torch.where(there, gauge, torch.inf), torch.where(each(there, best), best, region.clean))
+
+    return told

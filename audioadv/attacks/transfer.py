@@ -59,7 +59,10 @@ def transfer(
         taught = substituting(
             substitute, region.clean, ask, within, rounds=rounds, passes=passes, spread=spread, rate=rate, generator=generator
         )
-        run.taken = sum(1 for _ in taught)
+        for _ in taught:
+            run.told()
+            if run.enough:
+                break
         on_it = replace(objective, model=substitute, slopes=None, watch=None)
         found = (attack or partial(to_the_end, seed=seed))(on_it, region)
         run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)

@@ -68,13 +68,15 @@ def universal(
             step = step_size * (1 - number / steps) * widest
             stepped = shared[None] - each(step, push) * norm.steepest(push)
             shared = norm.project(stepped, widest, None, None)[0]
-            if number % 10 == 9 or number == steps - 1:
+            run.told()
+            if number % 10 == 9 or number == steps - 1 or run.enough:
                 there = run.objective.decide(everywhere(region, shared))
                 if there.sum() >= most:
                     best, most = shared, there.sum()
+            if run.enough:
+                break
         inputs = everywhere(region, best)
         run.keep(inputs, run.objective.decide(inputs))
-        run.taken = steps
     return replace(run.result(), shared=best)
 
 
