@@ -132,6 +132,9 @@ class Calls:
     def scores(self, inputs: Tensor) -> Tensor:
         return self.net_of_another_name(inputs)
 
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.scores(inputs)
+
 
 NAMED = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
 
@@ -143,7 +146,7 @@ def by_name(inputs: Tensor) -> Tensor:
 def test_a_net_behind_a_function_is_at_rest_too() -> None:
     net, other = (nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).train() for _ in range(2))
     NAMED.train()
-    twice = lambda inputs: net(inputs) + other(inputs)  # noqa: E731
+    twice, nets = lambda inputs: net(inputs) + other(inputs), [net, other]
     behind = {
         "closure": (twice, [net, other]),
         "deeper": (lambda inputs: twice(inputs).softmax(1), [net, other]),
@@ -151,16 +154,20 @@ def test_a_net_behind_a_function_is_at_rest_too() -> None:
         "partial": (partial(lambda inputs, scorer: scorer(inputs), scorer=net), [net]),
         "method": (other.forward, [other]),
         "classifier": (aa.Classifier(twice), [net, other]),
+        "object": (Calls(net), [net]),
+        "its method": (Calls(net).scores, [net]),
+        "object within": (aa.Classifier(Calls(Calls(net))), [net]),
+        "list": (lambda inputs: sum(each(inputs) for each in nets), nets),
+        "dictionary": (partial(lambda inputs, scorers: scorers["one"](inputs), scorers={"one": net}), [net]),
+        "in a comprehension": (lambda inputs: torch.stack([NAMED(inputs) for _ in range(2)]).mean(0), [NAMED]),
+        "by default": (lambda inputs, scorer=net: scorer(inputs), [net]),
     }
-    for name, (model, nets) in behind.items():
-        before = [(part.training, [p.requires_grad for p in part.parameters()]) for part in nets]
+    for name, (model, wanted) in behind.items():
+        before = [(part.training, [p.requires_grad for p in part.parameters()]) for part in wanted]
         with at_rest(model):
-            assert not any(part.training for net in nets for part in net.modules()), name
-            assert not any(p.requires_grad for net in nets for p in net.parameters()), name
-        assert before == [(part.training, [p.requires_grad for p in part.parameters()]) for part in nets], name
-    calls = Calls(net)
-    with at_rest(calls.scores):  # what an object keeps under a name of its own is not searched for
-        assert net.training
+            assert not any(part.training for one in wanted for part in one.modules()), name
+            assert not any(p.requires_grad for one in wanted for p in one.parameters()), name
+        assert before == [(part.training, [p.requires_grad for p in part.parameters()]) for part in wanted], name
     labels, x = torch.zeros(8, dtype=torch.int64), torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
     first, again = (aa.evaluate(lambda inputs: net(inputs), x, labels, Linf(0.01), "pgd") for _ in range(2))
     assert first.robust.tolist() == again.robust.tolist()

@@ -1,11 +1,9 @@
 """A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from itertools import chain
-from types import FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch import nn
 
 from audioadv.errors import OptionError
 
+COLLECTIONS = (list, tuple, set, frozenset, dict)
 KEPT = 30 * 2**20  # bytes
 
 
@@ -78,30 +77,57 @@ def module_of(model: Any) -> nn.Module | None:
     return model
 
 
-def modules_of(model: Any, known: frozenset[int] = frozenset()) -> list[nn.Module]:
-    """The modules that a model computes with, as far as it can be seen: itself, what it is made from (its `net` or `model`), or what a
-    function names, holds or was given.
+def modules_of(model: Any) -> list[nn.Module]:
+    """The modules that a model computes with, as far as it can be seen: itself, and what it, a function or a collection holds.
 
     >>> net = nn.Linear(2, 2)
     >>> modules_of(lambda x: net(x).softmax(1)) == modules_of(partial(nn.functional.linear, weight=net)) == modules_of(net.forward) == [net]
     True
+    >>> nets = [net, nn.Linear(2, 2)]
+    >>> modules_of(lambda x: sum(some(x) for some in nets)) == nets
+    True
     """
-    here = [model] if isinstance(model, nn.Module) else []
-    match model:
+    found, seen, waiting = list[nn.Module](), set[int](), [model]
+    while waiting:
+        part = waiting.pop(0)
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nn.Module):
+            found.append(part)
+        waiting += held_by(part)
+    return found
+
+
+def held_by(part: Any) -> list[Any]:
+    """What something that is computed with computes with in its turn: what it is made from, names, holds or was given."""
+    match part:
         case nn.Module():  # what is registered in it is it; a function that one of its parts wraps is not
-            held = [part for module in model.modules() for part in made_from(module) if not isinstance(part, nn.Module)]
+            return [held for module in part.modules() for held in made_from(module) if not isinstance(held, nn.Module)]
         case partial():
-            held = [model.func, *model.args, *model.keywords.values()]
+            return [part.func, *part.args, *part.keywords.values()]
         case MethodType():
-            held = [model.__self__, model.__func__]
+            return [part.__self__, part.__func__, *kept_by(part.__self__)]
         case FunctionType():
-            names = inspect.getclosurevars(model)
-            held = [*names.nonlocals.values(), *names.globals.values()]
-        case _:
-            held = []
-    held += [] if here else made_from(model)
-    inside = [modules_of(part, known | {id(model)}) for part in held if id(part) not in known]
-    return list(dict.fromkeys(chain(here, *inside)))
+            cells = [cell.cell_contents for cell in part.__closure__ or () if cell != CellType()]  # but those that are still empty
+            given = [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+            return [*cells, *given, *(part.__globals__[name] for name in names_in(part.__code__) if name in part.__globals__)]
+        case list() | tuple() | set() | frozenset() | dict():
+            every = part.values() if isinstance(part, dict) else part
+            return [held for held in every if callable(held) or isinstance(held, COLLECTIONS)]  # not the numbers of a long list
+        case type() | ModuleType():  # all the world
+            return []
+    return made_from(part) + (kept_by(part) if callable(part) else [])
+
+
+def kept_by(part: Any) -> list[Any]:
+    """What an object keeps under names of its own."""
+    return list(vars(part).values()) if hasattr(part, "__dict__") and not isinstance(part, nn.Module | type | ModuleType) else []
+
+
+def names_in(code: CodeType) -> list[str]:
+    """The names that a function's code, or one that is written within it, asks its globals for."""
+    return [*code.co_names, *(name for inner in code.co_consts if isinstance(inner, CodeType) for name in names_in(inner))]
 
 
 def made_from(model: Any) -> list[Any]:
