@@ -47,9 +47,11 @@ BOUNDS: dict[str, Bound] = {
     "turned and noisy": 0.5 * Spatial(20, 2) + 0.5 * Linf(0.1),
     "turned or noisy": Spatial(20, 2) | Linf(0.1) | L1(1.5),
     "late and noisy": 0.5 * Timing(3.5, 0.1) + 0.5 * L2(0.5),
+    "mix or l2": (0.5 * Linf(0.1) + 0.5 * L1(1.5)) | L2(0.5),
+    "turned and noisy or l2": L2(0.5) | (0.5 * Spatial(20, 2) + 0.5 * Linf(0.1)),
     "stuck or late": Sticker.parse("3+1,2+7") | Timing(3.5, 0.1),
 }
-IMAGES = {"spatial", "stickers", "sticker and l2", "patch", "turned and noisy", "turned or noisy"}
+IMAGES = {"spatial", "stickers", "sticker and l2", "patch", "turned and noisy", "turned or noisy", "turned and noisy or l2"}
 SOUNDS = {"timing", "jingle", "late and noisy", "stuck or late"}
 SHARED = {"patch", "jingle"}  # one for all examples: neighbours have their part in it
 CONVEX = ["linf", "l2", "l1", "snr", "both", "three", "mix", "mix of three", "sticker", "sticker and linf", "sticker and l2"]

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from audioadv.threat.bounds import L0, L1
+from audioadv.threat.bounds import L0, L1, parse_bound
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import project_l0, project_l1, scale_by_newton, scale_in_order, threshold_by_newton, threshold_in_order
 from audioadv.threat.region import Region
@@ -64,6 +64,22 @@ def test_is_the_nearest_point(name: str, seed: int) -> None:
     constraint = [{"type": "ineq", "fun": lambda y: -length(y)}]
     found = minimize(lambda y: ((y - delta[0].numpy()) ** 2).sum(), start, bounds=limits, constraints=constraint, method="SLSQP")
     np.testing.assert_allclose(ours, found.x, atol=2e-4)
+
+
+@pytest.mark.parametrize("spec", ["l1:1_and_l2:0.5", "l2:0.5_and_l1:1", "linf:0.3_and_l2:0.6_and_l1:1.2", "l1:9_and_l2:0.5", "l1:0.5_and_l2:9"])
+@pytest.mark.parametrize("box", [None, (-0.2, 1.2)])
+def test_what_l1_and_l2_share_is_projected_on_exactly(spec: str, box: tuple[float, float] | None) -> None:
+    """Against Dykstra's projections in turn, until they have come to rest for good, in double precision."""
+    clean, delta = draw((20, 6), 3).sigmoid().double(), 1.5 * draw((20, 6), 4).double()
+    region = parse_bound(spec).around(clean, box=box)
+    parts = [parse_bound(part).around(clean, box=box) for part in spec.split("_and_")]
+    y, taken = delta, [torch.zeros_like(delta) for _ in parts]
+    for _ in range(5000):
+        for i, part in enumerate(parts):
+            given = y + taken[i]
+            y = part.project(given)
+            taken[i] = given - y
+    torch.testing.assert_close(region.project(delta), y, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("boxed", [False, True])

@@ -25,7 +25,7 @@ from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import ADDED, Region
-from audioadv.threat.slots import Chain, SlotNorm, fill
+from audioadv.threat.slots import Chain, SlotNorm
 
 
 def affine(
@@ -69,7 +69,8 @@ def affine(
     inner = replace(last, clean=moved, low=low, high=high)
     found = attack(objective.begun(region.clean).rows(left), inner, seed=seed, **options)
     slots = moves[rows]
-    fill(slots, len(parts) - 1, inner.project(found.adversarial - moved), None)  # the difference alone is a rounding too far
+    changes = region.norm.slot(slots, len(parts) - 1) if isinstance(region.norm, SlotNorm) else slots
+    changes.copy_(inner.project(found.adversarial - moved))  # the difference alone is a rounding too far
     reached = torch.tensor(found.reached, device=rows.device)
     gauge = torch.where(reached, region.rows(rows).knowing(slots).gauge(found.adversarial), torch.inf)
     adversarial = torch.where(each(reached, moved), found.adversarial, last.clean)
@@ -106,11 +107,10 @@ def worst_moves(objective: Objective, region: Region, parts: list[Region], draws
 
 def drawn(region: Region, parts: list[Region], seed: int) -> Tensor:
     """Random moves, and no plain change. Shapes: -> as region.start()."""
-    if len(parts) == 1:
+    if not isinstance(region.norm, SlotNorm):
         return wide_start(region, seed)
     slots = region.start()
     for number, part in enumerate(parts):
         if part.map is not ADDED:
-            own = wide_start(part, seed * len(parts) + number)
-            fill(slots, number, own, own.shape[1:])
+            region.norm.slot(slots, number).copy_(wide_start(part, seed * len(parts) + number))
     return slots

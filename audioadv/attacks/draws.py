@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.norms import L0Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
@@ -107,7 +107,8 @@ def random_start(region: Region, seed: int) -> Tensor:
     """Random allowed parameters for each example: uniform in the ball, then projected. Shapes: -> as region.start().
 
     Linf (of any parameters) and L2 are drawn for all examples at once; other norms and maps draw for one after another, by
-    their own `sample`.
+    their own `sample`. In L0 the draw is a tenth as large: its projection keeps what is greatest, and places drawn at full scale would
+    be kept through all of an attack's smaller steps (MNIST's natural net, L0 of 10, PGD: 42 of 100 images, it was 13).
     """
     clean = region.clean
     draws = Draws.of(seed, clean)
@@ -118,7 +119,8 @@ def random_start(region: Region, seed: int) -> Tensor:
         distance = draws.uniform(clean.flatten(1)[:, :1])[:, 0] ** (1 / region.entries().clamp_min(1))
         unit = unit * each(distance / length_of(unit).clamp_min(1e-30), unit)
     else:
-        return region.sample([torch.Generator().manual_seed(key) for key in draws.keys.tolist()])
+        drawn = region.sample([torch.Generator().manual_seed(key) for key in draws.keys.tolist()])
+        return 0.1 * drawn if isinstance(region.norm, L0Norm) else drawn
     return region.project(each(region.radius, unit) * (unit * region.inside if region.added and region.inside is not None else unit))
 
 

@@ -20,7 +20,7 @@ from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
-from audioadv.threat.slots import SlotNorm, fill
+from audioadv.threat.slots import SlotNorm
 
 
 def worst_member(
@@ -53,7 +53,7 @@ def in_union(region: Region, part: int, found: AttackResult) -> Tensor | None:
         return None
     slots = region.start()
     own = found.adversarial - region.clean if found.parameters is None else found.parameters
-    fill(slots, part, own, region.norm.shapes[part])
+    region.norm.slot(slots, part).copy_(own)
     return slots
 
 

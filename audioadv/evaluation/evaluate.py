@@ -33,7 +33,7 @@ from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
 from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser
-from audioadv.threat.bounds import Bound, Box
+from audioadv.threat.bounds import Bound, Box, as_box
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below
 from audioadv.threat.model import TOLERANCE
@@ -226,15 +226,6 @@ def are_texts(labels: object) -> TypeGuard[Sequence[str]]:
     return isinstance(labels, Collection) and not isinstance(labels, Tensor) and all(isinstance(label, str) for label in labels)
 
 
-def as_box(box: Any) -> Box:
-    """The box. Raises OptionError for what is no pair of numbers."""
-    try:
-        low, high = map(float, box)
-    except (TypeError, ValueError):
-        raise OptionError(f"box {box!r:.60}: give the lowest and the highest value of inputs, (0, 1) for images, or None") from None
-    return low, high
-
-
 def as_goal(goal: object, labels: Tensor) -> Misclassify:
     """The goal, misclassification where none is given. Raises OptionError for one of other labels."""
     if goal is None:
@@ -406,9 +397,6 @@ def evaluate(
     return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
 
 
-ROUNDED = 1e-6  # how far clean + delta may be rounded out of the box
-
-
 def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResult) -> tuple[Tensor, Tensor]:
     """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound and the box; and how far out they lie.
 
@@ -419,8 +407,5 @@ def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResu
     claimed = torch.tensor(result.reached, dtype=torch.bool)
     known = region if result.parameters is None else region.knowing(result.parameters)
     gauge = known.gauge(result.adversarial)
-    inside = gauge.isfinite() if bound.minimal else region.holds(gauge)
-    if region.low is not None and region.high is not None:
-        change = result.adversarial - region.clean
-        inside &= ((change >= region.low - ROUNDED) & (change <= region.high + ROUNDED)).flatten(1).all(1)
+    inside = (gauge.isfinite() if bound.minimal else region.holds(gauge)) & region.in_box(result.adversarial)
     return (reached & inside).cpu() & claimed, gauge.minimum(region.radius).cpu()  # what rounding adds is no distance

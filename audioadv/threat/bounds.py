@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.algebra import Combines, both, either, mix
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import length_of
-from audioadv.threat.region import Norm, Region
+from audioadv.threat.region import ROUNDED, Norm, Region
 
 MIN: Final = "min"
 """In place of a radius: search for the smallest."""
@@ -68,12 +68,10 @@ class Bound(Protocol):
         ...
 
 
-def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box: Box, grid: float | None) -> Region:
-    """The region of a norm ball, after the checks that all share.
-
-    Raises UnusableBatch for integer inputs, inputs that are not finite or outside the box, or lengths that do not fit; OptionError
-    for a box that is none.
-    """
+def check_inputs(clean: Tensor) -> None:
+    """Raises UnusableBatch for inputs that are no batch of numbers in float32 or float64."""
+    if not isinstance(clean, Tensor):
+        raise UnusableBatch(f"clean inputs of type {type(clean).__name__}: give a tensor, for example torch.as_tensor(inputs)")
     if not clean.is_floating_point():
         raise UnusableBatch(f"clean inputs are {clean.dtype}, but changes need floating point. Convert them first: clean.float()")
     if clean.dtype not in (torch.float32, torch.float64):
@@ -83,11 +81,31 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
         )
     if clean.ndim < 2:
         raise UnusableBatch(f"clean inputs of shape {list(clean.shape)}: the first axis counts examples. Give a batch: clean[None]")
-    if box is not None and not box[0] < box[1]:
-        raise OptionError(f"box {box}: give the lowest and the highest value that inputs may have, (0, 1) for images, or None")
+
+
+def as_box(box: Any) -> tuple[float, float]:
+    """The box. Raises OptionError for what is no pair of finite numbers, the lower first."""
+    try:
+        low, high = map(float, box)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise OptionError(f"box {box!r:.60}: give the lowest and the highest value that inputs may have, (0, 1) for images, or None")
+    return low, high
+
+
+def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box: Box, grid: float | None) -> Region:
+    """The region of a norm ball, after the checks that all share.
+
+    Raises UnusableBatch for integer inputs, inputs that are not finite or outside the box, or lengths that do not fit; OptionError
+    for a box that is none.
+    """
+    check_inputs(clean)
+    box = None if box is None else as_box(box)
     if box is None and not bool(clean.isfinite().all()):
         raise UnusableBatch("clean inputs are not all finite numbers. Leave those examples out, or mend them: clean.nan_to_num()")
-    if box is not None and clean.numel() and not bool(((clean >= box[0] - 1e-6) & (clean <= box[1] + 1e-6)).all()):
+    slack = 0.0 if box is None else ROUNDED * max(1.0, *map(abs, box))
+    if box is not None and clean.numel() and not bool(((clean >= box[0] - slack) & (clean <= box[1] + slack)).all()):
         raise UnusableBatch(
             f"clean inputs reach from {clean.min():.4g} to {clean.max():.4g}, outside the box {box[0]:g}..{box[1]:g}. "
             "Scale them into it (images: 0..1; audio: -1..1). Where they are normalised, undo that and leave it to the model: "
@@ -95,9 +113,10 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
         )
     inside = None
     if lengths is not None:
-        if lengths.shape != clean.shape[:1] or (len(lengths) and int(lengths.max()) > clean.shape[-1]):
+        fit = lengths.shape == clean.shape[:1] and not lengths.is_floating_point()
+        if not fit or bool(((lengths < 0) | (lengths > clean.shape[-1])).any()):
             raise UnusableBatch(
-                f"lengths {lengths.tolist()} do not fit inputs of shape {tuple(clean.shape)}: one length a row, none longer"
+                f"lengths {lengths.tolist()} do not fit inputs of shape {tuple(clean.shape)}: one whole number a row, from 0 to the width"
             )
         inside = torch.arange(clean.shape[-1], device=clean.device) < lengths.reshape(-1, *[1] * (clean.ndim - 1))
     clean, radius = clean.detach(), radius.detach()  # what made them is no part of any search
@@ -153,6 +172,7 @@ class Ball(Combines):
         raise NotImplementedError
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        check_inputs(clean)
         radius = clean.new_full(clean.shape[:1], math.inf if isinstance(self.radius, str) else self.radius)
         return ball(clean, radius, self.norm(radius), lengths, box, grid)
 
@@ -163,7 +183,7 @@ class Ball(Combines):
         return region.gauge(adversarial) - region.radius
 
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [f"{self.kind}:{radius:.6g}" for radius in region.gauge(adversarial).tolist()]
+        return [f"{self.kind}:{outward(radius, 1, digits=6)}" for radius in region.gauge(adversarial).tolist()]
 
 
 @final
@@ -224,6 +244,7 @@ class SNR(Combines):
         return self.decibels == MIN
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
+        check_inputs(clean)
         length = length_of(clean.float())
         radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)
         return ball(clean, radius, L2Norm(), lengths, box, grid)
@@ -242,14 +263,14 @@ class SNR(Combines):
         return [f"snr:{outward(value, -1)}" for value in decibels.tolist()]
 
 
-def outward(value: float, way: int) -> str:
-    """A number in four digits that is no greater (`way` -1), or no smaller (1): a bound that is told so holds what was measured.
+def outward(value: float, way: int, digits: int = 4) -> str:
+    """A number in so many digits that is no greater (`way` -1), or no smaller (1): a bound that is told so holds what was measured.
 
     >>> outward(31.2199, -1), outward(31.2101, 1), outward(-4.00001, -1), outward(12.5, 1), outward(-math.inf, 1)
     ('31.21', '31.22', '-4.001', '12.5', '-inf')
     """
-    four = Context(prec=4, rounding=ROUND_FLOOR if way < 0 else ROUND_CEILING)
-    return f"{float(four.create_decimal_from_float(value)):.4g}"
+    context = Context(prec=digits, rounding=ROUND_FLOOR if way < 0 else ROUND_CEILING)
+    return f"{float(context.create_decimal_from_float(value)):.{digits}g}"
 
 
 def parse_number(text: str) -> float:

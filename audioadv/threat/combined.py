@@ -11,7 +11,8 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from audioadv.threat.projections import INWARD, dot, each
+from audioadv.threat.norms import L1Norm, L2Norm
+from audioadv.threat.projections import INWARD, dot, each, project_l1_l2
 from audioadv.threat.region import Map, Norm, extent, tied, towards_zero
 
 ROUNDS = 40
@@ -104,25 +105,29 @@ class BothNorm(Several):
         return torch.where(out.any(0), torch.inf, gauges[self.free])
 
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-        """The nearest point of all parts: exact where at most one is no box; the end is inside for sure.
+        """The nearest point of all parts: exact where at most one is no box, or L1 and L2 meet; the end is inside for sure.
 
-        A part that is a box of its own (Linf, a sticker) cuts the inputs' box. Beyond one other part, Dykstra's projections in
+        A part that is a box of its own (Linf, a sticker) cuts the inputs' box. Of others together, Dykstra's projections in
         turn: each round projects onto one part after another, and gives back what the part took off in the round before. That
-        converges to the nearest point of convex sets; an example ends when a round moves it by less than `STILL` of itself,
-        or after `ROUNDS`. Source: Boyle and Dykstra 1986.
+        converges to the nearest point of convex sets; an example ends when a round moves neither it nor what was taken off by more
+        than `STILL` of it, or after `ROUNDS`. Sources: Boyle and Dykstra 1986; when to stop, Birgin and Raydan 2005.
         """
         limits = self.limits(radius)
         low, high, rest = self.boxed(delta, limits, low, high)
+        radii = {type(norm): limit for norm, limit in rest}
+        if len(rest) == 2 and {*radii} == {L1Norm, L2Norm}:
+            return self.settle(project_l1_l2(delta, radii[L1Norm], radii[L2Norm], low, high), limits, low, high)
         y, taken = delta, [torch.zeros_like(delta) for _ in rest]
         done = torch.zeros_like(radius, dtype=torch.bool)
         for _ in range(ROUNDS if len(rest) > 1 else 1):
-            before = y
+            before, moved = y, torch.zeros_like(radius)
             for i, (norm, limit) in enumerate(rest):
                 given = y + taken[i]
                 y = norm.project(given, limit, low, high)
-                taken[i] = given - y
+                moved, taken[i] = torch.maximum(moved, (given - y - taken[i]).flatten(1).abs().amax(1)), given - y
             y = torch.where(each(done, y), before, y)
-            done = done | ((y - before).flatten(1).abs().amax(1) <= STILL * y.flatten(1).abs().amax(1))
+            moved = torch.maximum(moved, (y - before).flatten(1).abs().amax(1))
+            done = done | (moved <= STILL * delta.flatten(1).abs().amax(1))
             if bool(done.all()):
                 break
         return self.settle(y, limits, low, high)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from audioadv.errors import MalformedSpec, OptionError, UnknownModel
 from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, check_radius, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, dot, each
 from audioadv.threat.region import Region
@@ -171,6 +171,7 @@ class Feature(Combines):
         return self.radius == MIN
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        check_inputs(clean)
         radius = clean.new_full(clean.shape[:1], math.inf if isinstance(self.radius, str) else self.radius)
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
         norm = FeatureNorm(self.network, clean, lengths, clean.new_zeros(len(clean), 0))

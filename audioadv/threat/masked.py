@@ -42,7 +42,7 @@ from audioadv.audio.masking import masking_threshold
 from audioadv.audio.spectrum import OVERLAP, frames_inside, spectrum, waveform
 from audioadv.errors import UnusableBatch
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, outward, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, check_inputs, outward, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, each, sum_of
 from audioadv.threat.region import Region
@@ -88,6 +88,7 @@ class Masked(Combines):
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
         """The region around clips. Shapes: clean [batch, time]. Raises UnusableBatch for any other shape."""
+        check_inputs(clean)
         if clean.ndim != 2:
             raise UnusableBatch(f"inputs of shape {list(clean.shape)}: a masking bound is around sound, [batch, time]")
         margin = math.inf if isinstance(self.margin_db, str) else self.margin_db

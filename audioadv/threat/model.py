@@ -147,7 +147,7 @@ class ThreatModel:
 
         seen = never | (access is not None and not includes(Access(self.access), Access(access)))
         asked = never if forwards is None or self.queries is None else (forwards > self.queries).to(clean.device)
-        boxed = never if box is None else anywhere((adversarial < box[0]) | (adversarial > box[1]))
+        boxed = ~region.in_box(adversarial)
         padded = never if region.inside is None else anywhere(changed & ~region.inside)
         untold = unlike = never
         if parameters is not None:

@@ -198,6 +198,44 @@ def threshold_in_order(
     return t.clamp_min(0).to(radius)
 
 
+HALVINGS = 32
+
+
+def project_l1_l2(
+    delta: Float[Tensor, "batch ..."],
+    first: Float[Tensor, " batch"],
+    second: Float[Tensor, " batch"],
+    low: Float[Tensor, "batch ..."] | None = None,
+    high: Float[Tensor, "batch ..."] | None = None,
+) -> Float[Tensor, "batch ..."]:
+    """argmin |y - delta|_2 over |y|_1 <= first, |y|_2 <= second, low <= y <= high.
+
+    With a multiplier t for the L1 ball, y is the L2 ball's nearest point to sign(delta) * max(|delta| - t, 0); its L1 length falls as t
+    grows, and t is found by halving.
+
+    Shapes: delta [batch, *], first and second [batch], low and high as delta (low <= 0 <= high) -> as delta.
+
+    >>> project_l1_l2(torch.tensor([[3.0, 2.0]]), torch.tensor([1.2]), torch.tensor([1.0])).round(decimals=4)
+    tensor([[0.9742, 0.2258]])
+    """
+    first = first * INWARD
+
+    def at(threshold: Tensor) -> Tensor:
+        return project_l2(delta.sign() * (delta.abs() - each(threshold, delta)).clamp_min(0), second, low, high)
+
+    lower, upper = torch.zeros_like(first), delta.flatten(1).abs().amax(1)
+    y = at(lower)
+    fits = sum_of(y.abs()) <= first
+    if bool(fits.all()):
+        return y
+    upper = torch.where(fits, lower, upper)
+    for _ in range(HALVINGS):
+        middle = (lower + upper) / 2
+        fits = sum_of(at(middle).abs()) <= first
+        lower, upper = torch.where(fits, lower, middle), torch.where(fits, middle, upper)
+    return at(upper)
+
+
 def places(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch places"]:
     """Sums over what counts as one under L0: all channels of a pixel or of a moment. Shapes: [N, T], [N, C, *] -> [N, places]."""
     return x.flatten(1) if x.ndim < 3 else x.sum(1).flatten(1)

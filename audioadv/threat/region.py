@@ -138,6 +138,7 @@ def pull_back(whole: Map, clean: Tensor, parameters: Tensor, slope: Tensor) -> T
 
 ADDED: Final = Added()
 FAR = 1e4
+ROUNDED = 1e-6  # of a box's ends: how far clean + delta may be rounded out of it
 HAIR = 2e-6  # of full scale: what a projection may leave between an entry and its box
 
 
@@ -313,6 +314,14 @@ class Region:
     def limit(self) -> Tensor:
         """The largest gauge that `holds`: an infinite one never is, whatever the radius. Shapes: -> [batch]."""
         return (self.radius + self.rounding()).clamp_max(torch.finfo(self.radius.dtype).max)
+
+    def in_box(self, inputs: Tensor) -> Tensor:
+        """Which inputs lie in the box, up to what adding may round, a millionth of its ends. Shapes: as clean -> bool [batch]."""
+        if self.low is None or self.high is None:
+            return torch.ones_like(self.radius, dtype=torch.bool)
+        ends = torch.maximum((self.clean + self.low).abs(), (self.clean + self.high).abs()).clamp_min(1)
+        out = torch.maximum(inputs - self.clean - self.high, self.low - (inputs - self.clean))
+        return (out <= ROUNDED * ends).flatten(1).all(1)
 
     def measured(self, adversarial: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`gauge` and `holds` of some examples' inputs, or of all. Shapes: adversarial [some, *], rows [some] -> [some], bool [some]."""

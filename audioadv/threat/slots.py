@@ -3,9 +3,10 @@
     parameters [batch, parts, *]     clean --first map--> . --second map--> . --> inputs
 
 A slot has the inputs' shape, so that attacks cut it as they cut inputs; a part with fewer parameters (an angle and a shift)
-keeps them in its slot's first corner.
+keeps them in its slot's first corner, and a part that is itself made of parts, a mix in a union, has as many slots.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Self, final
 
@@ -20,17 +21,13 @@ HALVINGS, SWEEPS = 24, 20
 LARGEST = 1e6
 
 
-def corner(slot: Tensor, shape: torch.Size | None) -> Tensor:
-    """What a slot holds: all of it, or an array of this shape in its first corner. Shapes: [batch, *] -> [batch, *shape]."""
-    if shape is None:
-        return slot
-    index: list[Any] = [slice(None), *[0] * (slot.ndim - 1 - len(shape)), *[slice(size) for size in shape]]
-    return slot[tuple(index)]
+def wide(shape: torch.Size | None, axes: int) -> int:
+    """How many slots a part of this shape takes, where the inputs have so many axes.
 
-
-def fill(slots: Tensor, part: int, own: Tensor, shape: torch.Size | None) -> None:
-    """Put a part's parameters into its slot."""
-    corner(slots[:, part], shape).copy_(own)
+    >>> wide(None, 1), wide(torch.Size([3]), 3), wide(torch.Size([2, 1, 28, 28]), 3)
+    (1, 1, 2)
+    """
+    return shape[0] if shape is not None and len(shape) > axes else 1
 
 
 @final
@@ -51,12 +48,12 @@ class Chain:
         return any(getattr(own, "shared", False) for own in self.maps)
 
     def start(self, clean: Tensor) -> Tensor:
-        return clean.new_zeros((len(clean), len(self.maps), *clean.shape[1:]))
+        return clean.new_zeros((len(clean), sum(wide(shape, clean.ndim - 1) for shape in self.norm.shapes), *clean.shape[1:]))
 
     def change(self, clean: Tensor, parameters: Tensor) -> Tensor:
         x = clean
-        for part, (own, shape) in enumerate(zip(self.maps, self.norm.shapes, strict=True)):
-            x = x + own.change(x, corner(parameters[:, part], shape))
+        for own, part in zip(self.maps, self.norm.parts(parameters), strict=True):
+            x = x + own.change(x, part)
         return x - clean
 
     def pull(self, clean: Tensor, parameters: Tensor, slope: Tensor) -> Tensor:
@@ -80,15 +77,26 @@ class SlotNorm(Several):
 
     shapes: tuple[torch.Size | None, ...]
 
+    def slot(self, slots: Tensor, part: int) -> Tensor:
+        """Where a part's parameters are: a view, to be read or written. Shapes: [batch, slots, *] -> [batch, *]."""
+        axes, shape = slots.ndim - 2, self.shapes[part]
+        first = sum(wide(before, axes) for before in self.shapes[:part])
+        if shape is None:
+            return slots[:, first]
+        if len(shape) > axes:
+            return slots[:, first : first + shape[0]]
+        index: list[Any] = [slice(None), first, *[0] * (axes - len(shape)), *[slice(size) for size in shape]]
+        return slots[tuple(index)]
+
     def parts(self, slots: Tensor) -> list[Tensor]:
-        """What each slot holds. Shapes: [batch, parts, *] -> [batch, *] each."""
-        return [corner(slots[:, part], shape) for part, shape in enumerate(self.shapes)]
+        """What each part's slot holds. Shapes: [batch, slots, *] -> [batch, *] each."""
+        return [self.slot(slots, part) for part in range(len(self.shapes))]
 
     def whole(self, parts: list[Tensor], like: Tensor) -> Tensor:
         """Slots that hold these parts."""
         slots = torch.zeros_like(like)
-        for part, (own, shape) in enumerate(zip(parts, self.shapes, strict=True)):
-            fill(slots, part, own, shape)
+        for part, own in enumerate(parts):
+            self.slot(slots, part).copy_(own)
         return slots
 
     def shares(self, delta: Tensor) -> Tensor:
@@ -97,20 +105,23 @@ class SlotNorm(Several):
 
     def nearest(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
         """Each part within its own set; the box is that of the inputs, and nothing to other parameters."""
-        parts = zip(self.norms, self.parts(delta), self.radii, self.shapes, strict=True)
-        return [norm.project(own, radius * limit, *((low, high) if shape is None else (None, None))) for norm, own, limit, shape in parts]
+        axes = delta.ndim - 2
+        boxes = [(low, high) if shape is None or len(shape) > axes else (None, None) for shape in self.shapes]
+        parts = zip(self.norms, self.parts(delta), self.radii, boxes, strict=True)
+        return [norm.project(own, radius * limit, *box) for norm, own, limit, box in parts]
 
     def longest(self, slope: Tensor, steady: bool = False) -> list[Tensor]:
         """Each part's steepest (or steady) step, as long as its radius."""
         parts = zip(self.norms, self.parts(slope), self.radii, strict=True)
         return [(norm.steady(own) if steady else norm.steepest(own)) * each(radius, own) for norm, own, radius in parts]
 
-    def drawn(self, clean: Tensor, part: int, generator: torch.Generator) -> Tensor:
-        """A sample of one part, as one example's slot. Shapes: clean [parts, *] -> [*]."""
-        slot = torch.zeros_like(clean[part])[None]
-        own = corner(slot, self.shapes[part])
-        own.copy_(self.norms[part].sample(own[0], generator)[None] * self.radii[part])
-        return slot[0]
+    def drawn(self, like: Tensor, parts: Iterable[int], generator: torch.Generator) -> Tensor:
+        """Samples of some parts, as one example's slots; the others are empty. Shapes: like [slots, *] -> [slots, *]."""
+        slots = torch.zeros_like(like)[None]
+        for part in parts:
+            own = self.slot(slots, part)
+            own.copy_(self.norms[part].sample(own[0], generator)[None] * self.radii[part])
+        return slots[0]
 
     def split(self, change: Tensor) -> Tensor:
         raise NotImplementedError
@@ -163,7 +174,7 @@ class MixNorm(SlotNorm):
         return self.whole(self.longest(slope, steady=True), slope)
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.stack([self.drawn(clean, part, generator) for part in range(len(self.norms))])
+        return self.drawn(clean, range(len(self.norms)), generator)
 
     def split(self, change: Tensor) -> Tensor:
         """The change as a sum of parts with the largest share as small as could be found (by halving, then by turns).
@@ -216,7 +227,7 @@ class OneNorm(SlotNorm):
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         chosen = int(torch.randint(len(self.norms), (), generator=generator))
-        return torch.stack([self.drawn(clean, i, generator) if i == chosen else torch.zeros_like(clean[i]) for i in range(len(clean))])
+        return self.drawn(clean, [chosen], generator)
 
     def members(self, whole: Map) -> list[tuple[Norm, Tensor, Map]]:
         """Each part's norm, radius and map."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import Box, ball, parse_number, plain
+from audioadv.threat.bounds import Box, as_box, ball, check_inputs, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.region import Region, pull_back
 from audioadv.threat.warps import rotate
@@ -133,9 +133,11 @@ class Sticker(Combines):
         return False
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        check_inputs(clean)
         if len(self.rectangles[0][0]) > clean.ndim - 1:
             raise UnusableBatch(f"{self}: more axes than inputs of shape {tuple(clean.shape)} have. For sound write sticker:1600+0")
-        radius = clean.new_full(clean.shape[:1], 1.0 if box is None else box[1] - box[0])
+        low, high = (0.0, 1.0) if box is None else as_box(box)
+        radius = clean.new_full(clean.shape[:1], high - low)
         return ball(clean, radius, StickerNorm(self.rectangles), lengths, box, grid)
 
     def senseless(self, clean: Tensor) -> str | None:
@@ -258,9 +260,10 @@ class Patch(Combines):
         return False
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
+        check_inputs(clean)
         if (len(self.size) == 2) != (clean.ndim == 4):
             raise UnusableBatch(f"{self}: does not fit inputs of shape {tuple(clean.shape)}: rows x columns for images, samples for sound")
-        low, high = box or (-1.0, 1.0)
+        low, high = (-1.0, 1.0) if box is None else as_box(box)
         radius = clean.new_full(clean.shape[:1], (high - low) / 2)
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
         ends = lengths if len(self.size) == 1 else None

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, check_radius, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.region import Region, pull_back
 
@@ -119,7 +119,8 @@ class Moved(Combines):
         raise NotImplementedError
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
-        if (complaint := self.senseless(clean[:1].squeeze(0) if len(clean) else clean)) is not None:
+        check_inputs(clean)
+        if (complaint := self.senseless(clean.new_empty(clean.shape[1:]))) is not None:
             raise UnusableBatch(f"{self}: inputs of shape {tuple(clean.shape)}. {complaint}")
         radius = clean.new_full(clean.shape[:1], math.inf if self.minimal else 1.0)
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
