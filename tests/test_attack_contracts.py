@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nets import inputs_for, labels_of, linear, small
@@ -341,6 +342,15 @@ def test_progress_is_told_of_every_step_and_its_word_ends_the_attack(name: str, 
     steps.clear()
     row.run(wanted, region, progress=tell)
     assert len(steps) <= min(whole, 2), "one of the steps' own, and one of a stage that was to follow"
+
+
+def test_seeds_may_be_any_whole_number_and_a_start_in_l0_is_small() -> None:
+    x, net = inputs_for((1, 5, 6), 4, (0, 1)), small(3, (1, 5, 6))
+    runs = [attacks.pgd(misclassify(net, x), Linf(0.1).around(x), seed=seed).adversarial for seed in (3, torch.tensor(3), np.int64(3))]
+    assert all(torch.equal(run, runs[0]) for run in runs)
+    start = attacks.draws.random_start(L0(4).around(x), seed=0)
+    assert ((start != 0).flatten(1).sum(1) <= 4).all()
+    assert 0 < start.abs().max() <= 0.1, "so that an attack's steps may put others in their place"
 
 
 @EVERY

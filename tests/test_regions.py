@@ -86,6 +86,39 @@ def test_malformed_specs_say_what_to_write(spec: str) -> None:
         parse_bound(spec)
 
 
+@pytest.mark.parametrize("spec", ["linf:min", "l2:min", "l1:min", "l0:min", "snr:min"])
+def test_the_bound_that_is_found_holds_what_it_was_found_for(spec: str) -> None:
+    clean = 0.2 * torch.randn(400, 12, generator=torch.Generator().manual_seed(1))
+    changed = clean + 0.01 * torch.randn(400, 12, generator=torch.Generator().manual_seed(2))
+    bound = parse_bound(spec)
+    for i, found in enumerate(bound.found(bound.around(clean, box=None), changed)):
+        own = parse_bound(found)
+        assert float(own.excess(own.around(clean[i : i + 1], box=None), changed[i : i + 1])) <= 0, found
+
+
+@pytest.mark.parametrize("box", [(0.1, 0.9), (-2.1179, 2.64), (-32768.0, 32767.0)])
+def test_what_adding_rounds_out_of_the_box_breaks_no_claim_and_more_does(box: tuple[float, float]) -> None:
+    low, high = box
+    clean = low + (high - low) * torch.rand(50, 40, generator=torch.Generator().manual_seed(3))
+    bound = Linf(high - low)
+    region = bound.around(clean, box=box)
+    ends = torch.where(torch.rand(50, 40, generator=torch.Generator().manual_seed(4)) < 0.5, region.low, region.high)
+    assert not any(ThreatModel(bound).check(clean, region.inputs(ends), box=box))
+    assert all(ThreatModel(bound).check(clean, region.inputs(ends) + 1e-4 * (high - low), box=box))
+
+
+@pytest.mark.parametrize(
+    "spec", ["linf:0.02@0.5_mix_l1:1@0.5", "l1:1@0.3_mix_linf:0.02@0.7", "l2:0.3@0.5_mix_l1:1@0.5", "linf:0.02@0.5_mix_l2:0.3@0.5"]
+)
+def test_a_sum_of_two_changes_is_told_from_the_sum_alone(spec: str) -> None:
+    clean = torch.rand(40, 64, generator=torch.Generator().manual_seed(5))
+    region = parse_bound(spec).around(clean, box=None)
+    slots = region.sample(generators(list(range(40))))
+    alone = region.gauge(region.inputs(slots))
+    assert (alone <= region.knowing(slots).gauge(clean) * (1 + 1e-5)).all()
+    assert (region.knowing(region.norm.split(region.inputs(slots) - clean)).gauge(clean) <= alone * (1 + 1e-5)).all()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("spec", ["sticker:3+1", "sticker:3+1_and_linf:0.5", "sticker:3+1_and_l2:min", "sticker:3+1_or_sticker:3+20"])
 def test_a_change_beyond_a_sticker_is_never_inside(spec: str) -> None:
     region, beyond, within = parse_bound(spec).around(clips(), box=BOX), clips(), clips()

@@ -24,6 +24,7 @@ from audioadv.errors import (
     UnusableTarget,
     UnwritableOutput,
 )
+from audioadv.threat.features import Feature
 from audioadv.threat.measured import Below, near
 
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
@@ -39,10 +40,10 @@ def crafted(goal: object = GO, **options: object) -> object:
     return aa.craft(MODEL, [CLIP], goal, **{"steps": 1, **options})  # type: ignore[arg-type]
 
 
-def attacked(model: Callable[..., object] = NET, radius: Tensor | None = None) -> object:
+def attacked(model: Callable[..., object] = NET, radius: Tensor | None = None, **options: object) -> object:
     region = aa.Linf(0.1).around(X)
     wanted = aa.objective(model, aa.Misclassify(LABELS))
-    return aa.attacks.pgd(wanted, region if radius is None else region.at(radius), steps=1)
+    return aa.attacks.pgd(wanted, region if radius is None else region.at(radius), steps=1, **options)  # type: ignore[arg-type]
 
 
 def scored(**options: object) -> object:
@@ -121,6 +122,26 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a spread of nothing": (lambda: aa.Classifier(NET, std=(0.0,)), OptionError, "spreads above 0"),
     "one example alone": (lambda: aa.Linf(0.1).around(X[0, 0, 0]), UnusableBatch, r"clean\[None\]"),
     "inputs that are not finite": (lambda: aa.Linf(0.1).around(X / 0, box=None), UnusableBatch, "finite"),
+    **{f"{spec} around bytes": (lambda spec=spec: aa.parse_bound(spec).around((255 * X).byte()), UnusableBatch, r"clean.float\(\)")  # type: ignore[misc]
+       for spec in ("linf:min", "l0:min", "snr:20", "spatial:min", "sticker:2x2+0+0", "linf:0.1_or_l1:1")},
+    "a clip that is no batch": (lambda: aa.SNR(20).around(torch.ones(9000)), UnusableBatch, r"clean\[None\]"),
+    "an array to be around": (lambda: aa.Linf(0.1).around(X.numpy()), UnusableBatch, "torch.as_tensor"),  # type: ignore[arg-type]
+    **{f"a box of {box!r}": (lambda box=box: aa.Linf(0.1).around(X, box=box), OptionError, "the lowest and the highest")  # type: ignore[misc]
+       for box in ("ab", 5, (0, 1, 2), (0, float("inf")))},
+    "lengths below zero": (lambda: aa.Linf(0.1).around(torch.zeros(2, 9), torch.tensor([3, -1])), UnusableBatch, "from 0 to the width"),
+    "lengths that are shares": (lambda: aa.Linf(0.1).around(torch.zeros(2, 9), torch.tensor([3.0, 1.0])), UnusableBatch, "whole number"),
+    **{f"a seed of {seed!r}": (lambda seed=seed: attacked(seed=seed), OptionError, "whole number") for seed in (1.5, None, "1")},  # type: ignore[misc]
+    **{f"steps of {size}": (lambda size=size: attacked(step_size=size), OptionError, "step_size")  # type: ignore[misc]
+       for size in (-0.1, 0, float("nan"), float("inf"))},
+    "decisions, a row an example": (lambda: attacked(lambda x: NET(x).round().long()), UnusableBatch, r"outputs.float\(\)"),
+    "inference mode": (lambda: torch.inference_mode()(attacked)(), UnusableBatch, "no_grad"),
+    "a mean that is a text": (lambda: aa.Classifier(NET, mean="grey"), OptionError, "mean 'grey'"),  # type: ignore[arg-type]
+    "features with such a name": (lambda: Feature(NET, 0.5, "salt_and_pepper:net"), MalformedSpec, "another name"),
+    "features in a text": (lambda: Feature(lambda x: "x", 0.5).around(X), UnusableBatch, "gives str"),  # type: ignore[arg-type, return-value]
+    "features that are not finite": (lambda: Feature(lambda x: NET(x) / 0, 0.5).around(X), UnusableBatch, "not all finite"),
+    "forwards of others": (lambda: aa.ThreatModel("linf:0.1", queries=5).check(X, X, forwards=X[:2]), UnusableBatch, "for each"),
+    "parameters of others": (lambda: aa.ThreatModel("linf:0.1").check(X, X, parameters=X[:2]), UnusableBatch, "one for each"),
+    "access of no kind": (lambda: aa.ThreatModel("linf:0.1").check(X, X, access="foo"), OptionError, "access 'foo'"),
     "a box upside down": (lambda: aa.Linf(0.1).around(X, box=(1.0, 0.0)), OptionError, "the lowest and the highest"),
     "half of what a net gives": (lambda: heard(lambda x, n: x[..., None]), UnusableBatch, "gives Tensor.*lambda waveforms, lengths"),
     "frames of no one": (lambda: heard(lambda x, n: (torch.zeros(1, 4, 29), n.sum())), UnusableBatch, r"own number of frames \[batch\]"),

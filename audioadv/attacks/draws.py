@@ -8,6 +8,7 @@ number generators"), in 64-bit integers that wrap.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -15,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.errors import OptionError
 from audioadv.threat.norms import L0Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
@@ -43,7 +45,14 @@ def mix(x: Tensor) -> Tensor:
 
 
 def example_keys(seed: int, clean: Tensor) -> Tensor:
-    """One key an example, from its own numbers; zeros, and so the padding, add nothing. Shapes: clean [batch, *] -> int64 [batch]."""
+    """One key an example, from its own numbers; zeros, and so the padding, add nothing. Shapes: clean [batch, *] -> int64 [batch].
+
+    Raises OptionError for a seed that is no whole number.
+    """
+    try:
+        seed = operator.index(seed)  # numpy's and torch's numbers, too, are such
+    except TypeError:
+        raise OptionError(f"seed {seed!r}: give a whole number") from None
     flat = clean.reshape(len(clean), math.prod(clean.shape[1:-1]), clean.shape[-1]) + 0.0  # of -0.0, which a mask makes, 0.0
     bits = flat.contiguous().view(torch.int64 if clean.dtype == torch.float64 else torch.int32).long()
     rows, columns = (torch.arange(size, device=clean.device) for size in flat.shape[1:])

@@ -327,8 +327,12 @@ def of_rows(slack: float | Tensor, index: Tensor) -> float | Tensor:
 def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
     """Which way the losses rise, all together. Shapes: losses [batch] or [], inputs [batch, *] -> as inputs.
 
-    Raises AccessDenied where the inputs have no part in them.
+    Raises AccessDenied where the inputs have no part in them, UnusableBatch in torch's inference mode.
     """
+    if torch.is_inference_mode_enabled():
+        raise UnusableBatch(
+            "torch.inference_mode() is on, and nothing has a slope there. Attack outside of it; torch.no_grad() does no harm"
+        )
     whole = ones(len(losses), losses.dtype, losses.device) if losses.ndim else None
     (slope,) = torch.autograd.grad(losses, inputs, whole, allow_unused=True) if losses.requires_grad else (None,)
     if slope is None:

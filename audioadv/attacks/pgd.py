@@ -13,7 +13,7 @@ from audioadv.attacks import draws
 from audioadv.attacks.objective import Look, Objective, at_rest
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius, row_sums
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each, sum_of
@@ -48,6 +48,7 @@ def pgd(
     is recorded and replayed (`replay.py` says what net can be). Shapes: as in `region.clean` and `objective`.
     """
     check_counts("pgd", steps=steps, restarts=restarts)
+    check_sizes("pgd", step_size=step_size)
     fixed_radius(region, "pgd")
     if graph:
         check_replayable(objective, early_stop)

@@ -15,7 +15,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, finite_rows, fixed_radius
 from audioadv.errors import UnusableBatch
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -44,6 +44,7 @@ def rp2(
     on the others. Shapes: as in `region.clean`. Raises OptionError for a `min` bound, UnusableBatch for a palette of other channels.
     """
     check_counts("rp2", steps=steps, batch=batch)
+    check_sizes("rp2", step_size=step_size)
     fixed_radius(region, "rp2")
     if palette is not None and (palette.ndim != 2 or region.clean.ndim < 3 or palette.shape[1] != region.clean.shape[1]):
         raise UnusableBatch(

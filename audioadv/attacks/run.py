@@ -229,6 +229,13 @@ def check_counts(attack: str, **counts: int) -> None:
             raise OptionError(f"{attack}: {name} {count!r}: give a whole number of at least 1")
 
 
+def check_sizes(attack: str, **sizes: float) -> None:
+    """Raises OptionError for sizes that are no finite numbers above 0: an attack of negative steps would walk away, and miss."""
+    for name, size in sizes.items():
+        if not (isinstance(size, int | float) and 0 < size < math.inf):
+            raise OptionError(f"{attack}: {name} {size!r}: give a finite number above 0")
+
+
 def plain_changes(region: Region, attack: str) -> None:
     """Raises OptionError for a region with parameters of its own, for an attack that changes inputs sample by sample."""
     if not region.added:

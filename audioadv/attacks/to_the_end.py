@@ -9,7 +9,7 @@ import torch
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import check_counts, fixed_radius
+from audioadv.attacks.run import check_counts, check_sizes, fixed_radius
 from audioadv.threat.region import Region
 
 
@@ -20,6 +20,7 @@ def to_the_end(objective: Objective, region: Region, *, steps: int = 40, step_si
     `region.clean` and `objective`. Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
     """
     check_counts("to_the_end", steps=steps)
+    check_sizes("to_the_end", step_size=step_size)
     fixed_radius(region, "to_the_end")
     delta, asked = random_start(region, seed), objective.begun(region.clean, region)
     with at_rest(objective.model):

@@ -15,7 +15,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
@@ -66,6 +66,7 @@ def msd(
     Shapes: as in `region.clean` and `objective`. Raises OptionError for members that are no plain changes: they share no point.
     """
     check_counts("msd", steps=steps)
+    check_sizes("msd", step_size=step_size)
     if not all(member.added for member in (region, *region.members())):
         raise OptionError("msd: the union's members must all be plain changes. Use worst_member(attack, objective, region)")
     fixed_radius(region, "msd")

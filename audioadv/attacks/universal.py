@@ -18,7 +18,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective, at_rest
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -46,6 +46,7 @@ def universal(
     Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound.
     """
     check_counts("universal", steps=steps, batch=batch)
+    check_sizes("universal", step_size=step_size)
     plain_changes(region, "universal")
     if not bool(region.radius.isfinite().all()):
         raise OptionError("universal: one change for all has no smallest bound of each. Give the bound a radius")

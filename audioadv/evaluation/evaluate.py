@@ -339,6 +339,7 @@ def evaluate(
     numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels
     labels = as_labels(numbers)
     refuse_ignored({"lengths": lengths is not None, "errors": errors != 0.5}, "a classifier, which is asked about whole inputs")
+    inputs = inputs.detach()
     batch, box = 500 if batch is None else batch, None if box is None else as_box(box)
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audioadv.errors import UnusableBatch
 from audioadv.models.recogniser import Emissions
 
 ABSTAIN = -1
@@ -33,15 +34,25 @@ def abstained(outputs: Any) -> Tensor:
 def decided(outputs: Tensor) -> Tensor:
     """The class that a classifier decides on, or ABSTAIN: scores that are no numbers, or infinite ones, speak for none.
 
-    Shapes: scores [batch, classes] or decisions [batch] -> int64 [batch].
+    Shapes: scores [batch, classes] or decisions [batch] -> int64 [batch]. Raises UnusableBatch for integers of another shape.
 
     >>> decided(torch.tensor([[0.3, 0.7], [torch.nan, torch.nan], [-torch.inf, 0.0], [torch.inf, torch.inf]]))
     tensor([ 1, -1,  1, -1])
     """
     if not outputs.is_floating_point():
-        return outputs.long()
+        return classes_of(outputs)
     best, classes = outputs.max(1)  # of a row with NaN, that
     return torch.where(best.isfinite(), classes, ABSTAIN)
+
+
+def classes_of(decisions: Tensor) -> Tensor:
+    """Decisions as class numbers. Shapes: integers or bool [batch] -> int64 [batch]. Raises UnusableBatch for those of another shape."""
+    if decisions.ndim != 1:
+        raise UnusableBatch(
+            f"outputs of {decisions.dtype} and shape {list(decisions.shape)}: decisions are one class a row, [batch]. Scores are floating "
+            "point: outputs.float()"
+        )
+    return decisions.long()
 
 
 def nothing_like(scores: Tensor, blank: int | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """A classifier as attacks meet it. Any module that maps inputs to scores is one; the wrapper adds what a module cannot say."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,8 @@ class Classifier:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", as_access(self.access))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, numbers(name, getattr(self, name)))
         if not all(map(math.isfinite, self.mean)) or not all(0 < spread < math.inf for spread in self.std):
             raise OptionError(f"mean {self.mean}, std {self.std}: give finite means, and spreads above 0, as the net was trained with")
 
@@ -75,6 +77,18 @@ class Classifier:
     def granting(self, access: Access) -> "Classifier":
         """The same classifier, seen by an attacker with this much access."""
         return replace(self, access=access)
+
+
+def numbers(name: str, given: Any) -> tuple[float, ...]:
+    """One number or several, of whatever collection. Raises OptionError.
+
+    >>> numbers("mean", 0.5), numbers("std", torch.tensor([0.25, 0.5]))
+    ((0.5,), (0.25, 0.5))
+    """
+    try:
+        return tuple(map(float, given if isinstance(given, Iterable) else (given,)))
+    except (TypeError, ValueError):
+        raise OptionError(f"{name} {given!r:.60}: give a number for each channel, or one for all") from None
 
 
 def granting(model: Callable[..., Any], access: Access) -> Any:

@@ -18,7 +18,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import MalformedSpec, OptionError, UnknownModel
+from audioadv.errors import MalformedSpec, OptionError, UnknownModel, UnusableBatch
 from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, parse_number, plain
@@ -26,6 +26,7 @@ from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, dot, each
 from audioadv.threat.region import Region
 
+WORDS = ("_or_", "_mix_", "@", "_and_")
 Network = Callable[[Tensor], Tensor | Sequence[Tensor]]
 HALVINGS = 12
 ROUNDS, DAMPING = 5, 1e-3  # of conjugate gradients
@@ -33,8 +34,15 @@ PROBE = 1e-3  # full scale: the length of a finite difference
 
 
 def normalised(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """All layers' features as one vector an example. Shapes: [batch, channels, *] each -> [batch, all]."""
+    """All layers' features as one vector an example. Shapes: [batch, channels, *] each -> [batch, all].
+
+    Raises UnusableBatch for what are no features.
+    """
     layers = [features] if isinstance(features, Tensor) else features
+    if not isinstance(layers, list | tuple) or not layers or not all(isinstance(layer, Tensor) and layer.ndim > 1 for layer in layers):
+        raise UnusableBatch(
+            f"the feature network gives {type(features).__name__}: let it give a tensor [batch, channels, ...], or a list of such"
+        )
     unit = [layer / layer.norm(dim=1, keepdim=True).clamp_min(1e-10) for layer in layers]
     return torch.cat([layer.flatten(1) / math.sqrt(max(layer[0, 0].numel(), 1)) for layer in unit], 1)
 
@@ -144,6 +152,8 @@ class Feature(Combines):
 
     def __post_init__(self) -> None:
         check_radius("feature", self.radius)
+        if word := next((word for word in WORDS if word in self.source), None):
+            raise MalformedSpec(f"{self}: {word!r} joins bounds, and the spec could not be read back. Give the function another name")
         if isinstance(self.network, nn.Module) and self.network.training:
             raise OptionError(f"feature network {type(self.network).__name__}: in training mode. Call network.eval() first")
 
@@ -176,7 +186,10 @@ class Feature(Combines):
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
         norm = FeatureNorm(self.network, clean, lengths, clean.new_zeros(len(clean), 0))
         with torch.no_grad():
-            return replace(region, norm=replace(norm, seen=norm.features(torch.zeros_like(clean))))
+            seen = norm.features(torch.zeros_like(clean))
+        if not bool(seen.isfinite().all()):
+            raise UnusableBatch(f"{self}: the features of the clean inputs are not all finite. Mend the network, or leave those inputs out")
+        return replace(region, norm=replace(norm, seen=seen))
 
     def senseless(self, clean: Tensor) -> str | None:
         return None

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
-from audioadv.models.abstention import abstained
+from audioadv.models.abstention import abstained, classes_of
 from audioadv.threat.bounds import is_number
 from audioadv.threat.joined import Joins
 
@@ -182,7 +182,7 @@ class OfLabels(Joins):
                 f"the model gives decisions, and a class number tells neither lead nor rank: top {self.top}, by {self.by:g} take scores "
                 "to judge. Leave them out of the goal, or let the model give scores"
             )
-        return self.met(outputs)
+        return self.met(classes_of(outputs))
 
     def sure(self, scores: Tensor, *labels: Tensor) -> Tensor:
         """The confidence. Shapes: scores [batch, classes], labels [batch] -> [batch]. Raises UnusableBatch for one of another shape."""

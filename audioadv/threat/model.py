@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, UnusableResponse
-from audioadv.models.access import Access, includes
+from audioadv.models.access import Access, as_access, includes
 from audioadv.threat.bounds import Box, as_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import Mistranscribe
@@ -140,12 +140,15 @@ class ThreatModel:
         """
         if clean.shape != adversarial.shape:
             raise UnusableBatch(f"adversarial inputs of shape {tuple(adversarial.shape)} for clean ones of shape {tuple(clean.shape)}")
+        for name, given in (("forwards", forwards), ("parameters", parameters)):
+            if given is not None and given.shape[:1] != clean.shape[:1]:
+                raise UnusableBatch(f"{name} of shape {tuple(given.shape)} for {len(clean)} inputs: give one for each")
         region = self.bound.around(clean, lengths, box)
         adversarial = torch.where(adversarial.isfinite(), adversarial, torch.inf)
         never = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         changed = adversarial != clean
 
-        seen = never | (access is not None and not includes(Access(self.access), Access(access)))
+        seen = never | (access is not None and not includes(Access(self.access), as_access(access)))
         asked = never if forwards is None or self.queries is None else (forwards > self.queries).to(clean.device)
         boxed = ~region.in_box(adversarial)
         padded = never if region.inside is None else anywhere(changed & ~region.inside)
@@ -170,7 +173,7 @@ class ThreatModel:
         complaints: list[str | None] = [None] * len(clean)
         for broken, complaint in reversed(worries):
             for i in broken.nonzero()[:, 0].tolist():
-                by = f" ({share[i]:.4g} times its radius)" if broken is out else ""
+                by = f" ({share[i]:.4g} times its radius)" if broken is out and share[i].isfinite() else ""
                 complaints[i] = complaint + by
         return complaints
 

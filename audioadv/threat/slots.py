@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from audioadv.threat.combined import Several, share
+from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import dot, each
 from audioadv.threat.region import ADDED, Map, Norm, pull_back
 
 HALVINGS, SWEEPS = 24, 20
 LARGEST = 1e6
+DENSE = (LinfNorm, L2Norm, L1Norm)  # which of two takes what all entries have in common
 
 
 def wide(shape: torch.Size | None, axes: int) -> int:
@@ -180,8 +182,10 @@ class MixNorm(SlotNorm):
         """The change as a sum of parts with the largest share as small as could be found (by halving, then by turns).
 
         At one size of all sets, the parts are projected in turn onto what the others leave over; what is left after all
-        turns goes to the last. Exact where one part is Linf; elsewhere the share may be a little above the least.
+        turns goes to the last. The share may be some per cent above the least; of two parts, Linf, L2 or L1, it is the least.
         """
+        if len({type(norm) for norm in self.norms} & {*DENSE}) == len(self.norms) == 2:
+            return self.split_in_two(change)
         parts = [torch.zeros_like(change) for _ in self.norms]
         best, least = torch.stack([*parts[1:], change], 1), share(self.norms[-1].gauge(change), self.radii[-1])
         low, high = torch.zeros_like(least), torch.minimum(least, torch.full_like(least, LARGEST))
@@ -197,6 +201,26 @@ class MixNorm(SlotNorm):
             fits = reach <= middle * (1 + 1e-3)
             low, high = torch.where(fits, low, middle), torch.where(fits, torch.minimum(middle, least), high)
         return best
+
+    def split_in_two(self, change: Tensor) -> Tensor:
+        """The same for two norms: the denser has each entry up to a level, the sparser what stands above it, and halving finds the level.
+
+        Of all that the denser may leave over within its set, that is the least in the sparser's norm: |y|_1 or |y|_2 over
+        |change - y|_inf <= t, entry by entry; |y|_1 over |change - y|_2, whose stationary points are sign(change) * max(|change| - t, 0).
+        """
+        dense, sparse = sorted(range(2), key=lambda i: DENSE.index(type(self.norms[i])))
+
+        def at(level: Tensor) -> Tensor:
+            below = torch.minimum(torch.maximum(change, -each(level, change)), each(level, change))
+            return torch.stack([below if i == dense else change - below for i in range(2)], 1)
+
+        low, high = torch.zeros_like(self.radii[0]), change.flatten(1).abs().amax(1)
+        for _ in range(2 * HALVINGS):
+            middle = (low + high) / 2
+            shares = self.shares(at(middle))
+            over = shares[dense] > shares[sparse]
+            low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+        return at(low)
 
 
 @final
