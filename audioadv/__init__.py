@@ -5,24 +5,24 @@
 'snr:min'
 """
 
-from audioadv import attacks, defenses, errors
+from audioadv import attacks, defenses, errors, training
 from audioadv.attacks.craft import Crafted, CraftResult, craft, craft_each
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
 from audioadv.defenses import defend
 from audioadv.errors import AudioadvError
-from audioadv.evaluation import Checkup, Evaluation, Rate, check, evaluate
+from audioadv.evaluation import Checkup, Evaluation, Rate, SpeechEvaluation, check, evaluate
 from audioadv.models.access import Access
 from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.sources import load_model
-from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Bound, Linf, parse_bound
 from audioadv.threat.channels import Channel, parse_channel
 from audioadv.threat.features import Feature
-from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
-from audioadv.threat.labels import Classify, Misclassify
+from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
+from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
 from audioadv.threat.masked import Masked
 from audioadv.threat.measured import Below, Sequence, near
 from audioadv.threat.model import ThreatModel
@@ -43,6 +43,7 @@ __all__ = [
     "AttackResult",
     "AudioadvError",
     "Below",
+    "Bound",
     "Channel",
     "Checkup",
     "Classifier",
@@ -53,6 +54,7 @@ __all__ = [
     "Emissions",
     "Evaluation",
     "Feature",
+    "Goal",
     "Linf",
     "Masked",
     "Misclassify",
@@ -65,6 +67,7 @@ __all__ = [
     "Sequence",
     "Silence",
     "Spatial",
+    "SpeechEvaluation",
     "Sticker",
     "ThreatModel",
     "Timing",
@@ -74,17 +77,21 @@ __all__ = [
     "check",
     "craft",
     "craft_each",
+    "cross_entropy",
     "defend",
     "defenses",
+    "dlr",
     "errors",
     "evaluate",
     "load_classifier",
     "load_model",
+    "margin",
     "near",
     "objective",
     "parse_bound",
     "parse_channel",
     "read_audio",
     "read_clip",
+    "training",
     "write_wav",
 ]

@@ -12,7 +12,7 @@ AudioadvError
 |-- OptionError                a choice that does not exist or makes no sense
 |   |-- UnknownModel
 |   |-- WrongRole              rooms of one role (craft, check, judge) asked to play another
-|   `-- MalformedSpec          a bound, channel or attack that cannot be read
+|   `-- MalformedSpec          a bound or channel that cannot be read
 |-- AccessDenied               an attack asked the model for more than was granted
 |-- TrainingDiverged           a loss that is no longer a finite number
 `-- BrokenInstallation         packages that do not fit together
@@ -68,7 +68,7 @@ class WrongRole(OptionError):
 
 
 class MalformedSpec(OptionError):
-    """A bound, channel or attack whose text or numbers cannot be read."""
+    """A bound or channel whose text or numbers cannot be read."""
 
 
 class AccessDenied(AudioadvError):

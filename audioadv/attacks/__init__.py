@@ -1,4 +1,4 @@
-"""Attacks: optimisers over an objective and a region, which know neither sound nor images. One function a file.
+"""Attacks: optimisers over an objective and a region. One function a file; those that know sound say so.
 
 Within a bound   fgsm, pgd, annealed_pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump

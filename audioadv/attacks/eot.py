@@ -6,9 +6,10 @@
 
 An objective with an `Expectation` is one as any other, so every attack and every bound works over a channel. What differs:
 
-draws    Each look meets draws that the example has not met: the n-th forward of an example meets its n-th draw. A share of them
-         (`hard`) is met again instead: of the last ones, those whose loss was high are the likelier. So hard rooms come up more
-         often, and the mean is a biased one, towards the worst; the rates below are not touched by it.
+draws    Each look meets draws that the example has not met: the n-th forward of an example meets its n-th draw. A share of
+         them (`hard`: of the usual 0.25, none where there are less than four) is met again instead: of the last ones, those
+         whose loss was high are the likelier. So hard rooms come up more often, and the mean is a biased one, towards the
+         worst; the rates below are not touched by it.
 lengths  Slopes of single draws are of very different lengths and point almost anywhere: through `room_then_noise:20..30`, at an SNR
          of 15 dB, two of them had a cosine of 0.008, and the longest was four times the median. With `even`, each is
          brought to length 1 before the mean, so that no few draws are all of it. Measured there, the mean over 32 draws

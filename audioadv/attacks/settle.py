@@ -27,47 +27,7 @@ mostly noise, but the direct sound, whose phase rooms share, is in it. How much 
 Draws that have reached the goal keep its loss, and are moved further from the edge: the next room is another. Nobody leaves before all
 check draws are at the goal, and the last example is put to them even if it seldom was: some rate is better than none.
 
-Figures: how often the six hardest clips are heard on tiny-mel within snr:15, in 60 to 100 judge draws of rooms and noise. Two runs of
-one setting may differ by 10 points.
-
-    slopes as they are, 1,200 draws     16, 28 %    4 draws a step, FIRST_STEP 0.1, WIDEST 3, the margin for draws at the goal
-                                        31          2 draws, FIRST_STEP 0.3
-                                        38, 50, 39  WIDEST 6, 10, 20 as well
-                                        62          the goal's loss for all draws
-                                        34          300 steps of 16 draws, four times the work: steps are scarce, not draws
-    gains alone, 600 steps of 2         52          (slopes as they are, that time: 27)
-                                        18, 47, 35  FIRST_STEP 0.15, 0.5, 0.9
-                                        39, 52      momentum 0.8; WIDEST 3
-    0.3 of the rest, growing to 1       30          mean loss 11.3, another time
-    as weighed by what draws agree on   43, 50, 33  mean losses 8.1, 6.8 and, from another start, 9.9
-                                        32, 40      WIDEST 1, 3
-                                        29          radii that fall for 0.8 of the steps: what is heard while loud is lost all the same
-                                        43, 38      in more parts: gains of 10, 20, 40 bands, or of 20, 40, 80, one after another
-    0.3 of the rest, growing to 1       56, 63      1,200 and 4,800 steps
-    as it is, 400 steps of 2            30, 36, 43  from three starts; mean losses 12.8, 10.6, 10.8
-                                        41, 54, 32  slopes over the fourth root of their energy in each band and moment; losses 9.6, 9.9,
-                                                    10.1. But of twelve clips on tiny-wave 31 %, not 34
-                                        27, 35      radii that grow, from 0.3 of the region's; with FIRST_STEP 0.15
-                                        34          WIDEST 1, and 2 rooms at first, then more and more
-                                        30          600 steps, WIDEST 1, and rooms without echoes at first, then with more and more
-                                        30, 43      400, 600 steps: four openings (a tenth, 0.15 of the steps each), then on from the one
-                                                    of the lowest loss; losses 9.8, 9.3
-
-Where a run ends, the mean slope of 96 draws is for the most part along the example itself (a cosine of 0.4 to 0.9): it wants to be louder,
-and a step along the rest lowers a loss of 5 to 20 by no more than 0.5. So a clip needs another place rather than more steps: one clip's
-loss was 0.8, 5, 10, 16 or 27 at the end, by the run, and that is decided once the radius is the region's: by then it was 4, 7, 14 or 49.
-Slopes that leave out what echoes of different moments do to each other, as if sounds had no phases, agree hardly more than gains do (c
-0.067 and 0.052): what draws disagree on is in the net's own slopes.
-
-Begun with the target as a synthesiser speaks it, ten times as loud: of twelve clips, 400 steps, 37 %, from a nudge 32 % that time. Others
-are heard than before (the better of both, clip by clip, 47 %): it is one more start, not a better place.
-
-No better on twelve clips in 400 steps (49 % then): draws weighed by how near their loss is to the edge (49), momentum 0.95 (37), gains
-weighed towards the loud (36). On tiny-wave, which hears no bands, it matters less: of 17 carriers, 1,200 steps, 39 % as here, 38 with
-the growing share, 41 to 48 with slopes as they are, and one clip's rate may differ by 40 points between two runs.
-
-For the smallest, 600 steps and 0.3 of the rest all along: a mean SNR of 8.1 dB, heard in 91 % (3.4 and 88 % before); the search that
-settled at nothing, as it is without a channel, came in 300 steps to -5 dB or worse in most, and 31 %.
+What else was tried, and what it came to, is in `recipes/over_the_air.py`.
 """
 
 import torch

@@ -1,52 +1,35 @@
 """Find, then shrink: the attack behind `craft`.
 
-Find. From the clean input, steps of a tenth of its own size lower the goal's loss (CTC, for a text) until the goal is reached. An
-example whose loss, at the pace of its last LOOK steps, is more than PATIENT steps from zero gets a larger region and shorter steps,
-every third time long ones again, and from the second time on goes along all its slope's signs (`run.restless`); where the bound is
-fixed, a new cycle of step sizes. A pace over 8 steps is known sooner than over 12: of 40 pairs, tiny-mel, the median comes to 22 dB
-after 76 steps, not 85, and after 100 all are found, not 38; after 300 the mean is 39.1 dB either way, on tiny-wave 32.1, not 32.3. By the
-clock alone, every 24 steps, regions outran searches that were on their way and what was found in them was larger: 12 pairs of the craft
-suite, L2, tiny-mel, median SNR after 100, 200 and 300 steps 15.8, 29.0 and 36.3 dB, as here (12 steps) 19.3, 30.8 and 37.0; tiny-wave
-27.8, 32.4 and 33.2, as here, where none has to grow, 29.0, 31.9 and 32.7. Under a masking threshold a slope that is steep by then threw
-out what was one letter short.
+Find. From the clean input, within a tenth of its own size and in steps of 0.3 of that, the goal's loss (CTC, for a text) is lowered
+until the goal is reached. An example whose loss, at the pace of its last LOOK steps, is more than PATIENT steps from zero gets a larger
+region and shorter steps, every third time long ones again, and from the second time on goes along all its slope's signs (`run.restless`);
+where the bound is fixed, a new cycle of step sizes.
 
 Shrink. Carlini and Wagner 2018 (III-C) go on with a smaller radius, 0.8 of the last, and the hinge along the one
 alignment found. Here, example by example,
 
     gamma   the next radius is (1 - gamma) of the smallest change found. Each success makes gamma larger by a fifth, 16 steps
             without one halve it and set the radius anew from that change: coarse while it is easy, fine where it is hard, and
-            never stuck below what works. With a gamma that only falls, after 8 steps, what 300 steps found was larger: on 16
-            pairs of the craft suite by 5.2 dB in Linf and 1.7 in L2 (tiny-mel), on 12 by 2.5 and 1.5 (tiny-wave). It begins at a tenth:
-            a fifth mostly failed 16 times, and was halved. Of 40 pairs, tiny-mel, the median SNR after 90, 100, 120 and 150 steps is
-            24.1, 26.1, 28.6 and 32.6 dB, from a fifth 21.2, 22.5, 27.9 and 31.5. After 300 steps it is all the same.
+            never stuck below what works.
     step    gamma of the radius, so that steps shrink as the aim grows finer; its direction is a running mean of the steepest
             steps, which averages out what the active frames disagree on.
-    margin  from CLOSE on, before anything is found, since the likelihood of a text may rest for a hundred steps where a letter or two
-            are missing; regions then grow at every third of the steps' lengths only. On those 12 pairs, tiny-mel, the last one is found
-            at step 128, not 245, and the mean SNR after 300 steps is 36.6 dB, not 33.2; the median after 100, 200 and 300 is 20.2,
-            34.4 and 37.4. That was with CLOSE 0.1 and momentum 0.9; here it is found sooner still, on tiny-wave too: of the suite's 40
-            pairs, 300 steps, mean SNR 32.3 dB, not 32.1, on tiny-mel 39.2, not 39.0. Of 12 pairs CLOSE 0.5 costs tiny-wave 0.5 dB in
-            the end, momentum 0.8 tiny-mel 2; steps along square roots of slopes find after 70 steps, not 80, and cost tiny-wave 0.6.
-            The sum over frames of the *squared* margin, along the cheapest alignment of the moment (`threat/ctc.py`): the frame that
-            is worst off counts most, frames that are won by the slack not at all.
+    margin  the sum over frames of the *squared* margin, along the cheapest alignment of the moment (`threat/ctc.py`): the frame that
+            is worst off counts most, frames that are won by the slack not at all. It is the loss from CLOSE on, before anything is found,
+            since the likelihood of a text may rest for a hundred steps where a letter or two are missing; regions then grow at every
+            third of the steps' lengths only.
     slack   half a nat, and halved with gamma once that is FINE. At rest on the smallest radius, frames lie between just won and won
             by the slack, as they weigh: the less it is, the nearer all are to the edge, and the smaller the change. While the
-            radius still comes down, a small slack only makes it fail more often. Over 12 pairs of the suite, 300 steps, tiny-wave
-            gains 0.5 dB (its searches are at rest after 200), tiny-mel nothing (its are not).
-    anew    Once the slack has been halved five times the search is at rest, in a place that is nearly the best there is around it: steps
-            to the least norm under the linearised margins of all frames bring another 0.1 dB. Other places are better by more, and
-            are found from there with gamma and slack as coarse as when it began, over and over, while the smallest change is kept. 10
-            pairs, tiny-wave, mean SNR after 300, 500 and 1,000 steps: 28.5, 28.8 and 29.0 dB without, 28.5, 29.0 and 29.8 with
-            gamma 0.35; with 0.1 in the end 29.5, 0.2 29.7, 0.5 29.1; from 1.2 times the smallest change 29.4, with noise half as
-            large as it 29.3, with four times the slack 29.2. Of all 40 pairs of the suite, after 1,000: 33.1 dB, not 32.7; speech
-            gains least. Of 12 pairs, 33.7 dB then: 33.2 where four tenths of the clip, another part each time, begin at no change;
-            33.7 and 33.8 where alignments are weighed softly and sharply (SHARPNESS 3 and 30).
+            radius still comes down, a small slack only makes it fail more often.
+    anew    once the slack has been halved five times the search is at rest, in a place that is nearly the best there is around it.
+            Other places are better by more, and are found from there with gamma and slack as coarse as when it began, over and over,
+            while the smallest change is kept.
 
 The grid that the file will have comes in when an example is found (before, rounding would only add noise to the slopes): it
 is heard again on the grid, and from then on every step is. Only what reaches the goal on the grid is kept, the smallest for
 each example. With a fixed bound an example leaves once it is kept; examples whose loss or slope is not finite leave as they came.
 
-Over a channel, where slopes are mostly noise, the search is another one: `settle.py`.
+What each of these brings, and what else was tried, is in `recipes/craft_suite.py`. Over a channel, where slopes are mostly noise, the
+search is another one: `settle.py`.
 """
 
 import math
