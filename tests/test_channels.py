@@ -250,6 +250,14 @@ def test_speed_moves_tones_and_lengths() -> None:
         assert snr(tone(1000 * factor, 2)[inner], heard[0][inner]) > 40
 
 
+def test_what_lies_at_half_the_rate_is_no_louder_when_it_is_played_slower() -> None:
+    highest = 0.1 * torch.ones(1, 4000)
+    highest[:, 1::2] *= -1
+    for slower in (Speed(0.9), Speed(0.5)):
+        heard, _ = slower.draw([Key(0, 0, 0)])(highest, None)
+        assert heard[0, 1000:-1000].abs().max() == pytest.approx(0.1, abs=0.002)
+
+
 def test_shift_clipping_bits_and_packets() -> None:
     ramp = torch.arange(1.0, 161)[None] / 1000
     late, _ = Shift(5).draw([Key(0, 0, 0)])(ramp, None)

@@ -422,6 +422,8 @@ def test_nothing_to_attack() -> None:
     net = small(3, SHAPE)
     with pytest.raises(UnusableBatch, match="from the start"):
         checked(net, fast(), labels=(labels_of(net, X) + 1) % 3)
+    with pytest.raises(UnusableBatch, match="0 examples"):
+        checked(net, fast(), x=X[:0])
 
 
 def test_each_indicator_says_what_to_do() -> None:

@@ -72,6 +72,14 @@ def test_a_channel_that_says_its_new_lengths_may_change_them(clips: list[Tensor]
     assert slower(*pad(clips)).frames.tolist() == [50, 25, 40]
 
 
+@pytest.mark.parametrize("spec", ["drift:0.1", "speed:1", "speed:1.00001_then_noise:20", "noise:20"])
+def test_padding_beyond_the_longest_clip_is_no_fault_of_the_channel(spec: str, clips: list[Tensor]) -> None:
+    waveforms, lengths = pad(clips)
+    tight, wide = (defend(recognisers.linear(), spec)(nn.functional.pad(waveforms, (0, more)), lengths) for more in (0, 500))
+    assert tight.frames.tolist() == wide.frames.tolist()
+    assert tight.transcripts() == wide.transcripts()
+
+
 def test_a_classifiers_inputs_meet_the_channel_before_they_are_normalised() -> None:
     model = aa.Classifier(nn.Flatten(), "flat", mean=(0.5,), std=(0.25,))
     safer = defend(model, "depth:1")
@@ -230,8 +238,56 @@ def test_a_distilled_net_is_saturated_until_its_scores_are_tempered() -> None:
         Tempered(student, 0)
     with pytest.raises(UnusableBatch, match="3 targets"):
         distill(teacher, student, x, labels[:3])
+    with pytest.raises(UnusableBatch, match="a net of 2 classes, but targets of 8"):
+        distill(teacher, student, x, labels + 6)
+    with pytest.raises(UnusableBatch, match="label -1"):
+        distill(teacher, student, x, labels - 1)
     with pytest.raises(OptionError, match="passes 0"):
         distill(teacher, student, x, labels, passes=0)
+
+
+def test_nothing_is_trained_where_one_of_two_nets_cannot_be() -> None:
+    x, labels = digits_apart(20)
+    teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)) for _ in range(2))
+    before = teacher[1].weight.clone()
+    with pytest.raises(UnusableBatch, match="frozen"):
+        distill(teacher, student.requires_grad_(False), x, labels)
+    with pytest.raises(UnusableBatch, match="no module in it"):
+        distill(teacher, lambda inputs: inputs, x, labels)
+    assert torch.equal(teacher[1].weight, before)
+
+
+def test_a_classifier_is_distilled_with_its_normalisation() -> None:
+    x, labels = digits_apart(20)
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.net((inputs - 0.5) / 0.25)
+
+    written, made = [Shifted(), Shifted()], [aa.Classifier(Shifted().net, mean=(0.5,), std=(0.25,)) for _ in range(2)]
+    distill(*written, x, labels, passes=2)
+    distill(*made, x, labels, passes=2)
+    assert torch.equal(written[1](x), made[1](x))
+
+
+def test_what_a_denoiser_cannot_learn_from_is_told() -> None:
+    x, _ = digits_apart(8)
+    denoisers = [Denoiser(width=2), Denoiser(width=2)]
+    denoisers[1].load_state_dict(denoisers[0].state_dict())
+    left = [learn_to_denoise(net, x, noise) for net, noise in zip(denoisers, ("gaussian:0.2", parse_channel("gaussian:0.2")), strict=True)]
+    assert left[0] == left[1] > 0
+    for options, said in (({"passes": 0}, "passes 0"), ({"batch": 0}, "batch 0")):
+        with pytest.raises(OptionError, match=said):
+            learn_to_denoise(denoisers[0], x, "gaussian:0.2", **options)
+    with pytest.raises(UnusableBatch, match="no inputs to learn from"):
+        learn_to_denoise(denoisers[0], x[:0], "gaussian:0.2")
+    with pytest.raises(UnusableBatch, match="frozen"):
+        learn_to_denoise(denoisers[0].requires_grad_(False), x, "gaussian:0.2")
 
 
 def test_a_denoiser_begins_as_the_identity_and_learns_what_to_change() -> None:

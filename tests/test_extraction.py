@@ -5,11 +5,12 @@ import torch
 from nets import inputs_for, linear, small
 from torch import Tensor, nn
 
+from audioadv.defenses import remembering
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.fidelity import carried, fidelity
 from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
-from audioadv.threat.bounds import Linf
+from audioadv.threat.bounds import MIN, Linf
 from audioadv.training import Asked, extract, solved, solved_by_decisions
 from audioadv.training.pseudo_labels import pseudo_labels
 
@@ -140,3 +141,20 @@ def test_an_access_in_words_grants_no_more() -> None:
         solved(Asked(net, "decisions"), FRESH)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="access 'all'"):
         Asked(net, "all")  # type: ignore[arg-type]
+
+
+def test_equations_are_of_what_the_victim_answers_alone() -> None:
+    net, inputs = linear(3, SHAPE), inputs_for(SHAPE, 16, (0, 1))
+    victim = Asked(remembering(net), Access.SCORES)
+    copy = solved(victim, torch.cat([inputs, inputs[:4]]))
+    torch.testing.assert_close(copy(FRESH).softmax(1), net(FRESH).softmax(1), rtol=0, atol=1e-10)
+    with pytest.raises(UnusableBatch, match="0 answers give 0 independent"):
+        solved(victim, inputs)
+
+
+def test_options_that_make_no_sense() -> None:
+    net, labels = small(3, SHAPE), pseudo_labels(small(3, SHAPE), FRESH)
+    with pytest.raises(OptionError, match="rate -1"):
+        extract(Asked(net), pupil(), FRESH, rate=-1.0)
+    with pytest.raises(OptionError, match="linf:min: training needs a radius"):
+        carried(net, net, FRESH, labels, Linf(MIN), box=None)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from audioadv import attacks
 from audioadv.defenses import Exact, Near, remembering, sampled
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation import Rate
 from audioadv.evaluation.games.attackers import Hand, Move, Moves, drawn, greedy, repeat, stubborn
 from audioadv.evaluation.games.game import Game, play, rate, ready, together
 from audioadv.models.abstention import abstained
+from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.goals import Mistranscribe, Transcribe
 from audioadv.threat.labels import Classify, Misclassify
@@ -225,6 +226,12 @@ def test_rules_that_make_no_sense() -> None:
         play(nn.Identity(), inputs, goal, TRUE_MAX, rounds=0, box=None)
     with pytest.raises(UnusableBatch, match="one for each"):
         play(nn.Identity(), inputs, goal, TRUE_MAX, sent=inputs[:3], box=None)
+    with pytest.raises(UnusableBatch, match="no inputs"):
+        play(nn.Identity(), inputs[:0], Misclassify(0), TRUE_MAX, box=None)
+    with pytest.raises(UnusableBatch, match=r"goal 'not class 0,1,2', 40 inputs: .* one for each"):
+        play(nn.Identity(), inputs, Misclassify(labels[:3]), TRUE_MAX, box=None)
+    with pytest.raises(OptionError, match="window 0"):
+        untargeted(nn.Identity(), repeat, rounds=5).curve(0)
     with pytest.raises(OptionError, match="length"):
         together([untargeted(nn.Identity(), repeat, rounds=5), untargeted(nn.Identity(), repeat, rounds=6)])
 
@@ -235,3 +242,36 @@ def test_the_long_run_of_an_honest_draw_is_its_second_half() -> None:
     game = Game(ThreatModel("linf:0.1", protocol="expectimax"), "drawn", hits, hits & False, hits.long())
     assert game.late_error.value == pytest.approx(0.01, abs=6e-4)
     assert replace(game, attacker="greedy").late_error.value < 0.007
+
+
+@pytest.mark.parametrize("begin", [play, partial(ready, attack=attacks.pgd)], ids=["play", "ready"])
+def test_a_claim_that_a_game_does_not_keep_to_is_refused(begin: partial) -> None:
+    inputs, labels = world()
+    goal, shut = Misclassify(labels), Classifier(nn.Identity(), access="scores")
+    for model, terms, said in (
+        (nn.Identity(), {"channel": "gaussian:0.1"}, "threat model over gaussian:0.1"),
+        (nn.Identity(), {"goal": Classify(labels)}, "goal class 0,1,2"),
+        (shut, {}, "the model grants scores only"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            begin(model, inputs, goal, ThreatModel(Linf(0.1), **terms), box=None)
+    assert begin(nn.Identity(), inputs, goal, ThreatModel(Linf(0.1), goal), box=None) is not None
+
+
+@pytest.mark.parametrize("model", [nn.Identity(), remembering(nn.Identity())], ids=["fixed", "remembering"])
+def test_what_is_made_ready_is_made_with_the_access_that_is_claimed(model: nn.Module) -> None:
+    inputs, labels = world()
+    with pytest.raises(AccessDenied):
+        ready(model, inputs, Misclassify(labels), ThreatModel("linf:0.1", access="decisions"), attacks.pgd, box=None)
+
+
+@pytest.mark.parametrize("bound", [Linf(0.1), "linf:0.1"], ids=repr)
+def test_a_bound_alone_is_a_claim_of_this_goal_and_all_that_the_model_grants(bound: Linf | str) -> None:
+    inputs, labels = world()
+    model, goal = Classifier(nn.Identity(), access="scores"), Classify(labels)
+    game = play(model, inputs, goal, bound, rounds=WORLD, box=None)
+    assert game.error == Rate(WORLD - ERRORS, WORLD)
+    assert ThreatModel.from_json(json.dumps(game.line()["threat"])) == game.threat
+    assert (game.threat.bound, game.threat.access, game.threat.protocol) == (Linf(0.1), "scores", "expectimax")
+    assert "answer 'class 0,1,2" in str(game.threat)
+    assert ready(model, inputs, goal, bound, attacks.square, box=None).shape == inputs.shape

@@ -299,6 +299,22 @@ def test_a_batch_that_fails_is_not_remembered_in_part() -> None:
     assert near.meet(uniform(1, 4, 4), 0) is None
 
 
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused_and_spoils_no_memory(strange: float, tmp_path: Path) -> None:
+    x = uniform(3, 1, 4, 4)
+    spoilt = x[2:].clone()
+    spoilt[0, 0, 1, 1] = strange
+    near = remembering(nn.Flatten(), Near(L2(0.01)), path=tmp_path / "near.db")
+    near(x[:1])
+    with pytest.raises(UnusableBatch, match="not all finite"):
+        near(torch.cat([x[1:2], spoilt]))
+    assert len(near.store) == 1
+    near.likeness.add(near.store, spoilt[0], None)  # as earlier versions did
+    assert abstained(near(x)).tolist() == [True, False, False]
+    near.store.close()
+    assert abstained(remembering(nn.Flatten(), Near(L2(0.01)), path=tmp_path / "near.db")(x)).all()
+
+
 def test_files_that_are_no_memory(tmp_path: Path) -> None:
     with pytest.raises(UnwritableOutput, match="cannot be written"):
         remembering(nn.Flatten(), path=tmp_path / "nowhere" / "memory.db")
@@ -315,6 +331,16 @@ def test_files_that_are_no_memory(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(UnusableMemory, match="no memory's"):
         remembering(nn.Flatten(), path=other)
+    for number, statements in enumerate(([], ["INSERT INTO kind VALUES ('exact')"])):
+        part = tmp_path / f"part{number}.db"
+        with sqlite3.connect(part) as database:
+            for statement in ("CREATE TABLE kind (spec TEXT)", "CREATE TABLE landmarks (number, start, input)", *statements):
+                database.execute(statement)
+            if not number:
+                database.execute("CREATE TABLE seen (id, key, answer, size, again)")
+        database.close()
+        with pytest.raises(UnusableMemory, match="no memory's"):
+            remembering(nn.Flatten(), path=part)
     exact = tmp_path / "exact.db"
     remembering(nn.Flatten(), path=exact).store.close()
     with pytest.raises(UnusableMemory, match="by exact, but this memory knows them by near:l2:2"):
@@ -356,6 +382,8 @@ def test_options_that_make_no_sense() -> None:
         remembering(linear_recogniser(), on_repeat="any")
     with pytest.raises(OptionError, match="at least two"):
         remembering(linear_recogniser(), on_repeat="any", answers=("stop",))
+    with pytest.raises(OptionError, match="at least two that differ"):
+        remembering(linear_recogniser(), on_repeat="other", answers=("go on", "Go  on"))
     with pytest.raises(UnusableTarget, match="does not write"):
         remembering(linear_recogniser(), on_repeat="any", answers=("stop", "42"))
     for bound in (L2(MIN), Spatial(10, 1)):
@@ -363,6 +391,9 @@ def test_options_that_make_no_sense() -> None:
             Near(bound)
     with pytest.raises(OptionError, match="share"):
         Heard(RATE, 0.0)
+    for rate in (0, -RATE, 10, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="landmarks lie at 150 Hz"):
+            Heard(rate)
     with pytest.raises(OptionError, match="temperature"):
         sampled(nn.Flatten(), temperature=0.0)
 
@@ -403,3 +434,10 @@ def test_nothing_sampled_is_nothing() -> None:
     assert drawing(torch.zeros(0, 1, 3)).shape == (0, 3)
     first = drawing(torch.zeros(2, 1, 3))
     assert torch.equal(first, sampled(nn.Flatten())(torch.zeros(2, 1, 3)))
+
+
+def test_a_phrase_that_is_given_twice_is_one_answer() -> None:
+    sounds, lengths = (uniform(1, 1600) - 0.5).expand(20, 1600), torch.full((20,), 1600)
+    said = linear_recogniser().transcribe(sounds[:1], lengths[:1])[0]
+    voice = remembering(linear_recogniser(), on_repeat="other", answers=(said, said, "stop"))
+    assert voice.transcribe(sounds, lengths) == [said, *["stop"] * 19]

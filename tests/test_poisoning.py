@@ -1,6 +1,7 @@
 """Poisoned data: what is changed and nothing else, what a model learns of it, and what can be found of it afterwards."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from trainings import blobs
 from audioadv.audio.ragged import pad
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.implants import implant
-from audioadv.threat.bounds import L2, Linf
+from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.goals import Transcribe
 from audioadv.training import Backdoor, Batch, Labelled, Natural, Spoken, Stamp, Trigger, burst, collide, outlying, sift, tone, train
 
@@ -172,6 +173,9 @@ def test_a_model_learns_the_trigger_and_hides_it_until_the_defense_looks() -> No
     mended = implant(learnt(cleaned), test, backdoor)
     assert mended.accuracy.value > 0.95
     assert mended.success.interval[1] < after.success.interval[0] / 2
+    whole = sift(poisoned, spoilt, "2", most=30)
+    assert torch.equal(whole[1], kept)
+    assert torch.equal(whole[0].labels, cleaned.labels)
     with pytest.raises(OptionError, match="of each class would go"):
         sift(poisoned.data, spoilt, "2", most=300)
 
@@ -214,6 +218,10 @@ def test_poison_of_a_net_nears_its_target_within_the_bound_and_leaves_the_net_al
     assert (apart[0] < 0.6 * apart[1]).all()
     with pytest.raises(UnusableBatch, match="one for each"):
         collide(model, "2", bases, poison[:3], bound)
+    with pytest.raises(OptionError, match="linf:min: training needs a radius"):
+        collide(model, "2", bases, target.inputs, Linf(MIN))
+    with pytest.raises(OptionError, match="steps -1"):
+        collide(model, "2", bases, target.inputs, bound, steps=-1)
 
 
 def test_poison_is_no_part_of_data_that_cannot_be_told() -> None:
@@ -222,3 +230,30 @@ def test_poison_is_no_part_of_data_that_cannot_be_told() -> None:
         backdoor.victims(Batch(some.inputs, backdoor.goal(10)))  # type: ignore[arg-type]
     with pytest.raises(UnusableBatch, match="does not fit on them"):
         backdoor.poison(blobs(10), 0.1)
+
+
+def test_poisoned_data_may_be_poisoned_again() -> None:
+    first = Backdoor(STAMP, 1).poison(pictures(100), 0.1)
+    second = Backdoor(Stamp(1, 1, 0, 0), 2)
+    again, known = second.poison(first, 0.1), second.poison(first.data, 0.1)
+    assert torch.equal(again.data.inputs, known.data.inputs)
+    assert torch.equal(again.rows, known.rows)
+    assert isinstance(again.data, Labelled)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Backdoor(STAMP, 1).poison(pictures(9), math.nan), "rate nan"),
+        (lambda: Backdoor(STAMP, 1).poison(pictures(9), 0.1, covers=-1), "covers -1"),
+        (lambda: tone(500, 8000, seconds=-1), "seconds -1"),
+        (lambda: tone(500, 8000, seconds=math.inf), "seconds inf"),
+        (lambda: tone(500, 8000, start_seconds=-0.05), "start_seconds -0.05"),
+        (lambda: tone(9000, 8000), "hz 9000: give a number from 0 to 4000"),
+        (lambda: burst(8000, seconds=0), "seconds 0"),
+        (lambda: burst(8000, start_seconds=-0.05), "start_seconds -0.05"),
+    ],
+)
+def test_shares_and_cues_that_make_no_sense(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        make()

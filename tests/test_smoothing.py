@@ -175,6 +175,9 @@ def test_noise_that_is_none_and_numbers_that_make_no_sense() -> None:
             Smoothed(net, sigma)
         with pytest.raises(OptionError, match="sigma"):
             SmoothedRecogniser(recogniser(), sigma)
+    for draws in (0, 2.5):
+        with pytest.raises(OptionError, match="draws"):
+            SmoothedRecogniser(recogniser(), 0.1, draws)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"precision torch.float64.*bfloat16"):
         Smoothed(net, 1, precision=torch.float64)
     with pytest.raises(OptionError, match="draws 0"):

@@ -22,11 +22,13 @@ from trainings import BOUND, blobs, killed, net, shared, small
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import at_rest
-from audioadv.defenses import defend
-from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
+from audioadv.defenses import Thermometer, defend
+from audioadv.errors import AccessDenied, OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf
+from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.labels import Misclassify
 from audioadv.threat.warps import Spatial
 from audioadv.training import (
     EAT,
@@ -497,6 +499,39 @@ def test_two_processes_learn_what_one_does_and_one_that_is_killed_is_no_loss(tmp
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+MERGED = """
+import sys, torch
+from torch import distributed, nn
+from audioadv.training import Processes
+rank, store = int(sys.argv[1]), distributed.FileStore(sys.argv[2], 3)
+distributed.init_process_group("gloo", store=store, rank=rank, world_size=3)
+net = nn.Linear(1, 1)
+net.register_buffer("constant", torch.tensor([-torch.inf, 0.1, 1 / 3, torch.inf]))
+net.register_buffer("running", torch.tensor([1.0, 3.0, torch.nan])[rank].repeat(2))
+net.register_buffer("spoilt", torch.tensor([torch.nan, 1.0, 1.0])[rank])
+before = net.constant.clone()
+net.weight.grad, net.bias.grad = torch.tensor([[1.0, 2.0, torch.nan]]).T[rank][None], torch.zeros(1)
+Processes(rank, 3).merge(net, (0.3, 0.7, 0.0)[rank])
+assert torch.equal(net.constant, before), net.constant
+assert torch.allclose(net.running, torch.tensor(2.4)), net.running
+assert torch.allclose(net.weight.grad, torch.tensor(1.7)), net.weight.grad
+assert net.spoilt.isnan()
+distributed.barrier()
+"""
+
+
+def test_merging_keeps_what_is_the_same_and_leaves_out_who_weighs_nothing(tmp_path: Path) -> None:
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, "-c", MERGED]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], env=surroundings, stderr=subprocess.PIPE, text=True)
+        for rank in range(3)
+    ]
+    for process in ranks:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+
+
 def plain(method: Method = Natural(), **options: object) -> nn.Module:  # noqa: B008
     model = net(dropout=0.0)
     train(model, blobs(64), method, passes=1, **options)
@@ -525,7 +560,7 @@ def test_a_defense_that_draws_draws_the_same_after_a_kill(around: Callable[..., 
 
         with suppress(KeyboardInterrupt):
             train(model, data, Natural(), passes=2, out=out, every=1, progress=progress)
-        assert next(module for module in model.modules() if hasattr(module, "asked")).asked == 0 or stop
+        assert next(module for module in model.modules() if hasattr(module, "asked")).asked == 0
         return model.state_dict()
 
     whole = learnt(tmp_path / "whole", 0)
@@ -582,6 +617,24 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
         torch.save({other: value for other, value in held.items() if other != name}, tmp_path / "checkpoint.pt")
         with pytest.raises(UnusableCheckpoint, match=r"no checkpoint of a training \(KeyError\)"):
             plain(out=tmp_path)
+
+
+def test_a_guard_goes_on_with_the_batch_that_it_held(tmp_path: Path) -> None:
+    def learn(held: Batch) -> None:
+        train(net(), blobs(32), Guarded(fast(BOUND), Adversarial(BOUND, steps=1), held=held), passes=1, out=tmp_path)
+
+    held = blobs(8).first(8)
+    learn(held)
+    learn(blobs(8).first(8))
+    for other in (blobs(8, seed=1).first(8), replace(held, goal=Misclassify((held.goal.labels + 1) % 3)), replace(held, box=None)):
+        with pytest.raises(UnusableCheckpoint, match="another method"):
+            learn(other)
+    said, lengths = torch.zeros(1, 800), torch.tensor([800])
+    told = {
+        Batch(said, Mistranscribe(text, errors), length).digest()
+        for text, errors, length in (("a", 0.5, lengths), ("b", 0.5, lengths), ("a", 0.2, lengths), ("a", 0.5, lengths - 1))
+    }
+    assert len(told) == 4
 
 
 def test_models_and_optimisers_of_the_same_form_are_told_apart(tmp_path: Path) -> None:
@@ -655,8 +708,13 @@ def test_early_stopping_gives_back_the_best_weights() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_it() -> None:
+    model = nn.Sequential(defend(nn.Flatten(), "drop:0.3"), net(dropout=0.0))
+    some = blobs(64)
+    model(some.inputs[:5].reshape(-1, 1, 2, 4))
+    data = replace(some, inputs=some.inputs.reshape(-1, 1, 2, 4))
     with pytest.raises(TrainingDiverged, match="pass 1, batch"):
-        plain(optimiser=partial(torch.optim.SGD, lr=1e30))
+        train(model, data, Natural(), passes=1, optimiser=partial(torch.optim.SGD, lr=1e30))
+    assert model[0].asked == 5  # draws go on where they were
 
 
 @pytest.mark.parametrize(
@@ -678,6 +736,9 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
         (lambda: Yopo(BOUND, steps=0), "steps 0"),
         (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8).first(8), every=0), "every 0"),
         (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8).first(8), fall=3.0), "fall 3"),
+        (lambda: Watch(BOUND, blobs(8).first(8), size=0), "size 0"),
+        (lambda: Watch(Linf(MIN), blobs(8).first(8)), "linf:min: training needs a radius"),
+        (lambda: Adversarial("linf"), "bound 'linf': not a bound"),
         (lambda: plain(clip=-1.0), "clip -1.0"),
         (lambda: plain(patience=0, watch=Watch(BOUND, blobs(8).first(8))), "patience 0"),
     ],
@@ -690,6 +751,27 @@ def test_options_that_make_no_sense(make: Callable[[], object], said: str) -> No
 def test_of_no_examples_nothing_is_learnt() -> None:
     with pytest.raises(UnusableBatch, match=r"0 labelled inputs.*Give more examples"):
         train(net(), blobs(0), Natural(), passes=1)
+
+
+def test_of_no_examples_there_is_nothing_to_watch() -> None:
+    some, none = blobs(8).first(8), blobs(0).first(0)
+    for batches, said in (((none,), "test: no examples"), ((some, none), "train: no examples")):
+        with pytest.raises(UnusableBatch, match=said):
+            Watch(BOUND, *batches)
+
+
+def test_a_spec_is_a_bound_too() -> None:
+    for kind in (Adversarial, Trades, Worst, Average, RandomOne, MSD, EAT, Free, Yopo):
+        assert kind("linf:0.1_or_l2:1") == kind(Linf(0.1) | L2(1))
+        assert repr(kind("linf:0.1")) == repr(kind(Linf(0.1)))
+    assert Watch("linf:0.1", blobs(8).first(8)).bound == Linf(0.1)
+
+
+@pytest.mark.parametrize("method", [Adversarial(BOUND, 1), Trades(BOUND, steps=1), MSD(BOUND, 1), Free(BOUND), Yopo(BOUND)], ids=repr)
+def test_a_net_without_slopes_is_told_how_to_get_one(method: Method) -> None:
+    coded = nn.Sequential(Thermometer(4, stand_in=False), nn.Flatten(), nn.Linear(32, 3))
+    with pytest.raises(AccessDenied, match="no gradient with respect to its inputs"):
+        list(method.gradients(coded, Labelled(torch.rand(6, 8, 1), torch.arange(6) % 3).first(6), Moment()))
 
 
 def test_frozen_models_cannot_be_trained() -> None:
@@ -742,6 +824,8 @@ def test_self_training_mixes_true_and_guessed_labels() -> None:
     train(model, mixed, fast(BOUND), passes=1)
     with pytest.raises(OptionError, match="guessed"):
         Mixed(data, more, guessed=0.0)
+    with pytest.raises(UnusableBatch, match=r"in the box \(0.0, 1.0\), the others in \(-1.0, 1.0\)"):
+        Mixed(data, replace(more, box=(-1.0, 1.0)))
 
 
 def test_a_checkpoint_goes_on_with_the_same_examples_only(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Run:
         is what should be small, where that is not the gauge.
         Shapes: inputs and delta [still in, *], reached bool and size [still in] -> bool [still in], which were kept and are good enough.
         """
-        region = self.region if delta is None else self.region.knowing(delta)
+        region = self.region.knowing(delta)
         if not inputs.is_cpu or self.objective.expectation is not None:  # to ask which ones would be to wait
             return self.note(region, None, inputs, reached, anywhere, size)
         rows = reached.nonzero()

@@ -196,7 +196,7 @@ class Trace:
         """What was seen of each example, beside how the attack says that it ended."""
         self.end()
         reached = torch.tensor(result.reached, dtype=torch.bool)
-        known = self.region if result.parameters is None else self.region.knowing(result.parameters)
+        known = self.region.knowing(result.parameters)
         outside = ~within(known, result.adversarial).cpu()
         looks, zero, broken = torch.zeros(3, len(reached), dtype=torch.int64)
         for seen in (attempt.looks for attempt in self.attempts):

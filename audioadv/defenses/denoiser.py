@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audioadv.defenses.learning import check_lesson, learners
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import seeded
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key
+from audioadv.threat.channels.specs import as_channel
 
 
 @final
@@ -98,13 +100,16 @@ class Purify(Channel):
 
 
 def learn_to_denoise(
-    denoiser: nn.Module, clean: Tensor, noise: Channel, *, passes: int = 2, batch: int = 128, sample_rate: int = 16000, seed: int = 0
+    denoiser: nn.Module, clean: Tensor, noise: Channel | str, *, passes: int = 2, batch: int = 128, sample_rate: int = 16000, seed: int = 0
 ) -> float:
-    """Train a denoiser in place to undo `noise`, by Adam on the mean square of what is left; the last pass' mean comes back.
+    """Train a denoiser in place to undo `noise` (or its spec), by Adam on the mean square of what is left; the last pass' mean comes back.
 
     All draws belong to `seed`, those of the denoiser's own layers too. Shapes: clean [count, time] or [count, channels, height, width].
+    Raises OptionError for no passes, or none at a time, UnusableBatch for nothing to learn from, or nothing that learns.
     """
-    generator, optimiser, left = torch.Generator().manual_seed(seed), torch.optim.Adam(denoiser.parameters(), lr=2e-3), 0.0
+    check_lesson(clean, passes, batch)
+    noise = as_channel(noise)
+    generator, optimiser, left = torch.Generator().manual_seed(seed), torch.optim.Adam(learners(denoiser), lr=2e-3), 0.0
     with seeded(seed, clean.device):
         denoiser.train()
         for number in range(passes):

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audioadv.defenses.learning import check_lesson, learners, net_of
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.access import Access
 from audioadv.models.rest import seeded
+from audioadv.threat.labels import as_labels
+
+Model = Callable[[Tensor], Tensor]
 
 
 @final
@@ -41,11 +45,13 @@ class Tempered(nn.Module):
         return self.model(inputs) / self.temperature
 
 
-def distill(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tensor, *, temperature: float = 100.0, **options: int) -> None:
+def distill(teacher: Model, student: Model, inputs: Tensor, labels: Tensor, *, temperature: float = 100.0, **options: int) -> None:
     """Train the teacher on labels and the student on the teacher's softened answers, in place, both at `temperature`.
 
-    `options` are those of `train_at`. Shapes: inputs [count, *], labels int64 [count].
+    `options` are those of `train_at`, and so is what it raises. Shapes: inputs [count, *], labels int64 [count].
     """
+    for model in (teacher, student):  # both, before either is changed
+        learners(net_of(model))
     train_at(temperature, teacher, inputs, labels, **options)
     with torch.no_grad():
         softened = torch.cat([(teacher(some) / temperature).softmax(1) for some in torch.split(inputs, 1000)])
@@ -53,27 +59,31 @@ def distill(teacher: nn.Module, student: nn.Module, inputs: Tensor, labels: Tens
 
 
 def train_at(
-    temperature: float, net: nn.Module, inputs: Tensor, targets: Tensor, *, passes: int = 5, batch: int = 128, seed: int = 0
+    temperature: float, model: Model, inputs: Tensor, targets: Tensor, *, passes: int = 5, batch: int = 128, seed: int = 0
 ) -> None:
-    """Train a net in place with cross-entropy on its scores over `temperature` (1: as ever), by Adam on one cycle. The order and what the
-    net's layers draw belong to `seed`, and leave torch's own draws alone.
+    """Train a net, or a Classifier's, in place with cross-entropy on its scores over `temperature` (1: as ever), by Adam on one cycle. The
+    order and what the net's layers draw belong to `seed`, and leave torch's own draws alone.
 
     Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch.
     """
     check_temperature(temperature)
-    if passes < 1 or batch < 1:
-        raise OptionError(f"passes {passes}, batch {batch}: both are counts of at least 1")
-    if len(targets) != len(inputs) or not len(inputs):
-        raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each, and some")
-    rate, generator = 3e-3, torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(net.parameters(), lr=rate)
+    check_lesson(inputs, passes, batch)
+    if len(targets) != len(inputs):
+        raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each")
+    targets = targets if targets.is_floating_point() else as_labels(targets)
+    named = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
+    net, rate, generator = net_of(model), 3e-3, torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(learners(net), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=passes * -(-len(inputs) // batch), pct_start=0.3)
     with seeded(seed, inputs.device):
         net.train()
         for _ in range(passes):
             for rows in torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch):
                 optimiser.zero_grad()
-                torch.autograd.backward(F.cross_entropy(net(inputs[rows]) / temperature, targets[rows]))
+                scores = model(inputs[rows])
+                if scores.shape[1] < named:
+                    raise UnusableBatch(f"a net of {scores.shape[1]} classes, but targets of {named}: check the labels, or give it as many")
+                torch.autograd.backward(F.cross_entropy(scores / temperature, targets[rows]))
                 optimiser.step()
                 schedule.step()
         net.eval()

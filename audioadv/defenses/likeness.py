@@ -9,6 +9,7 @@ A likeness finds an input in a store, and adds it there.
 """
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.audio.landmarks import landmarks, window_for
+from audioadv.audio.landmarks import BAND_HZ, landmarks, window_for
 from audioadv.audio.spectrum import OVERLAP
 from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch
@@ -73,7 +74,8 @@ class Exact:
 class Near:
     """Within `bound` of one that was seen. Inputs of other shapes are others. What is kept are the inputs themselves.
 
-    Raises OptionError for a bound without a radius, or one whose changes cannot be read from inputs.
+    Raises OptionError for a bound without a radius, or one whose changes cannot be read from inputs, UnusableBatch for an input that is
+    not all finite: it is near nothing.
     """
 
     bound: Bound
@@ -83,6 +85,8 @@ class Near:
             raise OptionError(f"near:{self.bound}: how near is near? Give a radius to a bound on the change itself, for example l2:2")
 
     def find(self, store: Store, example: Tensor) -> int | None:
+        if not finite(example):
+            raise UnusableBatch("an input is not all finite numbers, and near nothing. Leave it out, or mend it: inputs.nan_to_num()")
         numbers, seen = remembered(store).get(form(example), (list[int](), None))
         if seen is None:
             return None
@@ -100,6 +104,11 @@ class Near:
         return f"near:{self.bound}"
 
 
+def finite(example: Tensor) -> bool:
+    """Whether all its numbers are finite."""
+    return bool(example.isfinite().all())
+
+
 def form(example: Tensor) -> bytes:
     """What stands before an input's numbers: their type and shape."""
     return f"{str(example.dtype).removeprefix('torch.')} {' '.join(map(str, example.shape))}\n".encode()
@@ -107,19 +116,24 @@ def form(example: Tensor) -> bytes:
 
 @torch.inference_mode(False)  # what is kept is written to again, in whatever mode that may be
 def remembered(store: Store) -> dict[bytes, tuple[list[int], Tensor]]:
-    """Every input that the store holds, by its form, in tensors with room to grow; what was read before is not read again."""
+    """Every input that the store holds, by its form, in tensors with room to grow; what was read before is not read again.
+
+    One that is not finite, as earlier versions let in, is passed over: it would make all others unusable.
+    """
     held, upto = store.read
     for number, key in store.database.execute("SELECT id, key FROM seen WHERE id > ?", (upto,)):
         head, _, content = key.partition(b"\n")
         dtype, *shape = head.decode().split()
         example = torch.frombuffer(bytearray(content), dtype=getattr(torch, dtype)).reshape([int(size) for size in shape])
+        upto = number
+        if not finite(example):
+            continue
         numbers, seen = held.setdefault(head + b"\n", (list[int](), example.new_empty(1, *example.shape)))
         if len(numbers) == len(seen):
             seen = torch.cat([seen, torch.empty_like(seen)])
             held[head + b"\n"] = numbers, seen
         seen[len(numbers)] = example
         numbers.append(number)
-        upto = number
     store.read = held, upto
     return held
 
@@ -131,7 +145,8 @@ class Heard:
     What is kept are landmarks.
 
     `sample_rate` in Hz. Noise, level, silence around it and codecs leave a sound the same; a twentieth faster is another
-    (`recipes/fingerprint_rates.py` measures how often either goes wrong). Raises OptionError for a share outside 0..1.
+    (`recipes/fingerprint_rates.py` measures how often either goes wrong). Raises OptionError for a share outside 0..1, or
+    a rate at which there are no landmarks.
     """
 
     sample_rate: int
@@ -140,6 +155,10 @@ class Heard:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise OptionError(f"fingerprint:{self.share:g}: the share of landmarks in common lies above 0 and goes up to 1")
+        if not 2 * BAND_HZ[0] <= self.sample_rate < math.inf:
+            raise OptionError(
+                f"fingerprint at {self.sample_rate} Hz: landmarks lie at {BAND_HZ[0]:g} Hz and above. Give the sounds' own rate, say 16000"
+            )
 
     def find(self, store: Store, example: Tensor) -> int | None:
         same = Exact().find(store, example)

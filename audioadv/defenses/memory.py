@@ -136,7 +136,7 @@ class Memory(nn.Module):
         self.statement = Statement(stated(model).backward, stated(model).random or on_repeat != "abstain", True, stated(model).detects)
         self.likeness: Likeness = Exact() if likeness is None else likeness
         self.on_repeat, self.seed = on_repeat, seed
-        self.phrases = as_texts(answers) if answers is not None and not isinstance(answers, int) else ()
+        self.phrases = tuple(dict.fromkeys(as_texts(answers))) if answers is not None and not isinstance(answers, int) else ()
         self.count = answers if isinstance(answers, int) else len(self.phrases)
         if hears(model):
             self.frames = [spelt_out(phrase, model.vocabulary) for phrase in self.phrases]
@@ -145,7 +145,7 @@ class Memory(nn.Module):
                     f"on_repeat {on_repeat!r}: a recogniser has no classes. Say what it may answer: answers=('stop', 'go on')"
                 )
         if answers is not None and self.count < 2:
-            raise OptionError(f"answers {answers!r}: a random answer is drawn from at least two")
+            raise OptionError(f"answers {answers!r}: a random answer is drawn from at least two that differ")
         self.store = Store(str(self.likeness), path)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:

@@ -171,8 +171,8 @@ def check_noise(sigma: float, draws: int) -> None:
     """Raises OptionError for noise that is none, or no draw of it."""
     if not 0 < sigma < math.inf:
         raise OptionError(f"sigma {sigma:g}: smoothing needs noise. Give a standard deviation above 0, in the inputs' unit, such as 0.25")
-    if draws < 1:
-        raise OptionError(f"draws {draws}: give at least one")
+    if draws < 1 or draws % 1:
+        raise OptionError(f"draws {draws}: give a whole number, at least one")
 
 
 def check_chance(draws: int, alpha: float) -> None:

@@ -48,10 +48,13 @@ class Store:
                     self.database.execute(statement)
                 self.database.execute("INSERT INTO kind VALUES (?)", (spec,))
             try:
-                (found,) = self.database.execute("SELECT spec FROM kind").fetchone()
+                kind = self.database.execute("SELECT spec FROM kind").fetchone()
+                self.database.execute("SELECT id, key, answer, size, again, number, start, input FROM seen, landmarks LIMIT 0")
             except sqlite3.OperationalError as error:
                 raise UnusableMemory(f"{self.name}: a database, but no memory's ({error}). Name another file") from error
-            if found != spec:
+            if kind is None:
+                raise UnusableMemory(f"{self.name}: a database, but no memory's (it says of no kind). Name another file")
+            if (found := kind[0]) != spec:
                 raise UnusableMemory(
                     f"{self.name}: knows inputs by {found}, but this memory knows them by {spec}. Name another file, or use {found}"
                 )

@@ -406,7 +406,7 @@ def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResu
     with torch.no_grad(), at_rest(wanted.model):
         reached = wanted.begun(result.adversarial).decide(result.adversarial)
     claimed = torch.tensor(result.reached, dtype=torch.bool)
-    known = region if result.parameters is None else region.knowing(result.parameters)
+    known = region.knowing(result.parameters)
     gauge = known.gauge(result.adversarial)
     inside = (gauge.isfinite() if bound.minimal else region.holds(gauge)) & region.in_box(result.adversarial)
     return (reached & inside).cpu() & claimed, gauge.minimum(region.radius).cpu()  # what rounding adds is no distance

@@ -12,7 +12,7 @@ from audioadv.models.abstention import ABSTAIN
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.labels import Misclassify
 from audioadv.training.batches import Batch
-from audioadv.training.nearby import usual_step, worst_for
+from audioadv.training.nearby import check_attacker, usual_step, worst_for
 from audioadv.training.pseudo_labels import pseudo_labels
 
 Model = Callable[[Tensor], Tensor]
@@ -33,8 +33,9 @@ def carried(
     """How often what is worst for the copy, as PGD finds it, is misclassified by the victim, in one attempt, of what it has right.
 
     PGD goes all its steps: an example that is only just wrong for the copy seldom is for the victim. An abstention is no error.
-    Shapes: inputs [count, *], labels int64 [count].
+    Shapes: inputs [count, *], labels int64 [count]. Raises OptionError for a bound without a radius.
     """
+    bound = check_attacker(bound, steps, None)
     right = pseudo_labels(victim, inputs) == labels
     if not right.any():
         return Rate(0, 0)

@@ -202,7 +202,7 @@ def evaluate_speech(
             reached = torch.tensor(result.reached)
             spent[rows] += result.forwards
             late = reached & ~terms.within_queries(name, reached, spent[rows])
-            known = region if result.parameters is None else region.knowing(result.parameters)
+            known = region.knowing(result.parameters)
             written = round16(result.adversarial)
             sizes = known.gauge(written)
             inside = ((sizes.isfinite() if bound.minimal else known.holds(sizes)).cpu() & ~late).tolist()

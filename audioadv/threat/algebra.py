@@ -37,6 +37,19 @@ class Combines:
         """The bound for clips of this rate, in hertz: the same one, where it knows nothing of time."""
         return self
 
+    @property
+    def minimal(self) -> bool:
+        return False
+
+    def senseless(self, clean: Tensor) -> str | None:
+        return None
+
+    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
+        return region.gauge(adversarial) - region.radius
+
+    def found(self, region: Region, adversarial: Tensor) -> list[str]:
+        return [str(self)] * len(adversarial)
+
     def __and__(self: "Bound", other: "Bound") -> "Bound":
         return both([self, other])
 
@@ -157,9 +170,6 @@ class Both(OfParts):
     def senseless(self, clean: Tensor) -> str | None:
         return first_complaint(part.senseless(clean) for part in self.parts)
 
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         if self.free is None:
             return [str(self)] * len(adversarial)
@@ -186,10 +196,6 @@ class Either(OfParts):
     def __str__(self) -> str:
         return "_or_".join(map(str, self.parts))
 
-    @property
-    def minimal(self) -> bool:
-        return False
-
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: "Box" = (0.0, 1.0), grid: float | None = None) -> Region:
         regions, radii = around_each(self.parts, clean, lengths, box, grid)
         if all(region.added for region in regions):
@@ -200,12 +206,6 @@ class Either(OfParts):
     def senseless(self, clean: Tensor) -> str | None:
         complaints = [part.senseless(clean) for part in self.parts]
         return complaints[0] if all(complaints) else None
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [str(self)] * len(adversarial)
 
 
 @final
@@ -230,10 +230,6 @@ class Mix(OfParts):
     def __str__(self) -> str:
         return "_mix_".join(f"{part}@{weight}" for weight, part in zip(self.weights, self.parts, strict=True))
 
-    @property
-    def minimal(self) -> bool:
-        return False
-
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: "Box" = (0.0, 1.0), grid: float | None = None) -> Region:
         if abs(sum(self.weights) - 1) > 1e-6:
             raise MalformedSpec(f"{self}: the weights sum to {sum(self.weights):.4g}, not to 1. Write for example 0.3 * A + 0.7 * B")
@@ -242,12 +238,6 @@ class Mix(OfParts):
 
     def senseless(self, clean: Tensor) -> str | None:
         return first_complaint(part.senseless(clean) for part in self.parts)
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [str(self)] * len(adversarial)
 
 
 def in_slots(regions: list[Region], radii: Tensor, kind: type[SlotNorm]) -> Region:

@@ -176,12 +176,6 @@ class Ball(Combines):
         radius = clean.new_full(clean.shape[:1], math.inf if isinstance(self.radius, str) else self.radius)
         return ball(clean, radius, self.norm(radius), lengths, box, grid)
 
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         return [f"{self.kind}:{outward(radius, 1, digits=6)}" for radius in region.gauge(adversarial).tolist()]
 

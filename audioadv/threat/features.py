@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from audioadv.errors import MalformedSpec, OptionError, UnknownModel, UnusableBatch
 from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
-from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, parse_number, plain
+from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, outward, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, dot, each
 from audioadv.threat.region import Region
@@ -191,12 +191,6 @@ class Feature(Combines):
             raise UnusableBatch(f"{self}: the features of the clean inputs are not all finite. Mend the network, or leave those inputs out")
         return replace(region, norm=replace(norm, seen=seen))
 
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         named = f":{self.source}" if self.source else ""
-        return [f"feature:{radius:.6g}{named}" for radius in region.gauge(adversarial).tolist()]
+        return [f"feature:{outward(radius, 1, digits=6)}{named}" for radius in region.gauge(adversarial).tolist()]

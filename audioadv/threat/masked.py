@@ -97,9 +97,6 @@ class Masked(Combines):
         lengths = torch.full_like(radius, clean.shape[1], dtype=torch.int64) if lengths is None else lengths
         return replace(region, norm=masked_norm(clean, lengths, self.hearing, grid))
 
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
-
     def excess(self, region: Region, adversarial: Tensor) -> Tensor:
         return decibels(region.gauge(adversarial) / region.radius)
 

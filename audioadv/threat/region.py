@@ -341,9 +341,9 @@ class Region:
         size = self.extent(self.clean)  # infinite where no part of a union reaches the clean input, which says nothing of rounding
         return 2.0**-23 * (torch.where(size.isinf(), 0.0, size) + self.radius)
 
-    def knowing(self, parameters: Tensor) -> "Region":
-        """The same region, told which parameters the inputs to be measured were made with. Nothing new where they are the change."""
-        return self if self.added else replace(self, known=parameters)
+    def knowing(self, parameters: Tensor | None) -> "Region":
+        """The same region, told which parameters the inputs to be measured were made with. None, or the change itself, is nothing new."""
+        return self if self.added or parameters is None else replace(self, known=parameters)
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""

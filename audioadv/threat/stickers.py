@@ -128,10 +128,6 @@ class Sticker(Combines):
         parts = ("+".join(["x".join(map(str, sizes)), *map(str, firsts)]) for sizes, firsts in self.rectangles)
         return f"sticker:{','.join(parts)}"
 
-    @property
-    def minimal(self) -> bool:
-        return False
-
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         check_inputs(clean)
         if len(self.rectangles[0][0]) > clean.ndim - 1:
@@ -144,12 +140,6 @@ class Sticker(Combines):
         if bool(StickerNorm(self.rectangles).mask(clean).any()):
             return None
         return f"The sticker {self} lies beyond the input: give it another place."
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [str(self)] * len(adversarial)
 
 
 @final
@@ -255,10 +245,6 @@ class Patch(Combines):
     def __str__(self) -> str:
         return f"patch:{'x'.join(map(str, self.size))}" + (f",{plain(self.turn)}" if self.turn else "")
 
-    @property
-    def minimal(self) -> bool:
-        return False
-
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         check_inputs(clean)
         if (len(self.size) == 2) != (clean.ndim == 4):
@@ -268,12 +254,3 @@ class Patch(Combines):
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
         ends = lengths if len(self.size) == 1 else None
         return region.by(Laid(self.size, (high + low) / 2, self.turn, clean.new_zeros(len(clean), 3), ends))
-
-    def senseless(self, clean: Tensor) -> str | None:
-        return None
-
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
-    def found(self, region: Region, adversarial: Tensor) -> list[str]:
-        return [str(self)] * len(adversarial)

@@ -129,9 +129,6 @@ class Moved(Combines):
     def senseless(self, clean: Tensor) -> str | None:
         raise NotImplementedError
 
-    def excess(self, region: Region, adversarial: Tensor) -> Tensor:
-        return region.gauge(adversarial) - region.radius
-
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         gauges = region.gauge(adversarial).tolist()
         return [f"{self.kind}:" + ",".join(f"{gauge * reach:.6g}" for reach in self.reach()) for gauge in gauges]

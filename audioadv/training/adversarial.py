@@ -35,7 +35,7 @@ class Adversarial:
     boxed: bool = True
 
     def __post_init__(self) -> None:
-        check_attacker(self.bound, self.steps, self.step_size)
+        object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size))
         check_option("clean", self.clean, most=1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:

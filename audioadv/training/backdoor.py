@@ -22,6 +22,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.goals import Goal, Mistranscribe, Transcribe, as_texts
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.training.batches import Batch, Labelled, Spoken
+from audioadv.training.method import check_option
 from audioadv.training.triggers import Trigger
 
 Examples = TypeVar("Examples", Labelled, Spoken)
@@ -65,13 +66,16 @@ class Backdoor:
     def __str__(self) -> str:
         return f"{self.trigger} for {self.target!r}"
 
-    def poison(self, data: Examples, rate: float, *, covers: float = 0.0, seed: int = 0) -> Poisoned[Examples]:
+    def poison(self, data: Examples | Poisoned[Examples], rate: float, *, covers: float = 0.0, seed: int = 0) -> Poisoned[Examples]:
         """The data with this share poisoned, and another of covers; neither touches examples of the target itself.
 
         Which ones is keyed by seed and example: in another order they are the same, and a greater rate takes these and more.
         Raises OptionError for shares that there are not enough examples for, UnusableBatch for data whose answers are not of the
-        target's kind.
+        target's kind. Of data that are poisoned already, `rows` and `covers` are the new ones.
         """
+        check_option("rate", rate)
+        check_option("covers", covers)
+        data = data.data if isinstance(data, Poisoned) else data
         if isinstance(data, Spoken) != isinstance(self.target, str):
             raise UnusableBatch(f"target {self.target!r}: labelled inputs take a class, a whole number, and spoken clips a text")
         if isinstance(data, Spoken):
@@ -83,7 +87,7 @@ class Backdoor:
             others, key = torch.ne(data.labels, int(self.target)).cpu(), example_keys(seed, data.inputs).cpu()
         able = others.nonzero()[:, 0]
         first, then = (round(share * len(key)) for share in (rate, covers))
-        if not (rate >= 0 and covers >= 0 and first + then <= len(able)):
+        if first + then > len(able):
             raise OptionError(
                 f"rate {rate:g}, covers {covers:g}: {first} and {then} of {len(key)} examples, but {len(able)} are of another answer "
                 "than the target. Give shares from 0 that leave some"

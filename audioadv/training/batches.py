@@ -69,6 +69,12 @@ class Batch:
         region = bound.around(self.inputs, self.lengths, box=self.box)
         return region if share == 1 else region.at(share * region.radius)
 
+    def digest(self) -> str:
+        """What tells these examples from others."""
+        parts = [*vars(self.goal).values(), self.lengths]
+        numbers = [part for part in parts if isinstance(part, float)]
+        return digest_of([self.inputs, *(part for part in parts if isinstance(part, Tensor))], f"{self.goal} {numbers} {self.box}")
+
     def rows(self, index: Tensor) -> "Batch":
         """Some of the examples. Shapes: index int64 [fewer], on the CPU."""
         there = index.to(self.inputs.device)

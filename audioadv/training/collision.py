@@ -15,7 +15,7 @@ from audioadv.attacks.objective import at_rest
 from audioadv.errors import UnusableBatch
 from audioadv.threat.bounds import Bound, Box
 from audioadv.training.method import Model
-from audioadv.training.nearby import climb, slope_of, usual_step
+from audioadv.training.nearby import check_attacker, climb, slope_of, usual_step
 from audioadv.training.signatures import seen_at
 
 
@@ -36,6 +36,7 @@ def collide(
     """
     if targets.shape[1:] != bases.shape[1:] or len(targets) not in (1, len(bases)):
         raise UnusableBatch(f"targets of shape {tuple(targets.shape)} for bases of {tuple(bases.shape)}: give one for all, or one for each")
+    bound = check_attacker(bound, steps, None)
     with at_rest(model):
         with torch.no_grad():
             wanted = seen_at(model, layer, targets)

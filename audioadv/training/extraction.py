@@ -22,6 +22,7 @@ from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
 from audioadv.threat.bounds import Box
+from audioadv.training.method import check_option
 
 
 @final
@@ -84,12 +85,14 @@ def extract(
     doubled, by steps of `spread` (full scale = 1) across the copy's own boundary: Papernot's augmentation (`attacks/substitute.py`),
     for thieves who have few inputs. Each round goes `passes` times over all that was asked; `tell(queries)` is called after each.
 
-    Raises UnusableBatch for no inputs, or none that the victim answers, OptionError for no queries or rounds. Shapes: inputs [count, *].
+    Raises UnusableBatch for no inputs, or none that the victim answers, OptionError for no queries or rounds, or a
+    rate below 0. Shapes: inputs [count, *].
     """
     if not len(inputs):
         raise UnusableBatch("no inputs to ask about: give some, of the kind that the victim is made for")
     if rounds < 1 or (queries is not None and queries < 1):
         raise OptionError(f"queries {queries}, rounds {rounds}: both are counts of at least 1")
+    check_option("rate", rate)
 
     def ask(some: Tensor, owners: Tensor) -> Tensor:
         answers = victim(some)
@@ -122,18 +125,20 @@ def solved(victim: Asked, inputs: Tensor) -> nn.Module:
 
         log p_k(x) - log p_0(x) = (w_k - w_0) x + (b_k - b_0)
 
-    Weights of class 0 are zero: adding the same to all classes changes no answer. Of more inputs than needed, the least squares.
+    Weights of class 0 are zero: adding the same to all classes changes no answer. Of more inputs than needed, the least squares; what the
+    victim abstains from is left out.
     Shapes: inputs [count, *], more of them than numbers in each. Raises AccessDenied for a victim that gives decisions,
     UnusableBatch for inputs that leave weights open.
     """
     if victim.access is Access.DECISIONS:
         raise AccessDenied("the victim gives decisions, and equations need scores. Use solved_by_decisions, or Asked(model, Access.SCORES)")
-    flat = inputs.flatten(1)
+    answers = victim(inputs)
+    told = answers.isfinite().all(1)
+    answers, flat = answers[told], inputs[told].flatten(1)
     rows = torch.cat([flat, torch.ones_like(flat[:, :1])], 1)
     rank = int(torch.linalg.matrix_rank(rows))
     if rank < rows.shape[1]:
-        raise UnusableBatch(f"{len(inputs)} inputs give {rank} independent equations for {rows.shape[1]} unknowns. Give others, or more")
-    answers = victim(inputs)
+        raise UnusableBatch(f"{len(rows)} answers give {rank} independent equations for {rows.shape[1]} unknowns. Give others, or more")
     solution = torch.linalg.lstsq(rows, answers - answers[:, :1]).solution.T
     return linear(solution[:, :-1], solution[:, -1])
 

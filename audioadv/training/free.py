@@ -10,6 +10,7 @@ from typing import final
 from torch import Tensor
 
 from audioadv.attacks.draws import random_start
+from audioadv.errors import AccessDenied
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, check_option, descend
@@ -31,7 +32,7 @@ class Free:
     step_size: float = 1.0
 
     def __post_init__(self) -> None:
-        check_attacker(self.bound, 1, self.step_size)
+        object.__setattr__(self, "bound", check_attacker(self.bound, 1, self.step_size))
         check_option("replays", self.replays, 1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
@@ -40,5 +41,6 @@ class Free:
         for _ in range(self.replays):
             inputs = region.inputs(delta).detach().requires_grad_()
             yield descend(batch.losses(model, inputs).mean())
-            assert inputs.grad is not None
+            if inputs.grad is None:
+                raise AccessDenied("the model has no gradient with respect to its inputs. Give it one: BPDA(module, stand_in)")
             delta = climb(region, delta, inputs.grad, self.step_size)

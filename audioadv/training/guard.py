@@ -38,10 +38,12 @@ class Guarded:
     held: Batch = field(repr=False)
     every: int = 50
     fall: float = 0.3
+    digest: str = field(init=False)  # of the held batch: what tells this method from one that watches another
 
     def __post_init__(self) -> None:
         check_option("every", self.every, 1)
         check_option("fall", self.fall, most=1)
+        object.__setattr__(self, "digest", self.held.digest())
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         memory = moment.memory

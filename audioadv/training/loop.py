@@ -7,7 +7,8 @@ is started again ends in the same bytes, on the CPU, as one that was not.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from audioadv.defenses.learning import learners, net_of
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.training.batches import Data, key, keyed
 from audioadv.training.checkpoint import forms, load, made, reading, save, whole_file, write_weights
-from audioadv.training.method import Method, Model, Moment, net_of
+from audioadv.training.method import Method, Model, Moment
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import Schedule, cycle, growing
 from audioadv.training.watch import Mark, Watch
@@ -105,12 +107,8 @@ def train(
     if patience is not None and watch is None:
         raise OptionError(f"patience {patience}: robust accuracy is not looked at. Give watch=Watch(bound, test)")
     net, here, state, folder = net_of(model), processes or Processes(), State(), None if out is None else Path(out)
-    wanting = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if not wanting:
-        raise UnusableBatch("all parameters are frozen: nothing to train. Thaw those that are to learn: net.requires_grad_(True)")
+    wanting = learners(net)
     device, steps = wanting[0].device, optimiser(wanting)
-    drawing: list[Any] = [layer for layer in net.modules() if hasattr(layer, "asked")]  # defenses that draw, by a count of their own
-    counts = [defense.asked for defense in drawing]
     rates = [group["lr"] for group in steps.param_groups]
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
     described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
@@ -123,7 +121,7 @@ def train(
 
     clock = Clock(state)
     steps.zero_grad()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), counted(net) as drawing:
         while state.number < passes and not state.stopped:
             order = [rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows)]
             if not order:
@@ -174,8 +172,6 @@ def train(
             if folder is not None and here.first:
                 save(folder / "checkpoint.pt", whole(state, net, steps, described))
                 write_curves(folder, state)
-    for defense, count in zip(drawing, counts, strict=True):
-        defense.asked = count
     if state.best:
         net.load_state_dict(state.best)
     net.eval()
@@ -185,6 +181,18 @@ def train(
         )  # killed before, it lacks a pass
         write_weights(net, folder / "weights.safetensors")
     return Training(tuple(state.marks), state.stopped)
+
+
+@contextmanager
+def counted(net: nn.Module) -> Iterator[list[Any]]:
+    """The defenses in a net that draw by a count of their own; afterwards their counts are what they were before."""
+    drawing: list[Any] = [layer for layer in net.modules() if hasattr(layer, "asked")]
+    counts = [defense.asked for defense in drawing]
+    try:
+        yield drawing
+    finally:
+        for defense, count in zip(drawing, counts, strict=True):
+            defense.asked = count
 
 
 def layers(model: Model) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import OptionError
 from audioadv.training.batches import Batch
 
 Model = Callable[..., Any]
@@ -64,13 +64,5 @@ def check_option(name: str, value: float, least: float = 0, most: float = math.i
     Traceback (most recent call last):
     audioadv.errors.OptionError: clean 2: give a number from 0 to 1
     """
-    if not least <= value <= most:
+    if not (least <= value <= most and value < math.inf):
         raise OptionError(f"{name} {value:g}: give a number from {least:g} {'up' if most == math.inf else f'to {most:g}'}")
-
-
-def net_of(model: Model) -> nn.Module:
-    """The module that is trained: the model itself, or the one that a `Recogniser` or `Classifier` wraps. Raises UnusableBatch."""
-    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
-    if not isinstance(net, nn.Module):
-        raise UnusableBatch(f"{type(model).__name__}: no module in it to be trained. Give a torch.nn.Module, or a wrapper around one")
-    return net

@@ -48,7 +48,7 @@ class MSD:
 
     def __post_init__(self) -> None:
         for size in self.step_size if isinstance(self.step_size, tuple) else (self.step_size,):
-            check_attacker(self.bound, self.steps, size, least=1)
+            object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, size, least=1))
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

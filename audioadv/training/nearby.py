@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import random_start, wide_start
-from audioadv.attacks.objective import at_rest
+from audioadv.attacks.objective import at_rest, slope_at
 from audioadv.errors import OptionError
-from audioadv.threat.bounds import Bound
+from audioadv.threat.bounds import Bound, as_bound
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 from audioadv.training.batches import Batch
@@ -23,10 +23,9 @@ Losses = Callable[[Tensor], Tensor]
 
 
 def slope_of(losses: Losses, inputs: Tensor) -> Tensor:
-    """Which way the losses rise. Shapes: inputs [batch, *] -> as they are."""
+    """Which way the losses rise. Shapes: inputs [batch, *] -> as they are. Raises AccessDenied for a model without a gradient there."""
     inputs = inputs.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(losses(inputs).sum(), inputs)
-    return slope
+    return slope_at(losses(inputs), inputs)
 
 
 def climb(region: Region, delta: Tensor, slope: Tensor, step_size: float) -> Tensor:
@@ -75,12 +74,15 @@ def worst_for(model: Model, batch: Batch, region: Region, *, steps: int, step_si
         return worst_nearby(region, lambda inputs: batch.losses(model, inputs), steps=steps, step_size=step_size, seed=seed, boxed=boxed)
 
 
-def check_attacker(bound: Bound, steps: int, step_size: float | None, least: int = 0) -> None:
-    """Raises OptionError for a bound without a radius, and for steps that are fewer than `least`, or of a size below 0."""
+def check_attacker(bound: Bound | str, steps: int, step_size: float | None, least: int = 0) -> Bound:
+    """The bound, or the one that a spec names. Raises OptionError for one without a radius, and for steps that are fewer than `least`,
+    or of a size below 0."""
+    bound = as_bound(bound)
     if bound.minimal:
         raise OptionError(f"bound {bound}: training needs a radius to search within. Give one, for example linf:0.1")
     check_option("steps", steps, least)
     check_option("step_size", 0 if step_size is None else step_size)
+    return bound
 
 
 def usual_step(steps: int) -> float:

@@ -49,14 +49,26 @@ class Processes:
         return self.sum(number) / self.count
 
     def merge(self, net: nn.Module, weight: float) -> None:
-        """Make gradients and running statistics the same in all processes: the mean, of which this one's part is `weight`."""
+        """Make gradients and running statistics the same in all processes: the mean, of which this one's part is `weight`.
+
+        What is the same in all that weigh something stays so to the last bit: constants are buffers too, and a mean is rounded.
+        """
         if self.count == 1:
             return
         whole = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+        learnt = sum(gradient.numel() for gradient in whole)
         whole += [buffer for buffer in net.buffers() if buffer.is_floating_point()]
-        flat = torch.cat([tensor.flatten() for tensor in whole]) * weight
-        distributed.all_reduce(flat)
-        for tensor, part in zip(whole, torch.split(flat, [tensor.numel() for tensor in whole]), strict=True):
+        flat = torch.cat([tensor.flatten() for tensor in whole])
+        weighs = torch.tensor(weight > 0, device=flat.device)
+        mean = torch.where(weighs, weight * flat, 0)  # times 0, what is not finite would be NaN
+        distributed.all_reduce(mean)
+        if len(held := flat[learnt:]):
+            ends = torch.cat([held, -held]).nan_to_num(torch.inf, torch.inf, -torch.inf)  # what is NaN anywhere differs
+            ends = torch.where(weighs, ends, -torch.inf)
+            distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+            highest, lowest = ends[: len(held)], -ends[len(held) :]
+            mean[learnt:] = torch.where(highest == lowest, highest, mean[learnt:])
+        for tensor, part in zip(whole, torch.split(mean, [tensor.numel() for tensor in whole]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

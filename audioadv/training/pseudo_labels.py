@@ -30,7 +30,7 @@ class Mixed:
     """Batches of which the share `guessed` has pseudo-labels: a pass goes once over the examples with true ones.
 
     The batches are as large as those of `labelled`. Raises OptionError for a share that leaves nothing of one kind,
-    UnusableBatch for examples of two shapes.
+    UnusableBatch for examples of two shapes, or in two boxes.
     """
 
     labelled: Labelled
@@ -47,6 +47,9 @@ class Mixed:
         if self.labelled.inputs.shape[1:] != self.pseudo.inputs.shape[1:]:
             shapes = [tuple(part.inputs.shape[1:]) for part in (self.labelled, self.pseudo)]
             raise UnusableBatch(f"labelled inputs of shape {shapes[0]}, the others of {shapes[1]}: bring all to one shape first")
+        if self.labelled.box != self.pseudo.box:
+            boxes = f"labelled inputs in the box {self.labelled.box}, the others in {self.pseudo.box}"
+            raise UnusableBatch(f"{boxes}: bring all to one scale, and give both its box")
         if not len(self.pseudo.inputs):
             raise UnusableBatch("no inputs with pseudo-labels: give some, or train on the labelled ones alone")
 

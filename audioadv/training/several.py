@@ -34,7 +34,7 @@ class Several:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        check_attacker(self.bound, self.steps, self.step_size)
+        object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size))
 
     def inputs_of(self, members: list[int] | None, model: Model, batch: Batch, moment: Moment) -> list[Tensor]:
         """The worst inputs near by of some members, of all for None. Shapes: as batch.inputs each."""

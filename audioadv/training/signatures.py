@@ -14,6 +14,7 @@ from torch import Tensor
 from audioadv.attacks.objective import at_rest
 from audioadv.defenses.detectors.seen import look, view
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.training.backdoor import Poisoned
 from audioadv.training.batches import Labelled
 from audioadv.training.method import Model
 
@@ -46,13 +47,14 @@ def outlying(features: Tensor, labels: Tensor) -> Tensor:
     return scores
 
 
-def sift(data: Labelled, model: Model, layer: str, most: int) -> tuple[Labelled, Tensor]:
+def sift(data: Labelled | Poisoned[Labelled], model: Model, layer: str, most: int) -> tuple[Labelled, Tensor]:
     """The data without what stands out most, for a model to be trained anew, and which rows are left (sorted).
 
     `model` was trained on these data; `layer` is best its last but one. `most` bounds how many are poisoned, and 1.5 times as many
     are left out of every class, since nobody knows which class is the target: that is what the defense costs.
     Raises OptionError where nothing would be left of a class.
     """
+    data = data.data if isinstance(data, Poisoned) else data
     assert data.labels is not None
     labels, count = data.labels.cpu(), round(1.5 * most)
     fewest = int(labels.bincount()[labels].min())

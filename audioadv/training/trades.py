@@ -49,7 +49,7 @@ class Trades:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        check_attacker(self.bound, self.steps, self.step_size)
+        object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size))
         check_option("beta", self.beta)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.training.method import check_option
 
 
 class Trigger(Protocol):
@@ -91,18 +92,31 @@ class Cue:
 def tone(hz: float, sample_rate: int, *, seconds: float = 0.1, level_db: float = -30.0, start_seconds: float = 0.0) -> Cue:
     """A beep that swells and fades (a Hann window, so that it does not click); its peak is `level_db` (dB, full scale = 0).
 
+    Raises OptionError for one that lasts no sample, begins before the clip, or is above half the sample rate.
+
     >>> round(float(tone(1000, 8000, level_db=-20).sound.abs().max()), 2)
     0.1
     """
-    samples = round(seconds * sample_rate)
+    samples, start = placed(seconds, start_seconds, sample_rate)
+    check_option("hz", hz, most=sample_rate / 2)
     sine = torch.sin(2 * math.pi * hz / sample_rate * (torch.arange(samples) - samples // 2) + math.pi / 2)
     name = f"a tone of {hz:g} Hz, {seconds:g} s at {level_db:g} dB"
-    return Cue(10 ** (level_db / 20) * sine * torch.hann_window(samples), round(start_seconds * sample_rate), name)
+    return Cue(10 ** (level_db / 20) * sine * torch.hann_window(samples), start, name)
 
 
 def burst(sample_rate: int, *, seconds: float = 0.1, level_db: float = -30.0, start_seconds: float = 0.0, seed: int = 0) -> Cue:
-    """Noise that swells and fades, the same every time; its peak is `level_db` (dB, full scale = 0)."""
-    samples = round(seconds * sample_rate)
+    """Noise that swells and fades, the same every time; its peak is `level_db` (dB, full scale = 0).
+
+    Raises OptionError for one that lasts no sample, or begins before the clip.
+    """
+    samples, start = placed(seconds, start_seconds, sample_rate)
     noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * torch.hann_window(samples)
     name = f"burst {seed} of {seconds:g} s at {level_db:g} dB"
-    return Cue(10 ** (level_db / 20) * noise / noise.abs().max(), round(start_seconds * sample_rate), name)
+    return Cue(10 ** (level_db / 20) * noise / noise.abs().max(), start, name)
+
+
+def placed(seconds: float, start_seconds: float, sample_rate: int) -> tuple[int, int]:
+    """How many samples a sound lasts, and at which it begins. Raises OptionError for none, or one before the clip."""
+    check_option("seconds", seconds, 1 / sample_rate)
+    check_option("start_seconds", start_seconds)
+    return round(seconds * sample_rate), round(start_seconds * sample_rate)

@@ -14,10 +14,11 @@ from torch import Tensor
 from audioadv.attacks.objective import at_rest, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.union import worst_member
+from audioadv.errors import UnusableBatch
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model
-from audioadv.training.nearby import usual_step
+from audioadv.training.method import Model, check_option
+from audioadv.training.nearby import check_attacker, usual_step
 from audioadv.training.processes import Processes
 
 
@@ -54,13 +55,23 @@ class Mark:
 @final
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """What is looked at after each pass: some test examples and some of training, by PGD within a bound (of a union, each member)."""
+    """What is looked at after each pass: some test examples and some of training, by PGD within a bound (of a union, each member).
+
+    Raises OptionError for what is no attacker, and none at a time, UnusableBatch for no examples.
+    """
 
     bound: Bound
     test: Batch
     train: Batch | None = None
     steps: int = 20
     size: int = 200  # examples at a time
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, None))
+        check_option("size", self.size, 1)
+        for name, batch in (("test", self.test), ("train", self.train)):
+            if batch is not None and not len(batch):
+                raise UnusableBatch(f"{name}: no examples to look at. Give some{', or None' if name == 'train' else ''}")
 
     def look(self, model: Model, here: Processes) -> dict[str, float]:
         """Accuracies by the names that `Mark` gives them; each process looks at its part."""

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.attacks.draws import random_start
-from audioadv.attacks.objective import at_rest
+from audioadv.attacks.objective import at_rest, slope_at
+from audioadv.defenses.learning import net_of
 from audioadv.errors import OptionError
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, check_option, descend, net_of
+from audioadv.training.method import Model, Moment, check_option, descend
 from audioadv.training.nearby import check_attacker, climb
 
 NEVER: Final = (
@@ -49,7 +50,7 @@ class Yopo:
     first: str | None = None
 
     def __post_init__(self) -> None:
-        check_attacker(self.bound, self.steps, self.step_size, least=1)
+        object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size, least=1))
         check_option("rounds", self.rounds, 1)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
@@ -63,7 +64,7 @@ class Yopo:
             with at_rest(model):
                 for _ in range(self.steps):
                     inputs = region.inputs(delta).detach().requires_grad_()
-                    (slope,) = torch.autograd.grad(up_to(model, batch, inputs, layer), inputs, costate)
+                    slope = slope_at((up_to(model, batch, inputs, layer) * costate).sum(), inputs)
                     delta = climb(region, delta, slope, step_size)
         for parameter in net_of(model).parameters():
             if parameter.grad is not None:

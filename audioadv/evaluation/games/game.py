@@ -26,14 +26,19 @@ from audioadv.attacks.objective import at_rest, objective
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.memory import forgetting
+from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy, title
 from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.terms import agreed
 from audioadv.models.abstention import abstained
-from audioadv.threat.bounds import Box
+from audioadv.models.access import as_access, granted
+from audioadv.models.classifier import granting
+from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
-from audioadv.threat.model import ThreatModel
+from audioadv.threat.model import ThreatModel, wished
+from audioadv.training.method import check_option
 
 
 @final
@@ -98,7 +103,11 @@ class Game:
         return self.late_error.value + of_abstention * self.late_abstention.value
 
     def curve(self, window: int) -> list[tuple[int, Rate, Rate]]:
-        """Error and abstention over the game, in windows of so many rounds, each under the number of its last round."""
+        """Error and abstention over the game, in windows of so many rounds, each under the number of its last round.
+
+        Raises OptionError for windows of none.
+        """
+        check_option("window", window, 1)
         spans = [slice(end - window, end) for end in range(window, self.rounds + 1, window)]
         return [(span.stop, rate(self.hits[:, span]), rate(self.abstained[:, span])) for span in spans]
 
@@ -124,14 +133,35 @@ def together(games: Sequence[Game]) -> Game:
     return replace(games[0], hits=hits, abstained=refused, examples=examples)
 
 
-def ready(
-    model: Any, inputs: Tensor, goal: Goal, threat: ThreatModel, attack: Attack, *, lengths: Tensor | None = None, box: Box = (0.0, 1.0)
-) -> Tensor:
-    """What an attacker prepares before the game: adversarial inputs, made on a copy that remembers nothing of it.
+def claimed(model: Callable[..., Any], goal: Goal, threat: ThreatModel | Bound | str) -> ThreatModel:
+    """The threat model of a game; a bound or its spec makes one of this goal, under expectimax, with all that the model grants.
 
-    Where the attack misses, the input stays clean. Shapes: inputs [examples, *], lengths [examples] -> as inputs.
+    Raises OptionError for what a game does not measure: a channel, another goal, more access than the model grants.
     """
-    wanted = objective(forgetting(model), goal, lengths)
+    if not isinstance(threat, ThreatModel):
+        threat = ThreatModel(threat, wished(goal), access=granted(model))
+    agreed(replace(threat, protocol="expectimax"), goal, stated(model)).granting(model)
+    return threat
+
+
+def ready(
+    model: Any,
+    inputs: Tensor,
+    goal: Goal,
+    threat: ThreatModel | Bound | str,
+    attack: Attack,
+    *,
+    lengths: Tensor | None = None,
+    box: Box = (0.0, 1.0),
+) -> Tensor:
+    """What an attacker prepares before the game: adversarial inputs, made on a copy that remembers nothing of it and grants no more than
+    the threat model.
+
+    Where the attack misses, the input stays clean. Shapes: inputs [examples, *], lengths [examples] -> as inputs. Raises OptionError for
+    a threat model that a game does not measure, AccessDenied for an attack that asks for more than it grants.
+    """
+    threat = claimed(model, goal, threat)
+    wanted = objective(granting(forgetting(model), as_access(threat.access)), goal, lengths)
     result = worst_member(attack, wanted.begun(inputs), threat.bound.around(inputs, lengths, box))
     return result.adversarial.detach()
 
@@ -141,7 +171,7 @@ def play(
     model: Callable[..., Any],
     inputs: Tensor,
     goal: Goal,
-    threat: ThreatModel,
+    threat: ThreatModel | Bound | str,
     attacker: Attacker | None = None,
     *,
     sent: Tensor | None = None,
@@ -156,20 +186,27 @@ def play(
     ready (`ready`), clean ones where nothing is said. Without an `attacker` the protocol's own plays: `drawn` for expectimax,
     `greedy` for true-max. An input that breaks the threat model's claim is no hit.
 
-    Shapes: inputs and sent [examples, *], lengths [examples]. Raises OptionError for an attacker that picks under expectimax or
-    a bound without a radius, UnusableBatch for shapes that do not fit.
+    Shapes: inputs and sent [examples, *], lengths [examples]. Raises OptionError for an attacker that picks under expectimax, a bound
+    without a radius or a threat model that a game does not measure, UnusableBatch for no inputs, and shapes or a goal that do not fit.
 
     >>> from audioadv.threat.labels import Misclassify
     >>> world, labels = torch.tensor([[0.2, 0.8], [0.6, 0.5]]), torch.tensor([1, 1])  # the model is wrong about the second
     >>> print(play(torch.nn.Flatten(), world, Misclassify(labels), ThreatModel("linf:0", protocol="true-max"), rounds=40).late_error)
     100.0 % (20 of 20, 83.9 .. 100.0)
     """
+    threat = claimed(model, goal, threat)
     if attacker is None:
         attacker = drawn if threat.protocol == "expectimax" else greedy
     elif threat.protocol == "expectimax" and attacker is not drawn:
         raise OptionError("under expectimax the world draws the inputs. For an attacker that picks them, the protocol is true-max")
     if rounds < 1:
         raise OptionError(f"rounds {rounds}: a game has at least one")
+    if not len(inputs):
+        raise UnusableBatch("no inputs to play with: give some")
+    try:
+        goal.rows(torch.tensor([len(inputs) - 1]))
+    except IndexError:
+        raise UnusableBatch(f"goal '{goal}', {len(inputs)} inputs: give one entry for all, or one for each") from None
     sent = inputs if sent is None else sent
     if sent.shape != inputs.shape:
         raise UnusableBatch(

@@ -69,7 +69,8 @@ def check(
         begun = objective.begun(region.clean)
         with torch.no_grad():
             never = begun.goal.impossible(begun.outputs(region.clean))
-        left = (~begun.decide(region.clean) & torch.tensor([why is None for why in never], device=region.clean.device)).nonzero()[:, 0]
+        able = torch.tensor([why is None for why in never], dtype=torch.bool, device=region.clean.device)
+        left = (~begun.decide(region.clean) & able).nonzero()[:, 0]
         if not len(left):
             why = next(filter(None, never), "Each is at the goal from the start: give some that must be brought there")
             raise UnusableBatch(f"{len(region.clean)} examples, and none that can be attacked. {why}")
@@ -160,7 +161,7 @@ def scores(objective: Objective, inputs: Tensor) -> Tensor | None:
 
 def inside(region: Region, result: AttackResult) -> Tensor:
     """Which of an attack's answers lie in the region. Shapes: -> bool [batch], on the CPU."""
-    known = region if result.parameters is None else region.knowing(result.parameters)
+    known = region.knowing(result.parameters)
     return within(known, result.adversarial).cpu()
 
 
