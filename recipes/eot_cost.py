@@ -21,8 +21,9 @@ from suite import DATA, pairs
 
 from audioadv.attacks.craft import BATCH
 from audioadv.attacks.eot import ON_CPU_MIB, Expectation
-from audioadv.attacks.objective import at_rest, objective
+from audioadv.attacks.objective import objective
 from audioadv.audio.ragged import pad
+from audioadv.models.rest import at_rest
 from audioadv.models.sources import load_model
 from audioadv.threat.channels import Key, parse_channel
 from audioadv.threat.goals import Transcribe

@@ -50,12 +50,11 @@ from torch import Tensor, nn
 from train_recogniser import Optimiser, room_responses
 
 import audioadv as aa
-from audioadv.attacks.objective import at_rest
 from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser
-from audioadv.models.rest import found
+from audioadv.models.rest import at_rest, found
 from audioadv.threat.goals import Mistranscribe
 from audioadv.training import Adversarial, Batch, Data, Mark, Spoken, train
 from audioadv.training.nearby import worst_nearby

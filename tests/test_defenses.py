@@ -32,6 +32,7 @@ from audioadv.defenses import (
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, planned
 from audioadv.evaluation.survival import Subject, survive
+from audioadv.models.rest import at_rest
 from audioadv.threat.channels import Channel, Key, parse_channel
 from audioadv.threat.channels.channel import Play, Played
 from audioadv.threat.joined import Joins
@@ -139,9 +140,9 @@ def test_an_attack_leaves_a_defended_model_as_it_was() -> None:
     assert safer.training
     assert all(part.training for part in safer.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
-    at_rest = aa.objective(aa.Classifier(safer), aa.Misclassify(torch.tensor([0, 1, 2])))
-    seen = at_rest.begun(x)
-    with attacks.objective.at_rest(at_rest.model):  # dropout is off in all of its parts
+    safely = aa.objective(aa.Classifier(safer), aa.Misclassify(torch.tensor([0, 1, 2])))
+    seen = safely.begun(x)
+    with at_rest(safely.model):  # dropout is off in all of its parts
         assert torch.equal(seen.look(x).loss, seen.look(x).loss)
 
 

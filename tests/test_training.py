@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from trainings import BOUND, blobs, killed, net, shared, small
 
 from audioadv.attacks.draws import random_start
-from audioadv.attacks.objective import at_rest
 from audioadv.defenses import Thermometer, defend
 from audioadv.errors import AccessDenied, OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.labels import Misclassify

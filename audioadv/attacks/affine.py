@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import wide_start
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, check_counts, finite_rows
 from audioadv.attacks.survivors import merged, one_after_another, standing
 from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import ADDED, Region
 from audioadv.threat.slots import Chain, SlotNorm

@@ -7,9 +7,10 @@ import torch
 
 from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import dot, each, length_of
 from audioadv.threat.region import Region
 

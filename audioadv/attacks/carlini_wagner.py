@@ -6,10 +6,11 @@ Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural ne
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.norms import L2Norm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region

@@ -10,10 +10,11 @@ from dataclasses import replace
 import torch
 
 from audioadv.attacks.apgd import aimed
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.joined import several
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm

@@ -3,9 +3,10 @@
 Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial examples".
 """
 
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, restless
 from audioadv.attacks.survivors import nearest, one_after_another
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, LinfNorm
 from audioadv.threat.projections import dot, each, length_of

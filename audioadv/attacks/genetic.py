@@ -18,9 +18,10 @@ from torch import Tensor
 
 from audioadv.attacks.draws import GOLDEN, Draws, mix
 from audioadv.attacks.estimates import nes
-from audioadv.attacks.objective import Objective, at_rest, box_of
+from audioadv.attacks.objective import Objective, box_of
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

@@ -9,10 +9,11 @@ from itertools import product
 import torch
 
 from audioadv.attacks.draws import wide_start
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Warp
 

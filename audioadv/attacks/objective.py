@@ -23,7 +23,6 @@ from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, granted, includes
 from audioadv.models.recogniser import Emissions
-from audioadv.models.rest import at_rest as at_rest
 from audioadv.models.rest import module_of
 from audioadv.threat.bounds import Box
 from audioadv.threat.goals import Goal

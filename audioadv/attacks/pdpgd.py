@@ -9,10 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, restless
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import each, length_of

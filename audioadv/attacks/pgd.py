@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks import draws
-from audioadv.attacks.objective import Look, Objective, at_rest
+from audioadv.attacks.objective import Look, Objective
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another
+from audioadv.models.rest import at_rest
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each, sum_of
 from audioadv.threat.region import Region

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.nudge import nudge
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
 from audioadv.audio.spectrum import frame_counts
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.masked import MaskedNorm, decibels
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each

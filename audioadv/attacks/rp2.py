@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, finite_rows, fixed_radius
 from audioadv.errors import UnusableBatch
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

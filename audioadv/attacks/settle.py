@@ -35,10 +35,11 @@ from torch import Tensor
 
 from audioadv.attacks.agreement import Agreement
 from audioadv.attacks.nudge import nudge, own_size
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.audio.gains import along_gains
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

@@ -40,10 +40,11 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.nudge import nudge, own_size
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, finite_rows, restless
 from audioadv.attacks.settle import settle
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

@@ -7,10 +7,11 @@ import math
 
 import torch
 
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import ABSTAIN, decided
-from audioadv.models.rest import seeded
+from audioadv.models.rest import at_rest, seeded
 from audioadv.threat.labels import Misclassify
 
 Ask = Callable[[Tensor, Tensor], Tensor]

@@ -7,9 +7,10 @@ median of three pixels, whose attacker knew nothing of it, 99 so fell, and 26 th
 import torch
 
 from audioadv.attacks.draws import random_start
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.run import check_counts, check_sizes, fixed_radius
+from audioadv.models.rest import at_rest
 from audioadv.threat.region import Region
 
 

@@ -24,7 +24,7 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.eot import Expectation
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
-from audioadv.attacks.objective import Objective, at_rest, objective
+from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
@@ -33,6 +33,7 @@ from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.access import Access, granted
 from audioadv.models.classifier import granting
+from audioadv.models.rest import at_rest
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import Joined

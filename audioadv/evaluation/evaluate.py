@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from audioadv import attacks as catalogue
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
@@ -33,6 +33,7 @@ from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
 from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box, as_box
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below

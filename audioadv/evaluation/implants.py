@@ -5,8 +5,8 @@ from typing import final
 
 import torch
 
-from audioadv.attacks.objective import at_rest
 from audioadv.evaluation.rates import Rate
+from audioadv.models.rest import at_rest
 from audioadv.training.backdoor import Backdoor
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model

@@ -11,8 +11,8 @@ Source: Shafahi et al. 2018, "Poison frogs! Targeted clean-label poisoning attac
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest
 from audioadv.errors import UnusableBatch
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box
 from audioadv.training.method import Model
 from audioadv.training.nearby import check_attacker, climb, slope_of, usual_step

@@ -16,11 +16,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from audioadv.attacks.objective import at_rest
 from audioadv.attacks.substitute import substituting
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Box
 from audioadv.training.method import check_option
 

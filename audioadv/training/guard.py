@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest
+from audioadv.models.rest import at_rest
 from audioadv.training.adversarial import Adversarial
 from audioadv.training.batches import Batch, key
 from audioadv.training.method import Method, Model, Moment, check_option

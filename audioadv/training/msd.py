@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import random_start
-from audioadv.attacks.objective import at_rest
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region

@@ -10,9 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import decided
+from audioadv.models.rest import at_rest
 from audioadv.training.batches import Batch, Labelled
 from audioadv.training.method import Model
 

@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch, keyed
 from audioadv.training.method import Model, Moment, descend

@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest
 from audioadv.defenses.detectors.seen import look, view
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.rest import at_rest
 from audioadv.training.backdoor import Poisoned
 from audioadv.training.batches import Labelled
 from audioadv.training.method import Model

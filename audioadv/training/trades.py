@@ -12,8 +12,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest
 from audioadv.models.recogniser import Emissions
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, check_option, descend

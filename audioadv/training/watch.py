@@ -11,10 +11,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest, objective
+from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.union import worst_member
 from audioadv.errors import UnusableBatch
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, check_option

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.attacks.draws import random_start
-from audioadv.attacks.objective import at_rest, slope_at
+from audioadv.attacks.objective import slope_at
 from audioadv.defenses.learning import net_of
 from audioadv.errors import OptionError
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, check_option, descend

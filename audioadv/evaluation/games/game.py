@@ -22,7 +22,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import at_rest, objective
+from audioadv.attacks.objective import objective
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.memory import forgetting
@@ -34,6 +34,7 @@ from audioadv.evaluation.terms import agreed
 from audioadv.models.abstention import abstained
 from audioadv.models.access import as_access, granted
 from audioadv.models.classifier import granting
+from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.estimates import nes
-from audioadv.attacks.objective import Objective, at_rest
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
@@ -28,6 +28,7 @@ from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.access import Access, granted
 from audioadv.models.recogniser import Emissions
+from audioadv.models.rest import at_rest
 from audioadv.threat.labels import look_like_probabilities
 from audioadv.threat.norms import L2Norm, LinfNorm
 from audioadv.threat.region import Region
