@@ -42,9 +42,9 @@ def listen_until_killed(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
     there is work left to die at, however late the second began: the two batches of needless clips at least, of 6 calls each."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
         first, calls = os.environ["RANK"] == "0", next(CALLS)
-        if not first and calls == 12:
+        if not first and calls == 13:
             os.kill(os.getpid(), signal.SIGKILL)
-        if first and calls == 25:
+        if first and calls == 26:
             time.sleep(600)  # the launcher ends it when the other is dead
     return listen(waveforms, lengths)
 
@@ -95,6 +95,58 @@ def no_recogniser() -> int:
 
 def one_argument() -> Recogniser:
     return Recogniser(lambda waveforms: listen(waveforms, torch.tensor([waveforms.shape[1]])), sample_rate=16000)  # type: ignore[arg-type, misc]
+
+
+def listen_one_at_a_time(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    if len(waveforms) != 1:
+        raise RuntimeError("one at a time")
+    return listen(waveforms, lengths)
+
+
+def listen_not_for_long(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    if waveforms.shape[1] > 9000:
+        torch.ones(2) @ torch.ones(3)  # raised by torch, for what is asked here
+    return listen(waveforms, lengths)
+
+
+def listen_and_spoil(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    return listen(waveforms.mul_(0.9), lengths)
+
+
+def listen_and_print(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    print("listening")
+    return listen(waveforms, lengths)
+
+
+def one_at_a_time() -> Recogniser:
+    return Recogniser(listen_one_at_a_time, sample_rate=16000)
+
+
+def not_for_long() -> Recogniser:
+    return Recogniser(listen_not_for_long, sample_rate=16000)
+
+
+def spoiling() -> Recogniser:
+    return Recogniser(listen_and_spoil, sample_rate=16000)
+
+
+def printing() -> Recogniser:
+    print("loading")
+    return Recogniser(listen_and_print, sample_rate=16000)
+
+
+def no_blank() -> Recogniser:
+    return Recogniser(listen, sample_rate=16000, vocabulary=("a", "b"))
+
+
+def in_a_lambda() -> Recogniser:
+    """Its net is in training, its weights to be learnt."""
+    net = torch.nn.Linear(HOP, len(ALPHABET))
+
+    def heard(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return net(waveforms.unfold(1, HOP, HOP)).log_softmax(-1), lengths // HOP
+
+    return Recogniser(heard, sample_rate=16000)
 
 
 def few_letters() -> Recogniser:

@@ -27,7 +27,7 @@ from audioadv.evaluation.run.bench import Bench, Job, Setting, plan
 from audioadv.evaluation.run.claims import Claims
 from audioadv.evaluation.run.ledger import Ledger, read_results
 from audioadv.evaluation.run.on_disk import alone_in
-from audioadv.evaluation.run.run_file import fingerprint_of, state_run
+from audioadv.evaluation.run.run_file import check_goes_on, fingerprint_of, state_run
 from audioadv.evaluation.run.summary import curve, summarise
 from audioadv.models.recogniser import Recogniser
 
@@ -320,10 +320,24 @@ def test_a_clip_is_the_same_alone_or_among_others_and_more_can_follow(manifest: 
     assert [line["target"] for line in results("same").values()] == ["not: it's hiss"]
 
 
+def test_fewer_clips_than_before_take_back_no_claim(manifest: Path) -> None:
+    told = []
+    for limit in ("4", "1"):  # the first has no target, the second has
+        assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", limit).exit_code == 0
+        told.append(json.loads(Path("run/run.json").read_text()))
+    assert [stated["jobs"] for stated in told] == [4, 4]
+    assert told[0]["threat_models"] == told[1]["threat_models"]
+    assert "as 'go', and to mishear" in told[1]["threat_models"][0]["claim"]
+
+
 def test_other_arguments_are_told_apart(manifest: Path) -> None:
     first = ["bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2"]
     assert run(*first).exit_code == 0
-    before = Path("run/results.jsonl").read_bytes()
+
+    def kept() -> list[bytes]:
+        return [Path("run", name).read_bytes() for name in ("results.jsonl", "run.json")]
+
+    before = kept()
     wrong = run(*first, "--steps", "16", "--bound", "snr:20", "--target", "stop")
     assert wrong.exit_code == 2
     for text in ("--steps: was 15, now 16", "--bound: was snr:min, now snr:min, snr:20", "--target: was not given, now stop"):
@@ -334,9 +348,10 @@ def test_other_arguments_are_told_apart(manifest: Path) -> None:
     wrong = run(*first)
     assert wrong.exit_code == 2
     assert "list.jsonl, line 2: target was 'go', now 'stop'" in wrong.stderr
+    assert kept() == before, "a start that is refused claims nothing"
     manifest.write_text("\n".join(entries[1:]))
     assert "0: no longer in the manifest" in run(*first).stderr
-    assert Path("run/results.jsonl").read_bytes() == before
+    assert kept() == before
     assert run("craft", "0.wav", "--target", "go", *LINEAR, "--steps", "5", "--out", "crafted").exit_code in (0, 1)
     assert "holds results, but of no run" in run("bench", "list.jsonl", "--out", "crafted", *QUICK).stderr
 
@@ -355,12 +370,13 @@ def test_another_net_under_the_same_name_is_told_apart() -> None:
 def test_two_workers_may_state_the_same_run_at_once(tmp_path: Path) -> None:
     stated = {"arguments": {"--seed": 0, "--model": ("a", "b"), "weights of a": None}}
     for _ in range(2):
+        check_goes_on(tmp_path, stated["arguments"])
         state_run(tmp_path, stated)
     with pytest.raises(OptionError, match=r"\(weights of a: was not given, now 12\)"):
-        state_run(tmp_path, {"arguments": {**stated["arguments"], "weights of a": "12"}})
+        check_goes_on(tmp_path, {**stated["arguments"], "weights of a": "12"})
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
-        state_run(tmp_path, stated)
+        check_goes_on(tmp_path, stated["arguments"])
 
 
 def test_bad_lines_are_told_by_number_and_the_others_done(manifest: Path) -> None:

@@ -1,6 +1,8 @@
 """audioadv check from outside: on a recogniser, on a classifier with data, on a run."""
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,23 @@ def test_what_cannot_be_checked(tmp_path: Path) -> None:
     other = run("mnist", "--substitute", "module:recognisers:linear")
     assert other.exit_code == 2
     assert "a net for a net" in other.stderr
+
+
+def failing() -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    (net, x, labels), calls = classifier(), itertools.count()
+
+    def scores(inputs: Tensor) -> Tensor:
+        if next(calls) > 3:
+            raise RuntimeError("no more")
+        return net(inputs)  # type: ignore[no-any-return]
+
+    return scores, x, labels
+
+
+def test_what_a_net_raises_later_is_told_too() -> None:
+    result = run("module:test_check_command:failing", "--bound", "linf:0.05", "--attack", "pgd")
+    assert result.exit_code == 2
+    assert "your own code raised RuntimeError at line" in result.stderr
 
 
 def test_options_that_say_nothing_are_refused(hiss: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +324,19 @@ def test_compare_draws_the_frame_that_is_asked_for(folder: Path) -> None:
     assert not Path("none.png").exists()
 
 
+def test_compare_draws_clips_whose_names_are_no_text(folder: Path) -> None:
+    name = os.fsdecode(b"bad\xff.wav")
+    Path("hiss.wav").rename(name)
+    assert run("compare", name, name, "--png", "pair.png").exit_code == 0
+    assert Path("pair.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_frame_of_no_picture_says_nothing(folder: Path) -> None:
+    result = run("compare", "hiss.wav", "hiss.wav", "--frame", "0.1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--frame says nothing here" in result.stderr
+
+
 @pytest.mark.parametrize("sample_rate", [4000, 96000])
 def test_compare_at_rates_that_the_model_of_hearing_does_not_know(folder: Path, sample_rate: int) -> None:
     soundfile.write("odd.wav", noise(0.5, sample_rate), sample_rate)
@@ -369,7 +384,52 @@ def test_models_are_listed(folder: Path) -> None:
 # What is wrong, told once, with status 2
 
 
-@pytest.mark.parametrize("png", ["x.foo", "x", "nowhere/x.png", ".", ".png"])
+@pytest.mark.parametrize("command", [["transcribe"], ["survive", "--target", "go", "--channel", "none"]], ids=lambda command: command[0])
+def test_what_a_net_raises_at_its_work_is_told_and_stops_no_other_clip(folder: Path, command: list[str]) -> None:
+    soundfile.write("long.wav", noise(0.9), 16000)
+    result = run(*command, "long.wav", "hiss.wav", "--model", "module:recognisers:not_for_long", "--device", "cpu", "--json")
+    assert result.exit_code == 2
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+    assert re.search(r"Error: your own code raised RuntimeError at line \d+ of \S+recognisers.py \(", result.stderr)
+
+
+@pytest.mark.parametrize("command", ["craft", "bench"])
+def test_what_a_net_raises_in_an_attack_is_told(folder: Path, command: str) -> None:
+    soundfile.write("long.wav", noise(0.9), 16000)
+    Path("list.jsonl").write_text('{"audio_filepath": "long.wav", "target": "go"}')
+    result = run(command, "list.jsonl", "--steps", "5", "--model", "module:recognisers:not_for_long", "--device", "cpu", "--out", "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "your own code raised RuntimeError at line" in result.stderr
+
+
+def test_what_audioadv_itself_raises_is_no_fault_of_a_users_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["audioadv.cli.transcribe"], "read_clip", partial(read_clip, longest_seconds="long"))
+    with pytest.raises(TypeError):
+        run("transcribe", "hiss.wav", *LINEAR)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["transcribe", "hiss.wav"],
+        ["compare", "hiss.wav", "hiss.wav"],
+        ["craft", "hiss.wav", "--target", "go", "--steps", "5", "--no-picture"],
+        ["survive", "hiss.wav", "--target", "go", "--channel", "none"],
+        ["bench", "list.jsonl", "--out", "run", "--steps", "5"],
+        ["check", "module:recognisers:printing", "--clip", "hiss.wav", "--target", "go", "--steps", "5"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_a_model_prints_is_no_result(folder: Path, command: list[str]) -> None:
+    Path("list.jsonl").write_text('{"audio_filepath": "hiss.wav", "target": "go"}')
+    model = [] if command[0] == "check" else ["--model", "module:recognisers:printing"]
+    result = run(*command, *model, "--device", "cpu", "--json")
+    assert result.exit_code in (0, 1)
+    assert all(lines(result))
+    assert {"loading", "listening"} <= set(result.stderr.splitlines())
+
+
+@pytest.mark.parametrize("png", ["x.foo", "x", "nowhere/x.png", ".", ".png", "n" * 300 + ".png"])
 def test_a_picture_that_cannot_be_is_told_before_any_work(folder: Path, png: str) -> None:
     result = run("compare", "missing.wav", "missing.wav", "--png", png)  # the clips are not even looked at
     assert (result.exit_code, result.stdout) == (2, "")
@@ -566,6 +626,12 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--channel", "resample:7999"], "7999 and 16000 Hz have no common measure"),
         (["--target", "go", "--model", "module:recognisers:one_argument"], "TypeError at line"),
         (["--target", "go", "--model", "module:recognisers:few_letters"], "gives 29 columns, but its vocabulary has 2 letters"),
+        (["--target", "go", "--model", "module:recognisers:no_blank"], "no_blank': recogniser: vocabulary ('a', 'b')"),
+        (["--target", "go", "--model", "module:recognisers:one_at_a_time"], "two noises at once"),
+        (["--target", "go", "--model", "module:recognisers:spoiling"], "in-place operation"),
+        (["--target", "go", "--errors", "1"], "--errors says nothing here"),
+        (["--target", "go", "--out", "n" * 300], "longer than names can be"),
+        (["--target", "go", "--out", "new/" + "n" * 300], "longer than names can be"),
         (["--target", "go", "--out", "hiss.wav"], "is a file"),
         (["--target", "go", "--out", "hiss.wav/inside"], "is a file"),
         (["--targte", "go"], "No such option"),

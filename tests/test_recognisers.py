@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 import audioadv as aa
+from audioadv.errors import UnusableBatch
+from audioadv.models.alphabet import ALPHABET
 from audioadv.models.recogniser import Recogniser
-from audioadv.models.rest import at_rest
+from audioadv.models.rest import at_rest, modules_of
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
 
@@ -83,6 +85,43 @@ def test_the_same_alone_and_in_a_batch_on_cuda_and_on_the_cpu(kind: type[nn.Modu
         batch = there(waveforms.cuda(), lengths.cuda())[0].cpu()
         assert torch.allclose(batch[:1], there(waveforms[:1].cuda(), lengths[:1].cuda())[0].cpu(), atol=1e-4)
         assert torch.allclose(batch, here(waveforms, lengths)[0], atol=1e-3)
+
+
+def test_letters_in_a_list_and_scores_of_16_bits_do() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+
+        def heard(waveforms: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype = dtype) -> tuple[torch.Tensor, torch.Tensor]:
+            log_probs, frames = recognisers.listen(waveforms, lengths)
+            return log_probs.to(dtype), frames.int()
+
+        model = Recogniser(heard, 16000, [*ALPHABET])  # type: ignore[arg-type]
+        assert model.vocabulary == ALPHABET
+        clip = aa.Clip("hiss", 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), 16000)
+        assert aa.craft(model, [clip], aa.Transcribe("go"), bound=aa.SNR(0), steps=40).reached == [True]
+
+
+def test_a_net_behind_a_function_is_found_and_brought_to_rest() -> None:
+    net = nn.Linear(2, 2, device="meta")
+    assert Recogniser(lambda waveforms, lengths: (net(waveforms), lengths), 16000).device == torch.device("meta")
+    assert recognisers.linear().device == torch.device("cpu")
+    loaded = aa.load_model("module:recognisers:in_a_lambda")
+    (held,) = modules_of(loaded.net)
+    assert not held.training
+    assert not any(parameter.requires_grad for parameter in held.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_on_cuda_no_step_waits_for_numbers_of_frames() -> None:
+    said = torch.zeros(1, 4, len(ALPHABET), device="cuda"), torch.tensor([5], device="cuda")
+    model = Recogniser(lambda waveforms, lengths: said, 16000)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(torch.zeros(1, 800), torch.tensor([800]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(UnusableBatch, match=r"\[5\] frames, and gives 4"):
+        model.transcribe(torch.zeros(1, 800), torch.tensor([800]))
 
 
 def test_scores_that_are_no_log_probabilities_are_told() -> None:

@@ -204,6 +204,7 @@ def test_folders_and_options_that_make_no_sense(tmp_path: Path, made: Path) -> N
     assert "room a: 9 positions, but a set holds 8" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "many")).stderr
     assert "--rt60 says nothing here" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "many"), "--rt60", "0.2..0.3").stderr
     assert "cannot be looked into (File name too long)" in run("rooms", str(tmp_path / "set"), "--from", "n" * 300).stderr
+    assert "longer than names can be" in run("rooms", "n" * 300).stderr
     with pytest.raises(aa.errors.UnusableResponse, match="nor a sound file that can be read"):
         parse_channel("noise:20@" + "n" * 300)
     assert not (tmp_path / "set").exists()

@@ -137,6 +137,8 @@ def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
     assert run("survive", str(made), *LINEAR, "--channel", "rom").exit_code == 2
     (tmp_path / "bare.json").write_text("{")
     assert "not a result of craft" in run("survive", str(tmp_path / "bare.wav"), *LINEAR).stderr
+    given = run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none", "--target", "go")
+    assert (given.exit_code, given.stderr) == (0, ""), "where a target is given, nothing need say it"
     aa.write_wav(tmp_path / "bare.clean.wav", torch.ones(100) * 0.1, 16000)
     (tmp_path / "bare.json").write_text(json.dumps({"target": "go"}))
     assert "its clean clip has 100" in run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none").stderr

@@ -147,6 +147,15 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "frames of no one": (lambda: heard(lambda x, n: (torch.zeros(1, 4, 29), n.sum())), UnusableBatch, r"own number of frames \[batch\]"),
     "scores of one clip": (lambda: heard(lambda x, n: (torch.zeros(4, 29), n)), UnusableBatch, r"shape \[4, 29\]"),
     "letters without a name": (lambda: heard(lambda x, n: (torch.zeros(1, 4, 32), n)), UnusableBatch, "32 columns.*29 letters"),
+    **{f"{kind} frames": (lambda frames=frames: heard(lambda x, n: (torch.zeros(1, 4, 29), frames)), UnusableBatch, match)  # type: ignore[misc]
+       for kind, frames, match in (("floating", torch.tensor([4.0]), r"frames.long\(\)"),
+                                   ("more", torch.tensor([5]), r"\[5\] frames, and gives 4"),
+                                   ("negative", torch.tensor([-1]), r"recogniser.*\[-1\] frames"))},
+    "scores in integers": (lambda: heard(lambda x, n: (torch.zeros(1, 4, 29).long(), n // 320)), UnusableBatch, "torch.int64"),
+    **{f"a recogniser at the rate {rate!r}": (lambda rate=rate: aa.Recogniser(recognisers.listen, rate), OptionError, "recogniser: .*hertz")  # type: ignore[misc]
+       for rate in ("16000", None, 0, -1, 2.5)},
+    **{f"the vocabulary {texts!r}": (lambda texts=texts: aa.Recogniser(recognisers.listen, 16000, texts), OptionError, "the CTC blank")  # type: ignore[misc]
+       for texts in (None, {"": 0, "a": 1}, range(29), ("", 1), "ab", ("a", "b"))},
     "images of 16 bits": (lambda: aa.evaluate(NET, X.bfloat16(), LABELS, "linf:0.1"), UnusableBatch, r"clean.float\(\)"),
     "no channel": (lambda: Expectation("nowhere"), MalformedSpec, "channel 'nowhere'"),
     "neither way": (lambda: aa.evaluate(NET, X, LABELS, "linf:0.1", partial(aa.attacks.kenansville, by="fft")), OptionError, "dft, ssa"),

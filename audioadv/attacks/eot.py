@@ -154,8 +154,7 @@ class Expectation:
                 hits[row.example] += hit and row.key.draw >= first[row.example]
         for example, number in enumerate(who):
             memory.shares[number] = hits[example] / new[example]
-        objective.cost.forwards[objective.who] += self.draws
-        objective.cost.backwards[objective.who] += self.draws
+        objective.cost.count(objective.who, forwards=self.draws, backwards=self.draws)
         return Look(loss, torch.tensor([memory.shares[number] >= FOUND for number in who], device=inputs.device), slope)
 
     def score(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float | Tensor) -> Score:
@@ -214,7 +213,7 @@ class Expectation:
                 reached = goal.reached(outputs)
                 for row, hit in zip(some, reached.tolist(), strict=True):
                     hits[row.example] += hit
-            objective.cost.forwards[objective.who[left]] += len(draws)
+            objective.cost.count(objective.who[left], forwards=len(draws))
             for example in left:
                 memory.checks[who[example]] += len(draws)
             missing = self.check_draws - draws.stop

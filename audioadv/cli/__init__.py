@@ -18,6 +18,7 @@ from audioadv.cli.rooms import rooms
 from audioadv.cli.survive import survive
 from audioadv.cli.transcribe import transcribe
 from audioadv.errors import AudioadvError
+from audioadv.models.sources import blamed
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -27,7 +28,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with blamed():
+                return super().invoke(ctx)
         except AudioadvError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(WRONG_INPUT)

@@ -4,8 +4,7 @@ import json
 import os
 import re
 import shlex
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -17,15 +16,15 @@ from torch import distributed
 
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
-from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, say
+from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, output, say
 from audioadv.cli.outputs import check_writable, make_folder, output_names
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
 from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, length_of, plan
 from audioadv.evaluation.run.claims import workers
-from audioadv.evaluation.run.ledger import Ledger
+from audioadv.evaluation.run.ledger import Ledger, read_results
 from audioadv.evaluation.run.on_disk import seen_from
-from audioadv.evaluation.run.run_file import fingerprint_of, state_run
+from audioadv.evaluation.run.run_file import check_goes_on, fingerprint_of, state_run
 from audioadv.evaluation.run.summary import summarise
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
@@ -117,20 +116,25 @@ def bench(
     arguments |= {"--steps": steps, "--draws": draws, "--judge": judge_draws, "--rate": rate, "--seed": seed}
     started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
     make_folder(out)
+    deciding = {**arguments, **seen.weights}
+    check_goes_on(out, deciding)
+    # only read: a start that is refused leaves the run as it was, and one beside it may not have stated the run yet
+    earlier = {line["name"]: line for line in read_results(path)} if (path := out / "results.jsonl").exists() else {}
+    if changed := changed_clips(earlier, jobs, settings, out):
+        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
+        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
+    names = seen.names | earlier.keys()  # what has a result is claimed, however few are asked for now
     state_run(
         out,
         {
             "command": command_line(manifest, out, arguments | started),
-            "arguments": {**arguments, **seen.weights},
+            "arguments": deciding,
             "started_with": {"device": device, "batch": batch, "limit": limit, "workers": claims.world, "torch": torch.__version__},
-            "jobs": len(seen.names),
-            "threat_models": threat_models(jobs[:limit], seen.settings),
+            "jobs": len(names),
+            "threat_models": threat_models(jobs, settings, names),
         },
     )
-    ledger = Ledger(out / "results.jsonl")
-    if changed := changed_clips(ledger.lines, jobs, settings, out):
-        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
-        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
+    ledger = Ledger(path)
 
     def results() -> list[dict[str, Any]]:
         return [line for name, line in ledger.refresh().items() if name in seen.names]
@@ -138,7 +142,7 @@ def bench(
     batches = {some.key: some for some in plan(jobs[:limit], seen.settings, batch)}
     stopped = False
     try:
-        with claims.alive(), run_progress(claims.rank == 0 and not (as_json and sys.stdout.isatty()), len(seen.names)) as shown:
+        with claims.alive(), run_progress(claims.rank == 0 and not (as_json and output().isatty()), len(seen.names)) as shown:
             work = Bench(out, ledger, options, load, complain, shown.step)
             for key in claims.units([*batches]):
                 for line in work.work(batches[key]):
@@ -261,12 +265,13 @@ def command_line(manifest: Path, out: Path, arguments: Mapping[str, Any]) -> str
     return shlex.join(words)
 
 
-def threat_models(jobs: Sequence[Job], settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """The claim of each bound and channel: as an object, and in words."""
-    targets = {job.target for job in jobs} - {None}
+def threat_models(jobs: Sequence[Job], settings: Sequence[Setting], names: Container[str]) -> list[dict[str, Any]]:
+    """The claim of each bound and channel that has results of these names: as an object, and in words."""
+    pairs = [(job, setting) for setting in settings for job in jobs if f"{setting.folder}/{job.name}" in names]
+    targets = {job.target for job, _ in pairs} - {None}
     wishes = [f"hear each clip as {next(iter(targets))!r}" if len(targets) == 1 else "hear each clip as its target"] if targets else []
-    if any(job.target is None for job in jobs):
+    if any(job.target is None for job, _ in pairs):
         wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least half of the words wrong")
-    claims = dict.fromkeys((setting.bound, setting.channel) for setting in settings)
+    claims = dict.fromkeys((setting.bound, setting.channel) for _, setting in pairs)
     made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]
     return [{**json.loads(threat.to_json()), "claim": " ".join(str(threat).split())} for threat in made]

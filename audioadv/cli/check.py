@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.attacks.craft import ATTACKS as ON_SOUND
-from audioadv.attacks.objective import Objective, at_rest
-from audioadv.attacks.shrink import find_then_shrink
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
-from audioadv.cli.options import DONE, NOT_REACHED, common_options, no_use
+from audioadv.cli.options import DONE, NOT_REACHED, common_options, no_use, say
 from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
@@ -31,6 +30,7 @@ from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import NETS, load_classifier
 from audioadv.models.recogniser import Recogniser
+from audioadv.models.rest import at_rest, modules_of
 from audioadv.models.sources import called, load_model, raised
 from audioadv.report.tables import checkup_table, show
 from audioadv.threat.bounds import parse_bound
@@ -89,7 +89,7 @@ def check(
         lines += found
         if as_json:
             for line in found:
-                click.echo(json.dumps(line))
+                say(json.dumps(line))
             continue
         click.echo(", ".join(filter(None, (subject, name))))
         show(checkup_table(found))
@@ -125,7 +125,7 @@ def checkups(
         raise OptionError(f"--substitute {substitute}: not of {subject}'s kind. A recogniser stands in for a recogniser, a net for a net")
     if isinstance(model, Recogniser):
         wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20", seed)
-        chosen = {name: on_sound(name, region, steps, seed) for name in attacks or ("shrink",)}
+        chosen = {name: on_sound(name, steps, seed) for name in attacks or ("shrink",)}
     else:
         no_use(("clips", "target", "steps"), f"{subject} is a classifier, which hears no clip")
         net, inputs, labels = model
@@ -157,12 +157,14 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
     made = called(name.removeprefix("module:"))
     if isinstance(made, Recogniser):
         return load_model(name, device)
-    if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(part, Tensor) for part in made[1:]):
+    if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(given, Tensor) for given in made[1:]):
         if not made[1].ndim or not len(made[1]):
             raise UnusableBatch(
                 f"model {name!r}: inputs of shape {list(made[1].shape)}, with none to attack. Return at least one, batch first"
             )
-        return made[0].to(device) if isinstance(made[0], torch.nn.Module) else made[0], made[1], made[2]
+        for part in modules_of(made[0]):
+            part.to(device)
+        return made
     raise UnknownModel(
         f"model {name!r}: the function returned a {type(made).__name__}. Return an audioadv.Recogniser, or (classifier, inputs, labels)"
     )
@@ -189,10 +191,8 @@ def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str,
     return planned(model, Transcribe(target), lengths, seed=seed).adaptive, region
 
 
-def on_sound(name: str, region: Region, steps: int, seed: int) -> Attack:
+def on_sound(name: str, steps: int, seed: int) -> Attack:
     """An attack of craft's by its name. Raises OptionError."""
     if name not in ON_SOUND:
         raise OptionError(f"attack {name!r}: unknown. Use {' or '.join(ON_SOUND)}")
-    if name == "shrink":
-        return partial(find_then_shrink, steps=steps, minimal=not bool(region.radius.isfinite().all()), seed=seed)
     return partial(ON_SOUND[name], steps=steps, seed=seed)

@@ -12,12 +12,12 @@ from audioadv.audio.files import Clip, read_clip
 from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.loudness import loudness_lufs
-from audioadv.cli.options import common_options
+from audioadv.cli.options import common_options, no_use, say
 from audioadv.cli.outputs import check_picture
 from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch
 from audioadv.models.sources import load_model
 from audioadv.report.pictures import draw_pair
-from audioadv.report.tables import comparison_table, show
+from audioadv.report.tables import comparison_table, printable, show
 from audioadv.threat.norms import L2Norm, LinfNorm
 
 
@@ -59,7 +59,9 @@ def compare(
                      that do. At most 0: inaudible, under this model of hearing
     pesq, stoi       the quality and the intelligibility that are left of speech
     """
-    if png is not None:
+    if png is None:
+        no_use(("frame_at",), "it is for the picture, --png, and there is none")
+    else:
         check_picture(png)
     model = load_model(model_name, device) if model_name else None
     pair = read_clip(clean), read_clip(adversarial)
@@ -87,9 +89,10 @@ def compare(
     }
     if png is not None:
         texts = None if heard[0] is None or heard[1] is None else (heard[0], heard[1])
-        draw_pair(png, before.samples, after.samples, before.sample_rate, heard=texts, title=after.name, hearing=hearing, frame_at=frame_at)
+        title = printable(after.name)
+        draw_pair(png, before.samples, after.samples, before.sample_rate, heard=texts, title=title, hearing=hearing, frame_at=frame_at)
     if as_json:
-        click.echo(json.dumps(line))
+        say(json.dumps(line))
     else:
         show(comparison_table(line))
 

@@ -1,7 +1,7 @@
 """audioadv craft: from clips and a phrase to sound files that a recogniser hears as the phrase."""
 
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from audioadv.cli.options import (
     common_options,
     model_option,
     no_use,
+    output,
     say,
 )
 from audioadv.cli.outputs import Names, check_page, check_writable, make_folder, results_of, save
@@ -118,6 +119,8 @@ def craft(
     bound = parse_bound(spec)
     if channel_spec in (None, "none"):
         no_use(("draws", "judge_draws", "rate"), "it is for a --channel, and there is none")
+    if not references:
+        no_use(("errors",), "it is for words of --not-as, and there are none")
     channel = None if channel_spec is None or channel_spec == "none" else check_sound(parse_channel(channel_spec))
     problems = Problems()
     entries = read_entries(clips, problems)
@@ -127,7 +130,7 @@ def craft(
     kind = Mistranscribe if references else Transcribe
     check_writable(out)
     check_page(out)
-    if (out / "run.json").exists():
+    if os.path.exists(out / "run.json"):
         raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
     model = load_model(model_name, device)
     given = targets or references
@@ -165,7 +168,7 @@ def craft(
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
-        with stoppable() as asked, bars_on_terminal(not (as_json and sys.stdout.isatty())) as progress:
+        with stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
             for row, (place, job, result) in enumerate(zip(order, jobs, crafted, strict=False)):
                 if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:

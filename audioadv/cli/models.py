@@ -5,7 +5,7 @@ import json
 
 import click
 
-from audioadv.cli.options import common_options
+from audioadv.cli.options import common_options, say
 from audioadv.models import classifier
 from audioadv.models.sources import BUNDLED, PIPELINES, WEIGHTS
 from audioadv.report.tables import models_table, show
@@ -50,6 +50,6 @@ def models(as_json: bool, device: str, seed: int) -> None:
     ]
     if as_json:
         for line in lines:
-            click.echo(json.dumps(line))
+            say(json.dumps(line))
     else:
         show(models_table(lines))

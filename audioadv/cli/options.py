@@ -4,15 +4,17 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import IO, Any, TypeVar, cast, final
 
 import click
 import torch
 from click.core import ParameterSource
 
 from audioadv.errors import AudioadvError, OptionError
+from audioadv.models.sources import blamed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,6 +22,7 @@ DONE, NOT_REACHED, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 """Exit statuses."""
 
 HIGHEST_SEED = 2**32 - 1  # seeds are multiplied and packed into 64 bits
+OUTPUT = "audioadv.output"  # in click's notes of a call
 
 
 @final
@@ -62,8 +65,19 @@ def no_use(names: Iterable[str], why: str) -> None:
 
 
 def common_options(command: Command) -> Command:
-    """--json, --device and --seed, handed over as `as_json`, `device` ("cpu" or "cuda") and `seed`."""
+    """--json, --device and --seed, handed over as `as_json`, `device` ("cpu" or "cuda") and `seed`.
+
+    With --json, what a user's model prints goes to standard error: standard output is for `say`.
+    """
     devices = click.Choice(["auto", "cpu", "cuda"])
+
+    @wraps(command)
+    def alone(*arguments: Any, as_json: bool, **options: Any) -> Any:
+        click.get_current_context().meta[OUTPUT] = sys.stdout
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            return command(*arguments, as_json=as_json, **options)
+
+    decorated: Any = alone
     for option in (
         click.option(
             "--seed", type=click.IntRange(0, HIGHEST_SEED), default=0, show_default=True, help="Every random draw follows from it."
@@ -71,8 +85,8 @@ def common_options(command: Command) -> Command:
         click.option("--device", type=devices, default="auto", show_default=True, callback=find_device, help="auto: CUDA if it is there."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line on standard output, and nothing else there."),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Command, decorated)
 
 
 def find_device(context: click.Context, option: click.Parameter, device: str) -> str:
@@ -84,12 +98,18 @@ def find_device(context: click.Context, option: click.Parameter, device: str) ->
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
+def output() -> IO[str]:
+    """Standard output as the command found it."""
+    stream: IO[str] = click.get_current_context().meta[OUTPUT]
+    return stream
+
+
 def say(line: str) -> None:
     """A line on standard output; once nobody reads that any more (`| head`), nothing, and the work goes on."""
     try:
-        click.echo(line)
+        click.echo(line, file=output())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output().fileno())
 
 
 @final
@@ -103,7 +123,8 @@ class Problems:
     def told(self) -> Iterator[None]:
         """Around the work on one clip: an error ends that work and no other."""
         try:
-            yield
+            with blamed():
+                yield
         except AudioadvError as error:
             click.echo(f"Error: {error}", err=True)
             self.count += 1

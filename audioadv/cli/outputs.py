@@ -36,6 +36,7 @@ PAGE_SAYS = "Each figure is of the 16-bit file, read back."  # on craft's page, 
 
 def check_writable(folder: Path) -> None:
     """Raise UnwritableOutput where a folder is not there and cannot be made, or takes no files. Makes nothing."""
+    check_parts("--out", folder)
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
         what = "a file, not a folder" if there.exists() else "a link that leads nowhere"
@@ -44,10 +45,17 @@ def check_writable(folder: Path) -> None:
         raise UnwritableOutput(f"--out {folder}: {there} cannot be written to. Name a folder that you may write to")
 
 
+def check_parts(option: str, path: Path) -> None:
+    """Raise UnwritableOutput for a path with a name in it that is longer than file systems have any."""
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise UnwritableOutput(f"{option} {path}: a name in it is longer than names can be, {LONGEST_NAME} bytes. Give a shorter one")
+
+
 def check_picture(path: Path) -> None:
     """Raises OptionError for a picture that would not be a PNG, UnwritableOutput for a folder that takes none. Makes nothing."""
     if path.suffix.lower() != ".png":
         raise OptionError(f"--png {path}: the picture is a PNG. Name it {path.stem or 'picture'}.png")
+    check_parts("--png", path)
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
         raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 

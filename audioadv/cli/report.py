@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from audioadv.cli.options import common_options
+from audioadv.cli.options import common_options, say
 from audioadv.report.run_page import write_report
 
 
@@ -21,4 +21,4 @@ def report(run: Path, clips: int, no_picture: bool, as_json: bool, device: str, 
     others failed. The page needs nothing but the files beside it, and can be written while the run goes on.
     """
     page = write_report(run, clips=clips, pictures=not no_picture)
-    click.echo(json.dumps({"run": str(run), "report": str(page)}) if as_json else f"Read and listen: {click.format_filename(page)}")
+    say(json.dumps({"run": str(run), "report": str(page)}) if as_json else f"Read and listen: {click.format_filename(page)}")

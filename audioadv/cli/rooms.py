@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audioadv.audio.rooms import measured_rooms, simulate_rooms
 from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
-from audioadv.cli.options import Folder, common_options, no_use
+from audioadv.cli.options import Folder, common_options, no_use, say
 from audioadv.cli.outputs import check_writable, make_folder
 from audioadv.errors import UnusableResponse, UnwritableOutput
 from audioadv.report.tables import rooms_table, show
@@ -56,7 +56,7 @@ def rooms(
     """
     counts = {Role.CRAFT: craft_rooms, Role.CHECK: check_rooms, Role.JUDGE: judge_rooms}
     check_writable(out)
-    if (out / "rooms.json").exists():
+    if os.path.exists(out / "rooms.json"):
         raise UnwritableOutput(f"{out}: there is a set of rooms already. Name another folder, or remove it first")
     if measured is None:
         made = simulate_rooms(counts, positions, read_rt60(rt60), rate, seed)
@@ -71,7 +71,7 @@ def rooms(
     ]
     if as_json:
         for line in lines:
-            click.echo(json.dumps(line))
+            say(json.dumps(line))
     else:
         show(rooms_table(lines))
         click.echo(f"Use them as a channel: --channel room:{out}")

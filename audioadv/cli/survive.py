@@ -132,8 +132,9 @@ def crafted_in(path: Path) -> list[Path]:
 def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
     """A clip with all that is known of it. Raises UnusableTarget where nothing says what it was made for, or it is never written."""
     samples = read_clip(entry.path, model.sample_rate).samples
-    record = beside(entry.path)
-    target = target or entry.target or record.get("target")
+    target = target or entry.target
+    record = beside(entry.path, needed=not target)
+    target = target or record.get("target")
     if not isinstance(target, str):
         raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
     with placed(entry.path):
@@ -145,7 +146,7 @@ def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
         samples=samples,
         target=target,
         text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if isinstance(text, str)), None),
-        clean=read_clip(clean, model.sample_rate).samples if clean.exists() else None,
+        clean=read_clip(clean, model.sample_rate).samples if os.path.exists(clean) else None,
     )
 
 
@@ -158,14 +159,16 @@ def placed(path: Path) -> Iterator[None]:
         raise UnusableTarget(f"{path}: {error}") from error
 
 
-def beside(path: Path) -> dict[str, Any]:
-    """What craft wrote about a file, if it did."""
+def beside(path: Path, needed: bool) -> dict[str, Any]:
+    """What craft wrote about a file, if it did. Raises InputError for what cannot be read, where it is `needed`."""
     record = path.with_suffix(".json")
-    if not record.exists():
+    if not os.path.exists(record):
         return {}
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if not needed:
+            return {}
         raise InputError(f"{record}: not a result of craft ({error}). Move it away, or give --target") from error
     return known if isinstance(known, dict) else {}
 

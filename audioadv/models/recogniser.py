@@ -1,17 +1,20 @@
 """A speech recogniser as attacks meet it: waveforms in, letters' log-probabilities out, with what it takes to read them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audioadv.errors import UnusableBatch
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.access import Access, as_access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
-from audioadv.models.rest import at_rest
+from audioadv.models.rest import at_rest, modules_of
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @final
@@ -48,6 +51,7 @@ class Recogniser:
 
     `vocabulary` names each output column; the empty string is the CTC blank and " " the gap between words. Lengths are
     in samples, and the waveforms are zero past them. A callable that has more to say may give Emissions.
+    Raises OptionError for a rate that no sound has, and for a vocabulary that is no texts or has no blank.
 
     >>> def deaf(waveforms, lengths):
     ...     scores = torch.zeros(len(waveforms), 4, 29)
@@ -65,6 +69,17 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", as_access(self.access))
+        rate: object = self.sample_rate
+        if not isinstance(rate, Integral) or rate < 1:
+            raise OptionError(f"{self.name}: sample_rate {rate!r}. Give hertz, a whole number, for example 16000")
+        given: object = self.vocabulary
+        letters = tuple(given) if isinstance(given, Sequence) else ()
+        if "" not in letters or not all(isinstance(letter, str) for letter in letters):
+            raise OptionError(
+                f"{self.name}: vocabulary {given!r:.60} is no sequence of texts with an empty one, the CTC blank, among them. "
+                "Give the text of each column, in their order, for example ('', ' ', 'a', 'b')"
+            )
+        object.__setattr__(self, "vocabulary", letters)
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
         """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions. Raises UnusableBatch for a net that gives none."""
@@ -89,15 +104,20 @@ class Recogniser:
                 f"{self.name}: gives {log_probs.shape[2]} columns, but its vocabulary has {len(self.vocabulary)} letters. "
                 "Give one for each column: Recogniser(net, sample_rate, vocabulary)"
             )
-        return Emissions(log_probs, frames, self.vocabulary)
+        if not log_probs.is_floating_point() or frames.dtype not in INTEGERS:
+            raise UnusableBatch(
+                f"{self.name}: its net gives log-probabilities of {log_probs.dtype} and frames of {frames.dtype}. "
+                "Let it give floating-point numbers, and frames that are counted in integers: frames.long()"
+            )
+        log_probs = log_probs.float() if log_probs.dtype.itemsize < 4 else log_probs  # CTC knows no others
+        said = Emissions(log_probs, frames.long(), self.vocabulary)
+        return said if frames.is_cuda else counted(said, self.name)  # at each step of an attack, a GPU would be waited for
 
     @property
     def device(self) -> torch.device:
-        """Where the net's parameters lie; the CPU for a net without any."""
-        if isinstance(self.net, nn.Module):
-            for parameter in self.net.parameters():
-                return parameter.device
-        return torch.device("cpu")
+        """Where the net's parameters lie, or those of what a function names; the CPU for a net without any."""
+        parameters = (parameter for net in modules_of(self.net) for parameter in net.parameters())
+        return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
@@ -108,12 +128,23 @@ class Recogniser:
         return replace(self, access=access)
 
 
+def counted(said: Emissions, name: str) -> Emissions:
+    """The same. Raises UnusableBatch for numbers of frames below zero, or beyond the frames that there are."""
+    width = said.log_probs.shape[1]
+    if bool(((said.frames < 0) | (said.frames > width)).any()):
+        raise UnusableBatch(
+            f"{name}: its net says that the clips have {said.frames.tolist()} frames, and gives {width}. "
+            "Let it give each clip's own number, of the frames that it gives: lengths // 320, where a frame is 320 samples"
+        )
+    return said
+
+
 @torch.no_grad()
 def hear(model: Callable[[Tensor, Tensor], Emissions], waveforms: Tensor, lengths: Tensor) -> Emissions:
     """What is judged: the outputs of this model, at rest. A function, so that one around another model is heard itself.
 
-    Shapes: waveforms [batch, time], lengths [batch] in samples; on any device.
+    Shapes: waveforms [batch, time], lengths [batch] in samples; on any device. Raises UnusableBatch for what no recogniser says.
     """
     device = getattr(model, "device", torch.device("cpu"))
     with at_rest(model):
-        return model(waveforms.to(device), lengths.to(device))
+        return counted(model(waveforms.to(device), lengths.to(device)), getattr(model, "name", "the model"))

@@ -9,8 +9,9 @@ module:package.file:function             your own: a function that returns a Rec
 import contextlib
 import importlib
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel
+from audioadv.models.access import Access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
-from audioadv.models.recogniser import Recogniser, hear
-from audioadv.models.rest import found
+from audioadv.models.recogniser import Recogniser, counted, hear
+from audioadv.models.rest import at_rest, found, modules_of
 
 WEIGHTS = Path(__file__).parent / "weights"
+PACKAGE, STANDARD = Path(__file__).parents[1], sysconfig.get_path("stdlib")
 BUNDLED = {
     "tiny-mel": "convolutions on a log-mel spectrum; bundled",
     "tiny-wave": "self-attention on the raw waveform; bundled",
@@ -66,8 +69,10 @@ def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
             f"model {name!r}: unknown{meant(name)}. Use {', '.join(BUNDLED)}, torchaudio:PIPELINE, hf:NAME_OR_FOLDER or "
             "module:package.file:function (audioadv models lists them)"
         )
-    if isinstance(recogniser.net, nn.Module):
-        recogniser.net.eval().requires_grad_(False).to(device)
+    for net in modules_of(recogniser.net):
+        net.eval().requires_grad_(False).to(device)
+    if source == "module":
+        try_out(name, recogniser)
     return recogniser
 
 
@@ -189,28 +194,63 @@ def load_function(path: str) -> Recogniser:
             f"model 'module:{path}': the function returned a {type(recogniser).__name__}. "
             "Return audioadv.Recogniser(net, sample_rate, vocabulary)"
         )
-    try_out(f"module:{path}", recogniser)
     return recogniser
 
 
 def try_out(name: str, recogniser: Recogniser) -> None:
-    """Let a recogniser hear half a second of nothing. Raises UnknownModel where it cannot, or says what is no sense."""
-    time = recogniser.sample_rate // 2
+    """Let a recogniser hear half a second of silence as a judge does, and two noises as an attack does, with gradients if it grants them.
+
+    Raises UnknownModel where it cannot, UnusableBatch where it says what is no sense.
+    """
+    time, device = recogniser.sample_rate // 2, recogniser.device
+    lengths = torch.tensor([time, time // 2])
+    noises = 0.1 * torch.randn(2, time, generator=torch.Generator().manual_seed(0)) * (torch.arange(time) < lengths[:, None])
+    heard = "half a second of silence"
     try:
-        hear(recogniser, torch.zeros(1, time), torch.tensor([time]))
-    except AudioadvError:
-        raise
+        hear(recogniser, torch.zeros(1, time), lengths[:1])
+        heard = "two noises at once as in an attack, of half a second and a quarter"
+        with at_rest(recogniser), torch.enable_grad():
+            inputs = noises.to(device).requires_grad_(recogniser.access is Access.GRADIENTS)
+            said = counted(recogniser(inputs, lengths.to(device)), recogniser.name)
+            if said.log_probs.requires_grad:
+                torch.autograd.grad(said.log_probs.sum(), inputs, allow_unused=True)
+    except AudioadvError as error:
+        raise type(error)(f"model {name!r}: {error}") from error
     except Exception as error:
         raise UnknownModel(
-            f"model {name!r}: heard half a second of silence, {raised(error)}. Its "
+            f"model {name!r}: heard {heard}, {raised(error)}. Its "
             "net takes waveforms [batch, time] and lengths [batch], and gives log-probabilities [batch, frames, letters] and frames [batch]"
         ) from error
 
 
 def raised(error: Exception) -> str:
     """What was raised, and where: messages without a traceback say so."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
+    at = culprit(error) or traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at line {at.lineno} of {at.filename} ({error})"
+
+
+def culprit(error: Exception) -> traceback.FrameSummary | None:
+    """The line of a user's own file that raised it, or had a library raise it; None where that line is audioadv's."""
+    for at in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(at.filename)
+        if file.is_relative_to(PACKAGE):
+            return None
+        if file.is_file() and not file.is_relative_to(STANDARD) and not {"site-packages", "dist-packages"} & {*file.parts}:
+            return at
+    return None
+
+
+@contextlib.contextmanager
+def blamed() -> Iterator[None]:
+    """Within it, what a user's own file raises is said in one sentence, with the place. Raises UnknownModel."""
+    try:
+        yield
+    except AudioadvError:
+        raise
+    except Exception as error:
+        if culprit(error) is None:
+            raise
+        raise UnknownModel(f"your own code raised {raised(error)}. Mend it there, or give it only what it takes") from error
 
 
 def called(path: str) -> object:
@@ -229,8 +269,8 @@ def called(path: str) -> object:
         if function is None:
             raise ImportError(f"module {module_name!r} has no attribute {function_name!r}")
         return function()
-    except AudioadvError:
-        raise
+    except AudioadvError as error:
+        raise type(error)(f"model 'module:{path}': {error}") from error
     except ImportError as error:
         raise UnknownModel(f"model 'module:{path}': {error}. Is the file in this folder or installed, and the name right?") from error
     except Exception as error:

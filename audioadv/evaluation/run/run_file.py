@@ -28,17 +28,14 @@ from audioadv.models.rest import module_of
 NAME = "run.json"
 
 
-def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
-    """Write what a run in this folder claims, or find that it goes on as it began. `stated` has at least `arguments`.
-
-    Raises OptionError that names each argument that differs, UnwritableOutput.
-    """
+def check_goes_on(folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Raise OptionError where a run in this folder began with other arguments, naming each that differs, or results are of no run."""
     used = (folder / "results.jsonl").exists()  # asked first: a fellow worker may be writing both at this moment
     before = read_run(folder)
     if before is None and used:
         raise OptionError(f"--out {folder}: holds results, but of no run (there is no {NAME}). Name another folder")
     if before is not None:
-        then, now = before.get("arguments", {}), json.loads(json.dumps(stated["arguments"]))
+        then, now = before.get("arguments", {}), json.loads(json.dumps(arguments))
         names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if names:
             differ = "; ".join(f"{name}: was {shown(then.get(name))}, now {shown(now.get(name))}" for name in names)
@@ -46,6 +43,10 @@ def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
                 f"--out {folder}: a run that was started with other arguments ({differ}). "
                 "Start it with the same ones to go on, or name another folder"
             )
+
+
+def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
+    """Write what a run in this folder claims, in place of what it said before. Raises UnwritableOutput."""
     part = folder / f".{uuid.uuid4().hex}.part"
     try:
         part.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
