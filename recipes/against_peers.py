@@ -63,13 +63,13 @@ from suite import DATA, Pair, judge, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.attacks.craft import BATCH, heard_alone
+from audioadv.attacks.craft import BATCH
 from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.audio.ragged import alike, pad
 from audioadv.evaluation.rates import wilson
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import parse_bound
 from audioadv.threat.goals import Transcribe, spell

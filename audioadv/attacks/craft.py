@@ -35,13 +35,13 @@ from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
-from audioadv.models.recogniser import Emissions, Recogniser, hear
+from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
 from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_sound
-from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
+from audioadv.threat.goals import TextGoal
 from audioadv.threat.joined import members
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
@@ -49,7 +49,6 @@ from audioadv.threat.region import Region
 
 BATCH = 16
 SMALLEST = Linf(MIN)
-TextGoal = Transcribe | Silence | Mistranscribe
 
 
 @final
@@ -197,10 +196,9 @@ def craft_each(
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
             raise UnusableBatch(f"{clip.name}: {clip.sample_rate} Hz, {wish}")
-    wants = goal.references if isinstance(goal, Mistranscribe) else goal.texts if isinstance(goal, Transcribe) else ("",)
-    if len(wants) not in (1, len(clips)):
-        raise UnusableBatch(f"{len(wants)} texts for {len(clips)} clips: give one for all, or one for each")
-    way = partial(find_then_shrink, minimal=bound.minimal) if attack == "shrink" else ATTACKS[attack]
+    if len(goal.texts) not in (1, len(clips)):
+        raise UnusableBatch(f"{len(goal.texts)} texts for {len(clips)} clips: give one for all, or one for each")
+    way = ATTACKS[attack]
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
         own = goal.rows(index)
@@ -343,11 +341,6 @@ class Verdict:
         if self.enough(hits):
             return Outcome.REACHED, f"{heard}."
         return Outcome.MISSED, f"{heard}, but {self.over.rate:.0%} were asked for. More steps, more draws or a wider bound may do it."
-
-
-def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
-    """What the model makes of one clip by itself. Shapes: samples [time]."""
-    return hear(model, samples[None], torch.tensor([len(samples)]))
 
 
 def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:

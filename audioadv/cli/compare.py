@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from audioadv.attacks.craft import heard_alone
 from audioadv.audio.distances import log_spectral_distance_db, pesq_mos, segmental_snr_db, stoi, worst_excess
 from audioadv.audio.files import Clip, read_clip
 from audioadv.audio.hearing import Hearing
@@ -15,6 +14,7 @@ from audioadv.audio.loudness import loudness_lufs
 from audioadv.cli.options import common_options, no_use, say
 from audioadv.cli.outputs import check_picture
 from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch
+from audioadv.models.recogniser import heard_alone
 from audioadv.models.sources import load_model
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import comparison_table, printable, show

@@ -38,7 +38,7 @@ from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import check_sound, parse_channel
-from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, Transcribe, spell
+from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, Transcribe, check_spelt
 
 
 class Job(NamedTuple):
@@ -210,8 +210,7 @@ def wanted_texts(entries: list[Entry], targets: tuple[str, ...], silence: bool, 
 
 def check_text(kind: type[Transcribe] | type[Mistranscribe], text: str, model: Recogniser) -> None:
     """Raise UnusableTarget for a text that is empty or that the model could never write."""
-    goal = kind(text)
-    spell(goal.texts if isinstance(goal, Transcribe) else goal.references, model.vocabulary, torch.device("cpu"))
+    check_spelt(kind(text), model.vocabulary)
 
 
 def check_own_text(

@@ -20,13 +20,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, final
 
-from audioadv.attacks.craft import Crafted, TextGoal
+from audioadv.attacks.craft import Crafted
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput
 from audioadv.evaluation.run.on_disk import alone_in, source, write_and_judge
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
+from audioadv.threat.goals import TextGoal
 
 SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
 STAGE = ".audioadv-"  # what a folder that files are made in is called, before its own part

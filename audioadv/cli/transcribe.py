@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from audioadv.attacks.craft import heard_alone
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import read_entries
 from audioadv.cli.options import DONE, WRONG_INPUT, Problems, clip_arguments, common_options, model_option, say
+from audioadv.models.recogniser import heard_alone
 from audioadv.models.sources import load_model
 
 

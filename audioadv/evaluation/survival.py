@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableBatch, UnusableResponse
 from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.words import WordErrors, plain_words
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
@@ -136,7 +135,7 @@ def survive(
 def transcripts(model: Recogniser, samples: Tensor, channel: Channel | None, draws: int, clip: int, seed: int) -> tuple[str, ...]:
     """What is heard, draw by draw; once without a channel. Shapes: samples [time]."""
     if channel is None:
-        return tuple(model.transcribe(samples[None], torch.tensor([len(samples)])))
+        return tuple(heard_alone(model, samples).transcripts())
     parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed)
     return tuple(text for part in parts for text in part.transcripts())
 

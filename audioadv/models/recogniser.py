@@ -139,6 +139,11 @@ def counted(said: Emissions, name: str) -> Emissions:
     return said
 
 
+def heard_alone(model: Recogniser, samples: Tensor) -> Emissions:
+    """What the model makes of one clip by itself. Shapes: samples [time]."""
+    return hear(model, samples[None], torch.tensor([len(samples)]))
+
+
 @torch.no_grad()
 def hear(model: Callable[[Tensor, Tensor], Emissions], waveforms: Tensor, lengths: Tensor) -> Emissions:
     """What is judged: the outputs of this model, at rest. A function, so that one around another model is heard itself.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, Self, final
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -202,6 +202,8 @@ class Transcribe(Joins):
 class Silence(Joins):
     """To be heard as nothing at all."""
 
+    texts: ClassVar = ("",)
+
     def loss(self, outputs: Emissions) -> Tensor:
         return likelihood_loss(outputs.log_probs, outputs.frames, *self.nothing(outputs))
 
@@ -250,6 +252,11 @@ class Mistranscribe(Joins):
         if not 0 < self.errors < math.inf:
             raise OptionError(f"errors {self.errors}: how many words wrong, for each word said? Give a share above 0, for example 0.5")
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What it is about, as for the other goals of texts: the references."""
+        return self.references
+
     def loss(self, outputs: Emissions) -> Tensor:
         texts = for_each(self.references, len(outputs.log_probs))
         return ctc_hold(outputs, spell(texts, outputs.vocabulary, outputs.log_probs.device))
@@ -284,3 +291,11 @@ class Mistranscribe(Joins):
 
     def rows(self, index: Tensor) -> "Mistranscribe":
         return self if len(self.references) == 1 else Mistranscribe([self.references[i] for i in index.tolist()], self.errors)
+
+
+TextGoal = Transcribe | Silence | Mistranscribe
+
+
+def check_spelt(goal: TextGoal, vocabulary: Sequence[str]) -> None:
+    """Raises UnusableTarget for texts that a recogniser with these letters never writes."""
+    spell(goal.texts, tuple(vocabulary), torch.device("cpu"))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, final
 import soundfile
 import torch
 
-from audioadv.attacks.craft import Progress, TextGoal, craft_each
+from audioadv.attacks.craft import Progress, craft_each
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.ledger import Ledger, Line
@@ -34,7 +34,7 @@ from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
-from audioadv.threat.goals import NOT_AS, Mistranscribe, Transcribe, as_texts, spell
+from audioadv.threat.goals import NOT_AS, Mistranscribe, TextGoal, Transcribe, as_texts, check_spelt
 
 STAGE = ".stage-"  # what a folder that files are made in begins with; its maker is alone in it
 
@@ -77,7 +77,7 @@ class Job:
             )
         try:
             goal = Mistranscribe(plain_words(self.text or "")) if self.target is None else Transcribe(self.target)
-            spell(goal.references if isinstance(goal, Mistranscribe) else goal.texts, model.vocabulary, torch.device("cpu"))
+            check_spelt(goal, model.vocabulary)
         except UnusableTarget as error:
             raise UnusableTarget(f"{self.where}: {error}") from error
         return goal
@@ -168,7 +168,7 @@ class Bench:
     def save(self, setting: Setting, usable: Sequence[tuple[Job, Clip]], model: Recogniser) -> list[Line]:
         """As `attack`, at once. Nothing takes its place before all of it is written."""
         goals = [job.goal(model) for job, _ in usable]
-        texts = [text for goal in goals for text in (goal.references if isinstance(goal, Mistranscribe) else getattr(goal, "texts", ()))]
+        texts = [text for goal in goals for text in goal.texts]
         together = Mistranscribe(texts) if isinstance(goals[0], Mistranscribe) else Transcribe(texts)
         options = {**self.options, "bound": setting.bound, "attack": setting.attack, "channel": setting.channel, "batch": len(usable)}
         results = craft_each(model, [clip for _, clip in usable], together, progress=self.progress, **options)

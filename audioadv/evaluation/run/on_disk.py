@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from audioadv.attacks.craft import Crafted, TextGoal, heard_alone
+from audioadv.attacks.craft import Crafted
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import read_clip, write_wav
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, heard_alone
+from audioadv.threat.goals import TextGoal
 
 
 def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, model: Recogniser) -> dict[str, Any]:

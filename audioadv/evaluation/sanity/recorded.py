@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from audioadv.attacks.craft import heard_alone
 from audioadv.attacks.trace import SPILL, Sight
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.threat.bounds import SNR, Ball, parse_bound
 
 Line = Mapping[str, Any]
