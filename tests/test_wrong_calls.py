@@ -141,6 +141,12 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "features that are not finite": (lambda: Feature(lambda x: NET(x) / 0, 0.5).around(X), UnusableBatch, "not all finite"),
     "forwards of others": (lambda: aa.ThreatModel("linf:0.1", queries=5).check(X, X, forwards=X[:2]), UnusableBatch, "for each"),
     "parameters of others": (lambda: aa.ThreatModel("linf:0.1").check(X, X, parameters=X[:2]), UnusableBatch, "one for each"),
+    "a kind of bound for a claim": (lambda: aa.ThreatModel(aa.Linf), MalformedSpec, "not a bound"),
+    "a kind of goal for a claim": (lambda: aa.ThreatModel("linf:0.1", goal=aa.Misclassify), MalformedSpec, "goal"),
+    "a number for a claim's channel": (lambda: aa.ThreatModel("linf:0.1", channel=5), MalformedSpec, "not a channel"),
+    "a number for a model": (lambda: aa.objective(5, aa.Misclassify(LABELS)), OptionError, "not a model"),  # type: ignore[arg-type]
+    "a text for a goal": (lambda: aa.objective(NET, "misclassify"), OptionError, "not a goal"),  # type: ignore[arg-type]
+    "a bound for a region": (lambda: aa.attacks.pgd(aa.objective(NET, aa.Misclassify(LABELS)), aa.Linf(0.1)), OptionError, "around"),  # type: ignore[arg-type]
     "access of no kind": (lambda: aa.ThreatModel("linf:0.1").check(X, X, access="foo"), OptionError, "access 'foo'"),
     "a box upside down": (lambda: aa.Linf(0.1).around(X, box=(1.0, 0.0)), OptionError, "the lowest and the highest"),
     "half of what a net gives": (lambda: heard(lambda x, n: x[..., None]), UnusableBatch, "gives Tensor.*lambda waveforms, lengths"),

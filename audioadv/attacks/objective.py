@@ -25,7 +25,7 @@ from audioadv.models.access import Access, granted, includes
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import module_of
 from audioadv.threat.bounds import Box
-from audioadv.threat.goals import Goal
+from audioadv.threat.goals import Goal, is_goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
 from audioadv.threat.region import Region
 
@@ -360,8 +360,13 @@ def objective(
     """What an attack works on: a model, a goal and, for ragged audio, lengths [batch] in samples.
 
     With an `expectation` (`Expectation(parse_channel("room_then_noise:20"))`), on average over a channel. `slopes` says where
-    slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ... Raises OptionError for what is no such source.
+    slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ... Raises OptionError for what is no such source, no
+    model or no goal.
     """
+    if not callable(model) or isinstance(model, type):
+        raise OptionError(f"model {model!r:.60}: not a model. Give a module, a Classifier or a Recogniser")
+    if not is_goal(goal):
+        raise OptionError(f"goal {goal!r:.60}: not a goal. Give one, for example Misclassify(labels) or Transcribe(text)")
     if slopes is not None and (isinstance(slopes, type) or not callable(getattr(slopes, "look", None))):
         raise OptionError(f"slopes {slopes!r:.60}: not a source of slopes. Give one: nes(), spsa(), coordinates() or bandits()")
     return Objective(model, goal, lengths, slopes=slopes, expectation=expectation)

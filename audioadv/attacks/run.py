@@ -206,15 +206,24 @@ def restless(slope: Tensor, lost: Tensor) -> Tensor:
 
 
 def checked(region: Region) -> Region:
-    """The region, once its radii are known to be such. Raises UnusableBatch for negative ones, or not one for each example."""
+    """The region, once its radii are known to be such. Raises UnusableBatch for negative ones, or not one for each example, OptionError
+    for what is no region."""
+    check_region(region)
     radius, count = region.radius, len(region.clean)
     if radius.shape != (count,) or not bool((radius >= 0).all()):
         raise UnusableBatch(f"radii {radius.tolist()} for {count} examples: give one for each, a number of at least 0")
     return region
 
 
+def check_region(region: Region) -> None:
+    """Raises OptionError for a bound, say, in place of a region."""
+    if not isinstance(region, Region):
+        raise OptionError(f"region {region!r:.60}: not a region. Make one around the inputs: bound.around(clean)")
+
+
 def fixed_radius(region: Region, attack: str) -> None:
     """Raises OptionError for a region that is searched for the smallest change, for an attack whose steps are shares of a radius."""
+    check_region(region)
     if bool(region.radius.isinf().any()):
         raise OptionError(
             f"{attack} works within a fixed radius, and a min bound has none. Give it one, or use an attack that looks for the smallest "

@@ -324,7 +324,7 @@ def as_bound(bound: object) -> Bound:
     """
     if isinstance(bound, str):
         return parse_bound(bound)
-    if not isinstance(bound, Bound):
+    if isinstance(bound, type) or not isinstance(bound, Bound):
         raise MalformedSpec(f"bound {bound!r}: not a bound. Give one, for example Linf(0.03), or a spec, linf:0.03")
     return bound
 

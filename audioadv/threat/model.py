@@ -20,8 +20,8 @@ from torch import Tensor
 from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, UnusableResponse
 from audioadv.models.access import Access, as_access, includes
 from audioadv.threat.bounds import Box, as_bound, parse_bound
-from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.channels.specs import as_channel, parse_channel
+from audioadv.threat.goals import Mistranscribe, is_goal
 from audioadv.threat.joined import Joined
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin, probability_margin
 from audioadv.threat.measured import Below
@@ -70,6 +70,8 @@ class ThreatModel:
         if isinstance(self.channel, str):
             with suppress(UnusableResponse):  # rooms or noise that lie elsewhere
                 parse_channel(self.channel)
+        elif self.channel is not None:
+            as_channel(self.channel)
         object.__setattr__(self, "channel", None if self.channel is None else str(self.channel))
         choices = {"access": [str(access) for access in Access], "knowledge": list(KNOWLEDGE), "protocol": list(PROTOCOLS)}
         for name, known in choices.items():
@@ -78,7 +80,7 @@ class ThreatModel:
         object.__setattr__(self, "access", Access(self.access))
         if self.queries is not None and (type(self.queries) is not int or self.queries < 1):
             raise MalformedSpec(f"queries {self.queries!r}: give a number of forwards of at least 1, or None for any number")
-        if not self.goal if isinstance(self.goal, str) else not callable(getattr(self.goal, "reached", None)):
+        if not self.goal if isinstance(self.goal, str) else not is_goal(self.goal):
             raise MalformedSpec(f"goal {self.goal!r}: say what the attacker wants, for example 'misclassify', or give a goal")
 
     def __str__(self) -> str:

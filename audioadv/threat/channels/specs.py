@@ -61,7 +61,7 @@ def as_channel(channel: Any) -> Channel:
     """
     if isinstance(channel, str):
         return parse_channel(channel)
-    if not callable(getattr(channel, "draw", None)):
+    if isinstance(channel, type) or not callable(getattr(channel, "draw", None)):
         raise MalformedSpec(f"channel {channel!r}: not a channel. Give one, or a spec, for example noise:20")
     return channel
 
