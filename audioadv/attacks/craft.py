@@ -196,8 +196,8 @@ def craft_each(
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
             raise UnusableBatch(f"{clip.name}: {clip.sample_rate} Hz, {wish}")
-    if len(goal.texts) not in (1, len(clips)):
-        raise UnusableBatch(f"{len(goal.texts)} texts for {len(clips)} clips: give one for all, or one for each")
+    if wrong := {len(part.texts) for part in members(goal) if hasattr(part, "texts")} - {1, len(clips)}:
+        raise UnusableBatch(f"{wrong.pop()} texts for {len(clips)} clips: give one for all, or one for each")
     way = ATTACKS[attack]
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
