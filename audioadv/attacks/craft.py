@@ -26,6 +26,7 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.qin import qin
 from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.run import check_counts
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
@@ -41,7 +42,7 @@ from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_sound
-from audioadv.threat.goals import TextGoal
+from audioadv.threat.goals import TextGoal, is_goal
 from audioadv.threat.joined import members
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
@@ -144,7 +145,7 @@ def craft_each(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Crafted]:
-    """Craft clip by clip: each is yielded when its batch ends, in the order given.
+    """Craft clip by clip: each is yielded when its batch ends, in the order given. What is wrong with the call is said at once.
 
     Once `stop()` is true, asked at every step, the batch at work ends with what it has found, and no other begins.
 
@@ -157,35 +158,45 @@ def craft_each(
     The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
     UnknownModel for what is no recogniser, OptionError for an unknown attack or a goal that is not for texts.
     """
-    bound, channel = as_bound(bound), None if channel is None else as_channel(channel)
+    bound = as_bound(bound)
+    check_counts("craft", steps=steps, restarts=restarts, batch=batch, judge_draws=judge_draws)
+    check_goal(model, goal)
+    check_attack(attack, bound)
+    over = None
+    if channel is not None:
+        memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
+        over = Expectation(as_channel(channel), draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
+        # What cannot be drawn is said before any work is done.
+        check_sound(over.channel)
+        over.channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
+    check_clips(model, clips, goal)
+    call = Call(model, bound.at_rate(model.sample_rate), ATTACKS[attack], steps, restarts, seed, over, judge_draws, progress, stop)
+    return in_batches(call, clips, goal, batch)
+
+
+def check_goal(model: Recogniser, goal: TextGoal) -> None:
+    """Raises UnknownModel for what is no recogniser, OptionError for a goal that is not for texts."""
     if not callable(getattr(model, "transcribe", None)):
         wish = "Wrap your own: Recogniser(net, sample_rate=16000, vocabulary=...). Classifiers are for aa.attacks and aa.evaluate"
         raise UnknownModel(f"model of type {type(model).__name__}: craft needs a recogniser. {wish}")
-    if not all(callable(getattr(part, "reached", None)) and not isinstance(part, Misclassify | Classify) for part in members(goal)):
+    if not all(is_goal(part) and not isinstance(part, Misclassify | Classify) for part in members(goal)):
         raise OptionError(
             f"goal {str(goal)!r}: craft needs one for texts. Give Transcribe({str(goal)!r}), Silence() or Mistranscribe(said)"
         )
+
+
+def check_attack(attack: str, bound: Bound) -> None:
+    """Raises OptionError for an attack that is unknown, or not for this bound."""
     if attack not in ATTACKS:
         raise OptionError(f"attack {attack!r}: unknown. Use {' or '.join(ATTACKS)}")
     if attack in FIXED and bound.minimal:
         raise OptionError(f"attack {attack!r} works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
     if attack == "qin" and not isinstance(bound, Masked):
         raise OptionError(f"attack 'qin' hides a change under a masking threshold, and {bound} has none. Give the bound masked:min")
-    if steps < 1:
-        raise OptionError(f"steps {steps}: an attack takes at least one")
-    if restarts < 1:
-        raise OptionError(f"restarts {restarts}: every clip is started at least once")
-    if batch < 1:
-        raise OptionError(f"batch {batch}: at least one clip is attacked at once")
-    if judge_draws < 1:
-        raise OptionError(f"judge_draws {judge_draws}: a rate takes at least one draw")
-    over = None
-    if channel is not None:
-        memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
-        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
-        # What cannot be drawn is said before any work is done.
-        check_sound(channel)
-        channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
+
+
+def check_clips(model: Recogniser, clips: Sequence[Clip], goal: TextGoal) -> None:
+    """Raises UnusableBatch for what are no clips, or not the model's, and for a goal of others."""
     for clip in clips:
         if not isinstance(clip, Clip):
             raise UnusableBatch(
@@ -198,115 +209,139 @@ def craft_each(
             raise UnusableBatch(f"{clip.name}: {clip.sample_rate} Hz, {wish}")
     if wrong := {len(part.texts) for part in members(goal) if hasattr(part, "texts")} - {1, len(clips)}:
         raise UnusableBatch(f"{wrong.pop()} texts for {len(clips)} clips: give one for all, or one for each")
-    way = ATTACKS[attack]
+
+
+@final
+class Call(NamedTuple):
+    """What all batches of one call have in common; its bound is for clips of the model's rate."""
+
+    model: Recogniser
+    bound: Bound
+    attack: Callable[..., AttackResult]
+    steps: int
+    restarts: int
+    seed: int
+    over: Expectation | None
+    judge_draws: int
+    progress: Callable[[Progress], None] | None
+    stop: Callable[[], bool]
+
+
+def in_batches(call: Call, clips: Sequence[Clip], goal: TextGoal, batch: int) -> Iterator[Crafted]:
+    """Batch by batch, until it is stopped."""
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
-        own = goal.rows(index)
-        yield from craft_batch(model, [clips[i] for i in index], own, bound, way, steps, restarts, seed, progress, stop, over, judge_draws)
-        if stop():
+        yield from craft_batch(call, [clips[i] for i in index], goal.rows(index))
+        if call.stop():
             return
 
 
-def craft_batch(
-    model: Recogniser,
-    clips: list[Clip],
-    goal: TextGoal,
-    bound: Bound,
-    attack: Callable[..., AttackResult],
-    steps: int,
-    restarts: int,
-    seed: int,
-    progress: Callable[[Progress], None] | None,
-    stop: Callable[[], bool],
-    over: Expectation | None,
-    judge_draws: int,
-) -> Iterator[Crafted]:
+def craft_batch(call: Call, clips: list[Clip], goal: TextGoal) -> Iterator[Crafted]:
     """One ragged batch, from clean clips to judged results."""
-    began = time.perf_counter()
-    device = model.device
-    waveforms, lengths = pad([clip.samples.to(device) for clip in clips])
-    lengths = lengths.to(device)
-    bound = bound.at_rate(model.sample_rate)
-    region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
-    alone = [heard_alone(model, clip.samples) for clip in clips]
+    began, device = time.perf_counter(), call.model.device
+    waveforms, lengths = (tensor.to(device) for tensor in pad([clip.samples.to(device) for clip in clips]))
+    region = call.bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    alone = [heard_alone(call.model, clip.samples) for clip in clips]
     goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
-    verdicts = [Verdict(model, own, clip.samples, over, judge_draws) for own, clip in zip(goals, clips, strict=True)]
-    early = [settled(verdicts[i], outputs, bound, clips[i].samples) for i, outputs in enumerate(alone)]
-    able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
-
-    adversarial, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
-    counts, saw = torch.zeros(3, len(clips), dtype=torch.int64), dict[int, Sight]()
-    if len(able):
-        names = [clips[i].name for i in able]
-
-        halted, most = 0, steps * restarts * len(region.members())  # the step at which it was, of so many
-
-        def tell(step: int, best: Tensor, inputs: Tensor) -> bool:
-            nonlocal halted
-            if progress is not None:
-                specs = zip(bound.found(region.rows(able.to(device)), inputs), best.isfinite().tolist(), strict=True)
-                progress(Progress(step, most, names, [spec if hit else None for spec, hit in specs]))
-            halted = step if step < most and stop() else 0
-            return bool(halted)
-
-        wanted = objective(model, goal.rows(able), lengths[able.to(device)], over)
-        trace = Trace(region.rows(able.to(device)))
-        starts = partial(restarted, attack, restarts=restarts)
-        result = worst_member(starts, trace.watching(wanted), trace.region, steps=steps, seed=seed, progress=tell)
-        saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
-        if result.parameters is not None:
-            parameters = region.start()
-            parameters[able.to(device)] = result.parameters
-            region = region.knowing(parameters)
-        for row, i in enumerate(able.tolist()):
-            adversarial[i] = result.adversarial[row, : len(clips[i].samples)].cpu()
-            # Needless was ruled out above, by what the clip is heard as alone: what comes out here is judged all the same.
-            ends[i] = (end := Outcome.REACHED if result.reached[row] else result.outcome[row]), end.sentence
-            if halted and (end is Outcome.MISSED or (end is Outcome.REACHED and bound.minimal)):
-                ends[i] = (
-                    end,
-                    f"Stopped after {halted} of {most} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}.",
-                )
-        counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
-    if region.known is None:
-        region = region.knowing(region.start())  # nothing was done
-
-    share = (counts[1] + 1) / (counts[1] + 1).sum() * (time.perf_counter() - began)
+    verdicts = [Verdict(call.model, own, clip.samples, call.over, call.judge_draws) for own, clip in zip(goals, clips, strict=True)]
+    early = [settled(verdict, outputs, call.bound) for verdict, outputs in zip(verdicts, alone, strict=True)]
+    found = attacked(call, clips, goal, region, lengths, early)
+    share = (found.counts[1] + 1) / (found.counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):
-        own = region.rows(torch.tensor([i], device=device), len(clip.samples))
-        outputs = heard_alone(model, adversarial[i])
-        outcome, note = ends[i]
-        excess = float(bound.excess(own, adversarial[i][None].to(device))) if not bound.minimal else 0.0
-        hits = verdicts[i].hits(adversarial[i], outputs)
-        if over is not None and excess <= 0 and outcome in (Outcome.REACHED, Outcome.MISSED):
-            outcome, note = verdicts[i].often_enough(hits)
-        elif outcome is Outcome.REACHED and (excess > 0 or not hits):
-            # Sums in floating point differ with the batch's shape: an example on the very edge can fall on its other side alone.
-            outcome, note = Outcome.MISSED, "Reached in its batch, but not alone. Run it again with more steps."
-            adversarial[i], excess, outputs = clip.samples, min(excess, 0.0), alone[i]
-        clean, changed = clip.samples, adversarial[i]
-        yield Crafted(
-            clip=clip,
-            target=str(goals[i]),
-            clean_transcript=alone[i].transcripts()[0],
-            adversarial=changed,
-            adversarial_transcript=outputs.transcripts()[0],
-            outcome=outcome,
-            note=note,
-            bound=bound.found(own, changed[None].to(device))[0] if bound.minimal and outcome is Outcome.REACHED else str(bound),
-            excess=excess,
-            snr_db=float(snr_db(clean, changed)),
-            relative_db=float(relative_db(clean, changed)),
-            steps=int(counts[0, i]),
-            forwards=int(counts[1, i]),
-            backwards=int(counts[2, i]),
-            seconds=float(share[i]),
-            channel=None if over is None else str(over.channel),
-            hits=hits,
-            draws=0 if over is None else judge_draws,
-            gauge=float(own.gauge(changed[None].to(device))),
-            saw=saw.get(i),
-        )
+        yield judged(call, found, i, clip, alone[i], verdicts[i], float(share[i]))
+
+
+@final
+class Found(NamedTuple):
+    """What an attack made of a batch: 16-bit samples, how it ended and why, steps and passes [3, clips], and what it saw, clip by clip.
+
+    `region` knows the parameters of what was found.
+    """
+
+    samples: list[Tensor]
+    ends: list[tuple[Outcome, str]]
+    counts: Tensor
+    saw: dict[int, Sight]
+    region: Region
+
+
+def attacked(
+    call: Call, clips: list[Clip], goal: TextGoal, region: Region, lengths: Tensor, early: list[tuple[Outcome, str] | None]
+) -> Found:
+    """The attack, on those clips that have not ended before it. Shapes: lengths [clips]."""
+    able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
+    samples, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
+    counts = torch.zeros(3, len(clips), dtype=torch.int64)
+    if not len(able):
+        return Found(samples, ends, counts, {}, region.knowing(region.start()))  # nothing was done
+    there, names = able.to(region.clean.device), [clips[i].name for i in able]
+    halted, most = 0, call.steps * call.restarts * len(region.members())  # the step at which it was, of so many
+
+    def tell(step: int, best: Tensor, inputs: Tensor) -> bool:
+        nonlocal halted
+        if call.progress is not None:
+            specs = zip(call.bound.found(region.rows(there), inputs), best.isfinite().tolist(), strict=True)
+            call.progress(Progress(step, most, names, [spec if hit else None for spec, hit in specs]))
+        halted = step if step < most and call.stop() else 0
+        return bool(halted)
+
+    wanted = objective(call.model, goal.rows(able), lengths[there], call.over)
+    trace = Trace(region.rows(there))
+    starts = partial(restarted, call.attack, restarts=call.restarts)
+    result = worst_member(starts, trace.watching(wanted), trace.region, steps=call.steps, seed=call.seed, progress=tell)
+    parameters = region.start()
+    if result.parameters is not None:
+        parameters[there] = result.parameters
+    for row, i in enumerate(able.tolist()):
+        samples[i] = result.adversarial[row, : len(clips[i].samples)].cpu()
+        # Needless was ruled out before, by what the clip is heard as alone: what comes out here is judged all the same.
+        end = Outcome.REACHED if result.reached[row] else result.outcome[row]
+        ends[i] = end, end.sentence
+        if halted and (end is Outcome.MISSED or (end is Outcome.REACHED and call.bound.minimal)):
+            ends[i] = end, f"Stopped after {halted} of {most} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}."
+    counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
+    saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
+    return Found(samples, ends, counts, saw, region.knowing(parameters))
+
+
+def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdict: "Verdict", seconds: float) -> Crafted:
+    """What became of one clip, heard alone on its 16-bit samples; `alone` is the clean clip's."""
+    bound, over, changed, (outcome, note) = call.bound, call.over, found.samples[i], found.ends[i]
+    own, outputs = (
+        found.region.rows(torch.tensor([i], device=found.region.clean.device), len(clip.samples)),
+        heard_alone(call.model, changed),
+    )
+    excess = 0.0 if bound.minimal else float(bound.excess(own, changed[None].to(own.clean.device)))
+    hits = verdict.hits(changed, outputs)
+    if over is not None and excess <= 0 and outcome in (Outcome.REACHED, Outcome.MISSED):
+        outcome, note = verdict.often_enough(hits)
+    elif outcome is Outcome.REACHED and (excess > 0 or not hits):
+        # Sums in floating point differ with the batch's shape: an example on the very edge can fall on its other side alone.
+        outcome, note = Outcome.MISSED, "Reached in its batch, but not alone. Run it again with more steps."
+        changed, excess, outputs = clip.samples, min(excess, 0.0), alone
+    inputs, (steps, forwards, backwards) = changed[None].to(own.clean.device), found.counts[:, i].tolist()
+    return Crafted(
+        clip=clip,
+        target=str(verdict.goal),
+        clean_transcript=alone.transcripts()[0],
+        adversarial=changed,
+        adversarial_transcript=outputs.transcripts()[0],
+        outcome=outcome,
+        note=note,
+        bound=bound.found(own, inputs)[0] if bound.minimal and outcome is Outcome.REACHED else str(bound),
+        excess=excess,
+        snr_db=float(snr_db(clip.samples, changed)),
+        relative_db=float(relative_db(clip.samples, changed)),
+        steps=steps,
+        forwards=forwards,
+        backwards=backwards,
+        seconds=seconds,
+        channel=None if over is None else str(over.channel),
+        hits=hits,
+        draws=0 if over is None else call.judge_draws,
+        gauge=float(own.gauge(inputs)),
+        saw=found.saw.get(i),
+    )
 
 
 @final
@@ -343,8 +378,9 @@ class Verdict:
         return Outcome.MISSED, f"{heard}, but {self.over.rate:.0%} were asked for. More steps, more draws or a wider bound may do it."
 
 
-def settled(verdict: Verdict, outputs: Emissions, bound: Bound, clean: Tensor) -> tuple[Outcome, str] | None:
+def settled(verdict: Verdict, outputs: Emissions, bound: Bound) -> tuple[Outcome, str] | None:
     """How a clip ends before any attack, and why: needless, infeasible, or not yet (None)."""
+    clean = verdict.clean
     if verdict.over is not None and (why := verdict.over.channel.unfit(len(clean), verdict.model.sample_rate)):
         return Outcome.INFEASIBLE, why
     if bool(verdict.goal.reached(outputs)) and verdict.enough(verdict.hits(clean, outputs)):
