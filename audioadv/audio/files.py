@@ -8,10 +8,8 @@ import math
 import os
 import re
 import shlex
-import uuid
 import wave
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, final
@@ -23,7 +21,8 @@ import soxr
 import torch
 from torch import Tensor
 
-from audioadv.errors import OptionError, UnreadableAudio, UnusableBatch, UnwritableOutput
+from audioadv.audio.whole import write_whole
+from audioadv.errors import OptionError, UnreadableAudio, UnusableBatch
 
 Samples = npt.NDArray[np.float32]
 
@@ -116,19 +115,7 @@ def write_wav(path: str | Path, samples: Tensor, sample_rate: int) -> None:
         sound.setframerate(sample_rate)
         # soundfile would scale floats by 32767 here, so the grid is written as the integers that it is
         sound.writeframes((round16(samples.detach().cpu()) * FULL_SCALE).numpy().astype("<i2").tobytes())
-
-    part = path.parent / f".{uuid.uuid4().hex}.part"
-    try:
-        if path.exists() and not path.is_file():  # as root, os.replace would even put a file in the place of /dev/null
-            raise UnwritableOutput(f"{path}: a folder or a device, not a file. Name a file: {path / 'clip.wav'}")
-        part.write_bytes(content.getvalue())
-        os.replace(part, path)
-    except OSError as error:
-        cure = "Write to an existing folder that has room and permission"
-        raise UnwritableOutput(f"{path}: cannot be written ({error.strerror}). {cure}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    write_whole(path, content.getvalue())
 
 
 def _settled(name: str, samples: Samples, found: int, wanted: int, notices: tuple[str, ...]) -> Clip:

@@ -1,14 +1,13 @@
 """The listening page: every clip of a folder that craft wrote, clean and adversarial side by side, to hear and to see."""
 
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 
-from audioadv.errors import UnwritableOutput
+from audioadv.audio.whole import write_whole
 from audioadv.evaluation.run.ledger import check_results, read_results
 
 NEEDED = ("clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "note", "bound", "snr_db", "forwards")
@@ -30,11 +29,6 @@ def write_from_template(path: Path, template: str, **context: Any) -> Path:
     """Write one page, whole or not at all. Raises UnwritableOutput."""
     pages = Environment(loader=PackageLoader("audioadv", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters["urlencode"] = lambda name: quote(os.fsencode(name))  # jinja's own knows no names that are no text
-    text, part = pages.get_template(template).render(**context), path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
-    try:
-        part.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no text
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UnwritableOutput(f"{path}: cannot be written ({error.strerror}). Make room, or name another folder") from error
+    text = pages.get_template(template).render(**context)
+    write_whole(path, text.encode("utf-8", errors="replace"))  # names of files may be no text
     return path

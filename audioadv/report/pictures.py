@@ -8,11 +8,8 @@ difference   waveform   spectrogram      spectrograms all on one colour scale
 
 import io
 import math
-import os
 import textwrap
-import uuid
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,7 +20,7 @@ from torch import Tensor
 from audioadv.audio.files import FULL_SCALE
 from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
-from audioadv.errors import UnwritableOutput
+from audioadv.audio.whole import write_whole
 from audioadv.report.audibility import draw_audibility
 
 WINDOW_SECONDS = 0.025
@@ -137,14 +134,4 @@ def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in another script is shown as boxes
         figure.savefig(content, format="png", metadata={"Software": None})
-    part = path.parent / f".{uuid.uuid4().hex}.part"
-    try:
-        part.write_bytes(content.getvalue())
-        os.replace(part, path)
-    except OSError as error:
-        raise UnwritableOutput(
-            f"{path}: cannot be written ({error.strerror}). Write to an existing folder that has room and permission."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    write_whole(path, content.getvalue())

@@ -3,11 +3,11 @@
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
+from audioadv.audio.whole import write_whole
 from audioadv.errors import UnusableCheckpoint, UnwritableOutput
 
 LATER: Final = ("layers", "optimiser")
@@ -34,7 +35,7 @@ FAULTS: Final = (
 """What a file that is no checkpoint can lead to on being read."""
 
 
-def made(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """The folder, and those above it, if need be. Raises UnwritableOutput."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,27 +43,14 @@ def made(folder: Path) -> None:
         raise UnwritableOutput(f"{folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file by way of one beside it, which takes its place when it is on the disk. Raises UnwritableOutput."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise UnwritableOutput(f"{path}: cannot be written ({error.strerror}). Give a folder that has room and permission") from error
-
-
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a state of tensors, numbers and texts, in lists and dictionaries. Raises UnwritableOutput."""
-    write_whole(path, lambda file: torch.save(state, file))
+    write_whole(path, lambda file: torch.save(state, file), sole=True)
 
 
-def whole_file(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text. Raises UnwritableOutput."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, text.encode(), sole=True)
 
 
 def write_weights(net: nn.Module, path: Path) -> None:
@@ -73,7 +61,7 @@ def write_weights(net: nn.Module, path: Path) -> None:
         place = own.untyped_storage().data_ptr()
         tensors[name] = own.clone() if place in known else own  # safetensors takes no memory twice
         known.add(place)
-    write_whole(path, lambda file: file.write(as_bytes(tensors)))
+    write_whole(path, as_bytes(tensors), sole=True)
 
 
 @contextmanager

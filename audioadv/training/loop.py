@@ -22,7 +22,7 @@ from audioadv.defenses.learning import learners, net_of
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.training.batches import Data, key, keyed
-from audioadv.training.checkpoint import forms, load, made, reading, save, whole_file, write_weights
+from audioadv.training.checkpoint import forms, load, make_folder, reading, save, write_text, write_weights
 from audioadv.training.method import Method, Model, Moment
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import Schedule, cycle, growing
@@ -114,7 +114,7 @@ def train(
     described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
     described |= {"layers": layers(model), "optimiser": options(steps)}
     if folder is not None:
-        made(folder)
+        make_folder(folder)
         if (folder / "checkpoint.pt").exists():
             with reading(folder / "checkpoint.pt"):
                 state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
@@ -176,9 +176,7 @@ def train(
         net.load_state_dict(state.best)
     net.eval()
     if folder is not None and here.first:
-        whole_file(
-            folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks)
-        )  # killed before, it lacks a pass
+        write_curves(folder, state)  # killed before, it lacks a pass
         write_weights(net, folder / "weights.safetensors")
     return Training(tuple(state.marks), state.stopped)
 
@@ -215,7 +213,7 @@ def told_apart(data: Data) -> str:
 
 def write_curves(folder: Path, state: State) -> None:
     """A line for each pass."""
-    whole_file(folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks))
+    write_text(folder / "curves.jsonl", "".join(json.dumps(mark.line()) + "\n" for mark in state.marks))
 
 
 def marked(state: State, batches: int, share: float, rates: dict[str, float]) -> Mark:

@@ -9,8 +9,6 @@ threat_models  each bound and channel as a `ThreatModel`, and in words (claim)
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -18,10 +16,11 @@ from typing import Any
 
 import torch
 
+from audioadv.audio.whole import write_whole
 from audioadv.defenses.preprocessing import Through
 from audioadv.defenses.statement import stated
 from audioadv.defenses.wrapped import Wrapped
-from audioadv.errors import InputError, OptionError, UnwritableOutput
+from audioadv.errors import InputError, OptionError
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import module_of
 
@@ -47,13 +46,7 @@ def check_goes_on(folder: Path, arguments: Mapping[str, Any]) -> None:
 
 def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
     """Write what a run in this folder claims, in place of what it said before. Raises UnwritableOutput."""
-    part = folder / f".{uuid.uuid4().hex}.part"
-    try:
-        part.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, folder / NAME)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UnwritableOutput(f"{folder / NAME}: cannot be written ({error.strerror}). Make room, or name another folder") from error
+    write_whole(folder / NAME, (json.dumps(stated, indent=2) + "\n").encode())
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,37 @@
+"""Files that come whole or not at all: what is read is never half of what was written, wherever it was killed."""
+
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from audioadv.errors import UnwritableOutput
+
+
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, sole: bool = False) -> None:
+    """Write a file by way of one beside it, which takes its place when it is on the disk; an older one stays whole until then.
+
+    `content` may be what writes to an open file. Where nobody else writes this file, `sole`, what a killed writer left beside it is
+    overwritten by the next. Raises UnwritableOutput where the disk says no, or where there is no file but a folder or
+    a device: as root, even /dev/null would have another in its place.
+    """
+    part = path.with_name(f"{path.name}.part") if sole else path.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        if path.exists() and not path.is_file():
+            raise UnwritableOutput(f"{path}: a folder or a device, not a file. Name a file, for example {path / 'name'}")
+        with part.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        cure = "Write to an existing folder that has room and permission"
+        raise UnwritableOutput(f"{path}: cannot be written ({error.strerror}). {cure}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
