@@ -275,3 +275,17 @@ def test_a_bound_alone_is_a_claim_of_this_goal_and_all_that_the_model_grants(bou
     assert (game.threat.bound, game.threat.access, game.threat.protocol) == (Linf(0.1), "scores", "expectimax")
     assert "answer 'class 0,1,2" in str(game.threat)
     assert ready(model, inputs, goal, bound, attacks.square, box=None).shape == inputs.shape
+
+
+def test_who_may_not_ask_so_often_prepares_nothing_and_who_knows_less_plays_no_game() -> None:
+    x = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
+    net = nn.Linear(6, 3).requires_grad_(False)
+    goal, attack = Misclassify(net(x).argmax(1)), partial(attacks.pgd, steps=5)
+    free = ready(net, x, goal, ThreatModel("linf:0.9"), attack)
+    assert not torch.equal(free, x)
+    assert torch.equal(ready(net, x, goal, ThreatModel("linf:0.9", queries=100), attack), free)
+    few = ready(net, x, goal, ThreatModel("linf:0.9", queries=1), partial(attacks.pgd, steps=5, early_stop=False))
+    assert torch.equal(few, x)
+    for knowledge in ("oblivious", "transfer"):
+        with pytest.raises(OptionError, match=f"knowledge '{knowledge}'"):
+            play(net, x, goal, ThreatModel("linf:0.9", knowledge=knowledge))

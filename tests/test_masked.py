@@ -300,3 +300,13 @@ def test_rounding_keeps_within_the_limits_that_bind(other: str) -> None:
     change = both.inputs(y) - both.clean
     assert change.abs().amax(1)[[0, 1, 4]].gt(0).all()
     assert (limit.norm.gauge(change) <= limit.radius * (1 + 1e-6)).all()
+
+
+def test_a_clip_has_the_same_limits_in_every_row() -> None:
+    clean, lengths = clips()
+    together = norm_of(Masked(10).around(clean, lengths))
+    backwards = norm_of(Masked(10).around(clean.flip(0), lengths.flip(0)))
+    assert torch.equal(backwards.limits.flip(0), together.limits)
+    assert torch.equal(backwards.eroded.flip(0), together.eroded)
+    alone = norm_of(Masked(10).around(clean[1:2], lengths[1:2]))
+    assert torch.equal(alone.limits, together.limits[1:2])

@@ -108,7 +108,15 @@ def test_what_adding_rounds_out_of_the_box_breaks_no_claim_and_more_does(box: tu
 
 
 @pytest.mark.parametrize(
-    "spec", ["linf:0.02@0.5_mix_l1:1@0.5", "l1:1@0.3_mix_linf:0.02@0.7", "l2:0.3@0.5_mix_l1:1@0.5", "linf:0.02@0.5_mix_l2:0.3@0.5"]
+    "spec",
+    [
+        "linf:0.02@0.5_mix_l1:1@0.5",
+        "l1:1@0.3_mix_linf:0.02@0.7",
+        "l2:0.3@0.5_mix_l1:1@0.5",
+        "linf:0.02@0.5_mix_l2:0.3@0.5",
+        "linf:0.02@0.5_mix_l1:0@0.5",
+        "l2:0.3@0.5_mix_l1:1e-8@0.5",
+    ],
 )
 def test_a_sum_of_two_changes_is_told_from_the_sum_alone(spec: str) -> None:
     clean = torch.rand(40, 64, generator=torch.Generator().manual_seed(5))

@@ -1,5 +1,6 @@
 """Models around models, several deep: nothing that one of them does is lost, whoever asks."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ from audioadv.evaluation.games.game import ready
 from audioadv.evaluation.run.run_file import fingerprint_of
 from audioadv.models.abstention import abstained
 from audioadv.models.recogniser import Recogniser, hear
-from audioadv.models.rest import at_rest, module_of
+from audioadv.models.rest import at_rest, module_of, modules_of
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.bounds import Linf
 from audioadv.threat.labels import Misclassify
@@ -172,6 +173,13 @@ def test_a_net_behind_a_function_is_at_rest_too() -> None:
     first, again = (aa.evaluate(lambda inputs: net(inputs), x, labels, Linf(0.01), "pgd") for _ in range(2))
     assert first.robust.tolist() == again.robust.tolist()
     assert net.training
+
+
+def test_data_that_a_function_names_are_not_searched_for_nets() -> None:
+    net, words = nn.Linear(3, 2), {str(number): [str(number)] * 3 for number in range(200_000)}
+    began = time.perf_counter()
+    assert modules_of(lambda inputs: net(inputs) if words else None) == [net]
+    assert time.perf_counter() - began < 0.2
 
 
 def test_whoever_transcribes_hears_at_rest_and_where_the_model_lies(clips: tuple[Tensor, Tensor]) -> None:

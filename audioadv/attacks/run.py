@@ -241,7 +241,7 @@ def check_counts(attack: str, **counts: int) -> None:
 def check_sizes(attack: str, **sizes: float) -> None:
     """Raises OptionError for sizes that are no finite numbers above 0: an attack of negative steps would walk away, and miss."""
     for name, size in sizes.items():
-        if not (isinstance(size, int | float) and 0 < size < math.inf):
+        if not (hasattr(size, "__float__") and 0 < float(size) < math.inf):
             raise OptionError(f"{attack}: {name} {size!r}: give a finite number above 0")
 
 

@@ -11,11 +11,11 @@ from audioadv.errors import UnwritableOutput
 
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, sole: bool = False) -> None:
-    """Write a file by way of one beside it, which takes its place when it is on the disk; an older one stays whole until then.
+    """Write a file by way of one beside it, which takes its place when it is complete; an older one stays whole until then.
 
     `content` may be what writes to an open file. Where nobody else writes this file, `sole`, what a killed writer left beside it is
-    overwritten by the next. Raises UnwritableOutput where the disk says no, or where there is no file but a folder or
-    a device: as root, even /dev/null would have another in its place.
+    overwritten by the next, and what was written is on the disk before it takes its place. Raises UnwritableOutput where the disk says
+    no, or where there is no file but a folder or a device: as root, even /dev/null would have another in its place.
     """
     part = path.with_name(f"{path.name}.part") if sole else path.parent / f".{uuid.uuid4().hex}.part"
     try:
@@ -26,8 +26,9 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, so
                 file.write(content)
             else:
                 content(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if sole:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         cure = "Write to an existing folder that has room and permission"

@@ -100,7 +100,7 @@ def bench(
     jobs = as_jobs(entries, out, settings, target, untargeted)
     check_writable(out)
     claims = workers(str(out.absolute()))
-    load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device)))
+    load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device), attacked=True))
     seen = examine(settings, jobs[:limit], target, load, options)
 
     def complain(error: AudioadvError) -> None:

@@ -151,12 +151,12 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
         return net, images[right], data.labels[right]
     if not name.startswith("module:"):
         try:
-            return load_model(name, device)
+            return load_model(name, device, attacked=True)
         except UnknownModel as error:
             raise UnknownModel(f"{error}. Nor is there a folder of that name, with a run in it") from error
     made = called(name.removeprefix("module:"))
     if isinstance(made, Recogniser):
-        return load_model(name, device)
+        return load_model(name, device, attacked=True)
     if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(given, Tensor) for given in made[1:]):
         if not made[1].ndim or not len(made[1]):
             raise UnusableBatch(

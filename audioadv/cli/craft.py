@@ -132,7 +132,7 @@ def craft(
     check_page(out)
     if os.path.exists(out / "run.json"):
         raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
-    model = load_model(model_name, device)
+    model = load_model(model_name, device, attacked=True)
     given = targets or references
     if len(given) == 1:
         check_text(kind, given[0], model)  # wrong for one, it is wrong for all

@@ -1,5 +1,6 @@
 """A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -11,6 +12,7 @@ from torch import nn
 
 from audioadv.errors import OptionError
 
+DEEPEST, MOST = 20, 1000  # how far a model is looked into, and how many nets are held in one place
 COLLECTIONS = (list, tuple, set, frozenset, dict)
 KEPT = 30 * 2**20  # bytes
 
@@ -87,15 +89,15 @@ def modules_of(model: Any) -> list[nn.Module]:
     >>> modules_of(lambda x: sum(some(x) for some in nets)) == nets
     True
     """
-    found, seen, waiting = list[nn.Module](), set[int](), [model]
+    found, seen, waiting = list[nn.Module](), dict[int, Any](), deque([(model, 0)])
     while waiting:
-        part = waiting.pop(0)
-        if id(part) in seen:
+        part, depth = waiting.popleft()
+        if id(part) in seen or depth > DEEPEST:
             continue
-        seen.add(id(part))
+        seen[id(part)] = part  # kept, so that no other gets its number
         if isinstance(part, nn.Module):
             found.append(part)
-        waiting += held_by(part)
+        waiting += [(held, depth + 1) for held in held_by(part)]
     return found
 
 
@@ -112,6 +114,8 @@ def held_by(part: Any) -> list[Any]:
             cells = [cell.cell_contents for cell in part.__closure__ or () if cell != CellType()]  # but those that are still empty
             given = [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
             return [*cells, *given, *(part.__globals__[name] for name in names_in(part.__code__) if name in part.__globals__)]
+        case list() | tuple() | set() | frozenset() | dict() if len(part) > MOST:  # data
+            return []
         case list() | tuple() | set() | frozenset() | dict():
             every = part.values() if isinstance(part, dict) else part
             return [held for held in every if callable(held) or isinstance(held, COLLECTIONS)]  # not the numbers of a long list

@@ -43,8 +43,8 @@ PIPELINES = (
 )
 
 
-def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
-    """The recogniser of that name, in evaluation mode, its parameters frozen.
+def load_model(name: str, device: str | torch.device = "cpu", *, attacked: bool = False) -> Recogniser:
+    """The recogniser of that name, in evaluation mode, its parameters frozen. One's own is tried out; to be `attacked`, with gradients too.
 
     Raises UnknownModel for a name that nothing answers to, BrokenInstallation where a package is missing or does not fit,
     OptionError for a device that is not here.
@@ -72,7 +72,7 @@ def load_model(name: str, device: str | torch.device = "cpu") -> Recogniser:
     for net in modules_of(recogniser.net):
         net.eval().requires_grad_(False).to(device)
     if source == "module":
-        try_out(name, recogniser)
+        try_out(name, recogniser, attacked)
     return recogniser
 
 
@@ -197,30 +197,33 @@ def load_function(path: str) -> Recogniser:
     return recogniser
 
 
-def try_out(name: str, recogniser: Recogniser) -> None:
-    """Let a recogniser hear half a second of silence as a judge does, and two noises as an attack does, with gradients if it grants them.
+def try_out(name: str, recogniser: Recogniser, attacked: bool) -> None:
+    """Let a recogniser hear half a second of silence as a judge does; `attacked`, two noises as well, with gradients if it grants them.
 
     Raises UnknownModel where it cannot, UnusableBatch where it says what is no sense.
     """
-    time, device = recogniser.sample_rate // 2, recogniser.device
-    lengths = torch.tensor([time, time // 2])
-    noises = 0.1 * torch.randn(2, time, generator=torch.Generator().manual_seed(0)) * (torch.arange(time) < lengths[:, None])
-    heard = "half a second of silence"
+    time, device, access = recogniser.sample_rate // 2, recogniser.device, recogniser.access
+    takes = (
+        "Its net takes waveforms [batch, time] and lengths [batch], and gives log-probabilities [batch, frames, letters] and frames [batch]"
+    )
+    heard, cure = "heard half a second of silence", takes
     try:
-        hear(recogniser, torch.zeros(1, time), lengths[:1])
-        heard = "two noises at once as in an attack, of half a second and a quarter"
+        hear(recogniser, torch.zeros(1, time), torch.tensor([time]))
+        if not attacked:
+            return
+        lengths = torch.tensor([time, time // 2])
+        noises = 0.1 * torch.randn(2, time, generator=torch.Generator().manual_seed(0)) * (torch.arange(time) < lengths[:, None])
+        heard = "heard two noises at once as in an attack, of half a second and a quarter"
         with at_rest(recogniser), torch.enable_grad():
-            inputs = noises.to(device).requires_grad_(recogniser.access is Access.GRADIENTS)
+            inputs = noises.to(device).requires_grad_(access is Access.GRADIENTS)
             said = counted(recogniser(inputs, lengths.to(device)), recogniser.name)
             if said.log_probs.requires_grad:
+                heard, cure = "was asked for gradients", "Mend its backward pass, or grant less: Recogniser(..., access='scores')"
                 torch.autograd.grad(said.log_probs.sum(), inputs, allow_unused=True)
     except AudioadvError as error:
         raise type(error)(f"model {name!r}: {error}") from error
     except Exception as error:
-        raise UnknownModel(
-            f"model {name!r}: heard {heard}, {raised(error)}. Its "
-            "net takes waveforms [batch, time] and lengths [batch], and gives log-probabilities [batch, frames, letters] and frames [batch]"
-        ) from error
+        raise UnknownModel(f"model {name!r}: {heard}, {raised(error)}. {cure}") from error
 
 
 def raised(error: Exception) -> str:
@@ -248,7 +251,7 @@ def blamed() -> Iterator[None]:
     except AudioadvError:
         raise
     except Exception as error:
-        if culprit(error) is None:
+        if culprit(error) is None or isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         raise UnknownModel(f"your own code raised {raised(error)}. Mend it there, or give it only what it takes") from error
 

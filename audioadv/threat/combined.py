@@ -17,6 +17,7 @@ from audioadv.threat.region import Map, Norm, extent, tied, towards_zero
 
 ROUNDS = 40
 STILL = 1e-6
+LOOSE = 0.5  # of its radius: up to which a part has no say
 
 
 def share(gauge: Tensor, radius: Tensor) -> Tensor:
@@ -157,7 +158,8 @@ class BothNorm(Several):
         low, high, rest = self.boxed(y, limits, low, high)
         if low is not None and high is not None:
             y = torch.minimum(torch.maximum(y, low), high)
-        there = (within.shares(y).amax(0) <= 1) & (y == given).flatten(1).all(1)
+        shares = within.shares(y)
+        there = (shares.amax(0) <= 1) & ((shares > LOOSE).sum(0) <= 1) & (y == given).flatten(1).all(1)
         if bool(there.all()):
             return given
         for norm, limit in rest:

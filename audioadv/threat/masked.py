@@ -206,7 +206,8 @@ def masked_norm(clean: Tensor, lengths: Tensor, hearing: Hearing, grid: float | 
         there = frames_inside(lengths, hearing.window, threshold.shape[1])
         threshold = torch.where(there[..., None], threshold, NO_LIMIT_DB)
         eroded = erode(threshold, hearing.window)
-    limits, inner = (10 ** ((x - hearing.full_scale_db) / 20) for x in (threshold, eroded))
+    # not a power: its last bit depends on where in memory x lies, and a clip's limits would on the others
+    limits, inner = (((x - hearing.full_scale_db) * (math.log(10) / 20)).exp() for x in (threshold, eroded))
     place = torch.arange(clean.shape[1], device=clean.device)
     edge = torch.minimum(place + 1, lengths[:, None] - place).clamp_min(0)  # samples to the nearer end
     ramp = torch.minimum(torch.full_like(lengths, round(TAPER * hearing.window)), (lengths + 1) // 2).clamp_min(1)[:, None]

@@ -1,6 +1,6 @@
 """Several changes, one after another: each part of the parameters has a slot of its own.
 
-    parameters [batch, parts, *]     clean --first map--> . --second map--> . --> inputs
+    parameters [batch, slots, *]     clean --first map--> . --second map--> . --> inputs
 
 A slot has the inputs' shape, so that attacks cut it as they cut inputs; a part with fewer parameters (an angle and a shift)
 keeps them in its slot's first corner, and a part that is itself made of parts, a mix in a union, has as many slots.
@@ -220,7 +220,9 @@ class MixNorm(SlotNorm):
             shares = self.shares(at(middle))
             over = shares[dense] > shares[sparse]
             low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-        return at(low)
+        ends = at(low), at(high)  # of a set that is next to nothing, only the one leaves none over
+        below, above = (self.shares(end).amax(0) for end in ends)
+        return torch.where(each(below <= above, ends[0]), *ends)
 
 
 @final

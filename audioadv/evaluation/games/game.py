@@ -39,6 +39,7 @@ from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
 from audioadv.threat.model import ThreatModel, wished
+from audioadv.threat.projections import each
 from audioadv.training.method import check_option
 
 
@@ -137,10 +138,12 @@ def together(games: Sequence[Game]) -> Game:
 def claimed(model: Callable[..., Any], goal: Goal, threat: ThreatModel | Bound | str) -> ThreatModel:
     """The threat model of a game; a bound or its spec makes one of this goal, under expectimax, with all that the model grants.
 
-    Raises OptionError for what a game does not measure: a channel, another goal, more access than the model grants.
+    Raises OptionError for what a game does not measure: a channel, another goal, more access than the model grants, less knowledge.
     """
     if not isinstance(threat, ThreatModel):
         threat = ThreatModel(threat, wished(goal), access=granted(model))
+    if threat.knowledge != "adaptive":
+        raise OptionError(f"knowledge {threat.knowledge!r}: in a game the attacker plays against the model itself. Leave it at 'adaptive'")
     agreed(replace(threat, protocol="expectimax"), goal, stated(model)).granting(model)
     return threat
 
@@ -158,13 +161,17 @@ def ready(
     """What an attacker prepares before the game: adversarial inputs, made on a copy that remembers nothing of it and grants no more than
     the threat model.
 
-    Where the attack misses, the input stays clean. Shapes: inputs [examples, *], lengths [examples] -> as inputs. Raises OptionError for
-    a threat model that a game does not measure, AccessDenied for an attack that asks for more than it grants.
+    Where the attack misses, or asks oftener than the threat model allows, the input stays clean. Shapes: inputs [examples, *], lengths
+    [examples] -> as inputs. Raises OptionError for a threat model that a game does not measure, AccessDenied for an attack that asks for
+    more than it grants.
     """
     threat = claimed(model, goal, threat)
     wanted = objective(granting(forgetting(model), as_access(threat.access)), goal, lengths)
     result = worst_member(attack, wanted.begun(inputs), threat.bound.around(inputs, lengths, box))
-    return result.adversarial.detach()
+    if threat.queries is None:
+        return result.adversarial.detach()
+    late = (result.forwards > threat.queries).to(inputs.device)
+    return torch.where(each(late, inputs), inputs, result.adversarial).detach()
 
 
 @torch.no_grad()

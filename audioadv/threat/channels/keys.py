@@ -93,3 +93,12 @@ def number(value: float) -> str:
     ('20', '0.05')
     """
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
+
+
+def ratio_of(decibels: Tensor) -> Tensor:
+    """Of amplitudes. Not a power of 10, whose last bit depends on the row that a draw stands in.
+
+    >>> ratio_of(torch.tensor([0.0, 20.0]))
+    tensor([ 1., 10.])
+    """
+    return (decibels * (math.log(10) / 20)).exp()

@@ -7,7 +7,7 @@ from typing import ClassVar, Self, final
 from torch import Tensor
 
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
-from audioadv.threat.channels.keys import Key, Range
+from audioadv.threat.channels.keys import Key, Range, ratio_of
 
 
 @final
@@ -20,7 +20,7 @@ class Gain(OneNumber):
     LIMITS: ClassVar = (-120, 120, "dB")
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
-        factors = 10 ** (self.range.draw([key.generator() for key in keys]) / 20)
+        factors = ratio_of(self.range.draw([key.generator() for key in keys]))
 
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             return waveforms * factors[:, None].to(waveforms), lengths

@@ -26,7 +26,7 @@ from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import UnusableResponse
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of
-from audioadv.threat.channels.keys import Key, Numbers, Range
+from audioadv.threat.channels.keys import Key, Numbers, Range, ratio_of
 
 TALKERS, SYLLABLES_HZ = 6, 4.0
 TRIES = 50  # places in a recording, until one is not silent
@@ -111,7 +111,7 @@ class Noise(Channel):
         return f"noise:{self.snr_db}" + ("" if self.kind == "white" else f"@{self.kind}")
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
-        ratios = 10 ** (-self.snr_db.draw([key.generator() for key in keys]) / 20)
+        ratios = ratio_of(-self.snr_db.draw([key.generator() for key in keys]))
         noises: dict[tuple[int, ...], Tensor] = {}
 
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
