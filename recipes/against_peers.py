@@ -30,8 +30,10 @@ reaches half of them:
     asr-attacks pgd  +38.2     -41.6     -              +27.1     -28.3     0.06, 0.06
     ART              +18.7     -21.4     0.05, 0.08     +13.3     -10.1     0.06, 0.06
 
-Times of pgd and ART are of a run after the others', on a busier core, so that these shares are too low; with ours and art-fine in one run,
-tiny-mel, it was 0.18 to 0.23 of an earlier search's. cw-margin, before: 6 and 10 solved.
+Times of pgd and ART are of a run after the others', on a busier core, so that these shares are too low. With ours and art-fine in one run,
+tiny-mel, 33 pairs: 0.18. Counted in steps, ours come there after 62 and 76 of 300 (art and art-fine, tiny-mel), 31 to 43 (all of them,
+tiny-wave), at 0.7 to 0.9 of a peer's price a step. The 16 shortest pairs take longer: 0.25 of art-fine's and pgd's time on tiny-wave.
+cw-margin, before: 6 and 10 solved.
 With 1,000 forwards, on tiny-wave, cw solves 28 and ours 40, in 0.025 of cw's time to its median of all pairs; on the 28 the medians are
 34.1 and 28.8 dB, +5.3; pair by pair the median gain is 7.5 dB, the least 2.6. The mean of ours is 32.1 dB after 300 and 33.1 after 1,000.
 Another 500 steps bring 0.2 dB (12 pairs); the best of four searches of 300 is 0.6 dB above one of them. On tiny-mel, in one run, cw solves
