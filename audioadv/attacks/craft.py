@@ -42,8 +42,8 @@ from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_sound
-from audioadv.threat.goals import TextGoal, is_goal
-from audioadv.threat.joined import members
+from audioadv.threat.goals import TextGoal
+from audioadv.threat.joined import is_goal, members
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
 from audioadv.threat.region import Region

@@ -25,7 +25,8 @@ from audioadv.models.access import Access, granted, includes
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import module_of
 from audioadv.threat.bounds import Box
-from audioadv.threat.goals import Goal, is_goal
+from audioadv.threat.goals import Goal
+from audioadv.threat.joined import is_goal
 from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
 from audioadv.threat.region import Region
 

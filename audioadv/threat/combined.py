@@ -151,8 +151,9 @@ class BothNorm(Several):
         """A point inside for sure, and this one where it is inside.
 
         Projecting onto parts that only ever shrink entries keeps the parts before; what still sticks out is scaled down;
-        and what cannot be scaled into its sets is left out: the clean input is in all of them. A point that is inside is not projected
-        once more: not every projection leaves it where it is (the one under the masking threshold does not).
+        and what cannot be scaled into its sets is left out: the clean input is in all of them. A point that is inside, and
+        beyond half of no more than one radius, is not projected once more: not every projection leaves it where it is (the one under the
+        masking threshold does not). Where two parts have a say, that helps the search.
         """
         within, given = replace(self, radii=limits), y
         low, high, rest = self.boxed(y, limits, low, high)

@@ -293,15 +293,6 @@ class Mistranscribe(Joins):
         return self if len(self.references) == 1 else Mistranscribe([self.references[i] for i in index.tolist()], self.errors)
 
 
-def is_goal(goal: object) -> bool:
-    """Whether it is a goal, not a kind of goals.
-
-    >>> is_goal(Silence()), is_goal(Silence), is_goal("silence")
-    (True, False, False)
-    """
-    return not isinstance(goal, type) and callable(getattr(goal, "reached", None))
-
-
 TextGoal = Transcribe | Silence | Mistranscribe
 
 

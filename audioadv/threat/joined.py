@@ -14,11 +14,21 @@ if TYPE_CHECKING:
     from audioadv.threat.goals import Goal
 
 
+def is_goal(goal: object) -> bool:
+    """Whether it is a goal, not a kind of goals.
+
+    >>> from audioadv.threat.goals import Silence
+    >>> is_goal(Silence()), is_goal(Silence), is_goal("silence")
+    (True, False, False)
+    """
+    return not isinstance(goal, type) and callable(getattr(goal, "reached", None))
+
+
 class Joins:
     """A goal that joins with others by `&`. Raises OptionError for what is no goal."""
 
     def __and__(self: "Goal", other: "Goal") -> "Joined":
-        if not callable(getattr(other, "reached", None)):
+        if not is_goal(other):
             raise OptionError(f"goal '{self}' & {other!r:.60}: not a goal. Join it with one: Classify(5), Undetected(), Transcribe('go')")
         return Joined((*members(self), *members(other)))
 

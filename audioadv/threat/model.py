@@ -21,8 +21,8 @@ from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, Unusabl
 from audioadv.models.access import Access, as_access, includes
 from audioadv.threat.bounds import Box, as_bound, parse_bound
 from audioadv.threat.channels.specs import as_channel, parse_channel
-from audioadv.threat.goals import Mistranscribe, is_goal
-from audioadv.threat.joined import Joined
+from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.joined import Joined, is_goal
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin, probability_margin
 from audioadv.threat.measured import Below
 from audioadv.threat.undetected import Undetected
