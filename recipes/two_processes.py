@@ -44,7 +44,9 @@ def learn(known: Images, test: Images, passes: int, out: Path) -> None:
 def came(count: int, out: Path, arguments: list[str]) -> tuple[float, aa.Rate]:
     """Seconds of training, and robust accuracy, of so many processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    subprocess.run([sys.executable, *launcher, __file__, "--out", str(out), *arguments], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, *launcher, __file__, "--out", str(out), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{count} processes ended with status {done.returncode}:\n{done.stderr}")
     line = json.loads((out / "came.json").read_text())
     return line["seconds"], aa.Rate(line["hits"], line["count"])
 

@@ -238,7 +238,7 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
 )
 def test_the_recipes_of_strength_run(recipe: str, told: list[str]) -> None:
     result = CliRunner().invoke(importlib.import_module(recipe).main, ["--quick"], catch_exceptions=False)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert all(word in result.output for word in told)
     assert "stand: False" not in result.output
 

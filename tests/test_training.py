@@ -532,6 +532,26 @@ def test_merging_keeps_what_is_the_same_and_leaves_out_who_weighs_nothing(tmp_pa
         assert process.returncode == 0, said
 
 
+ENDED = """
+import os, torch
+from audioadv.training import together
+with together():
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # imports torch.compile, and all that it can meet
+    torch.distributed.barrier()
+tasks = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+assert not any("gloo" in task for task in tasks), tasks
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are told by /proc: Linux alone has it")
+def test_no_thread_of_processes_joined_outlives_them(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone"]
+    (tmp_path / "ended.py").write_text(ENDED)
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run([*launcher, tmp_path / "ended.py"], env=surroundings, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def plain(method: Method = Natural(), **options: object) -> nn.Module:  # noqa: B008
     model = net(dropout=0.0)
     train(model, blobs(64), method, passes=1, **options)

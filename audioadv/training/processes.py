@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import final
 
 import torch
@@ -91,6 +92,9 @@ def together(device: str = "cpu") -> Iterator[Processes]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # What is imported while processes are joined keeps them in default arguments (group=WORLD), past their end: threads of theirs that
+    # outlive the interpreter abort it. The first optimiser imports all of torch.compile, and that imports this.
+    import_module("torch.distributed.nn.functional")
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "nccl" if device.startswith("cuda") else "gloo"
     distributed.init_process_group(backend, store=fresh_store(count), rank=rank, world_size=count)
