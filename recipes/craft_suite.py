@@ -34,6 +34,9 @@ anew    From a search at rest, steps to the least norm under the linearised marg
         29.5, 0.2 29.7, 0.5 29.1; from 1.2 times the smallest change 29.4, with noise half as large as it 29.3, with four times the slack
         29.2. Of all 40 pairs, after 1,000: 33.1, not 32.7; speech gains least. Of 12 pairs, 33.7 then: 33.2 where four tenths of the clip,
         another part each time, begin at no change; 33.7 and 33.8 where alignments are weighed softly and sharply (SHARPNESS 3 and 30).
+        Frames differ in how large a change moves their margin (quartiles of the slope's length a factor of 2 apart), but letters
+        laid where little moves much, or margins counted by the change that they ask for, come to the same: 10 pairs, tiny-wave, 300
+        steps, mean 34.1 without, 34.1 and 34.2 with the one and both.
 """
 
 import json
