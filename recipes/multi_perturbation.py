@@ -40,9 +40,9 @@ held images are easier by ten points: the same plan once more, of the first 500 
 41.9 .. 50.6), under `--judge pgd` 58.4 % (67.0 % of the held). That is no gain over the table above: blurring and six times the work move
 what falls from L1 to Linf. It was left out.
 
-A median of 3 x 3 leaves thresholds be, since both commute, and swallows single pixels; but it thins strokes, and a stroke's edge is what few
-pixels move. The same plans, from nothing, of 500 test images (in L1, Linf, L2, and all three): the median alone 29.6, 45.6, 34.6, 28.2 %;
-the image, and its median as a 2nd channel, 46.8, 49.8, 63.0, 40.8 %.
+A median of 3 x 3 leaves thresholds be, since both commute, and swallows single pixels; but it thins strokes, and a stroke's edge is what
+few pixels move. The same plans, from nothing, of 500 test images (in L1, Linf, L2, and all three): the median alone 29.6, 45.6, 34.6,
+28.2 %; the image, and its median as a 2nd channel, 46.8, 49.8, 63.0, 40.8 %.
 
 How sharp the net is decides too. Trained on one member a batch with `apgd_l1` of 10 steps in L1, 20,000 images, six to eight passes; of 300
 held images under `standard` (in L1, Linf, L2, and all three):

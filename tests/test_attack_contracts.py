@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.errors import AccessDenied, OptionError
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L0, L1, L2, MIN, Bound, Linf
@@ -593,3 +593,55 @@ def test_no_steps_at_all_are_an_error_and_no_miss(name: str, count: float) -> No
     for option in COUNTS & signature(getattr(attacks, name)).parameters.keys():
         with pytest.raises(OptionError, match=f"{option} {count}: give a whole number"):
             getattr(attacks, name)(*given, **needed, **{option: count})
+
+
+class Overwrites(nn.Module):
+    """Normalises its input in place: the caller's, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5).flatten(1)
+
+
+def test_a_model_that_writes_over_its_inputs_is_told_and_not_called_robust() -> None:
+    x = inputs_for((1, 2, 2), 3, (0, 1))
+    model = Classifier(Overwrites(), access=Access.SCORES)
+    with pytest.raises(UnusableBatch, match="writes over its inputs"):
+        attacks.square(objective(model, Misclassify(torch.tensor([0, 1, 2]))), Linf(0.1).around(x), steps=5)
+
+
+class Mean(nn.Module):
+    """Its slope is one number for all entries, which torch does not write out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(1)
+        return torch.stack([mean, -mean], 1)
+
+
+def test_slopes_that_torch_does_not_write_out_are_steps_as_any() -> None:
+    x = 0.01 * torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+    wanted = objective(Mean(), Misclassify(Mean()(x).argmax(1)))
+    assert all(attacks.pgd(wanted, Linf(0.05).around(x, box=(-1, 1))).reached)
+
+
+class Steep(nn.Module):
+    """A slope without end where the first entry is zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 1], x[:, 1] - 1 - 0.5 * x[:, 0].clamp_min(0).sqrt()], 1)
+
+
+def test_a_slope_without_end_is_no_miss() -> None:
+    x = torch.tensor([[0.0, 0.5]])
+    result = attacks.pgd(objective(Steep(), Misclassify(torch.tensor([0]))), Linf(0.1).around(x), random_start=False)
+    assert result.outcome == (Outcome.NOT_FINITE,)
+
+
+def test_pdpgd_comes_to_the_smallest_change_in_l2() -> None:
+    weights = torch.cat([torch.full((10,), 5.0), torch.full((190,), 0.2)])
+
+    def net(x: Tensor) -> Tensor:
+        return torch.stack([0 * (x @ weights), x @ weights - 1], 1)
+
+    x = 0.01 * torch.rand(5, 200, generator=torch.Generator().manual_seed(0))
+    result = attacks.pdpgd(objective(net, Misclassify(net(x).argmax(1))), L2(MIN).around(x, box=None), steps=500)
+    assert (result.gauge < 1.1 * (x @ weights - 1).abs() / weights.norm()).all()

@@ -374,9 +374,10 @@ def test_two_workers_may_state_the_same_run_at_once(tmp_path: Path) -> None:
         state_run(tmp_path, stated)
     with pytest.raises(OptionError, match=r"\(weights of a: was not given, now 12\)"):
         check_goes_on(tmp_path, {**stated["arguments"], "weights of a": "12"})
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        check_goes_on(tmp_path, stated["arguments"])
+    for content, message in (("{", "cannot be read"), ('{"arguments": [1]}', "not what audioadv bench wrote")):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            check_goes_on(tmp_path, stated["arguments"])
 
 
 def test_bad_lines_are_told_by_number_and_the_others_done(manifest: Path) -> None:

@@ -17,7 +17,7 @@ from audioadv.attacks.trace import Sight, Trace
 from audioadv.errors import UnusableBatch
 from audioadv.evaluation.sanity.check import check
 from audioadv.evaluation.sanity.indicators import INDICATORS, Checkup, Evidence
-from audioadv.threat.bounds import L1, L2, Linf
+from audioadv.threat.bounds import L1, L2, Bound, Linf, parse_bound
 from audioadv.threat.channels import parse_channel
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.projections import each
@@ -449,3 +449,10 @@ def test_a_pixel_that_fells_few_is_no_broken_evaluation() -> None:
     wanted = aa.objective(net, Misclassify(net(x).argmax(1)))
     for spec in ("sticker:1x1+0+0", "sticker:1x1+0+0_and_linf:0.3"):
         assert "unbounded misses" not in check(wanted, aa.parse_bound(spec).around(x), "pgd").broken
+
+
+@pytest.mark.parametrize("bound", [L1(0.5), parse_bound("l0:2"), parse_bound("linf:0.02_or_l1:0.3"), parse_bound("linf:0.02_and_l1:0.3")])
+def test_standard_does_not_stray_on_a_sound_net(bound: Bound) -> None:
+    net = linear(3, SHAPE)
+    seen = check(objective(net, Misclassify(labels_of(net, X))), bound.around(X), "standard")
+    assert "outside the bound" not in seen.broken

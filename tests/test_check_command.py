@@ -207,3 +207,17 @@ def test_settings_of_a_run_are_compared(hiss: Path) -> None:
     queries = [{**entry, "attack": "square", "backwards": 0} for entry in many]
     assert rewritten(*queries, *[{**entry, **lost} for entry in many]) == ["black box wins"]
     assert rewritten(*queries, *many) == []
+
+
+def test_two_sounds_of_one_path_are_two_results(hiss: Path) -> None:
+    (line,) = crafted()
+    missed = {**line, "name": "hiss-2", "reached": False, "outcome": "missed", "bound": "linf:min", "out": None, "saw": None}
+    assert "unbounded misses" in rewritten(line, missed)
+    assert "unbounded misses" in rewritten(missed, line)
+
+
+def test_a_clip_that_may_not_be_changed_is_told(hiss: Path) -> None:
+    soundfile.write("zero.wav", [0.0] * 8000, 16000)
+    result = run("module:recognisers:linear", "--clip", "hiss.wav", "--clip", "zero.wav", "--bound", "snr:5", "--steps", "5")
+    assert result.exit_code == 2
+    assert "--clip zero.wav: nothing can be changed within snr:5" in result.stderr

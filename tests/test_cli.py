@@ -674,6 +674,7 @@ def test_cuda_that_is_not_there(folder: Path, command: list[str]) -> None:
         ('{"text": "hiss"}', "no text under audio_filepath"),
         ('{"audio_filepath": ""}', "audio_filepath '' names no file"),
         ('{"audio_filepath": "a\\u0000b.wav"}', "names no file"),
+        ('{"audio_filepath": "hiss.wav"}\n{"audio_filepath": "\\ud800x.wav"}', "line 2: audio_filepath '\\ud800x.wav' names no file"),
         ("[" * 100000, "line 1: not JSON"),
         ("[1]", "no text under audio_filepath"),
         ('{"audio_filepath": "hiss.wav", "target": 7}', "something else than text"),
@@ -870,6 +871,18 @@ def start(folder: Path, *arguments: str, limit: str = "") -> "subprocess.Popen[s
     if limit:
         command = ["bash", "-c", f'{limit}; exec "$@"', "bash", *command]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("closed", ["exec >&-", "exec > >(exec true)"])
+def test_a_success_that_nobody_reads_is_a_success(folder: Path, closed: str) -> None:
+    for command in (
+        ["craft", "hiss.wav", "--target", "go", *QUICK[:-1]],
+        ["craft", "hiss.wav", "--target", "go", *QUICK],
+        ["transcribe", "hiss.wav", *LINEAR],
+    ):
+        process = start(folder, *command, limit=f"{closed}; sleep 0.2")
+        _, said = process.communicate(timeout=120)
+        assert (process.returncode, said) == (0, "")
 
 
 def long_call(folder: Path) -> "subprocess.Popen[str]":

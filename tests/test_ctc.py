@@ -8,7 +8,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from audioadv.attacks.objective import either
-from audioadv.models.decoding import transcripts, writes_exactly
+from audioadv.models.decoding import CLEARANCE, transcripts, writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import SHARPNESS, alignment, likelihood_loss, margins
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe
@@ -118,3 +118,9 @@ def test_rows_that_are_close_have_the_margin_and_the_others_the_loss() -> None:
     voted = Emissions(torch.zeros(3, 5, 4), torch.tensor([5, 4, 3]), letters, voted=("a", "b", "ab")).rows(torch.tensor([2, 0]))
     assert voted.transcripts() == ["ab", "a"]
     assert voted.frames.tolist() == [3, 5]
+
+
+def test_a_frame_that_leads_by_less_than_sums_may_differ_is_not_won() -> None:
+    for lead, reached in ((CLEARANCE / 2, False), (2 * CLEARANCE, True)):
+        scores = torch.tensor([[[0.0, 1.0, 1.0 - lead]]])
+        assert writes_exactly(scores, torch.tensor([1]), torch.tensor([[1]]), torch.tensor([1]), 0).tolist() == [reached]

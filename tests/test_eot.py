@@ -17,6 +17,7 @@ import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
 from audioadv.attacks.agreement import Agreement, weight
 from audioadv.attacks.eot import REMEMBERED, Expectation
+from audioadv.attacks.run import Run
 from audioadv.attacks.settle import (
     FALL,
     FIRST_STEP,
@@ -669,3 +670,24 @@ def test_the_recipe_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(results) == 4
     assert again.stdout == first.stdout
     assert "2 x 4)" in first.stdout, "two files, four draws each"
+
+
+def test_hard_draws_that_are_met_again_have_no_say_in_how_many_are_heard(clips: list[Tensor]) -> None:
+    """Where all draws are heard the share is 1, of however many that are new."""
+    waveforms, lengths = pad([clips[0]])
+    already = recognisers.linear().transcribe(waveforms, lengths)
+    wanted = aa.objective(recognisers.linear(), aa.Transcribe(already), lengths, Expectation(Noise(80), draws=4, hard=0.5)).begun(waveforms)
+    for _ in range(3):
+        wanted.look(waveforms)
+        assert wanted.memory is not None
+        assert wanted.memory.shares == [1.0]
+
+
+def test_what_is_heard_in_no_draw_is_not_kept(clips: list[Tensor]) -> None:
+    region = aa.Linf(1e-4).around(pad([clips[0]])[0], torch.tensor([len(clips[0])]), box=(-1, 1))
+    run = Run(over(NOISY, clips, [0]), region)
+    changed = region.clean + 1e-4
+    run.objective.look(changed)
+    run.keep(changed, torch.tensor([True]))
+    assert torch.equal(run.result().adversarial, region.clean)
+    assert run.result().outcome == (aa.Outcome.MISSED,)

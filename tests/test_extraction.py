@@ -158,3 +158,24 @@ def test_options_that_make_no_sense() -> None:
         extract(Asked(net), pupil(), FRESH, rate=-1.0)
     with pytest.raises(OptionError, match="linf:min: training needs a radius"):
         carried(net, net, FRESH, labels, Linf(MIN), box=None)
+
+
+def test_an_image_of_single_precision_is_solved_from_as_many_answers_as_unknowns() -> None:
+    net, inputs = linear(4, (1, 28, 28)).float(), torch.rand(785, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    copy = solved(Asked(net, Access.SCORES), inputs)
+    torch.testing.assert_close(copy[1].weight, net[1].weight - net[1].weight[0], rtol=0, atol=1e-3)
+
+
+def test_lines_are_chosen_for_their_directions_and_too_few_are_told_before_anything_is_asked_along_them() -> None:
+    net = linear(2, SHAPE, seed=3)
+    inputs = inputs_for(SHAPE, 60, None)
+    often = torch.cat([inputs[:4].repeat(10, 1, 1, 1), inputs])
+    assert fidelity(net, solved_by_decisions(Asked(net), often), FRESH).hits == len(FRESH)
+    victim = Asked(net)
+    with pytest.raises(UnusableBatch, match="3 independent directions, and the boundary takes 12"):
+        solved_by_decisions(victim, often[:40])
+    assert victim.queries == 40
+    dead = inputs.clone()
+    dead[..., 0] = 0.5
+    with pytest.raises(UnusableBatch, match="9 independent directions"):
+        solved_by_decisions(Asked(net), dead)

@@ -17,6 +17,9 @@ def layer(path: Path) -> str:
 def imported_layers(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: a relative import, which this test cannot read"
+        if isinstance(node, ast.ImportFrom) and node.module == "audioadv":
+            names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("audioadv."):
             names.add(node.module.split(".")[1])
         if isinstance(node, ast.Import):

@@ -310,3 +310,9 @@ def test_a_clip_has_the_same_limits_in_every_row() -> None:
     assert torch.equal(backwards.eroded.flip(0), together.eroded)
     alone = norm_of(Masked(10).around(clean[1:2], lengths[1:2]))
     assert torch.equal(alone.limits, together.limits[1:2])
+
+
+def test_a_radius_of_nothing_holds_nothing() -> None:
+    some = region()
+    nothing = some.at(0 * some.radius)
+    assert (nothing.project(within(some, noise(*some.clean.shape))) == 0).all()

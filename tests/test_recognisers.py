@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import audioadv as aa
-from audioadv.errors import UnusableBatch
+from audioadv.audio.files import Clip
+from audioadv.errors import OptionError, UnusableBatch, UnusableTarget
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest, modules_of
@@ -131,3 +132,16 @@ def test_scores_that_are_no_log_probabilities_are_told() -> None:
     with pytest.warns(UserWarning, match="do not sum to 1"):
         aa.objective(raw, goal, lengths).look(waveforms)
     aa.objective(recognisers.linear(), goal, lengths).look(waveforms)  # warnings are errors here
+
+
+def test_capitals_are_written_small_as_targets_are() -> None:
+    def net(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = torch.zeros(len(waveforms), 4, 3)
+        return (shape + torch.tensor([0.0, 1.0, 0.5])).log_softmax(-1), torch.full((len(waveforms),), 4)
+
+    model = Recogniser(net, 8000, ("", "A", "B"))
+    assert model.transcribe(torch.zeros(1, 800), torch.tensor([800])) == ["a"]
+    with pytest.raises(UnusableTarget, match=r"only \(ab\), with numbers"):
+        aa.craft(model, [Clip("hiss", torch.rand(800) - 0.5, 8000)], aa.Transcribe("a c"), steps=1)
+    with pytest.raises(OptionError, match="capitals and small"):
+        Recogniser(net, 8000, ("", "A", "a"))

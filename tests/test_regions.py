@@ -7,7 +7,7 @@ import torch
 
 from audioadv.audio.files import FULL_SCALE
 from audioadv.errors import MalformedSpec, UnusableBatch
-from audioadv.threat.bounds import L2, MIN, SNR, Linf, parse_bound
+from audioadv.threat.bounds import L1, L2, MIN, SNR, Linf, parse_bound
 from audioadv.threat.model import ThreatModel
 
 LENGTHS = torch.tensor([30, 17, 4])
@@ -154,3 +154,19 @@ def test_a_step_goes_by_the_slopes_sign_alone_and_what_is_no_number_stays_none()
     slope = torch.tensor([[3e38, -1.0, 1e-36, -1e-36, 0.0, math.nan]])
     stepped = region.descend(torch.zeros(1, 6), slope, torch.tensor([0.03]))
     torch.testing.assert_close(stepped, torch.tensor([[-0.03, 0.03, -0.03, 0.03, 0.0, math.nan]]), equal_nan=True)
+
+
+def test_a_batch_of_none_is_attacked_and_inputs_of_nothing_are_told() -> None:
+    for spec in ("l2:0.1", "l2:min", "linf:0.1", "l1:1", "l0:2", "snr:20"):
+        region = parse_bound(spec).around(torch.rand(0, 5))
+        assert region.entries().shape == (0,)
+        with pytest.raises(UnusableBatch, match="nothing in an example"):
+            parse_bound(spec).around(torch.rand(3, 0))
+
+
+@pytest.mark.parametrize(("bound", "share"), [(Linf(0.1), 0.95), (L2(0.3), 0.999), (L1(1), 0.95)], ids=str)
+def test_a_steady_step_climbs_almost_as_fast_as_the_steepest(bound: Linf | L2 | L1, share: float) -> None:
+    region = bound.around(torch.zeros(3, 200), box=None)
+    slope = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
+    steady, steepest = ((slope * step).sum(1) for step in (region.steady(slope), region.steepest(slope)))
+    assert (steady >= share * steepest).all()

@@ -17,6 +17,7 @@ from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import MIN, Linf
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.labels import Classify, Misclassify, margin
+from audioadv.threat.model import ThreatModel
 from audioadv.threat.stickers import Patch, Sticker
 
 SHAPE = (1, 5, 6)
@@ -137,3 +138,12 @@ def test_one_picture_for_all_is_refused_where_each_would_have_its_own() -> None:
     for bound in (Patch((3, 3)), Patch((3, 3)) | Linf(0.01), 0.5 * Patch((3, 3)) + 0.5 * Linf(0.01)):
         with pytest.raises(OptionError, match="rp2"):
             evaluate(net, x, net(x).argmax(1), bound, "pgd")
+
+
+def test_views_that_a_patch_misses_break_no_claim() -> None:
+    x = inputs_for((1, 6, 6), 8, (0, 1)).float()
+    net = linear(2, (1, 6, 6)).float()
+    bound = Patch((4, 4))
+    result = attacks.rp2(objective(net, Misclassify(labels_of(net, x), margin)), bound.around(x), steps=50)
+    assert 0 < sum(result.reached) < 8
+    assert ThreatModel(bound).check(x, result.adversarial, parameters=result.parameters) == [None] * 8

@@ -222,3 +222,20 @@ def test_ctrl_c_keeps_the_figures_there_are(made: Path, tmp_path: Path, monkeypa
     assert "Stopped: 1 of 2" in result.stderr
     assert re.search(r"none +1/1 ", result.stdout)
     assert (tmp_path / "m.png").exists()
+
+
+def test_who_it_was_crafted_for_is_told_where_another_hears_it(made: Path, tmp_path: Path) -> None:
+    record = json.loads((made / "hiss.json").read_text())
+    for file in made.glob("hiss*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    options = [str(tmp_path), "--channel", "none", *LINEAR, "--device", "cpu"]
+    assert "crafted for" not in run("survive", *options).stderr
+    (tmp_path / "hiss.json").write_text(json.dumps({**record, "model": "tiny-wave"}))
+    assert "crafted for tiny-wave, and heard by" in run("survive", *options).stderr
+
+
+def test_the_longest_name_that_craft_writes_is_read(made: Path, tmp_path: Path) -> None:
+    name = "a" * (255 - len(".clean.wav"))
+    for end in (".wav", ".clean.wav", ".json"):
+        (tmp_path / (name + end)).write_bytes((made / f"hiss{end}").read_bytes())
+    assert run("survive", str(tmp_path), "--channel", "none", *LINEAR, "--device", "cpu").exit_code == 0

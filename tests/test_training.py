@@ -26,7 +26,7 @@ from audioadv.errors import AccessDenied, OptionError, TrainingDiverged, Unusabl
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
-from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf
+from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf, parse_bound
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.warps import Spatial
@@ -58,9 +58,11 @@ from audioadv.training import (
     start_from,
     train,
 )
+from audioadv.training.loop import whole_batch
 from audioadv.training.msd import start_of
 from audioadv.training.nearby import worst_for
 from audioadv.training.processes import Processes
+from audioadv.training.schedule import cycle, growing, triangle
 from audioadv.training.trades import divergence
 
 HERE = Path(__file__).parent
@@ -869,3 +871,33 @@ def test_curves_that_lack_a_pass_are_made_whole(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").unlink()
     train(net(), blobs(32), Natural(), passes=2, out=tmp_path)
     assert (tmp_path / "curves.jsonl").read_text() == whole
+
+
+def test_schedules_of_one_name_and_another_watch_are_another_plan(tmp_path: Path) -> None:
+    def taught(folder: str, height: float, radius: float, passes: int = 2) -> None:
+        watch = Watch(Linf(radius), blobs(8).first(8), steps=2)
+        train(net(), blobs(32), fast(BOUND), passes=3, schedule=lambda done: height, watch=watch, patience=3, out=tmp_path / folder)
+
+    taught("a", 0.5, 0.1)
+    taught("a", 0.5, 0.1)
+    with pytest.raises(UnusableCheckpoint, match="another schedules"):
+        taught("a", 1.0, 0.1)
+    with pytest.raises(UnusableCheckpoint, match="another watch"):
+        taught("a", 0.5, 0.2)
+
+
+def test_ramps_without_length_are_done() -> None:
+    assert growing(0.0, until=0) == 1
+    assert [triangle(done, peak=0) for done in (0, 0.5, 1)] == [1, 0.5, 1e-3]
+    assert [triangle(done, peak=1) for done in (0, 0.5)] == [1e-3, 0.5]
+    assert cycle(0.5, peak=1) == pytest.approx(0.52)
+
+
+def test_masked_noise_is_trained_against_from_no_radius_on() -> None:
+    region = parse_bound("masked:0").around(0.1 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)), box=(-1, 1))
+    for share in (0.0, 1e-3):
+        assert region.at(share * region.radius).project(region.start() + 1e-3).isfinite().all()
+
+
+def test_a_mean_over_a_batch_counts_each_part_by_its_size() -> None:
+    assert whole_batch(Processes(), 0.25, torch.tensor(2.0)) == 0.5

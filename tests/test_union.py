@@ -1,5 +1,9 @@
 """Unions: the worst member, and one step of all, on a model that each member brings down somewhere. Restarts. Mixes of move and change."""
 
+import itertools
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +16,8 @@ from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.union import msd, worst_member
 from audioadv.errors import OptionError
-from audioadv.threat.bounds import L1, MIN, Bound, Linf
+from audioadv.threat.bounds import L1, L2, MIN, Bound, Linf, parse_bound
+from audioadv.threat.labels import Misclassify
 from audioadv.threat.model import ThreatModel
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Timing
@@ -231,3 +236,67 @@ def test_affine_at_the_ends_is_the_moves_or_the_attack_and_keeps_its_order() -> 
     assert torch.equal(affine(pgd, wanted, plain, steps=9, seed=4).adversarial, pgd(wanted, plain, steps=9, seed=4).adversarial)
     with pytest.raises(OptionError, match="the other way round"):
         affine(pgd, wanted, (0.5 * LOUD + 0.5 * LATE).around(RAMP, box=(-1.0, 1.0)))
+
+
+def linear_case() -> tuple[Tensor, Tensor, Objective, Tensor]:
+    """How far each input is from a limit, the size of the score's weights, how to bring it to the other side, and the inputs."""
+    generator = torch.Generator().manual_seed(0)
+    clean, weights = 0.3 + 0.4 * torch.rand(60, 50, generator=generator), torch.randn(50, generator=generator)
+    limit = (clean @ weights).mean()
+
+    def net(x: Tensor) -> Tensor:
+        return torch.stack([0 * (x @ weights), x @ weights - limit], 1)
+
+    return (clean @ weights - limit).abs(), weights.abs(), objective(net, Misclassify(net(clean).argmax(1))), clean
+
+
+@pytest.mark.parametrize(
+    ("spec", "most"),
+    [
+        ("l0:3", lambda w: math.inf),
+        ("l0:3_and_linf:0.2", lambda w: 0.2 * w.topk(3).values.sum()),
+        ("l0:3_and_l2:0.5", lambda w: 0.5 * w.topk(3).values.norm()),
+        ("l0:3_or_linf:0.01", lambda w: math.inf),
+        ("l1:1_and_linf:0.1", lambda w: 0.1 * w.topk(10).values.sum()),
+    ],
+)
+def test_pgd_brings_down_all_that_can_be_where_a_part_is_sparse(spec: str, most: Callable[[Tensor], Tensor | float]) -> None:
+    needed, weights, wanted, clean = linear_case()
+    can = needed < 0.98 * most(weights)
+    assert can.sum() > 40
+    reached = torch.tensor(pgd(wanted, parse_bound(spec).around(clean)).reached)
+    assert reached[can].all()
+
+
+def test_the_steepest_step_of_l1_and_linf_is_the_vertex() -> None:
+    region = parse_bound("l1:1.05_and_linf:0.1").around(torch.zeros(4, 30), box=None)
+    slope = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    step, ranked = region.steepest(slope), slope.abs().sort(1, descending=True).values
+    torch.testing.assert_close((step * slope).sum(1), 0.1 * ranked[:, :10].sum(1) + 0.05 * ranked[:, 10])
+    torch.testing.assert_close(region.norm.gauge(step), torch.ones(4))
+
+
+def test_restarts_for_the_smallest_tell_of_the_smallest_so_far_and_stop() -> None:
+    _, _, wanted, clean = linear_case()
+    steps, least = list[int](), list[Tensor]()
+
+    def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+        steps.append(step)
+        least.append(gauge.clone())
+        return False
+
+    result = fmn(wanted, L2(MIN).around(clean), steps=10, restarts=3, progress=tell)
+    assert steps == list(range(1, 31))
+    assert all((after <= before).all() for before, after in itertools.pairwise(least))
+    assert torch.equal(least[-1], result.gauge)
+    asked = list[int]()
+    fmn(wanted, L2(MIN).around(clean), steps=10, restarts=3, progress=lambda step, *_: asked.append(step) is not None or step == 3)
+    assert asked == [1, 2, 3]
+
+
+@pytest.mark.parametrize("spec", ["linf:0.1@0.5_mix_linf:0.05@0.5", "l1:1@0.5_mix_l1:2@0.5", "l2:1@0.3_mix_l2:2@0.7"])
+def test_what_a_mix_of_one_norm_makes_is_inside_it(spec: str) -> None:
+    clean = torch.rand(20, 12, generator=torch.Generator().manual_seed(0))
+    region = parse_bound(spec).around(clean)
+    drawn = region.sample([torch.Generator().manual_seed(i) for i in range(20)])
+    assert ThreatModel(spec).check(clean, region.inputs(region.project(3 * drawn))) == [None] * 20

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
+from audioadv.attacks.result import Outcome
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.algebra import Mix
 from audioadv.threat.bounds import L0, L1, MIN, Linf, parse_bound
 from audioadv.threat.features import Feature
+from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
 from audioadv.threat.stickers import Patch, Sticker
 from audioadv.threat.warps import Spatial, Timing, retime, rotate
@@ -353,3 +355,25 @@ def test_bounds_from_elsewhere_combine_and_what_cannot_be_inside_is_the_clean_in
             y = region.project(given)
             assert (region.norm.gauge(y) <= region.radius + 1e-6).all()
         assert str(bound).count("balanced:0.1") == 1
+
+
+def test_a_sound_of_a_minute_is_retimed_as_exactly_as_a_short_one() -> None:
+    wave, late, faster = torch.sin(0.5 * torch.arange(60 * 16000.0)), 0.3, 0.001
+    place = (torch.arange(len(wave), dtype=torch.float64) - late) * (1 + faster)
+    before = place.floor().long()
+    inside = (before >= 0) & (before + 1 < len(wave))
+    near, before = (place - place.floor())[inside], before[inside]
+    true = (1 - near) * wave[before].double() + near * wave[before + 1].double()
+    (got,) = retime(wave[None], torch.tensor([[late, faster]]))
+    assert (got[inside] - true).abs().max() < 1e-4
+
+
+def test_a_grey_patch_that_fools_is_no_clean_input() -> None:
+    class Bright(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([torch.full((len(x),), 0.6), x.flatten(1).mean(1)], 1)
+
+    result = pgd(
+        objective(Bright(), Misclassify(torch.tensor([1]))), Patch((6, 6)).around(torch.full((1, 1, 6, 6), 0.7)), random_start=False
+    )
+    assert result.outcome == (Outcome.REACHED,)

@@ -12,7 +12,7 @@ from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
-from audioadv.attacks.survivors import one_after_another
+from audioadv.attacks.survivors import one_after_another, started
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import cross_entropy, margin
 from audioadv.threat.projections import each
@@ -47,7 +47,10 @@ def annealed_pgd(
     fixed_radius(region, "annealed_pgd")
     if restarts > 1:
         once = partial(annealed_pgd, steps=steps, early_stop=early_stop)
-        runs = [(objective, partial(once, random_start=random_start or number > 0, seed=seed + number)) for number in range(restarts)]
+        runs = [
+            (started(objective, number), partial(once, random_start=random_start or number > 0, seed=seed + number))
+            for number in range(restarts)
+        ]
         return one_after_another(runs, region, progress)
     run = Run(objective.by(cross_entropy), region, progress)
     delta = before = draws.random_start(region, seed) if random_start else region.start()

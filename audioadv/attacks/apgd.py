@@ -15,7 +15,7 @@ from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
-from audioadv.attacks.survivors import one_after_another
+from audioadv.attacks.survivors import one_after_another, restarted
 from audioadv.models.rest import at_rest
 from audioadv.threat.joined import rivalled, several
 from audioadv.threat.labels import Confidence, dlr
@@ -65,7 +65,7 @@ def apgd(
     fixed_radius(region, "apgd")
     if restarts > 1:
         once = partial(apgd, steps=steps, early_stop=early_stop)
-        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region, progress)
+        return restarted(once, objective, region, restarts=restarts, seed=seed, progress=progress)
     run, judged, since = Run(objective, region, progress), checkpoints(steps), 0
     delta = before = low_delta = random_start(region, seed)
     low_slope = torch.zeros_like(delta)

@@ -9,7 +9,7 @@ from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut
 from audioadv.models.rest import at_rest
 from audioadv.threat.projections import dot, each, length_of
 from audioadv.threat.region import Region
@@ -35,6 +35,7 @@ def boundary(
     Two forwards a step at most, no backward. Distances are L2, whatever the region's norm. Shapes: as in `region.clean`.
     """
     check_counts("boundary", steps=steps, tries=tries)
+    check_sizes("boundary", sideways=sideways, inward=inward)
     any_noise_fits(region, "boundary")
     run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
     side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)

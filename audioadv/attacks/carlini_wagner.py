@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.norms import L2Norm
@@ -38,6 +38,7 @@ def carlini_wagner(
     than L2.
     """
     check_counts("carlini_wagner", steps=steps, searches=searches)
+    check_sizes("carlini_wagner", step_size=step_size, weight=weight)
     plain_changes(region, "carlini_wagner")
     if not isinstance(region.norm, L2Norm):
         raise OptionError("carlini_wagner measures changes in L2. Bound it by L2 (l2:min), or use fmn for another norm")
@@ -76,7 +77,7 @@ def unbox(region: Region) -> Tensor:
 
 
 def rebox(region: Region, w: Tensor) -> tuple[Tensor, Tensor]:
-    """The change that w stands for, and its slope with respect to w. Shapes: as w, both."""
+    """The change that w stands for, and its slope with respect to w, times EDGE. Shapes: as w, both."""
     if region.low is None or region.high is None:
         return w, torch.ones_like(w)
     half, place = (region.high - region.low) / 2, w.tanh()

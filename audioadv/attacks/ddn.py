@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.norms import L0Norm
@@ -35,6 +35,7 @@ def ddn(
     and for a bound of which a part stays as it is at any radius.
     """
     check_counts("ddn", steps=steps)
+    check_sizes("ddn", start=start, gamma=gamma)
     if isinstance(region.norm, L0Norm):
         raise OptionError("ddn moves along spheres, and a change in L0 has no length to scale. Use sigma_zero or fmn")
     if region.added and not region.limitless():

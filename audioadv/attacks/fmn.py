@@ -12,8 +12,8 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, restless
-from audioadv.attacks.survivors import nearest, one_after_another
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, restless
+from audioadv.attacks.survivors import nearest, one_after_another, started
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import margin
@@ -64,12 +64,13 @@ def fmn(
     check_counts("fmn", steps=steps, restarts=restarts)
     if restarts > 1:
         once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma)
-        runs = [(objective, partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]
+        runs = [(started(objective, number), partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]
         if region.radius.isfinite().all():
             return one_after_another(runs, region, progress)
-        return nearest([(wanted, partial(run, progress=progress)) for wanted, run in runs], region)  # each of them has the whole batch
+        return nearest(runs, region, progress)
     gamma = min(0.5, max(0.05, 0.05 * FEW / steps)) if gamma is None else gamma
     step_size = max(1.0, 80 / steps) if step_size is None else step_size
+    check_sizes("fmn", gamma=gamma, step_size=step_size)
     patience, entry = min(PATIENCE, max(1, PATIENCE * steps // FEW)), 0.0
     if isinstance(region.norm, L0Norm) and 2 * steps >= FEW:
         patience, entry = min(PATIENCE_IN_L0, 3 * steps // 20), 1.0

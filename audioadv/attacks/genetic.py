@@ -20,7 +20,7 @@ from audioadv.attacks.draws import GOLDEN, Draws, mix
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.objective import Objective, box_of
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius
 from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -50,6 +50,7 @@ def genetic(
     An example that is at its goal within the region leaves. Shapes: as in `region.clean`.
     """
     check_counts("genetic", steps=steps, herd=herd)
+    check_sizes("genetic", step_size=step_size)
     fixed_radius(region, "genetic")
     run, draws = Run(objective, region, progress), born(Draws.of(seed, region.clean), herd)
     crowd, spot = crowded(region, herd)

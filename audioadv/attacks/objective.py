@@ -120,7 +120,10 @@ class Objective:
         if first:
             check_fit(self.model, inputs)
         self.cost.count(self.who, forwards=1)
+        before = version_of(inputs)
         outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
+        if version_of(inputs) != before:
+            raise UnusableBatch(WRITES_OVER)
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
         if first and isinstance(outputs, Emissions) and not normalised(outputs):
@@ -286,6 +289,14 @@ WITHOUT = {
 """The attacks that still work without."""
 
 
+WRITES_OVER = "the model writes over its inputs, which are not its own. Let it begin with a copy, x = x.clone(), or x - 0.5 for x.sub_(0.5)"
+
+
+def version_of(inputs: Tensor) -> int:
+    """How often a tensor has been written over; in inference mode nobody counts."""
+    return 0 if inputs.is_inference() else inputs._version
+
+
 @lru_cache(maxsize=4)
 def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What a sum over the batch sends back to each loss; made once, since a step of a small net is not much longer."""
@@ -327,7 +338,7 @@ def of_rows(slack: float | Tensor, index: Tensor) -> float | Tensor:
 def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
     """Which way the losses rise, all together. Shapes: losses [batch] or [], inputs [batch, *] -> as inputs.
 
-    Raises AccessDenied where the inputs have no part in them, UnusableBatch in torch's inference mode.
+    The caller may write over it. Raises AccessDenied where the inputs have no part in them, UnusableBatch in torch's inference mode.
     """
     if torch.is_inference_mode_enabled():
         raise UnusableBatch(
@@ -340,7 +351,9 @@ def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
             "the model has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
             f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
         )
-    return slope
+    # of a loss that just sums its inputs, one number stands for many; of one that is its input, it is `whole`, which is everybody's
+    lent = 0 in slope.stride() or (whole is not None and slope.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr())
+    return slope.clone(memory_format=torch.contiguous_format) if lent else slope
 
 
 def box_of(region: Region) -> Box:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows, restless
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
-from audioadv.threat.projections import each, length_of
+from audioadv.threat.projections import each, length_of, sum_of
 from audioadv.threat.region import Region
 
 
@@ -92,12 +92,14 @@ def pdpgd(
 ) -> AttackResult:
     """The change goes down the margin and through the norm's proximal operator; the margin's price rises while the goal is missed.
 
-    Both players' weights sum to 1 (a softmax): `start` is what the norm weighs at first, beside the margin. Steps are Adam's,
-    entry by entry, and so are the weights of the operator where the norm is a sum over entries (proximal Adam); in L2 and Linf
-    all get the least of them. L0 is stood in for by the sum of |delta|^(2/3), as in the paper. Both rates fall, a hundredfold
-    and tenfold; the primal one from 0.1, in L0 from 0.2, since what counts there are entries that go all the way. The loss is
-    softplus(margin), for goals of labels; an example that is not found after 5 % of the steps (ten at least) goes by the slope's
-    signs, and no step is spent on entries that the box holds back. Draws nothing. One forward and one backward a step.
+    Both players' weights sum to 1 (a softmax): `start` is what the norm weighs at first, beside the margin. Steps are Adam's, entry by
+    entry, and so are the weights of the operator where the norm is a sum over entries (proximal Adam); in Linf all get the least of
+    them; in L2 all entries' steps have one scale, their mean's, since with one each they would rest where the slope's *signs* lead (a
+    linear net of 200 weights, 10 of them large: 4.2 times the smallest change, with any number of steps). L0 is stood in for by the sum
+    of |delta|^(2/3), as in the paper. Both rates fall, a hundredfold and tenfold; the primal one from 0.1, in L0 from 0.2, since what
+    counts there are entries that go all the way. The loss is softplus(margin), for goals of labels; an example that is not found after
+    5 % of the steps (ten at least) goes by the slope's signs, and no step is spent on entries that the box holds back. Draws nothing.
+    One forward and one backward a step.
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """
@@ -108,6 +110,7 @@ def pdpgd(
             f"pdpgd has no proximal operator for {type(region.norm).__name__}. Bound it by one of linf, l2, l1, l0, or use fmn"
         )
     primal_rate = (0.2 if isinstance(region.norm, L0Norm) else 0.1) if primal_rate is None else primal_rate
+    check_sizes("pdpgd", primal_rate=primal_rate, dual_rate=dual_rate, start=start)
     run = Run(objective.by(margin), region, progress)
     delta, patience = region.start(), max(10, PATIENCE * steps)
     first, second = torch.zeros_like(delta), torch.zeros_like(delta)
@@ -121,7 +124,10 @@ def pdpgd(
             rate, slower = primal_rate * 0.01 ** (number / steps), dual_rate * (1 - 0.9 * number / steps)
             slope = run.region.pull(delta, look.slope, free=True)
             slope = restless(slope, run.open() & (number >= patience)) * each(look.loss.sigmoid(), delta)
-            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
+            square = slope.square()
+            if isinstance(run.region.norm, L2Norm):
+                square = each(sum_of(square) / run.region.entries(), slope).expand_as(slope)
+            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * square
             scale = rate / ((second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8)
             delta = boxed(run.region, delta - scale * first / (1 - 0.9 ** (number + 1)))
             weight = scale * each((1 - price) / price, scale)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks import draws
-from audioadv.attacks.objective import Look, Objective
+from audioadv.attacks.objective import Objective
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius, row_sums
-from audioadv.attacks.survivors import one_after_another
+from audioadv.attacks.survivors import one_after_another, started
 from audioadv.models.rest import at_rest
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each, sum_of
@@ -55,33 +55,37 @@ def pgd(
         check_replayable(objective, early_stop)
     if restarts > 1:
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, graph=graph)
-        starts = [partial(once, random_start=random_start or number > 0, seed=seed + number) for number in range(restarts)]
-        return one_after_another([(objective, start) for start in starts], region, progress)
+        starts = [
+            (started(objective, number), partial(once, random_start=random_start or number > 0, seed=seed + number))
+            for number in range(restarts)
+        ]
+        return one_after_another(starts, region, progress)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()
     velocity, size = torch.zeros_like(delta), step_size * region.radius
 
-    def step(delta: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor, Look, Tensor]:
+    def step(delta: Tensor, velocity: Tensor) -> tuple[Tensor, ...]:
         inputs = run.region.inputs(delta)
         look = run.objective.look(inputs)
         kept = run.keep(inputs, look.reached if early_stop else look.reached & run.open(), delta)
+        finite = finite_rows(look.loss, look.slope) if early_stop else kept  # now: a step may write over the slope
         slope = run.region.pull(delta, look.slope)
         if momentum:
             size_of = sum_of(slope.abs()).clamp_min(1e-30)  # not their mean, which the padding has a part in
             velocity = momentum * velocity + slope / each(size_of, slope)
             slope = velocity.clone()
-        return run.region.descend(delta, slope, size), velocity, look, kept
+        return run.region.descend(delta, slope, size), velocity, look.loss, finite, kept
 
     with at_rest(objective.model):
         again = Replay(step, run.cost) if graph and delta.is_cuda else step
         for _ in range(steps):
-            delta, velocity, look, kept = again(delta, velocity)
+            delta, velocity, loss, finite, kept = again(delta, velocity)
             if not early_stop:
-                run.stay(look.loss)
+                run.stay(loss)
                 if run.enough:
                     break
-            elif left := run.leave(finite_rows(look.loss, look.slope), kept):
+            elif left := run.leave(finite, kept):
                 delta, velocity, size = cut(left, delta, velocity, size)
                 if not len(delta):
                     break

@@ -80,7 +80,7 @@ def rp2(
         delta = upon(region, best)
         inputs = region.inputs(delta)
         run.keep(inputs, run.objective.decide(inputs), delta)
-    return replace(run.result(), shared=best[0])
+    return replace(run.result(), shared=best[0], parameters=None if region.added else delta)  # one for all, also those that it missed
 
 
 def upon(region: Region, shared: Tensor) -> Tensor:

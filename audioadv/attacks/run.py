@@ -13,6 +13,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
+MOVED = 1e-4  # how far an input is from the clean one at least, where it was not just turned by nothing, and rounded
 Tell = Callable[[int, Tensor, Tensor], bool | None]
 """`progress(step, gauge, best)`, called after every step with the whole batch's best so far. True says that it is enough: all leave."""
 
@@ -33,7 +34,7 @@ class Run:
         self.cost = self.objective.cost
         self.here = torch.arange(count)
         self.spot = self.here.to(region.clean.device)  # the same, where the inputs are
-        self.best = region.clean.clone()
+        self.clean, self.best = region.clean, region.clean.clone()
         self.parameters = None if region.added else region.start()
         self.gauge = region.clean.new_full((count,), math.inf)
         self.size = self.gauge.clone()  # of the best, successful or not, where that is more than its gauge
@@ -145,7 +146,8 @@ class Run:
     def result(self) -> AttackResult:
         """How it ended."""
         self.broken[self.here] |= ~self.sums.isfinite().cpu()
-        outcome = tuple(map(ended, self.gauge.tolist(), self.broken.tolist()))
+        changed = (self.gauge > 0) | ((self.best - self.clean).abs() > MOVED).flatten(1).any(1)  # a patch of no parameters is a grey one
+        outcome = tuple(map(ended, self.gauge.tolist(), changed.tolist(), self.broken.tolist()))
         cost, rate = self.cost, None if self.objective.expectation is None else self.rate
         self.steps[self.here] = self.taken
         return AttackResult(self.best, outcome, self.gauge, self.steps, cost.forwards, cost.backwards, self.parameters, rate)
@@ -162,10 +164,10 @@ def finite_rows(*tensors: Tensor) -> Tensor:
     return row_sums(*tensors).abs() < math.inf  # what isfinite does, for less
 
 
-def ended(gauge: float, broken: bool) -> Outcome:
+def ended(gauge: float, changed: bool, broken: bool) -> Outcome:
     """How it ended for one example, from the gauge of its best input, infinite for none."""
     if math.isfinite(gauge):
-        return Outcome.REACHED if gauge > 0 else Outcome.NEEDLESS
+        return Outcome.REACHED if changed else Outcome.NEEDLESS
     return Outcome.NOT_FINITE if broken else Outcome.MISSED
 
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from audioadv.attacks.nudge import nudge, own_size
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, finite_rows, restless
 from audioadv.attacks.settle import settle
 from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
@@ -115,6 +115,7 @@ def find_then_shrink(
     attacks on speech-to-text"; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
     check_counts("find_then_shrink", steps=steps)
+    check_sizes("find_then_shrink", start=start)
     minimal = bool(region.radius.isinf().all()) if minimal is None else minimal
     if objective.expectation is not None:
         return settle(objective, region, steps=steps, minimal=minimal, seed=seed, momentum=momentum, progress=progress)

@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
@@ -35,6 +35,7 @@ def sigma_zero(
     one backward a step. Shapes: as in `region.clean`. Raises OptionError for a bound of which a part stays as it is at any radius.
     """
     check_counts("sigma_zero", steps=steps)
+    check_sizes("sigma_zero", step_size=step_size, sigma=sigma)
     plain_changes(region, "sigma_zero")
     if not region.limitless():
         raise OptionError("sigma_zero changes any entry, and some changes fit this bound at no radius. Use fmn or find_then_shrink")

@@ -9,7 +9,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows, fixed_radius, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows, fixed_radius, plain_changes
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import margin
@@ -54,6 +54,7 @@ def square(
     Shapes: [batch, time], [batch, channels, time] or [batch, channels, height, width]. Raises OptionError for other norms.
     """
     check_counts("square", steps=steps)
+    check_sizes("square", area=area)
     plain_changes(region, "square")
     fixed_radius(region, "square")
     if not isinstance(region.norm, LinfNorm | L2Norm):

@@ -44,7 +44,8 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     first: Attack = partial(apgd_l1 if isinstance(region.norm, L1Norm) else apgd, seed=seed)
     queried = region.added and isinstance(region.norm, LinfNorm | L2Norm)
     stages: list[tuple[Objective, Attack]] = [(objective.by(cross_entropy), first)]
-    stages.append((objective.by(margin), partial(near_then_square if queried else fmn, seed=seed)))
+    unseen = replace(objective.by(margin), watch=None)  # FMN's way leads outside by its nature
+    stages.append((objective.by(margin), partial(near_then_square, seed=seed)) if queried else (unseen, partial(fmn, seed=seed)))
     if movable(region):
         stages.insert(0, (objective, moves_grid))
     if rivalled(objective.goal):

@@ -1,6 +1,6 @@
 """One attack after another, each only on the examples that are still standing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
@@ -11,6 +11,7 @@ from torch import Tensor
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.run import Tell, put
+from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 Attack = Callable[..., AttackResult]
@@ -76,10 +77,38 @@ class Told:
 
         return tell
 
+    def nearer(self, found: Sequence[AttackResult]) -> Tell:
+        """What the next attack on all rows is to tell, after these: of each the smaller change."""
+        before = self.taken
+        least, inputs = (found[0].gauge, found[0].adversarial) if found else (None, None)
+        for one in found[1:]:
+            least, inputs = smaller(one.gauge, one.adversarial, least, inputs)
 
-def nearest(runs: Iterable[tuple[Objective, Attack]], region: Region) -> AttackResult:
-    """Every attack gets all examples, and the smallest change of each is kept. Steps and passes add up. Shapes: as in `region.clean`."""
-    found = [attack(objective, region) for objective, attack in runs]
+        def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+            self.taken = before + step
+            self.enough = self.progress(self.taken, *smaller(gauge, best, least, inputs)) is True
+            return self.enough
+
+        return tell
+
+
+def smaller(gauge: Tensor, inputs: Tensor, least: Tensor | None, others: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of two changes of each example the smaller one's gauge, and input. Shapes: gauge and least [batch], inputs and others [batch, *]."""
+    if least is None or others is None:
+        return gauge, inputs
+    return torch.minimum(gauge, least), torch.where(each(gauge < least, inputs), inputs, others)
+
+
+def nearest(runs: Iterable[tuple[Objective, Attack]], region: Region, progress: Tell | None = None) -> AttackResult:
+    """Every attack gets all examples, and the smallest change of each is kept. Steps and passes add up.
+
+    `progress` is told of the smallest so far; once it says that it is enough, no further attack begins. Shapes: as in `region.clean`.
+    """
+    found, told = list[AttackResult](), None if progress is None else Told(progress)
+    for objective, attack in runs:
+        found.append(attack(objective, region) if told is None else attack(objective, region, progress=told.nearer(found)))
+        if told is not None and told.enough:
+            break
     best, every = torch.stack([one.gauge for one in found]).argmin(0), torch.arange(len(region.clean), device=region.clean.device)
 
     def of(parts: list[Tensor | None]) -> Tensor | None:

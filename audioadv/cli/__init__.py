@@ -27,6 +27,9 @@ class Commands(click.Group):
     """A group whose commands end with one message, not a traceback, when the input or the options are wrong."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for name in ("stdout", "stderr"):  # closed by who called, they are None: what goes there is not wanted
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         try:
             with blamed():
                 return super().invoke(ctx)

@@ -163,7 +163,7 @@ def bench(
         click.echo(f"Stopped: {len(lines)} of {len(seen.names)} jobs are done and kept in {out}. Start it again to go on", err=True)
     if claims.rank == 0 and lines and not as_json:
         show(bench_table(summarise(lines)))
-        click.echo(f"A page to read and listen: audioadv report {shlex.quote(click.format_filename(out))}")
+        say(f"A page to read and listen: audioadv report {shlex.quote(click.format_filename(out))}")
     wrong = bool(complaints or seen.complaints) or len(lines) < len(seen.names)
     status = WRONG_INPUT if wrong else DONE if all(line["reached"] for line in lines) else NOT_REACHED
     # to a launcher, any other status than 0 says: start all workers again

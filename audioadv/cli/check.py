@@ -91,11 +91,11 @@ def check(
             for line in found:
                 say(json.dumps(line))
             continue
-        click.echo(", ".join(filter(None, (subject, name))))
+        say(", ".join(filter(None, (subject, name))))
         show(checkup_table(found))
         for finding in checkup.findings:
             if finding.broken:
-                click.echo(f"{finding.indicator.name}: {finding.indicator.why} {finding.indicator.cure}")
+                say(f"{finding.indicator.name}: {finding.indicator.why} {finding.indicator.cure}")
     context.exit(NOT_REACHED if any(line["verdict"] == "broken" for line in lines) else DONE)
 
 
@@ -185,9 +185,13 @@ def check_takes(name: str, wanted: Objective, inputs: Tensor) -> None:
 
 def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str, seed: int) -> tuple[Objective, Region]:
     """What is to be heard of these clips, and what may be changed."""
-    waveforms, lengths = pad([read_clip(clip, model.sample_rate).samples.to(model.device) for clip in clips])
+    sounds, bound = [read_clip(clip, model.sample_rate).samples for clip in clips], parse_bound(spec).at_rate(model.sample_rate)
+    for clip, samples in zip(clips, sounds, strict=True):
+        if (why := bound.senseless(samples)) is not None:
+            raise UnusableBatch(f"--clip {clip}: nothing can be changed within {spec}. {why} Or leave this clip out")
+    waveforms, lengths = pad([samples.to(model.device) for samples in sounds])
     lengths = lengths.to(model.device)
-    region = parse_bound(spec).at_rate(model.sample_rate).around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
     return planned(model, Transcribe(target), lengths, seed=seed).adaptive, region
 
 

@@ -233,6 +233,6 @@ def tell(lines: list[dict[str, Any]], page: Path | None) -> None:
     show(craft_table(lines))
     for line in lines:
         for remark in (*line["notices"], *([] if line["outcome"] == "reached" and "channel" not in line else [line["note"]])):
-            click.echo(f"{click.format_filename(line['clip'])}: {remark}")
+            say(f"{click.format_filename(line['clip'])}: {remark}")
     if page is not None:
-        click.echo(f"Listen and look: {click.format_filename(page)}")
+        say(f"Listen and look: {click.format_filename(page)}")

@@ -7,6 +7,7 @@ which some manifests name a part of a file: files are taken whole.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,14 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     return numbered
 
 
+def is_name(text: str) -> bool:
+    """Whether a file may be called so: no zero byte, and no half of a character, which JSON may hold."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def as_entry(manifest: Path, number: int, line: str) -> Entry:
     """One line of a manifest. Raises InputError."""
     try:
@@ -67,7 +76,7 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
         raise InputError(
             f"{manifest}, line {number}: no text under audio_filepath, or something else than text. Write for example {EXAMPLE}"
         )
-    if not texts[0] or "\0" in texts[0]:
+    if not texts[0] or not is_name(texts[0]):
         raise InputError(f"{manifest}, line {number}: audio_filepath {texts[0]!r} names no file. Write for example {EXAMPLE}")
     if keys.get("offset"):
         raise InputError(

@@ -100,8 +100,7 @@ def find_device(context: click.Context, option: click.Parameter, device: str) ->
 
 def output() -> IO[str]:
     """Standard output as the command found it."""
-    stream: IO[str] = click.get_current_context().meta[OUTPUT]
-    return stream
+    return cast(IO[str], click.get_current_context().meta.get(OUTPUT, sys.stdout))
 
 
 def say(line: str) -> None:

@@ -57,7 +57,7 @@ def check_picture(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise OptionError(f"--png {path}: the picture is a PNG. Name it {path.stem or 'picture'}.png")
     check_parts("--png", path)
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+    if not os.path.isdir(path.parent) or not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
         raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 
 

@@ -74,7 +74,7 @@ def rooms(
             say(json.dumps(line))
     else:
         show(rooms_table(lines))
-        click.echo(f"Use them as a channel: --channel room:{out}")
+        say(f"Use them as a channel: --channel room:{out}")
 
 
 def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:

@@ -123,7 +123,7 @@ def crafted_in(path: Path) -> list[Path]:
     if not os.path.isdir(path):  # which, unlike the path's own, says no where it may not look
         return [path]
     found = sorted(path.glob("*.wav"))  # a clip may itself be called NAME.clean: then there is a NAME.clean.json
-    files = [file for file in found if not file.name.endswith(".clean.wav") or file.with_suffix(".json").exists()]
+    files = [file for file in found if not file.name.endswith(".clean.wav") or os.path.exists(file.with_suffix(".json"))]
     if not files:
         raise InputError(f"{path}: no adversarial WAV file in this folder. Name what craft wrote: --out DIR of audioadv craft")
     return files
@@ -137,6 +137,8 @@ def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
     target = target or record.get("target")
     if not isinstance(target, str):
         raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
+    if (made_for := record.get("model", model.name)) != model.name:
+        click.echo(f"{entry.path}: crafted for {made_for}, and heard by {model.name} (--model)", err=True)
     with placed(entry.path):
         target = as_texts(target)[0]
         spell((target.removeprefix(NOT_AS),), model.vocabulary, torch.device("cpu"))  # what it never writes is never heard

@@ -33,7 +33,7 @@ def transcribe(context: click.Context, clips: tuple[Path, ...], model_name: str,
             if as_json:
                 say(json.dumps({"clip": clip.name, "transcript": heard, "seconds": round(clip.seconds, 3), "notices": clip.notices}))
             else:
-                click.echo(f"{click.format_filename(clip.name)}: {heard}")
+                say(f"{click.format_filename(clip.name)}: {heard}")
                 for notice in clip.notices:
                     click.echo(f"{clip.name}: {notice}", err=True)
     context.exit(WRONG_INPUT if problems.count else DONE)

@@ -115,7 +115,8 @@ class Smoothed(Wrapped):
         `select` draws at most choose the class, `draws` others bound its likelihood: 10,000 certify up to 3.2 sigma, 100,000 to 3.8.
         Shapes: inputs [batch, *], lengths [batch] -> [batch] each.
         """
-        check_chance(min(select, draws), alpha)
+        for count in (select, draws):
+            check_chance(count, alpha)
         classes = self.likeliest(inputs, lengths, select)
         counts = self.counts(inputs, lengths, draws, ESTIMATE).gather(1, classes[:, None])[:, 0]
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
@@ -177,8 +178,10 @@ def check_noise(sigma: float, draws: int) -> None:
 
 def check_chance(draws: int, alpha: float) -> None:
     """Raises OptionError for no draw, or a chance that is none."""
-    if draws < 1 or not 0 < alpha < 1:
-        raise OptionError(f"draws {draws}, alpha {alpha:g}: give at least one draw, and a chance of error between 0 and 1, such as 0.001")
+    if draws < 1 or draws % 1 or not 0 < alpha < 1:
+        raise OptionError(
+            f"draws {draws}, alpha {alpha:g}: give a whole number of draws, at least one, and a chance of error in 0..1, such as 0.001"
+        )
 
 
 def each_example(inputs: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:

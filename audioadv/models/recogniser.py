@@ -79,7 +79,12 @@ class Recogniser:
                 f"{self.name}: vocabulary {given!r:.60} is no sequence of texts with an empty one, the CTC blank, among them. "
                 "Give the text of each column, in their order, for example ('', ' ', 'a', 'b')"
             )
-        object.__setattr__(self, "vocabulary", letters)
+        lower = tuple(letter.lower() for letter in letters)  # as targets are, and transcripts
+        if len({*lower}) < len({*letters}):
+            raise OptionError(
+                f"{self.name}: vocabulary {given!r:.60} has capitals and small letters, and targets are small. Let one column write both"
+            )
+        object.__setattr__(self, "vocabulary", lower)
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
         """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions. Raises UnusableBatch for a net that gives none."""

@@ -1,5 +1,6 @@
 """Results as tables for people; --json is for programs."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,9 +15,16 @@ VERDICTS = {"sound": "green", "broken": "red", "unknown": "dim"}
 WIDTH = 120  # characters, where no terminal says how wide it is
 
 
+class Printer(Console):
+    """A console that goes on in silence once nobody reads what it prints (`| head`), where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def show(table: Table) -> None:
     """Print on standard output. Nothing in the cells is read as markup."""
-    Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
+    Printer(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def craft_table(lines: Iterable[Mapping[str, Any]]) -> Table:

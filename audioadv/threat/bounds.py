@@ -81,6 +81,8 @@ def check_inputs(clean: Tensor) -> None:
         )
     if clean.ndim < 2:
         raise UnusableBatch(f"clean inputs of shape {list(clean.shape)}: the first axis counts examples. Give a batch: clean[None]")
+    if not math.prod(clean.shape[1:]):
+        raise UnusableBatch(f"clean inputs of shape {list(clean.shape)}: there is nothing in an example that could be changed. Give others")
 
 
 def as_box(box: Any) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from audioadv.threat.norms import L1Norm, L2Norm
+from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import INWARD, dot, each, project_l1_l2
 from audioadv.threat.region import Map, Norm, extent, tied, towards_zero
 
@@ -32,6 +32,19 @@ def pick(candidates: list[Tensor], score: Callable[[Tensor], Tensor]) -> Tensor:
         other = score(candidate)
         best, height = torch.where(each(other > height, best), candidate, best), torch.maximum(height, other)
     return best
+
+
+def filled(slope: Tensor, total: Tensor, most: Tensor) -> Tensor:
+    """The argmax of <slope, step> over |step|_1 <= total, |step|_inf <= most: the steepest entries as far as each may go, the next in
+    part. Shapes: slope [batch, *], total and most [batch] -> as slope.
+
+    >>> filled(torch.tensor([[3.0, -5.0, 1.0, 4.0]]), torch.tensor([2.5]), torch.tensor([1.0])).tolist()
+    [[0.5, -1.0, 0.0, 1.0]]
+    """
+    flat = slope.flatten(1)
+    order = flat.abs().argsort(dim=1, descending=True, stable=True)
+    lengths = (total[:, None] - most[:, None] * torch.arange(flat.shape[1], device=flat.device)).clamp_min(0).minimum(most[:, None])
+    return (torch.zeros_like(flat).scatter(1, order, lengths) * flat.sign()).view_as(slope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +209,15 @@ class BothNorm(Several):
         return torch.stack([within, *(norm.gauge(change) <= own for norm, own in asked)]).all(0)
 
     def steepest(self, slope: Tensor) -> Tensor:
-        """Of each part's steepest step, brought inside the others, the one that rises most."""
+        """Of each part's steepest step, brought inside the others, the one that rises most; of L1 and Linf, the steepest there is.
+
+        There neither part's own will do: Linf's, projected, moves all entries a little, and is where descent would rest.
+        """
         if self.free is not None:
             return self.norms[self.free].steepest(slope)
+        radii = {type(norm): radius for norm, radius in zip(self.norms, self.radii, strict=True)}
+        if len(self.norms) == 2 and {*radii} == {L1Norm, LinfNorm}:
+            return filled(slope, radii[L1Norm], radii[LinfNorm])
         return pick(self.settled([norm.steepest(slope) for norm in self.norms]), lambda step: dot(slope, step))
 
     def steady(self, slope: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Goals: what the model should be brought to say. A goal judges outputs; it never sees inputs.
 
 loss      falls as the outputs near the goal; smooth from afar
-margin    at most 0 just where the goal is reached; exact near by
+margin    at most 0 only where the goal is reached, and exact near by: a text's is its cheapest alignment's, so that spaces that a
+          transcript may begin or end with, and the mean over alignments, can leave a little where it is heard
 reached   whether it is
 """
 
@@ -34,7 +35,7 @@ class Goal(Protocol):
         ...
 
     def margin(self, outputs: Any, slack: float | Tensor = 0.0) -> Tensor:
-        """Shapes: -> [batch], at least 0. With `slack` (one number, or [batch]), zero only where the goal is reached by that much."""
+        """Shapes: -> [batch]. With `slack` (one number, or [batch]), at most zero only where the goal is reached by that much."""
         ...
 
     def reached(self, outputs: Any) -> Tensor:
@@ -77,7 +78,7 @@ def spell(texts: tuple[str, ...], vocabulary: tuple[str, ...], device: torch.dev
             )
             raise UnusableTarget(
                 f"text {text!r}: the model does not write {', '.join(map(repr, strange))}. "
-                f"Use its letters only ({letters} and space), with numbers spelt out"
+                f"Use its letters only ({letters}{' and space' if ' ' in vocabulary else ''}), with numbers spelt out"
             )
     rows = [torch.tensor([column[letter] for letter in text], dtype=torch.int64) for text in texts]
     columns = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)

@@ -159,11 +159,13 @@ class MaskedNorm:
         limits, eroded = (self.within(x[:, : bins.shape[1]], radius) for x in (self.limits, self.eroded))
         over = bins * (1 - (HEADROOM * eroded / bins.abs().clamp_min(1e-20)).clamp_max(1))
         y = delta - OVER_RELAXED * waveform(over, self.window, time) * (self.tapers[:, :time] > 0)
+        limits = limits.clamp_min(torch.finfo(limits.dtype).tiny)  # of a radius of nothing, nothing
         loudest = (self.bins(y).abs() / limits).amax(2)
         y = y * smooth_gain(1 / loudest.clamp_min(1), self.window, time)
         if low is not None and high is not None:
             y = torch.minimum(torch.maximum(y, low), high)
-        return y / (self.bins(y).abs() / limits).flatten(1).amax(1).clamp_min(1)[:, None]
+        y = y / (self.bins(y).abs() / limits).flatten(1).amax(1).clamp_min(1)[:, None]
+        return torch.where(radius[:, None] > 0, y, 0.0)
 
     def steepest(self, slope: Tensor) -> Tensor:
         return self.climb(slope, lambda gain: torch.ones_like(gain))

@@ -156,7 +156,7 @@ class ThreatModel:
         padded = never if region.inside is None else anywhere(changed & ~region.inside)
         untold = unlike = never
         if parameters is not None:
-            unlike = never if region.added else anywhere((region.inputs(parameters) - adversarial).abs() > 1e-4)
+            unlike = never if region.added else anywhere(changed) & anywhere((region.inputs(parameters) - adversarial).abs() > 1e-4)
             region = region.knowing(parameters)
         elif not region.added:
             untold = anywhere(changed) & region.gauge(adversarial).isinf()

@@ -10,6 +10,7 @@ and knows their geometry. A region adds what is the same for all: the clean inpu
 the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Protocol, Self, final
@@ -289,7 +290,7 @@ class Region:
 
     def entries(self) -> Tensor:
         """How many entries each example has, without the padding. Shapes: -> [batch], of the radius' type."""
-        count = self.clean[0].numel()
+        count = math.prod(self.clean.shape[1:])
         if self.inside is None:
             return torch.full_like(self.radius, count)
         return self.inside.expand_as(self.clean).flatten(1).sum(1).to(self.radius)

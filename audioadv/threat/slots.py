@@ -182,8 +182,12 @@ class MixNorm(SlotNorm):
         """The change as a sum of parts with the largest share as small as could be found (by halving, then by turns).
 
         At one size of all sets, the parts are projected in turn onto what the others leave over; what is left after all
-        turns goes to the last. The share may be some per cent above the least; of two parts, Linf, L2 or L1, it is the least.
+        turns goes to the last. The share may be some per cent above the least; of parts that are all Linf, all L2 or all L1, and of two
+        of these, it is the least.
         """
+        if len({type(norm) for norm in self.norms}) == 1 and isinstance(self.norms[0], DENSE):
+            whole = self.radii.sum(0)
+            return torch.stack([each(torch.where(whole > 0, own / whole, 1.0), change) * change for own in self.radii], 1)
         if len({type(norm) for norm in self.norms} & {*DENSE}) == len(self.norms) == 2:
             return self.split_in_two(change)
         parts = [torch.zeros_like(change) for _ in self.norms]

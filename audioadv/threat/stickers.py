@@ -223,6 +223,9 @@ def spot(place: Tensor, room: Tensor) -> Tensor:
 class Patch(Combines):
     """One patch of this size, the same for all inputs, laid upon each, turned by up to `turn` degrees.
 
+    `attacks.rp2` makes such a one. Other attacks let inputs go as they fall, each with the patch of that moment, so that of several
+    inputs each may have another: one at a time, that is a patch for each.
+
     Raises MalformedSpec for a size or turn that is none; around inputs that it does not fit, UnusableBatch.
     """
 

@@ -46,9 +46,10 @@ def retime(waveforms: Tensor, moves: Tensor) -> Tensor:
     Shapes: waveforms [batch, *, time]; moves [batch, 2]: samples, share of the speed -> as waveforms.
     """
     time = waveforms.shape[-1]
+    moves = moves.double()  # in single precision, places late in a long clip have few digits left behind the point
     source = (torch.arange(time, device=waveforms.device) - moves[:, :1]) * (1 + moves[:, 1:])
     before = source.detach().floor()
-    near = source - before
+    near = (source - before).to(waveforms)
     padded = F.pad(waveforms.flatten(1, -2) if waveforms.ndim > 2 else waveforms[:, None], (1, 1))
 
     def at(place: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from audioadv.audio.whole import write_whole
 from audioadv.errors import UnusableCheckpoint, UnwritableOutput
 
-LATER: Final = ("layers", "optimiser")
+LATER: Final = ("layers", "optimiser", "schedules", "watch")
 """What checkpoints did not tell at first: those that do not are judged by the rest."""
 FAULTS: Final = (
     UnpicklingError,

@@ -11,9 +11,10 @@ learning".
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
+from scipy.linalg import qr
 from torch import Tensor, nn
 
 from audioadv.attacks.substitute import substituting
@@ -135,20 +136,30 @@ def solved(victim: Asked, inputs: Tensor) -> nn.Module:
     answers = victim(inputs)
     told = answers.isfinite().all(1)
     answers, flat = answers[told], inputs[told].flatten(1)
-    rows = torch.cat([flat, torch.ones_like(flat[:, :1])], 1)
+    rows = torch.cat([flat, torch.ones_like(flat[:, :1])], 1).double()  # in single precision, images of random pixels pass for dependent
     rank = int(torch.linalg.matrix_rank(rows))
     if rank < rows.shape[1]:
         raise UnusableBatch(f"{len(rows)} answers give {rank} independent equations for {rows.shape[1]} unknowns. Give others, or more")
-    solution = torch.linalg.lstsq(rows, answers - answers[:, :1]).solution.T
+    solution = torch.linalg.lstsq(rows, (answers - answers[:, :1]).double()).solution.T.to(flat)
     return linear(solution[:, :-1], solution[:, -1])
+
+
+def independent(lines: Tensor) -> tuple[Tensor, int]:
+    """The lines, the most independent ones first (QR with pivots), and in how many directions they go. Shapes: [count, size] -> [count]."""
+    pivots: Any
+    triangle, pivots = qr(lines.T.double().cpu().numpy(), mode="r", pivoting=True)
+    sizes = abs(triangle.diagonal())
+    rank = int((sizes > sizes.max(initial=0.0) * max(lines.shape) * torch.finfo(lines.dtype).eps).sum())
+    return torch.as_tensor(pivots, dtype=torch.int64, device=lines.device), rank
 
 
 def solved_by_decisions(victim: Asked, inputs: Tensor, halvings: int = 50) -> nn.Module:
     """A linear model of two classes, up to its scale: through points on its boundary goes one hyperplane.
 
     Lines from inputs of class 0 to inputs of class 1 cross the boundary, where `halvings` queries each find it. As many lines as
-    numbers in an input are needed, in any directions but parallel ones. Shapes: inputs [count, *], some of either class.
-    Raises UnusableBatch for inputs of one class, or of which too few lines can be made.
+    numbers in an input are needed, in independent directions: those that are most so are taken, before any of them is asked about.
+    Shapes: inputs [count, *], some of either class. Raises UnusableBatch for inputs of one class, or of which too few such lines can be
+    made.
     """
     classes, flat = decided(victim(inputs)), inputs.flatten(1)
     size = flat.shape[1]
@@ -161,12 +172,18 @@ def solved_by_decisions(victim: Asked, inputs: Tensor, halvings: int = 50) -> nn
     # a tree over the inputs: the first of each class with all of the other, so that size + 1 inputs give size lines
     firsts = torch.cat([sides[0][:1].expand(len(sides[1])), sides[0][1:]])
     seconds = torch.cat([sides[1], sides[1][:1].expand(len(sides[0]) - 1)])
-    low, high = flat[firsts[:size]], flat[seconds[:size]]
+    chosen, rank = independent(flat[seconds] - flat[firsts])
+    if rank < size:
+        raise UnusableBatch(
+            f"{len(flat)} inputs give lines in {rank} independent directions, and the boundary takes {size}: some of their numbers never "
+            "change, or inputs are alike. Give others"
+        )
+    low, high = flat[firsts[chosen[:size]]], flat[seconds[chosen[:size]]]
     for _ in range(halvings):
         middle = (low + high) / 2
         beyond = decided(victim(middle.reshape(-1, *inputs.shape[1:])))[:, None] == 1
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     rows = torch.cat([(low + high) / 2, torch.ones_like(low[:, :1])], 1)
-    plane = torch.linalg.svd(rows).Vh[-1]  # what is orthogonal to all rows
+    plane = torch.linalg.svd(rows.double()).Vh[-1].to(flat)  # what is orthogonal to all rows
     plane = plane * (flat[sides[1][0]] @ plane[:-1] + plane[-1]).sign()
     return linear(torch.stack([torch.zeros_like(plane[:-1]), plane[:-1]]), torch.stack([torch.zeros_like(plane[-1]), plane[-1]]))

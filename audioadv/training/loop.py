@@ -112,7 +112,9 @@ def train(
     rates = [group["lr"] for group in steps.param_groups]
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
     described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
-    described |= {"layers": layers(model), "optimiser": options(steps)}
+    described |= {"layers": layers(model), "optimiser": options(steps), "schedules": f"{along(schedule)} and {along(growth)}"}
+    if patience is not None:  # then what is seen decides when it stops, and which weights are kept
+        described["watch"] = str(watch)
     if folder is not None:
         make_folder(folder)
         if (folder / "checkpoint.pt").exists():
@@ -141,7 +143,7 @@ def train(
                     defense.asked = key(drawn, here.rank, "asked") >> 24
                 batch = data.batch(rows, keyed(drawn, here.rank)).to(device)
                 value = 0.0
-                for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, here.mean)):
+                for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, partial(whole_batch, here, weight))):
                     value = loss.item()
                     if not math.isfinite(value):
                         raise TrainingDiverged(
@@ -203,6 +205,16 @@ def options(steps: Optimizer) -> str:
     """An optimiser's class, and the options of each group of parameters."""
     groups = [", ".join(f"{name}={value}" for name, value in group.items() if name != "params") for group in steps.param_groups]
     return f"{type(steps).__qualname__}({'; '.join(groups)})"
+
+
+def along(schedule: Schedule) -> list[float]:
+    """What tells schedules of one name apart: their values all along."""
+    return [round(schedule(done / 10), 6) for done in range(11)]
+
+
+def whole_batch(here: Processes, weight: float, number: Tensor) -> Tensor:
+    """The mean over a batch of a number that this process has for its part of it, `weight` of the whole. Shapes: as given."""
+    return here.sum(weight * number)
 
 
 def told_apart(data: Data) -> str:

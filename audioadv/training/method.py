@@ -22,7 +22,7 @@ class Moment:
     """What a method may know of the training around it.
 
     `share` of the radius that is used by now; `seed` of this batch's draws; `memory`, tensors that a method may keep, by a name
-    of its own: they are in the checkpoint; `mean` over all processes of a number that each has for its part of the batch.
+    of its own: they are in the checkpoint; `mean` over the whole batch of a number that this process has for its part of it.
     """
 
     share: float = 1.0

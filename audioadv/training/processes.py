@@ -45,10 +45,6 @@ class Processes:
         distributed.all_reduce(total)
         return total.to(numbers)
 
-    def mean(self, number: Tensor) -> Tensor:
-        """The mean over all processes. Shapes: as given."""
-        return self.sum(number) / self.count
-
     def merge(self, net: nn.Module, weight: float) -> None:
         """Make gradients and running statistics the same in all processes: the mean, of which this one's part is `weight`.
 

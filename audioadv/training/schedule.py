@@ -6,6 +6,15 @@ from collections.abc import Callable
 Schedule = Callable[[float], float]
 
 
+def ramp(done: float, length: float) -> float:
+    """How much of a ramp is behind: all of one that has no length.
+
+    >>> ramp(-0.1, 0.5), ramp(0.1, 0.5), ramp(0.7, 0.5), ramp(-0.1, 0.0), ramp(0.0, 0.0)
+    (0.0, 0.2, 1.0, 0.0, 1.0)
+    """
+    return min(1.0, max(0.0, done / length)) if length else float(done >= 0)
+
+
 def cycle(done: float, peak: float = 0.3) -> float:
     """Up along a cosine until `peak` of the training, then down to nothing.
 
@@ -16,7 +25,7 @@ def cycle(done: float, peak: float = 0.3) -> float:
     """
     if done < peak:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * done / peak)) / 2
-    return (1 + math.cos(math.pi * (done - peak) / (1 - peak))) / 2
+    return (1 + math.cos(math.pi * ramp(done - peak, 1 - peak))) / 2
 
 
 def triangle(done: float, peak: float = 0.4) -> float:
@@ -27,7 +36,7 @@ def triangle(done: float, peak: float = 0.4) -> float:
     >>> [round(triangle(done), 3) for done in (0, 0.2, 0.4, 0.7, 1)]
     [0.001, 0.5, 1.0, 0.5, 0.001]
     """
-    return max(1e-3, min(done / peak, (1 - done) / (1 - peak)))
+    return max(1e-3, min(ramp(done, peak), 1 - ramp(done - peak, 1 - peak)))
 
 
 def constant(done: float) -> float:
@@ -41,4 +50,4 @@ def growing(done: float, until: float = 0.25) -> float:
     >>> growing(0.125), growing(0.5)
     (0.5, 1.0)
     """
-    return min(1.0, done / until)
+    return ramp(done, until)

@@ -74,6 +74,10 @@ class Watch:
             if batch is not None and not len(batch):
                 raise UnusableBatch(f"{name}: no examples to look at. Give some{', or None' if name == 'train' else ''}")
 
+    def __str__(self) -> str:
+        """What is looked at, and how."""
+        return f"{self.bound}, {self.steps} steps, {len(self.test)} examples ({self.test.digest()})"
+
     def look(self, model: Model, here: Processes) -> dict[str, float]:
         """Accuracies by the names that `Mark` gives them; each process looks at its part."""
         found = dict[str, float]()

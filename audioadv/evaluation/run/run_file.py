@@ -57,7 +57,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / NAME}: cannot be read ({error}). Move it away, and the results with it") from error
-    if not isinstance(stated, dict):
+    if not isinstance(stated, dict) or not isinstance(stated.get("arguments", {}), dict):
         raise InputError(f"{folder / NAME}: not what audioadv bench wrote. Move it away, and the results with it")
     return stated
 

@@ -22,8 +22,8 @@ from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.threat.bounds import SNR, Ball, parse_bound
 
 Line = Mapping[str, Any]
-Group = dict[tuple[str, str], Line]
-"""Result lines by clip and target."""
+Group = dict[tuple[str, str, int], Line]
+"""Result lines by clip and target, and which of several results of both it is."""
 
 TRIED = {"reached", "missed", "not_finite"}  # of the outcomes: somebody attacked
 NEEDED = ("clip", "target", "outcome", "reached", "bound", "adversarial_transcript")
@@ -47,10 +47,14 @@ def check_run(folder: Path, model: Recogniser | None = None) -> dict[str, Checku
     Raises InputError for a folder without results, or results that are none.
     """
     groups: dict[Setting, Group] = {}
+    names: dict[tuple[Setting, str, str], list[str]] = {}  # of one setting's results: two sounds may have been given by one path
     for line in read_lines(folder / "results.jsonl"):
         if line["outcome"] in TRIED:
             setting = Setting(*(str(line.get(key) or "") for key in ("model", "attack", "bound_asked", "channel")))
-            groups.setdefault(setting, {})[line["clip"], line["target"]] = line
+            same = names.setdefault((setting, line["clip"], line["target"]), [])
+            if line["name"] not in same:
+                same.append(line["name"])
+            groups.setdefault(setting, {})[line["clip"], line["target"], same.index(line["name"])] = line
     if not groups:
         raise InputError(f"{folder}: nobody attacked a clip of this run. Give one with clips that were reached or missed")
     return {str(setting): Checkup.of(rivalled(told(folder, group, model), setting, groups)) for setting, group in groups.items()}

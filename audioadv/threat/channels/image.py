@@ -18,6 +18,7 @@ from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play,
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
 from audioadv.threat.projections import each
+from audioadv.threat.warps import rotate
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ def warped(images: Tensor, matrices: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Rotate(Channel):
-    """Turned by so many degrees about the middle, then moved by up to `pixels` along each axis."""
+    """Turned counterclockwise by so many degrees about the middle, then moved by up to `pixels` along each axis (`warps.rotate`)."""
 
     NAME: ClassVar[str] = "rotate"
     EXAMPLE: ClassVar[str] = "rotate:-30..30 or rotate:-30..30@3 (and up to 3 pixels of translation)"
@@ -62,12 +63,10 @@ class Rotate(Channel):
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         generators, side = [key.generator() for key in keys], Range(-self.pixels, self.pixels)
-        angle, x, y = self.degrees.draw(generators).deg2rad(), side.draw(generators), side.draw(generators)
-        cos, sin = angle.cos(), angle.sin()
-        matrices = torch.stack([cos, sin, -cos * x - sin * y, -sin, cos, sin * x - cos * y], dim=1).reshape(-1, 2, 3)
+        moves = torch.stack([self.degrees.draw(generators).deg2rad(), side.draw(generators), side.draw(generators)], dim=1)
 
         def play(images: Tensor, lengths: Tensor | None) -> Played:
-            return warped(images, matrices), lengths
+            return rotate(images, moves.to(images)), lengths
 
         return play
 
