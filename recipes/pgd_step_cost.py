@@ -24,9 +24,9 @@ M5 audio       2 threads  1.037 (1.019 .. 1.053)  1.019 (1.017 .. 1.033)  1.048 
 
 Neither peer keeps the best iterate, nor looks at the last one.
 
-The table is from before a step took a pass less and fewer small operations. Since then, on quiet cores with 2 threads (15 runs of 40
-steps): the MLP 1.162 (1.141 .. 1.170), the CNN 1.084 (1.066 .. 1.098), ResNet18-w32 1.009 (1.008 .. 1.010), M5 1.041 (1.037 .. 1.044);
-with 1 thread, by processor time on a busy machine (27 and 18 runs), the CNN 1.103 (1.083 .. 1.108) before, 1.054 (1.051 .. 1.057) since.
+The table is from before a step took a pass less and fewer small operations. Since then, on quiet cores (15 runs of 40 steps), with 2
+threads: the MLP 1.175 (1.158 .. 1.181), the CNN 1.086 (1.076 .. 1.089), ResNet18-w32 1.009 (1.006 .. 1.013), M5 1.034 (1.031 .. 1.045);
+with 1 thread the MLP 1.113 (1.105 .. 1.118), the CNN 1.059 (1.051 .. 1.067).
 """
 
 import os
