@@ -251,3 +251,14 @@ def test_what_is_heard_but_not_on_the_grid_is_still_sought() -> None:
     assert next_steps(False, float("inf")) == pytest.approx([0.3, 0.15, 0.075, 0.3])
     assert next_steps(True, float("inf")) == pytest.approx([0.2, 0.15, 0.075, 0.2])
     assert next_steps(True, 1.0) == pytest.approx([0.2] * 4)
+
+
+def test_what_is_heard_is_heard_again_where_it_is_on_the_grid() -> None:
+    net, seen, grid = linear(), list[Tensor](), 1e-4
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    x = (clean_inputs(linear())[:1] / grid).round() * grid
+    find_then_shrink(objective(net, Below()), L2(MIN).around(x, box=None, grid=grid), steps=40)
+    first = next(number for number, inputs in enumerate(seen) if net(inputs) < 0)
+    before, after = seen[first], seen[first + 1]
+    assert (before - after).abs().max() <= 1.001 * grid
+    torch.testing.assert_close(after / grid, (after / grid).round(), rtol=0, atol=0.01)
