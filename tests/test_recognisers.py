@@ -145,3 +145,11 @@ def test_capitals_are_written_small_as_targets_are() -> None:
         aa.craft(model, [Clip("hiss", torch.rand(800) - 0.5, 8000)], aa.Transcribe("a c"), steps=1)
     with pytest.raises(OptionError, match="capitals and small"):
         Recogniser(net, 8000, ("", "A", "a"))
+
+
+def test_a_net_that_writes_over_its_waveforms_is_told() -> None:
+    def net(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return waveforms.mul_(0.7)[:, :6, None].expand(-1, -1, 3).log_softmax(-1), torch.full((len(waveforms),), 6)
+
+    with pytest.raises(UnusableBatch, match="writes over its inputs"):
+        Recogniser(net, 8000, ("", "a", "b")).transcribe(torch.ones(1, 800), torch.tensor([800]))

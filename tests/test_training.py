@@ -58,7 +58,6 @@ from audioadv.training import (
     start_from,
     train,
 )
-from audioadv.training.loop import whole_batch
 from audioadv.training.msd import start_of
 from audioadv.training.nearby import worst_for
 from audioadv.training.processes import Processes
@@ -900,4 +899,4 @@ def test_masked_noise_is_trained_against_from_no_radius_on() -> None:
 
 
 def test_a_mean_over_a_batch_counts_each_part_by_its_size() -> None:
-    assert whole_batch(Processes(), 0.25, torch.tensor(2.0)) == 0.5
+    assert Processes().mean(torch.tensor(2.0), 0.25) == 0.5

@@ -12,7 +12,7 @@ from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
-from audioadv.attacks.survivors import one_after_another, started
+from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import cross_entropy, margin
 from audioadv.threat.projections import each
@@ -46,12 +46,8 @@ def annealed_pgd(
     check_counts("annealed_pgd", steps=steps, restarts=restarts)
     fixed_radius(region, "annealed_pgd")
     if restarts > 1:
-        once = partial(annealed_pgd, steps=steps, early_stop=early_stop)
-        runs = [
-            (started(objective, number), partial(once, random_start=random_start or number > 0, seed=seed + number))
-            for number in range(restarts)
-        ]
-        return one_after_another(runs, region, progress)
+        once = partial(annealed_pgd, steps=steps, random_start=random_start, early_stop=early_stop)
+        return one_after_another(starts(once, objective, restarts, seed, random_start=True), region, progress)
     run = Run(objective.by(cross_entropy), region, progress)
     delta = before = draws.random_start(region, seed) if random_start else region.start()
     with at_rest(objective.model):

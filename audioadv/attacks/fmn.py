@@ -13,7 +13,7 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, restless
-from audioadv.attacks.survivors import nearest, one_after_another, started
+from audioadv.attacks.survivors import nearest, one_after_another, starts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import margin
@@ -64,7 +64,7 @@ def fmn(
     check_counts("fmn", steps=steps, restarts=restarts)
     if restarts > 1:
         once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma)
-        runs = [(started(objective, number), partial(once, far=number > 0, seed=seed + number)) for number in range(restarts)]
+        runs = starts(once, objective, restarts, seed, far=True)
         if region.radius.isfinite().all():
             return one_after_another(runs, region, progress)
         return nearest(runs, region, progress)

@@ -23,7 +23,7 @@ from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, granted, includes
 from audioadv.models.recogniser import Emissions
-from audioadv.models.rest import module_of
+from audioadv.models.rest import module_of, only_read
 from audioadv.threat.bounds import Box
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import is_goal
@@ -120,10 +120,8 @@ class Objective:
         if first:
             check_fit(self.model, inputs)
         self.cost.count(self.who, forwards=1)
-        before = version_of(inputs)
-        outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
-        if version_of(inputs) != before:
-            raise UnusableBatch(WRITES_OVER)
+        with only_read(inputs):
+            outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
         if first and isinstance(outputs, Emissions) and not normalised(outputs):
@@ -287,14 +285,6 @@ WITHOUT = {
     Access.DECISIONS: "none",
 }
 """The attacks that still work without."""
-
-
-WRITES_OVER = "the model writes over its inputs, which are not its own. Let it begin with a copy, x = x.clone(), or x - 0.5 for x.sub_(0.5)"
-
-
-def version_of(inputs: Tensor) -> int:
-    """How often a tensor has been written over; in inference mode nobody counts."""
-    return 0 if inputs.is_inference() else inputs._version
 
 
 @lru_cache(maxsize=4)

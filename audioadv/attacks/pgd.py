@@ -14,7 +14,7 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius, row_sums
-from audioadv.attacks.survivors import one_after_another, started
+from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each, sum_of
@@ -55,11 +55,8 @@ def pgd(
         check_replayable(objective, early_stop)
     if restarts > 1:
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, graph=graph)
-        starts = [
-            (started(objective, number), partial(once, random_start=random_start or number > 0, seed=seed + number))
-            for number in range(restarts)
-        ]
-        return one_after_another(starts, region, progress)
+        once = partial(once, random_start=random_start)
+        return one_after_another(starts(once, objective, restarts, seed, random_start=True), region, progress)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()

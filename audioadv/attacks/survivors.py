@@ -45,8 +45,12 @@ def restarted(
     Over a channel all are checked by the same draws, and of an example that no start brings there the one of the highest rate is
     kept. Shapes: as in `region.clean`.
     """
-    starts = [(started(objective, number), partial(attack, seed=seed + number, **options)) for number in range(restarts)]
-    return one_after_another(starts, region, progress)
+    return one_after_another(starts(partial(attack, **options), objective, restarts, seed), region, progress)
+
+
+def starts(attack: Attack, objective: Objective, count: int, seed: int, **later: Any) -> list[tuple[Objective, Attack]]:
+    """So many starts of an attack, with seeds and, over a channel, draws of their own; all but the first with the options `later`."""
+    return [(started(objective, n), partial(attack, seed=seed + n, **(later if n else {}))) for n in range(count)]
 
 
 def started(objective: Objective, number: int) -> Objective:

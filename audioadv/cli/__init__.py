@@ -19,6 +19,7 @@ from audioadv.cli.survive import survive
 from audioadv.cli.transcribe import transcribe
 from audioadv.errors import AudioadvError
 from audioadv.models.sources import blamed
+from audioadv.report.tables import silence
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -39,7 +40,7 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno not in FULL or error.filename is not None:  # what writes a file says so itself
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush would fail again, and say so
+            silence(sys.stdout)  # or Python's last flush would fail again, and say so
             click.echo(f"Error: standard output cannot be written ({error.strerror}). Make room, or send it somewhere else", err=True)
             ctx.exit(WRONG_INPUT)
         except KeyboardInterrupt:

@@ -1,7 +1,6 @@
 """What every command takes, and how one wrong clip is told without stopping the others."""
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -15,6 +14,7 @@ from click.core import ParameterSource
 
 from audioadv.errors import AudioadvError, OptionError
 from audioadv.models.sources import blamed
+from audioadv.report.tables import silence
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -108,7 +108,7 @@ def say(line: str) -> None:
     try:
         click.echo(line, file=output())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output().fileno())
+        silence(output())
 
 
 @final

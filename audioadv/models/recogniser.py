@@ -12,7 +12,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.access import Access, as_access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
-from audioadv.models.rest import at_rest, modules_of
+from audioadv.models.rest import at_rest, modules_of, only_read
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -156,5 +156,5 @@ def hear(model: Callable[[Tensor, Tensor], Emissions], waveforms: Tensor, length
     Shapes: waveforms [batch, time], lengths [batch] in samples; on any device. Raises UnusableBatch for what no recogniser says.
     """
     device = getattr(model, "device", torch.device("cpu"))
-    with at_rest(model):
+    with at_rest(model), only_read(waveforms):
         return counted(model(waveforms.to(device), lengths.to(device)), getattr(model, "name", "the model"))

@@ -8,9 +8,9 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from audioadv.errors import OptionError
+from audioadv.errors import OptionError, UnusableBatch
 
 DEEPEST, MOST = 20, 1000  # how far a model is looked into, and how many nets are held in one place
 COLLECTIONS = (list, tuple, set, frozenset, dict)
@@ -66,6 +66,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def only_read(inputs: Tensor) -> Iterator[None]:
+    """Raises UnusableBatch where a model writes over its inputs within: they are the caller's, and an attack would see others."""
+    before = 0 if inputs.is_inference() else inputs._version  # in inference mode nobody counts
+    yield
+    if not inputs.is_inference() and inputs._version != before:
+        raise UnusableBatch(
+            "the model writes over its inputs, which are not its own. Let it begin with a copy, x = x.clone(), or x - 0.5 for x.sub_(0.5)"
+        )
 
 
 def module_of(model: Any) -> nn.Module | None:

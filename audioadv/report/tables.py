@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,7 +19,12 @@ class Printer(Console):
     """A console that goes on in silence once nobody reads what it prints (`| head`), where rich would end the process."""
 
     def on_broken_pipe(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+
+
+def silence(stream: IO[str]) -> None:
+    """From now on, what goes there is lost, and does not fail: not even Python's last flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def show(table: Table) -> None:

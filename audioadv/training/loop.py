@@ -143,7 +143,7 @@ def train(
                     defense.asked = key(drawn, here.rank, "asked") >> 24
                 batch = data.batch(rows, keyed(drawn, here.rank)).to(device)
                 value = 0.0
-                for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, partial(whole_batch, here, weight))):
+                for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, partial(here.mean, weight=weight))):
                     value = loss.item()
                     if not math.isfinite(value):
                         raise TrainingDiverged(
@@ -156,7 +156,7 @@ def train(
                     steps.step()
                     steps.zero_grad()
                     state.step += 1
-                value = float(here.sum(torch.tensor(weight * value, dtype=torch.float64)))
+                value = float(here.mean(torch.tensor(value, dtype=torch.float64), weight))
                 state.place, state.loss = place + 1, state.loss + value
                 if folder is not None and here.first and (place + 1) % every == 0 and place + 1 < len(order):
                     clock.stop()
@@ -210,11 +210,6 @@ def options(steps: Optimizer) -> str:
 def along(schedule: Schedule) -> list[float]:
     """What tells schedules of one name apart: their values all along."""
     return [round(schedule(done / 10), 6) for done in range(11)]
-
-
-def whole_batch(here: Processes, weight: float, number: Tensor) -> Tensor:
-    """The mean over a batch of a number that this process has for its part of it, `weight` of the whole. Shapes: as given."""
-    return here.sum(weight * number)
 
 
 def told_apart(data: Data) -> str:

@@ -45,6 +45,10 @@ class Processes:
         distributed.all_reduce(total)
         return total.to(numbers)
 
+    def mean(self, number: Tensor, weight: float) -> Tensor:
+        """The mean over a batch of a number that this process has for its part, `weight` of the whole. Shapes: as given."""
+        return self.sum(weight * number)
+
     def merge(self, net: nn.Module, weight: float) -> None:
         """Make gradients and running statistics the same in all processes: the mean, of which this one's part is `weight`.
 
