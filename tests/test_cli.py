@@ -628,7 +628,7 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--model", "module:recognisers:few_letters"], "gives 29 columns, but its vocabulary has 2 letters"),
         (["--target", "go", "--model", "module:recognisers:no_blank"], "no_blank': recogniser: vocabulary ('a', 'b')"),
         (["--target", "go", "--model", "module:recognisers:one_at_a_time"], "two noises at once"),
-        (["--target", "go", "--model", "module:recognisers:spoiling"], "in-place operation"),
+        (["--target", "go", "--model", "module:recognisers:spoiling"], "writes over its inputs, which are not its own"),
         (["--target", "go", "--errors", "1"], "--errors says nothing here"),
         (["--target", "go", "--out", "n" * 300], "longer than names can be"),
         (["--target", "go", "--out", "new/" + "n" * 300], "longer than names can be"),

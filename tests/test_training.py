@@ -518,6 +518,7 @@ assert torch.allclose(net.running, torch.tensor(2.4)), net.running
 assert torch.allclose(net.weight.grad, torch.tensor(1.7)), net.weight.grad
 assert net.spoilt.isnan()
 distributed.barrier()
+distributed.destroy_process_group()
 """
 
 
