@@ -165,7 +165,7 @@ def test_a_threat_model_grants_what_it_says(clips: tuple[Tensor, Tensor, list[st
 
 @pytest.mark.parametrize(
     "option",
-    [{"goal": aa.Misclassify(torch.tensor([1]))}, {"box": (-1, 1)}, {"static": MODEL}, {"draws": 4}],
+    [{"goal": aa.Misclassify(torch.tensor([1]))}, {"box": (-1, 1)}],
     ids=lambda option: next(iter(option)),
 )
 def test_options_that_a_recogniser_has_no_use_for_are_refused(clips: tuple[Tensor, Tensor, list[str]], option: dict[str, object]) -> None:

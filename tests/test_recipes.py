@@ -165,6 +165,25 @@ def test_fallen_defenses_fall_and_their_nets_are_trained_once(tmp_path: Path) ->
     assert nets == {path: path.stat().st_mtime_ns for path in nets}
 
 
+def test_recognisers_behind_defenses_are_attacked_twice_and_only_once_each(tmp_path: Path) -> None:
+    import defended_recognisers
+
+    first = CliRunner().invoke(defended_recognisers.main, ["--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    assert first.exit_code == 0
+    lines = [json.loads(text) for text in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert [(line["defense"], line["way"]) for line in lines] == [
+        ("nothing", "apgd"),
+        ("bits:6", "apgd, BPDA"),
+        ("noise:15..25", "apgd, EOT 8"),
+    ]
+    assert lines[0]["static"] is None
+    assert all(line["static"]["wer"] <= line["all"]["wer"] for line in lines[1:])
+    assert lines[2]["backwards"] % 8 == 0 < lines[2]["backwards"]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]) + json.dumps(lines[2])[:50])  # a stop
+    again = CliRunner().invoke(defended_recognisers.main, ["--quick", "--out", str(tmp_path)], catch_exceptions=False)
+    assert again.output == first.output
+
+
 def test_a_pair_counts_from_its_worst_bin_on_and_only_where_it_is_reached() -> None:
     import inaudible
 

@@ -16,7 +16,8 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import merged, nothing_yet
 from audioadv.errors import OptionError
-from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.goals import Goal, Mistranscribe
+from audioadv.threat.joined import Joined, members
 from audioadv.threat.region import Region
 
 RUNGS: Final = (0.25, 0.5, 0.75, 1.0)
@@ -30,21 +31,27 @@ def worsen(
     A clip keeps the highest that it came to, and is REACHED where that is what the goal asks for. One that came to less is MISSED,
     but what was found is returned all the same. Shapes: as in `region.clean` and `objective`. Raises OptionError for another goal.
     """
-    goal = objective.goal
-    if not isinstance(goal, Mistranscribe):
-        raise OptionError(f"worsen: the goal {goal} has no word error rate to raise. Use Mistranscribe(references)")
+    own = [part.errors for part in members(objective.goal) if isinstance(part, Mistranscribe)]
+    if len(own) != 1:
+        raise OptionError(f"worsen: the goal {objective.goal} has no word error rate to raise, or several. Use Mistranscribe(references)")
     whole, total, left, far = objective.begun(region.clean), nothing_yet(region), torch.arange(len(region.clean)), set[int]()
-    for errors in sorted({*rungs, goal.errors}):
+    for errors in sorted({*rungs, *own}):
         if not len(left):
             break
         rows = left.to(region.clean.device)
         width = region.clean.shape[-1] if whole.lengths is None else int(whole.lengths[rows].max())
-        asked = replace(whole, goal=Mistranscribe(goal.references, errors)).rows(left)
+        asked = replace(whole, goal=asking(whole.goal, errors)).rows(left)
         found = attack(asked, region.rows(rows, width), **options)
         reached = torch.tensor(found.reached)
         total = merged(total, replace(found, rate=reached.to(found.gauge)), left)  # by rate: what is missed replaces nothing found
         left = left[reached]
-        far |= set(left.tolist()) if errors >= goal.errors else set()
+        far |= set(left.tolist()) if errors >= own[0] else set()
     some = Outcome.REACHED, Outcome.NEEDLESS  # of a lower rung, perhaps
     ends = [end if end not in some or i in far else Outcome.MISSED for i, end in enumerate(total.outcome)]
     return replace(total, outcome=tuple(ends), rate=None)
+
+
+def asking(goal: Goal, errors: float) -> Goal:
+    """The goal, with this word error rate in place of its own; what it is joined with stays."""
+    parts = [Mistranscribe(part.references, errors) if isinstance(part, Mistranscribe) else part for part in members(goal)]
+    return Joined(tuple(parts)) if parts[1:] else parts[0]

@@ -29,7 +29,7 @@ from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import NETS, load_classifier
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest, modules_of
 from audioadv.models.sources import called, load_model, raised
 from audioadv.report.tables import checkup_table, show
@@ -121,9 +121,9 @@ def checkups(
     other = None if substitute is None else loaded(substitute, device)
     if isinstance(other, tuple):
         other = other[0]
-    if other is not None and isinstance(other, Recogniser) != isinstance(model, Recogniser):
+    if other is not None and hears(other) != hears(model):
         raise OptionError(f"--substitute {substitute}: not of {subject}'s kind. A recogniser stands in for a recogniser, a net for a net")
-    if isinstance(model, Recogniser):
+    if hears(model):
         wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20", seed)
         chosen = {name: on_sound(name, steps, seed) for name in attacks or ("shrink",)}
     else:
@@ -155,7 +155,7 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
         except UnknownModel as error:
             raise UnknownModel(f"{error}. Nor is there a folder of that name, with a run in it") from error
     made = called(name.removeprefix("module:"))
-    if isinstance(made, Recogniser):
+    if hears(made):
         return load_model(name, device, attacked=True)
     if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(given, Tensor) for given in made[1:]):
         if not made[1].ndim or not len(made[1]):

@@ -17,7 +17,7 @@ Chen, Carlini and Wagner 2019, "Stateful detection of black-box adversarial atta
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, final, overload
+from typing import Any, Literal, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from audioadv.errors import OptionError
 from audioadv.models.abstention import ABSTAIN, decided, nothing_like
 from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser, hears
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal, as_texts, spell
@@ -63,11 +63,6 @@ def remembering(model: Any, likeness: Likeness | None = None, on_repeat: OnRepea
     """
     memory = Memory(model, likeness, on_repeat, **options)
     return Recogniser(memory, model.sample_rate, model.vocabulary, memory.name, memory.access) if hears(model) else memory
-
-
-def hears(model: Any) -> TypeGuard[Recogniser]:
-    """Whether a model is a recogniser, or made from one: a smoothed one, say, or one with a detector."""
-    return isinstance(model, Recogniser) or isinstance(getattr(model, "vocabulary", None), tuple)
 
 
 def forgetting(model: Any) -> Any:

@@ -24,7 +24,7 @@ from audioadv.defenses.denoiser import Purify
 from audioadv.defenses.statement import Statement, joined, stated
 from audioadv.errors import UnusableBatch
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import module_of
 from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.keys import Key
@@ -121,8 +121,8 @@ def defend(model: Kind, channel: Channel | str, *, seed: int = 0, sample_rate: i
         again = defend(layer.model, channel >> layer.channel, seed=seed, sample_rate=sample_rate or layer.sample_rate)
         return again.granting(access) if isinstance(again, Classifier | Recogniser) and access is not None else again  # type: ignore[return-value]
     net = Through(model, channel, seed=seed, sample_rate=sample_rate)
-    if isinstance(model, Recogniser):
-        return replace(model, net=net, name=f"{model.name} behind {channel}")
+    if hears(model):
+        return Recogniser(net, model.sample_rate, model.vocabulary, f"{model.name} behind {channel}", model.access)  # type: ignore[return-value]
     if isinstance(model, Classifier):  # the channel meets the inputs before they are normalised
         return replace(model, net=net, name=f"{model.name} behind {channel}", mean=(), std=())
     return net  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError
 from audioadv.models.access import Access
-from audioadv.models.recogniser import Emissions, Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser, hears
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
@@ -40,7 +40,7 @@ def sampled(model: Any, **options: Any) -> Any:
     736
     """
     drawing = Sampled(model, **options)
-    return replace(model, net=drawing, name=drawing.name) if isinstance(model, Recogniser) else drawing
+    return Recogniser(drawing, model.sample_rate, model.vocabulary, drawing.name, drawing.access) if hears(model) else drawing
 
 
 @final

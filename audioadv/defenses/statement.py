@@ -37,6 +37,10 @@ class Statement:
         return "; ".join([f"backward pass: {self.backward}", *(word for word in ("random", "remembers", "detects") if getattr(self, word))])
 
 
+PLAIN: Final = Statement()
+"""Of a model that is no defense."""
+
+
 def joined(statements: Iterable[Statement]) -> Statement:
     """What a model made of several parts is: as hard to differentiate as its worst part, random if one of them is, and so on.
 

@@ -13,7 +13,7 @@ Sources: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false se
 adversarial robustness", section 2.5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -28,6 +28,7 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
+from audioadv.attacks.survivors import Attack
 from audioadv.defenses.preprocessing import outermost, undefended
 from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import AccessDenied, OptionError
@@ -40,6 +41,7 @@ from audioadv.threat.joined import Joined
 from audioadv.threat.norms import L2Norm, LinfNorm
 from audioadv.threat.region import Region
 
+PEEK = 8  # examples on which a model's statement is compared with what it does
 HALF = 0.5  # of the draws: where a random model counts as fooled
 LOOKS = 4  # at the same inputs, to see whether a model that says it is random ever differs
 FEW = 0.1  # of the inputs: more than this without a slope are worth a word
@@ -66,6 +68,11 @@ class Plan:
     static: Objective | None
     judge: Objective
     way: str
+
+    def rounds(self, unaware: Mapping[str, Attack], aware: Mapping[str, Attack]) -> list[tuple[str, Attack, Objective]]:
+        """Who attacks what, one after the other: where there is a defense first those who do not know of it, then those who do."""
+        first = [(f"{name}, static", attack, self.static) for name, attack in unaware.items() if self.static is not None]
+        return [*first, *((", ".join(filter(None, (name, self.way))), attack, self.adaptive) for name, attack in aware.items())]
 
 
 def planned(

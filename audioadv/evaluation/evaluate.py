@@ -25,22 +25,20 @@ from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
-from audioadv.defenses.statement import Statement, stated
+from audioadv.defenses.statement import PLAIN, Statement, stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
-from audioadv.evaluation.adaptive import disagreements, gradient_free, planned
+from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
 from audioadv.models.access import Access
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box, as_box
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below
 from audioadv.threat.model import TOLERANCE
 from audioadv.threat.region import Region
-
-PLAIN = Statement()  # of a model that is no defense
 
 
 class Threat(Protocol):
@@ -179,7 +177,6 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
     return found
 
 
-PEEK = 8  # examples on which a model's statement is compared with what it does
 NO_ATTACKS = {
     "nes",
     "spsa",
@@ -249,6 +246,9 @@ def evaluate(
     errors: float = 0.5,
     batch: int | None = None,
     all_attacks_see_all: bool = False,
+    static: Recogniser | None = None,
+    draws: int = 8,
+    judge_draws: int = 32,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SpeechEvaluation: ...
@@ -327,14 +327,13 @@ def evaluate(
         raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example torch.as_tensor(inputs)")
     if batch is not None and (type(batch) is not int or batch < 1):
         raise OptionError(f"batch {batch!r}: give how many are attacked at once, a whole number of at least 1")
-    if isinstance(model, Recogniser):
+    if hears(model):
         if not are_texts(labels) or lengths is None:
             raise UnusableBatch("a Recogniser is asked for texts: give what is said in each clip for labels, and lengths=, in samples")
-        others = {"goal": goal is not None, "box": box != (0.0, 1.0), "static": static is not None}
-        refuse_ignored(others | {"draws": draws != 8, "judge_draws": judge_draws != 32}, "a recogniser, whose words are counted (errors=)")
-        chosen, see_all, batch = named_attacks(attacks, seed), all_attacks_see_all, 16 if batch is None else batch
-        how: dict[str, Any] = {"errors": errors, "batch": batch, "all_attacks_see_all": see_all, "seed": seed, "progress": progress}
-        return evaluate_speech(model, inputs, lengths, labels, threat, chosen, **how)
+        refuse_ignored({"goal": goal is not None, "box": box != (0.0, 1.0)}, "a recogniser, whose words are counted (errors=)")
+        how: dict[str, Any] = {"errors": errors, "batch": 16 if batch is None else batch, "all_attacks_see_all": all_attacks_see_all}
+        how |= {"static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed, "progress": progress}
+        return evaluate_speech(model, inputs, lengths, labels, threat, named_attacks(attacks, seed), **how)
     if are_texts(labels) and len(labels):
         raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
     numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels
@@ -351,14 +350,13 @@ def evaluate(
         raise OptionError("knowledge 'transfer': the attacker works on a substitute. Give it, another model of the same inputs: static=")
     bound, model = terms.bound, terms.granting(model)
     plan = planned(model, goal, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
-    rounds = [(f"{name}, static", attack, plan.static) for name, attack in named_attacks(attacks, seed).items() if plan.static]
+    unaware = aware = named_attacks(attacks, seed)
     one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
     if plan.static and plan.static.granted is Access.GRADIENTS and not (bound.minimal or one_for_all):
-        rounds += [("pgd to its last step, static", partial(to_the_end, seed=seed), plan.static)]
-    if not rounds or terms.knowledge == "adaptive":
-        blind = statement.backward == "none" and attacks == "standard"
-        chosen = {"gradient_free": partial(gradient_free, seed=seed)} if blind else named_attacks(attacks, seed)
-        rounds += [(", ".join(filter(None, (name, plan.way))), attack, plan.adaptive) for name, attack in chosen.items()]
+        unaware = unaware | {"pgd to its last step": partial(to_the_end, seed=seed)}
+    if statement.backward == "none" and attacks == "standard":
+        aware = {"gradient_free": partial(gradient_free, seed=seed)}
+    rounds = plan.rounds(unaware, aware if terms.knowledge == "adaptive" or plan.static is None else {})
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
     correct, judge = judged(plan.judge, goal, inputs, batch).cpu(), plan.judge.begun(inputs)

@@ -3,10 +3,13 @@
     clips --heard alone--> under `errors`?  --attack 1--> standing? --attack 2--> standing? ...
               WER before                        WER after: the worst that any of them found
 
-What counts is heard again, each clip alone, on the 16-bit samples that a file would hold.
+What counts is heard again, each clip alone, on the 16-bit samples that a file would hold. A defense is attacked twice, as a
+classifier's is (`adaptive.py`). A random one is heard in draws of its own, and what counts is the transcript that half of them are
+no better than; where a detector refuses the clip, the attacker has got nothing.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,30 +18,35 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.estimates import nes
-from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Outcome
 from audioadv.attacks.survivors import Attack
+from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import BOX, FULL_SCALE, round16
-from audioadv.defenses.preprocessing import undefended
-from audioadv.defenses.statement import stated
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.defenses.statement import PLAIN, Statement, stated
+from audioadv.errors import OptionError, UnknownModel, UnusableBatch
+from audioadv.evaluation.adaptive import PEEK, disagreements, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed, refuse_senseless
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.access import Access
-from audioadv.models.classifier import granting
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Recogniser, hear, hears
+from audioadv.models.rest import at_rest
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.model import TOLERANCE
+from audioadv.threat.undetected import Undetected
+
+TOGETHER = 8  # draws of one clip that are heard at once
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SpeechTrial:
-    """One attack's part. Shapes [clips]: tried and felled bool, forwards, backwards; `heard` is the worst that it found, clip by clip."""
+    """One attack's part. Shapes [clips]: tried and felled bool, forwards, backwards; `heard` is the worst that it found, clip by clip.
+
+    A `static` one did not know of the defense.
+    """
 
     attack: str
     tried: Tensor
@@ -46,6 +54,7 @@ class SpeechTrial:
     heard: tuple[str, ...]
     forwards: Tensor
     backwards: Tensor
+    static: bool = False
 
 
 @final
@@ -55,6 +64,7 @@ class SpeechEvaluation:
 
     A clip falls where its word error rate comes to `errors`. Shapes: gauge [clips], of the nearest change found that fells it (zero where
     it was misheard so from the start, infinite where none was found); adversarial [clips, time], what `heard` was heard of.
+    `statement` is what the model says of itself; of a random one, `heard` is what half of its draws are no better than.
     """
 
     bound: str
@@ -67,6 +77,7 @@ class SpeechEvaluation:
     lengths: Tensor
     outcome: tuple[Outcome, ...]
     trials: tuple[SpeechTrial, ...]
+    statement: Statement = PLAIN
 
     @property
     def before(self) -> WordErrors:
@@ -92,6 +103,18 @@ class SpeechEvaluation:
     def robust_accuracy(self) -> Rate:
         """Clips whose word error rate is under `errors` still: an upper bound of the true number."""
         return Rate(int(self.robust.sum()), len(self.gauge))
+
+    @property
+    def static_after(self) -> WordErrors | None:
+        """Word errors on the worst that was found by someone who does not know of the defense; None where there is none to know of."""
+        found = [WordErrors.of(self.references, trial.heard).wrong for trial in self.trials if trial.static]
+        return WordErrors(tuple(map(max, *found, found[0])), self.before.words) if found else None
+
+    @property
+    def static_accuracy(self) -> Rate | None:
+        """Clips whose word error rate is under `errors` still, against that attacker."""
+        felled = [trial.felled for trial in self.trials if trial.static]
+        return Rate(int(((self.gauge > 0) & ~torch.stack(felled).any(0)).sum()), len(self.gauge)) if felled else None
 
     def curve(self, radii: Sequence[float]) -> list[tuple[float, Rate]]:
         """The security curve: for each radius, how many clips no change up to it (and its rounding) fells, by the smallest found.
@@ -128,19 +151,57 @@ class SpeechEvaluation:
 
     def __str__(self) -> str:
         """A table: word errors and clips under `errors`, both with intervals, and passes a clip."""
-        head = f"{self.bound}\n{'':20}{'WER, %':26}{f'clips under {100 * self.errors:g} %':34}{'forwards':>10}{'backwards':>10}   a clip"
+        wide = max(20, *(len(trial.attack) + 2 for trial in self.trials)) if self.trials else 20
+        said = "" if self.statement == PLAIN else f" ({self.statement})"
+        kinds = f"{'WER, %':26}{f'clips under {100 * self.errors:g} %':34}{'forwards':>10}{'backwards':>10}   a clip"
+        head = f"{self.bound}{said}\n{'':{wide}}{kinds}"
         rows = []
         for line in self.lines():
             low, high = line["wer_interval"]
             errors = f"{100 * line['wer']:.1f} ({100 * low:.1f} .. {100 * high:.1f})"
             rate, count = Rate(round(line["accuracy"] * line["count"]), line["count"]), line["count"]
-            rows.append(f"{line['attack']:20}{errors:26}{rate!s:34}{line['forwards'] / count:10.1f}{line['backwards'] / count:10.1f}")
+            rows.append(f"{line['attack']:{wide}}{errors:26}{rate!s:34}{line['forwards'] / count:10.1f}{line['backwards'] / count:10.1f}")
         return "\n".join([head, *rows])
 
 
 def passes(trial: SpeechTrial) -> tuple[int, int]:
     """Forwards and backwards of all clips."""
     return int(trial.forwards.sum()), int(trial.backwards.sum())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What a clip is heard as, alone: once, or in so many draws of a random model; `detects`, by a model that may refuse it."""
+
+    model: Recogniser
+    looks: int = 1
+    detects: bool = False
+
+    @torch.no_grad()
+    def hears(self, samples: Tensor, reference: str) -> str | None:
+        """The transcript that half of the draws are no better than, those refused being the best; None where it is one of them.
+
+        Shapes: samples [time].
+        """
+        texts, unseen = list[str](), list[bool]()
+        for first in range(0, self.looks, TOGETHER):
+            clips = samples.repeat(min(TOGETHER, self.looks - first), 1)
+            outputs = hear(self.model, clips, torch.full((len(clips),), len(samples)))
+            texts += outputs.transcripts()
+            unseen += Undetected().reached(outputs).tolist() if self.detects else [True] * len(clips)
+        rates = WordErrors.of([reference] * len(texts), texts).rates
+        worst_first = sorted(range(len(texts)), key=lambda i: (unseen[i], rates[i]), reverse=True)
+        middle = worst_first[-(-len(texts) // 2) - 1]
+        return texts[middle] if unseen[middle] else None
+
+
+def disagreed(model: Recogniser, goal: Mistranscribe, waveforms: Tensor, lengths: Tensor, rows: Tensor) -> list[str]:
+    """Where what the model states is not what it does on the first of these clips (`adaptive.disagreements`). Shapes: rows [some]."""
+    some = rows[:PEEK].to(waveforms.device)
+    if not len(some):
+        return []
+    return disagreements(model, goal.rows(rows[:PEEK]), waveforms[some, : int(lengths[some].max())], lengths[some])
 
 
 def evaluate_speech(
@@ -154,40 +215,56 @@ def evaluate_speech(
     errors: float = 0.5,
     batch: int = 16,
     all_attacks_see_all: bool = False,
+    static: Callable[..., Any] | None = None,
+    draws: int = 8,
+    judge_draws: int = 32,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SpeechEvaluation:
     """What `evaluate` does for a recogniser and what was said in each clip.
 
     Within a fixed bound each attack goes for as many word errors as it can get (`attacks.worsen`); a `min` bound, or a limit on
-    queries, asks for `errors` alone. Only clips that are under `errors` are attacked. A model that draws, remembers or detects is
-    an OptionError. Shapes: waveforms [clips, time], lengths [clips] in samples. Raises UnusableBatch, OptionError, AccessDenied.
+    queries, asks for `errors` alone. Only clips that are under `errors` are attacked. A model that remembers is an OptionError.
+    Shapes: waveforms [clips, time], lengths [clips] in samples. Raises UnusableBatch, OptionError, AccessDenied, UnknownModel.
     """
     if not len(references) == len(waveforms) == len(lengths):
         raise UnusableBatch(f"{len(references)} texts and {len(lengths)} lengths for {len(waveforms)} clips: give one of each for each")
     goal, waveforms, statement = Mistranscribe(references, errors), round16(waveforms), stated(model)
     terms = agreed(threat, goal, statement)
-    if statement.random or statement.remembers or statement.detects:
-        cure = "craft(undefended(model), ..., channel=...) and survive count over draws; craft takes & Undetected(); games.play has rounds"
-        raise OptionError(f"{model.name} states '{statement}': evaluate hears a clip once, and would say too much of it. {cure}")
-    if terms.knowledge == "transfer":
+    if statement.remembers:
         raise OptionError(
-            "knowledge 'transfer': evaluate has no substitute for a recogniser. Use craft on the one, transcribe on the other"
+            f"{model.name} states '{statement}': what it hears depends on what it heard before, and a rate of inputs that are met once "
+            "says nothing of that. Play the game of many rounds: audioadv.evaluation.games.play"
         )
+    if static is not None and not (hears(static) and static.sample_rate == model.sample_rate):
+        raise UnknownModel(f"static: no recogniser at {model.sample_rate} Hz, as {model.name} is one. Give one that hears the same clips")
+    if terms.knowledge == "transfer" and (static is None or static is model):
+        raise OptionError("knowledge 'transfer': the attacker works on a substitute. Give it, another recogniser of the same rate: static=")
     bound, model = terms.bound.at_rate(model.sample_rate), terms.granting(model)
-    victim = granting(undefended(model), model.access) if terms.knowledge == "oblivious" else model
-    blind = statement.backward == "none" and victim is model and model.access is not Access.DECISIONS
+    plan = planned(model, goal, lengths, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
     climbs = not bound.minimal and terms.queries is None  # who may not ask for ever asks for `errors` at once
+    tries: dict[str, Attack] = {name: partial(worsen, attack) if climbs else attack for name, attack in attacks.items()}
+    unaware = dict(tries)
+    if plan.static and plan.static.granted is Access.GRADIENTS and not bound.minimal:
+        unaware["pgd to its last step"] = partial(to_the_end, seed=seed)
+    rounds = plan.rounds(unaware, tries if terms.knowledge == "adaptive" or plan.static is None else {})
+
+    looks = judge_draws if statement.random else 1
+    plain, judge = Judge(model, looks), Judge(model, looks, statement.detects)  # a clip that nobody attacked is heard, refused or not
     bound.around(waveforms[:1], lengths[:1], BOX)  # which checks that it is one for sounds, before any work
     refuse_senseless(bound, [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)])
-    before = [alone(model, row, int(length)) for row, length in zip(waveforms, lengths, strict=True)]
+    said = goal.references
+    before = [plain.hears(row[:length], text) or "" for row, length, text in zip(waveforms, lengths.tolist(), said, strict=True)]
     rates = WordErrors.of(goal.references, before).rates
     gauge = torch.tensor([math.inf if rate < errors else 0.0 for rate in rates])
     worst, heard, adversarial = list(rates), list(before), waveforms.clone()
     ends = [Outcome.MISSED if rate < errors else Outcome.NEEDLESS for rate in rates]
     trials: list[SpeechTrial] = []
-    spent = torch.zeros(len(before), dtype=torch.int64)  # forwards so far: queries are all attacks' together
-    for name, attack in attacks.items():
+    spent = torch.zeros(2, len(before), dtype=torch.int64)  # forwards so far, of the model and of what stands for it: all attacks' together
+    for sentence in disagreed(model, goal, waveforms, lengths, gauge.isinf().nonzero()[:, 0]):
+        warnings.warn(sentence, stacklevel=3)
+    for name, attack, view in rounds:
+        wanted = view.begun(waveforms)
         tried = gauge > 0 if all_attacks_see_all or bound.minimal else gauge.isinf()
         felled, own, cost = torch.zeros_like(tried), list(before), torch.zeros(2, len(before), dtype=torch.int64)
         for rows in torch.split(tried.nonzero()[:, 0], batch):
@@ -196,19 +273,21 @@ def evaluate_speech(
             here = rows.to(waveforms.device)
             some = lengths[here]
             region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
-            wanted = objective(victim, goal.rows(rows), some, slopes=nes(seed=seed) if blind else None)
-            result = worst_member(partial(worsen, attack) if climbs else attack, wanted, region)
+            with at_rest(model):
+                result = worst_member(attack, wanted.rows(rows), region)
             cost[:, rows] += torch.stack([result.forwards, result.backwards])
             reached = torch.tensor(result.reached)
-            spent[rows] += result.forwards
-            late = reached & ~terms.within_queries(name, reached, spent[rows])
+            asked = spent[int(view is plan.static)]
+            asked[rows] += result.forwards
+            late = reached & ~terms.within_queries(name, reached, asked[rows])
             known = region.knowing(result.parameters)
             written = round16(result.adversarial)
             sizes = known.gauge(written)
             inside = ((sizes.isfinite() if bound.minimal else known.holds(sizes)).cpu() & ~late).tolist()
             for row, i in enumerate(rows.tolist()):
                 size, length = float(sizes[row]), int(some[row])
-                text = alone(model, written[row], length) if inside[row] else before[i]
+                found = judge.hears(written[row, :length], said[i]) if inside[row] else None
+                text = before[i] if found is None else found
                 (rate,) = WordErrors.of(goal.references[i : i + 1], [text]).rates
                 own[i] = text if rate > rates[i] else before[i]
                 felled[i] = rate >= errors
@@ -221,11 +300,6 @@ def evaluate_speech(
                     gauge[i], ends[i] = min(float(gauge[i]), size), Outcome.REACHED
             if progress is not None:
                 progress(name, int(rows[-1]) + 1, len(before))
-        trials.append(SpeechTrial(name, tried, felled, tuple(own), *cost))
-    said = tuple(goal.references)
-    return SpeechEvaluation(str(bound), errors, said, tuple(before), tuple(heard), gauge, adversarial, lengths, tuple(ends), tuple(trials))
-
-
-def alone(model: Recogniser, samples: Tensor, length: int) -> str:
-    """What one clip is heard as by itself. Shapes: samples [time], zeros past its length."""
-    return model.transcribe(samples[None, :length], torch.tensor([length]))[0]
+        trials.append(SpeechTrial(name, tried, felled, tuple(own), cost[0], cost[1], view is plan.static))
+    texts = said, tuple(before), tuple(heard)
+    return SpeechEvaluation(str(bound), errors, *texts, gauge, adversarial, lengths, tuple(ends), tuple(trials), statement)

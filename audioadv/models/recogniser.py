@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import final
+from typing import Any, TypeGuard, final
 
 import torch
 from torch import Tensor
@@ -131,6 +131,11 @@ class Recogniser:
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""
         return replace(self, access=access)
+
+
+def hears(model: Any) -> TypeGuard[Recogniser]:
+    """Whether a model is a recogniser, or made from one: a smoothed one, say, or one with a detector."""
+    return isinstance(model, Recogniser) or isinstance(getattr(model, "vocabulary", None), tuple)
 
 
 def counted(said: Emissions, name: str) -> Emissions:

@@ -23,7 +23,7 @@ from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel
 from audioadv.models.access import Access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
-from audioadv.models.recogniser import Recogniser, counted, hear
+from audioadv.models.recogniser import Recogniser, counted, hear, hears
 from audioadv.models.rest import at_rest, found, modules_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -189,7 +189,7 @@ def load_transformers(name: str) -> Recogniser:
 def load_function(path: str) -> Recogniser:
     """The recogniser that `package.file:function` returns."""
     recogniser = called(path)
-    if not isinstance(recogniser, Recogniser):
+    if not hears(recogniser):
         raise UnknownModel(
             f"model 'module:{path}': the function returned a {type(recogniser).__name__}. "
             "Return audioadv.Recogniser(net, sample_rate, vocabulary)"
