@@ -183,6 +183,31 @@ def test_a_vote_is_evaluated_and_defended_as_any_recogniser(clips: tuple[Tensor,
     assert len(drawn.transcribe(waveforms, lengths)) == 5
 
 
+def test_what_is_crafted_for_a_random_recogniser_is_heard_at_a_rate() -> None:
+    """Where half of the draws are silence, no more than half hear anything; what is always heard is reached as ever."""
+    halves = itertools.cycle([True, False, False, True])
+
+    class Dozing(nn.Module):
+        statement = Statement(random=True)
+
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            log_probs, frames = wordy(waveforms, lengths)
+            awake = torch.tensor([next(halves) for _ in range(len(waveforms))])
+            return torch.where(awake[:, None, None], log_probs, (log_probs - 100 * (torch.arange(29) > 0)).log_softmax(-1)), frames
+
+    clip = aa.Clip("clip", 0.1 * torch.randn(960, generator=torch.Generator().manual_seed(0)), 16000)
+    options = {"bound": aa.Linf(0.1), "steps": 30, "judge_draws": 40}
+    (dozing,) = aa.craft(Recogniser(Dozing(), 16000), [clip], aa.Transcribe("no"), **options).clips
+    assert (dozing.channel, dozing.draws, dozing.outcome) == ("none", 40, Outcome.MISSED)
+    assert dozing.hits <= 20
+    (half,) = aa.craft(Recogniser(Dozing(), 16000), [clip], aa.Transcribe("no"), rate=0.5, **options).clips
+    assert (half.outcome, half.hits) == (Outcome.REACHED, 20)
+    for channel in (None, "none"):
+        (sure,) = aa.craft(MODEL, [clip], aa.Transcribe("no"), channel=channel, **options).clips
+        assert (sure.channel, sure.draws, sure.outcome) == (None, 0, Outcome.REACHED)
+    assert "channel" not in sure.line()
+
+
 def test_errors_rise_rung_by_rung_within_a_joined_goal(clips: tuple[Tensor, Tensor, list[str]]) -> None:
     waveforms, lengths, said = clips
     asked = list[aa.Mistranscribe | Joined]()

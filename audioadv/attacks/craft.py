@@ -35,10 +35,11 @@ from audioadv.audio.files import BOX, FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
+from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
 from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
-from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_sound
@@ -150,7 +151,8 @@ def craft_each(
     Once `stop()` is true, asked at every step, the batch at work ends with what it has found, and no other begins.
 
     Bound and channel may be specs. Over a channel, a step averages `draws` of it, an example is chosen by `check_draws` and
-    judged by `judge_draws`, and its goal is reached where that is at least `rate` of them (`attacks/eot.py`).
+    judged by `judge_draws`, and its goal is reached where that is at least `rate` of them (`attacks/eot.py`). So it is of a model that
+    states that it is random, whose own draws they are then.
 
     With `restarts`, of so many starts of `steps` each, all after the first are for clips that have not come there yet: over a channel,
     of a clip that none brings there the one that most check draws hear is kept.
@@ -162,10 +164,10 @@ def craft_each(
     check_counts("craft", steps=steps, restarts=restarts, batch=batch, judge_draws=judge_draws)
     check_goal(model, goal)
     check_attack(attack, bound)
-    over = None
-    if channel is not None:
+    over, channel = None, NOTHING if channel is None else as_channel(channel)
+    if channel != NOTHING or stated(model).random:
         memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
-        over = Expectation(as_channel(channel), draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
+        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
         # What cannot be drawn is said before any work is done.
         check_sound(over.channel)
         over.channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)

@@ -31,13 +31,13 @@ from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed, refuse_senseless
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.access import Access
-from audioadv.models.recogniser import Recogniser, hear, hears
+from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
+from audioadv.threat.channels.channel import NOTHING
+from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.model import TOLERANCE
 from audioadv.threat.undetected import Undetected
-
-TOGETHER = 8  # draws of one clip that are heard at once
 
 
 @final
@@ -178,18 +178,15 @@ class Judge:
     looks: int = 1
     detects: bool = False
 
-    @torch.no_grad()
     def hears(self, samples: Tensor, reference: str) -> str | None:
         """The transcript that half of the draws are no better than, those refused being the best; None where it is one of them.
 
         Shapes: samples [time].
         """
         texts, unseen = list[str](), list[bool]()
-        for first in range(0, self.looks, TOGETHER):
-            clips = samples.repeat(min(TOGETHER, self.looks - first), 1)
-            outputs = hear(self.model, clips, torch.full((len(clips),), len(samples)))
+        for outputs in heard_through(self.model, samples, NOTHING, draws=self.looks, clip=0):
             texts += outputs.transcripts()
-            unseen += Undetected().reached(outputs).tolist() if self.detects else [True] * len(clips)
+            unseen += Undetected().reached(outputs).tolist() if self.detects else [True] * len(outputs.frames)
         rates = WordErrors.of([reference] * len(texts), texts).rates
         worst_first = sorted(range(len(texts)), key=lambda i: (unseen[i], rates[i]), reverse=True)
         middle = worst_first[-(-len(texts) // 2) - 1]

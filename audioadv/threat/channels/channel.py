@@ -72,7 +72,7 @@ class Chain(Channel):
     parts: tuple[Channel, ...]
 
     def __str__(self) -> str:
-        return "_then_".join(map(str, self.parts))
+        return "_then_".join(map(str, self.parts)) or "none"
 
     @property
     def backward(self) -> Backward:

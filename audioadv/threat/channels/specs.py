@@ -13,6 +13,7 @@ median:3   mean:3                          of so many samples, or pixels a side
 drop:0.1   gaussian:0.05                   share of samples or pixels; standard deviation of noise
 rotate:-30..30@3   crop:0.8..1             images: degrees and pixels; share of each side
 jpeg:75   depth:3                          images: quality; bits
+none                                       all arrives as it was
 
 A_then_B is both, in this order; A_or_B is one of them at each draw. `_then_` binds more closely.
 """
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.channels.band import Band, Loudspeaker
-from audioadv.threat.channels.channel import Channel, parts
+from audioadv.threat.channels.channel import NOTHING, Channel, parts
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
@@ -48,6 +49,8 @@ def parse_channel(spec: str) -> Channel:
 
     Raises MalformedSpec, or what a part raises: UnusableResponse for rooms or noise that are not there.
     """
+    if spec == str(NOTHING):
+        return NOTHING
     if lone := next((word for word in ("_or_", "_then_") if word in spec and not all(spec.split(word))), None):
         raise MalformedSpec(f"channel {spec!r}: not a channel, since one is missing beside {lone}. Write for example room{lone}noise:20")
     return reduce(or_, (reduce(rshift, map(parse_part, option.split("_then_"))) for option in spec.split("_or_")))
