@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import audioadv as aa
-from audioadv.models.frames import attend, convolve, one_by_one
+from audioadv.models.frames import attend, convolve, one_by_one, wide
 from audioadv.models.rest import at_rest
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
@@ -78,6 +78,18 @@ def test_each_clip_attends_to_its_own_frames() -> None:
 def test_a_layer_of_one_row_a_clip_is_a_linear_one() -> None:
     layer, x = nn.Linear(7, 5), noise(3, 7)
     torch.testing.assert_close(one_by_one(layer, x), layer(x))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 600), (600, 12), (300, 700), (5, 7)])
+def test_a_wide_layer_added_up_in_parts_is_the_same_layer(inputs: int, outputs: int) -> None:
+    layer, x = nn.Linear(inputs, outputs).requires_grad_(False), noise(2, 9, inputs).requires_grad_()
+    ours, theirs = wide(layer, x), layer(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    way = noise(2, 9, outputs, seed=1)
+    for a, b in zip(torch.autograd.grad(ours, x, way), torch.autograd.grad(theirs, x, way), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    layer.requires_grad_()
+    assert torch.autograd.grad(wide(layer, x).sum(), layer.weight)[0].abs().sum() > 0
 
 
 def company(net: nn.Module, lengths: list[int], threads: int) -> list[tuple[Tensor, Tensor]]:

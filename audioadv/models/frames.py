@@ -13,7 +13,7 @@ product of fewer rows is added up in another order. Other linear layers, norms a
                   turned kernel. The first layer of tiny-wave (80 samples a frame) so takes an eighth of the time.
     attention     sums over keys in an order that the padding has a part in. Here each clip attends alone.
     linear        of one row a clip, which are too few rows (above), is written out. On Intel's processors a sum over 1,024 numbers, and
-                  over 512 of less than 16 rows, knows how many rows there are: a wide layer goes in quarters.
+                  over 512 of less than 16 rows, knows how many rows there are: wide layers add up WIDE at a time.
 
 On a GPU, under autocast and where weights are learnt, convolutions and attention are what torch makes of them.
 """
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HIDDEN_HOP = 640  # samples a hidden frame: each one writes two output frames of 20 ms
+WIDE = 256  # numbers of a sum
 SMALL = 20481  # numbers: torch's own limit (`use_mkldnn`), where the batch is one
 
 
@@ -89,14 +90,37 @@ def one_by_one(linear: nn.Linear, x: Tensor) -> Tensor:
     return (x[:, None] * linear.weight).sum(2) + linear.bias
 
 
-def feed(up: nn.Linear, down: nn.Linear, x: Tensor) -> Tensor:
-    """Two linear layers with a GELU between, which goes in quarters: no sum of the one, nor of the other's slope, is over all of it.
+def wide(linear: nn.Linear, x: Tensor) -> Tensor:
+    """`linear`, no more than WIDE numbers of a sum at once, nor of its slope's. Shapes: [batch, frames, inputs] -> [.., outputs]."""
+    learnt = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in linear.parameters())
+    if x.is_cuda or learnt or torch.is_autocast_enabled(x.device.type):
+        return linear(x)  # type: ignore[no-any-return]
+    summed: Tensor = Summed.apply(x, linear.weight, linear.bias)  # type: ignore[no-untyped-call]
+    return summed
 
-    Shapes: [batch, frames, channels] -> the same.
-    """
-    quarters = zip(up.weight.chunk(4), up.bias.chunk(4), down.weight.chunk(4, dim=1), strict=True)
-    first, *others = (F.linear(F.gelu(F.linear(x, rows, bias)), columns) for rows, bias, columns in quarters)
-    return sum(others, first + down.bias)
+
+@final
+class Summed(torch.autograd.Function):
+    """A linear layer, part by part of its sums. Weights get no slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Shapes: x [batch, frames, inputs], weight [outputs, inputs], bias [outputs] -> [batch, frames, outputs]."""
+        ctx.weight = weight
+        return product(x, weight.t(), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """Shapes: [batch, frames, outputs] -> [batch, frames, inputs]."""
+        return product(slopes[0], ctx.weight, slopes[0].new_zeros(ctx.weight.shape[1])), None, None
+
+
+def product(x: Tensor, matrix: Tensor, plus: Tensor) -> Tensor:
+    """x @ matrix + plus. Shapes: x [batch, frames, inner], matrix [inner, outer], plus [outer] -> [batch, frames, outer]."""
+    rows, total = x.flatten(0, 1), plus
+    for some, part in zip(rows.split(WIDE, 1), matrix.split(WIDE), strict=True):
+        total = torch.addmm(plus, some, part) if total is plus else total.addmm_(some, part)
+    return total.unflatten(0, x.shape[:2])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, frames: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.models.alphabet import ALPHABET
-from audioadv.models.frames import HIDDEN_HOP, attend, convolve, feed, frame_mask
+from audioadv.models.frames import HIDDEN_HOP, attend, convolve, frame_mask, wide
 
 
 def shifted(x: Tensor) -> Tensor:
@@ -48,8 +48,10 @@ class Attention(nn.Module):
         else:
             y = attend(q, k, v, frames)
         x = x + F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
-        seen = shifted(self.between(x) * mask)
-        y = self.feed(seen) if self.training or x.is_cuda else feed(self.feed[0], self.feed[2], seen)
+        up, gelu, down = self.feed
+        assert isinstance(up, nn.Linear)
+        assert isinstance(down, nn.Linear)
+        y = wide(down, gelu(wide(up, shifted(self.between(x) * mask))))
         return x + F.dropout(y, self.dropout, self.training)
 
 
