@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,30 @@ def test_a_run(hiss: Path) -> None:
     with pytest.raises(InputError, match="no result has excess 'x'"):
         rewritten({**line, "excess": "x"})
     Path("run/hiss.wav").unlink()
-    assert rewritten(line) == ["claims fail"]
+    with pytest.raises(InputError, match=r"run/hiss\.wav: gone, one of 1 of 1 clips"):
+        rewritten(line)
+
+
+def claims(*options: str) -> list[str]:
+    """What check says of the claims in the folder run, setting by setting."""
+    lines = map(json.loads, run("run", *options, "--json").stdout.splitlines())
+    return [f"{line['verdict']} {line['saw']}".strip() for line in lines if line["indicator"] == "claims fail"]
+
+
+def test_claims_that_nobody_heard_again_are_unknown(hiss: Path) -> None:
+    """By the spec that a run of bench names its model by, whatever the model calls itself."""
+    crafted()
+    again = "0 of 1 successes do not hold when the model is asked again"
+    assert claims() == ["unknown"]
+    assert claims("--model", "module:recognisers:linear") == [f"sound {again}"]
+    wrong = run("run", "--model", "module:recognisers:small")
+    assert wrong.exit_code == 2
+    assert "no result of it to hear again. Its clips were made for module:recognisers:linear" in wrong.stderr
+    Path("list.jsonl").write_text(json.dumps({"audio_filepath": "hiss.wav", "target": "yes"}))
+    models = ["--model", "module:recognisers:linear", "--model", "module:recognisers:small"]
+    shutil.rmtree("run")
+    assert CliRunner().invoke(main, ["bench", "list.jsonl", "--out", "run", "--steps", "60", *models]).exit_code == 0
+    assert claims(*models[:2]) == [f"sound {again}", "unknown"]
 
 
 def test_settings_of_a_run_are_compared(hiss: Path) -> None:

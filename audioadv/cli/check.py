@@ -114,7 +114,7 @@ def checkups(
     """Each attack, or setting of a run, and what became of it."""
     if os.path.isdir(subject):  # which, unlike a path's own, says no where it may not look
         no_use(("clips", "target", "spec", "attacks", "steps", "substitute"), f"{subject} is a run, and nothing is attacked")
-        yield from check_run(Path(subject), None if heard_by is None else load_model(heard_by, device)).items()
+        yield from check_run(Path(subject), None if heard_by is None else load_model(heard_by, device), heard_by).items()
         return
     no_use(("heard_by",), f"{subject} is no run, whose files could be heard again")
     model: Any = loaded(subject, device)

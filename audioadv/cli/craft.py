@@ -175,7 +175,8 @@ def craft(
                     continue  # it was not tried to the end
                 make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
-                    lines[place] = save(names, job.name, job.entry, result, goal.rows(torch.tensor([row])), model, not no_picture)
+                    own = goal.rows(torch.tensor([row]))
+                    lines[place] = save(names, job.name, job.entry, result, own, model, model_name, picture=not no_picture)
                     if as_json:
                         say(json.dumps(lines[place]))
             stopped = asked() and len(lines) + problems.count - told < len(jobs)

@@ -139,11 +139,13 @@ def results_of(folder: Path) -> dict[str, str]:
     return found
 
 
-def save(names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, picture: bool) -> dict[str, Any]:
+def save(
+    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, spec: str, *, picture: bool
+) -> dict[str, Any]:
     """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
 
-    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. Raises UnwritableOutput, and then
-    nothing of the clip was written.
+    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. `spec` is what the command line calls
+    the model. Raises UnwritableOutput, and then nothing of the clip was written.
     """
     folder = names.folder
     with staged(names, name, entry.path) as (stage, name):
@@ -154,7 +156,7 @@ def save(names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal
                 heard = crafted.clean_transcript, line["adversarial_transcript"]
                 title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"
                 draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
-        record = {"name": name, **source(crafted, entry.path, folder, entry.text), "model": model.name, **line}
+        record = {"name": name, **source(crafted, entry.path, folder, entry.text), "model": spec, **line}
         (stage / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (stage / "results.jsonl").write_bytes(with_line(folder / "results.jsonl", name, json.dumps(record)))
     return line

@@ -97,7 +97,7 @@ def survive(
     try:
         for entry, target in zip(entries, wanted, strict=True):
             with problems.told():
-                clip = replace(subject(entry, target, model), errors=errors)
+                clip = replace(subject(entry, target, model, model_name), errors=errors)
                 for channel in channels:
                     with problems.told():  # what does not fit one channel may fit the next
                         (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
@@ -129,16 +129,19 @@ def crafted_in(path: Path) -> list[Path]:
     return files
 
 
-def subject(entry: Entry, target: str | None, model: Recogniser) -> Subject:
-    """A clip with all that is known of it. Raises UnusableTarget where nothing says what it was made for, or it is never written."""
+def subject(entry: Entry, target: str | None, model: Recogniser, spec: str) -> Subject:
+    """A clip with all that is known of it; `spec` is what the command line calls the model.
+
+    Raises UnusableTarget where nothing says what it was made for, or it is never written.
+    """
     samples = read_clip(entry.path, model.sample_rate).samples
     target = target or entry.target
     record = beside(entry.path, needed=not target)
     target = target or record.get("target")
     if not isinstance(target, str):
         raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
-    if (made_for := record.get("model", model.name)) != model.name:
-        click.echo(f"{entry.path}: crafted for {made_for}, and heard by {model.name} (--model)", err=True)
+    if (made_for := record.get("model", spec)) not in (spec, model.name):
+        click.echo(f"{entry.path}: crafted for {made_for}, and heard by {spec} (--model)", err=True)
     with placed(entry.path):
         target = as_texts(target)[0]
         spell((target.removeprefix(NOT_AS),), model.vocabulary, torch.device("cpu"))  # what it never writes is never heard

@@ -31,8 +31,8 @@ class Evidence:
     """What is known of one attack on one batch; None: nobody looked.
 
     `felled` are its successes that hold when judged again, `claimed` and `refuted` count its claims within the bound and those
-    that do not hold. `probabilities`: the scores are a softmax's. `spread` is how far two answers to the same input lie apart,
-    over the largest score; `passes` the forwards of one look. `searching`: the attack may leave the bound on its way. The
+    that do not hold: those that the attack itself took back, where the model was not `asked` again. `probabilities`: the scores are
+    a softmax's. `spread` is how far two answers to the same input lie apart, over the largest score; `passes` the forwards of one look. `searching`: the attack may leave the bound on its way. The
     others are what was reached by other means: random noise, scores alone, another model's examples, a larger radius, any radius.
     """
 
@@ -40,6 +40,7 @@ class Evidence:
     felled: Reached
     claimed: int | None = None
     refuted: int = 0
+    asked: bool = True
     searching: bool = False
     probabilities: bool | None = None
     spread: float | None = None
@@ -116,7 +117,8 @@ def claims_fail(evidence: Evidence) -> Verdict | None:
     """Said to be reached, but not when the model is asked again."""
     if evidence.claimed is None:
         return None
-    return Verdict(evidence.refuted > FEW * evidence.claimed, {"refuted": evidence.refuted, "claimed": evidence.claimed})
+    broken = evidence.refuted > FEW * evidence.claimed
+    return Verdict(broken, {"refuted": evidence.refuted, "claimed": evidence.claimed}) if broken or evidence.asked else None
 
 
 def budget_unspent(evidence: Evidence) -> Verdict | None:

@@ -15,7 +15,7 @@ import torch
 
 from audioadv.attacks.trace import SPILL, Sight
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
-from audioadv.errors import InputError
+from audioadv.errors import InputError, OptionError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.recogniser import Recogniser, heard_alone
@@ -41,10 +41,12 @@ class Setting(NamedTuple):
         return ", ".join(part for part in self if part)
 
 
-def check_run(folder: Path, model: Recogniser | None = None) -> dict[str, Checkup]:
+def check_run(folder: Path, model: Recogniser | None = None, spec: str | None = None) -> dict[str, Checkup]:
     """A checkup for each setting of a run, by its name. With the `model` that was attacked, the files are heard again.
 
-    Raises InputError for a folder without results, or results that are none.
+    `spec` is what the command line calls that model, where it is not by the model's own name: so do the run's lines.
+    Raises InputError for a folder without results or with files gone, and for results that are none; OptionError for a model that no
+    line is of.
     """
     groups: dict[Setting, Group] = {}
     names: dict[tuple[Setting, str, str], list[str]] = {}  # of one setting's results: two sounds may have been given by one path
@@ -57,7 +59,14 @@ def check_run(folder: Path, model: Recogniser | None = None) -> dict[str, Checku
             groups.setdefault(setting, {})[line["clip"], line["target"], same.index(line["name"])] = line
     if not groups:
         raise InputError(f"{folder}: nobody attacked a clip of this run. Give one with clips that were reached or missed")
-    return {str(setting): Checkup.of(rivalled(told(folder, group, model), setting, groups)) for setting, group in groups.items()}
+    asked = {setting for setting in groups if model is not None and setting.model in ("", spec, model.name)}
+    if model is not None and not asked:
+        attacked = ", ".join(dict.fromkeys(setting.model for setting in groups))
+        raise OptionError(f"model {spec or model.name!r}: {folder} has no result of it to hear again. Its clips were made for {attacked}")
+    return {
+        str(setting): Checkup.of(rivalled(told(folder, group, model if setting in asked else None), setting, groups))
+        for setting, group in groups.items()
+    }
 
 
 def read_lines(path: Path) -> Sequence[Line]:
@@ -68,7 +77,8 @@ def read_lines(path: Path) -> Sequence[Line]:
 
 
 def told(folder: Path, group: Group, model: Recogniser | None) -> Evidence:
-    """What a group's lines and files say."""
+    """What a group's lines and files say; the model that was attacked, where it is given, is asked again. Raises InputError."""
+    check_files(folder, group)
     sights, held = [sight(folder, line) for line in group.values()], [holds(folder, line, model) for line in group.values()]
     felled = [bool(line["reached"]) and good for line, good in zip(group.values(), held, strict=True)]
     claims = [seen.reached and not line.get("channel") for seen, line in zip(sights, group.values(), strict=True)]
@@ -78,6 +88,7 @@ def told(folder: Path, group: Group, model: Recogniser | None) -> Evidence:
         felled=felled,
         claimed=sum(claims),
         refuted=sum(claim and not good for claim, good in zip(claims, felled, strict=True)),
+        asked=model is not None or not any(line["reached"] for line in group.values()),
         searching=True,  # the answers are measured; the way there is craft's own
         unbounded=felled if minimal else None,
     )
@@ -111,16 +122,20 @@ def too_large(folder: Path, line: Line) -> bool:
     return bool(region.gauge(after.samples[None]) > region.radius * (1 + SPILL))
 
 
+def check_files(folder: Path, group: Group) -> None:
+    """Raise InputError where clips that were reached have no file any more: a success that nobody can hear is none."""
+    files = [folder / (line["name"] + ".wav") for line in group.values() if line["reached"]]
+    if gone := [file for file in files if not file.exists()]:
+        cure = "Start the command that made them again, or take their lines out of results.jsonl"
+        raise InputError(f"{gone[0]}: gone, one of {len(gone)} of {len(files)} clips of this setting that were reached. {cure}")
+
+
 def holds(folder: Path, line: Line, model: Recogniser | None) -> bool:
-    """Whether a clip that was reached is still there, and is heard as it was said to be, where it was made for this model."""
-    if not line["reached"]:
+    """Whether a clip that was reached is heard as it was said to be; without a model, nobody says that it is not."""
+    if not line["reached"] or model is None:
         return True
-    file = folder / (line["name"] + ".wav")
-    if not file.exists():
-        return False
-    if model is None or line.get("model", model.name) != model.name:  # what another model heard, this one cannot tell
-        return True
-    return heard_alone(model, read_clip(file, model.sample_rate).samples).transcripts() == [line["adversarial_transcript"]]
+    samples = read_clip(folder / (line["name"] + ".wav"), model.sample_rate).samples
+    return heard_alone(model, samples).transcripts() == [line["adversarial_transcript"]]
 
 
 def rivalled(evidence: Evidence, setting: Setting, groups: Mapping[Setting, Group]) -> Evidence:
