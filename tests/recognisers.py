@@ -89,6 +89,21 @@ def raises() -> Recogniser:
     raise KeyError("weights")
 
 
+def leaves() -> Recogniser:
+    """A function that ends the process."""
+    sys.exit()
+
+
+def listen_and_leave(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    if waveforms.shape[1] > 8001:
+        sys.exit()
+    return listen(waveforms, lengths)
+
+
+def leaving() -> Recogniser:
+    return Recogniser(listen_and_leave, sample_rate=16000)
+
+
 def no_recogniser() -> int:
     return 7
 

@@ -481,6 +481,28 @@ def test_a_run_that_is_killed_goes_on(manifest: Path, how: signal.Signals) -> No
     assert {item.name for item in Path("run").iterdir()} == {item.name for item in Path("whole").iterdir()}, "nothing half written is left"
 
 
+def launched(workers: int, *command: str) -> tuple[int, str]:
+    """The status of a launcher of so many workers, and all that they say."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), "--max-restarts", "1", "-m", "audioadv"]
+    process = start(*launcher, *command)
+    _, told = process.communicate(timeout=240)
+    return process.returncode, told
+
+
+@pytest.mark.slow
+def test_a_missed_goal_is_no_reason_to_start_a_worker_again(manifest: Path) -> None:
+    missed = ["--model", "module:recognisers:linear", "--bound", "linf:0.00001", "--target", "go", "--steps", "2", "--limit", "1"]
+    assert run("bench", "list.jsonl", "--out", "alone", "--device", "cpu", *missed).exit_code == 1
+    assert launched(1, "bench", "list.jsonl", "--out", "run", "--device", "cpu", *missed)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_start_that_is_refused_is_refused_once(manifest: Path) -> None:
+    status, told = launched(2, *BENCH, "--model", "module:recognisers:raises", "--out", "run")
+    assert status != 0
+    assert told.count("Error: model 'module:recognisers:raises': KeyError") == 1
+
+
 @pytest.mark.slow
 def test_two_workers_of_which_one_dies_do_what_one_does(manifest: Path) -> None:
     options = ["--model", "module:recognisers:mortal"]

@@ -402,6 +402,24 @@ def test_what_a_net_raises_in_an_attack_is_told(folder: Path, command: str) -> N
     assert "your own code raised RuntimeError at line" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["transcribe"], ["craft", "--target", "go", "--steps", "5"]], ids=lambda command: command[0])
+def test_a_net_that_ends_the_process_has_done_nothing(folder: Path, command: list[str]) -> None:
+    soundfile.write("long.wav", noise(0.9), 16000)
+    result = run(*command, "long.wav", "--model", "module:recognisers:leaving", "--device", "cpu")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "your own code raised SystemExit at line" in result.stderr
+
+
+def test_names_that_the_output_cannot_hold_cost_no_result(folder: Path) -> None:
+    """Nor does a box's frame: rich draws what the encoding has."""
+    soundfile.write("日本.wav", noise(0.5), 16000)
+    options = ["craft", "日本.wav", "--target", "go", "--steps", "5", "--no-picture", "--model", "module:recognisers:linear", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-m", "audioadv", *options], env=environment, capture_output=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    assert b"\\u65e5\\u672c" in done.stdout
+
+
 def test_what_audioadv_itself_raises_is_no_fault_of_a_users_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["audioadv.cli.transcribe"], "read_clip", partial(read_clip, longest_seconds="long"))
     with pytest.raises(TypeError):
@@ -608,6 +626,7 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--model", "module::f"], "write module:package.file:function"),
         (["--target", "go", "--model", "module:json:loads"], "takes no argument"),
         (["--target", "go", "--model", "module:recognisers:raises"], "KeyError at line"),
+        (["--target", "go", "--model", "module:recognisers:leaves"], "SystemExit at line"),
         (["--target", "go", "--bound", "feature:0.5:json:loads"], "takes no argument"),
         (["--target", "go", "--bound", "snr:-1e6"], "at most 300 up or down"),
         (["--target", "go", "--bound", "masked:1e9"], "at most 300 up or down"),

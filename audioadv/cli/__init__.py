@@ -12,7 +12,7 @@ from audioadv.cli.check import check
 from audioadv.cli.compare import compare
 from audioadv.cli.craft import craft
 from audioadv.cli.models import models
-from audioadv.cli.options import STOPPED, WRONG_INPUT
+from audioadv.cli.options import FIRST, STOPPED, WRONG_INPUT
 from audioadv.cli.report import report
 from audioadv.cli.rooms import rooms
 from audioadv.cli.survive import survive
@@ -31,11 +31,16 @@ class Commands(click.Group):
         for name in ("stdout", "stderr"):  # closed by who called, they are None: what goes there is not wanted
             if getattr(sys, name) is None:
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            stream: Any = getattr(sys, name)
+            if hasattr(stream, "reconfigure"):  # what its encoding lacks is written as its number: a name costs no result
+                stream.reconfigure(errors="backslashreplace")
         try:
             with blamed():
                 return super().invoke(ctx)
         except AudioadvError as error:
-            click.echo(f"Error: {error}", err=True)
+            first = ctx.meta.get(FIRST)
+            if first is None or first(str(error)):
+                click.echo(f"Error: {error}", err=True)
             ctx.exit(WRONG_INPUT)
         except OSError as error:
             if error.errno not in FULL or error.filename is not None:  # what writes a file says so itself

@@ -16,7 +16,7 @@ from torch import distributed
 
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
-from audioadv.cli.options import DONE, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, output, say
+from audioadv.cli.options import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, output, say
 from audioadv.cli.outputs import check_writable, make_folder, output_names
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
@@ -100,6 +100,7 @@ def bench(
     jobs = as_jobs(entries, out, settings, target, untargeted)
     check_writable(out)
     claims = workers(str(out.absolute()))
+    context.meta[FIRST] = claims.first  # a start that is refused is refused to each worker, and at each restart
     load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device), attacked=True))
     seen = examine(settings, jobs[:limit], target, load, options)
 
@@ -166,8 +167,7 @@ def bench(
         say(f"A page to read and listen: audioadv report {shlex.quote(click.format_filename(out))}")
     wrong = bool(complaints or seen.complaints) or len(lines) < len(seen.names)
     status = WRONG_INPUT if wrong else DONE if all(line["reached"] for line in lines) else NOT_REACHED
-    # to a launcher, any other status than 0 says: start all workers again
-    context.exit(STOPPED if stopped else DONE if claims.world > 1 else status)
+    context.exit(STOPPED if stopped else DONE if claims.launched else status)
 
 
 def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[str], channels: Sequence[str]) -> list[Setting]:

@@ -22,7 +22,7 @@ DONE, NOT_REACHED, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 """Exit statuses."""
 
 HIGHEST_SEED = 2**32 - 1  # seeds are multiplied and packed into 64 bits
-OUTPUT = "audioadv.output"  # in click's notes of a call
+OUTPUT, FIRST = "audioadv.output", "audioadv.first"  # in click's notes of a call: standard output; who asks whether an error is new
 
 
 @final

@@ -28,6 +28,7 @@ from audioadv.models.rest import at_rest, found, modules_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 PACKAGE, STANDARD = Path(__file__).parents[1], sysconfig.get_path("stdlib")
+RAISED = (Exception, SystemExit)  # by a user's own code, which is not to end the command: that would seem done
 BUNDLED = {
     "tiny-mel": "convolutions on a log-mel spectrum; bundled",
     "tiny-wave": "self-attention on the raw waveform; bundled",
@@ -222,17 +223,17 @@ def try_out(name: str, recogniser: Recogniser, attacked: bool) -> None:
                 torch.autograd.grad(said.log_probs.sum(), inputs, allow_unused=True)
     except AudioadvError as error:
         raise type(error)(f"model {name!r}: {error}") from error
-    except Exception as error:
+    except RAISED as error:
         raise UnknownModel(f"model {name!r}: {heard}, {raised(error)}. {cure}") from error
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """What was raised, and where: messages without a traceback say so."""
     at = culprit(error) or traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at line {at.lineno} of {at.filename} ({error})"
 
 
-def culprit(error: Exception) -> traceback.FrameSummary | None:
+def culprit(error: BaseException) -> traceback.FrameSummary | None:
     """The line of a user's own file that raised it, or had a library raise it; None where that line is audioadv's."""
     for at in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(at.filename)
@@ -250,7 +251,7 @@ def blamed() -> Iterator[None]:
         yield
     except AudioadvError:
         raise
-    except Exception as error:
+    except RAISED as error:
         if culprit(error) is None or isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         raise UnknownModel(f"your own code raised {raised(error)}. Mend it there, or give it only what it takes") from error
@@ -276,7 +277,7 @@ def called(path: str) -> object:
         raise type(error)(f"model 'module:{path}': {error}") from error
     except ImportError as error:
         raise UnknownModel(f"model 'module:{path}': {error}. Is the file in this folder or installed, and the name right?") from error
-    except Exception as error:
+    except RAISED as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
         place = "" if at.filename == __file__ else f" at line {at.lineno} of {at.filename}"
         raise UnknownModel(

@@ -28,10 +28,15 @@ DONE = "done"
 
 @final
 class Claims:
-    """The queue as one worker sees it. `rank` counts the workers of this start from 0, `world` is how many there are."""
+    """The queue as one worker sees it. `rank` counts the workers of this start from 0, `world` is how many there are.
 
-    def __init__(self, store: Any, rank: int = 0, world: int = 1, *, lease_seconds: float = LEASE_SECONDS) -> None:
-        self.store, self.rank, self.world, self.lease_seconds = store, rank, world, lease_seconds
+    `launched`: by a launcher, to which any other status than 0 says that all workers are to be started again.
+    """
+
+    def __init__(
+        self, store: Any, rank: int = 0, world: int = 1, *, launched: bool = False, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        self.store, self.rank, self.world, self.launched, self.lease_seconds = store, rank, world, launched, lease_seconds
         self.me = f"{rank}.{uuid.uuid4().hex}"
         store.set(f"worker/{rank}", self.me)  # a launcher starts the same rank again only when it has died
         self._seen: dict[str, tuple[bytes | None, float]] = {}  # of each other worker: its last sign of life, and when it was new
@@ -54,8 +59,11 @@ class Claims:
                 time.sleep(min(1.0, self.lease_seconds / BEATS))
 
     def first(self, what: str) -> bool:
-        """Whether no worker has asked this before: for what is to be said once."""
-        return bool(self.store.add(f"first/{what}", 1) == 1)
+        """Whether no worker has asked this before, at no start: for what is to be said once."""
+        try:
+            return bool(self.store.add(f"first/{what}", 1) == 1)
+        except distributed.DistError:  # the store is gone, and what is said is that
+            return True
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -111,4 +119,4 @@ def workers(run: str) -> Claims:
     if not all(os.environ.get(name) for name in LAUNCHED):
         return Claims(stores.HashStore())
     store, rank, world = next(stores.rendezvous("env://"))
-    return Claims(stores.PrefixStore(f"audioadv/{run}", store), rank, world)
+    return Claims(stores.PrefixStore(f"audioadv/{run}", store), rank, world, launched=True)
