@@ -1,14 +1,17 @@
 """A run is done once, whoever works on it and however often it is killed; and the same as if none of that had happened."""
 
 import fcntl
+import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from click.testing import Result
 from recognisers import linear
 from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
 from torch import distributed
@@ -367,17 +371,103 @@ def test_another_net_under_the_same_name_is_told_apart() -> None:
     assert fingerprint_of(linear()) is None
 
 
+def write_recogniser(gain: float = 1.0, letters: str = "ALPHABET", rate: int = 16000, deaf: str = "") -> None:
+    """A file own.py, whose net is no module: nothing but its answers tells it from another."""
+    Path("own.py").write_text(
+        "from recognisers import ALPHABET, Recogniser, listen\n"
+        "from audioadv.defenses.statement import Statement\n"
+        "import torch\n"
+        f"def heard(waveforms, lengths): return listen({gain} * waveforms{deaf}, lengths)\n"
+        f"def own(): return Recogniser(heard, {rate}, {letters}, 'own')\n"
+    )
+
+
+@pytest.fixture
+def own(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """A start of a run of the recogniser in own.py, as it is by then."""
+    monkeypatch.syspath_prepend(str(manifest.parent))
+
+    def begun(**changes: Any) -> Result:
+        write_recogniser(**changes)
+        importlib.invalidate_caches()
+        sys.modules.pop("own", None)
+        shutil.rmtree("__pycache__", ignore_errors=True)
+        return run("bench", "list.jsonl", "--out", "run", *STEPS, "--model", "module:own:own", "--limit", "2")
+
+    yield begun
+    sys.modules.pop("own", None)
+
+
+def test_another_recogniser_of_the_same_name_does_not_go_on(own: Callable[..., Result]) -> None:
+    assert own().exit_code == own().exit_code == 0
+    assert own(gain=1.0001).exit_code == 0, "rounding differs between devices"
+    for changes, told in (
+        ({"gain": 3.0}, "module:own:own: answers the same noise otherwise"),
+        ({"rate": 8000}, "sample rate of module:own:own: was 16000, now 8000"),
+        ({"letters": "ALPHABET[:2] + ALPHABET[:1:-1]"}, "letters of module:own:own: were"),
+    ):
+        wrong = own(**changes)
+        assert wrong.exit_code == 2
+        assert told in wrong.stderr
+    stated = json.loads(Path("run/run.json").read_text())
+    del stated["models"]  # as an older version left it
+    Path("run/run.json").write_text(json.dumps(stated))
+    assert own(gain=3.0).exit_code == 0
+
+
+def test_a_random_recogniser_is_told_apart_by_no_answer(own: Callable[..., Result]) -> None:
+    for _ in range(2):
+        assert own(deaf=" + 0.1 * torch.randn(waveforms.shape)").exit_code in (0, 1)
+    assert json.loads(Path("run/run.json").read_text())["models"]["module:own:own"]["answers"] is None
+
+
+def test_another_sound_in_the_place_of_a_clip_is_told(manifest: Path) -> None:
+    command = ("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2")
+    assert run(*command).exit_code == 0
+    soundfile.write("1.wav", -noise(0.22), 16000)
+    wrong = run(*command)
+    assert wrong.exit_code == 2
+    assert "list.jsonl, line 2: 1.wav is another file by now" in wrong.stderr
+    Path("1.wav").unlink()
+    assert run(*command).exit_code == 0, "what is done needs it no more"
+
+
+def test_a_line_that_is_mended_takes_no_name_away(manifest: Path) -> None:
+    """Two clips of one stem, of which the first cannot be read at the first start."""
+    Path("more").mkdir()
+    soundfile.write("more/0.wav", noise(0.3), 16000)
+    entries = [json.dumps({"audio_filepath": path, "text": "hiss"}) for path in ("0.wav", "more/0.wav")]
+    command = ("bench", "list.jsonl", "--out", "run", *QUICK)
+    manifest.write_text(f"{entries[0][:-3]}\n{entries[1]}\n")
+    assert run(*command).exit_code == 2
+    manifest.write_text("\n".join(entries))
+    assert run(*command).exit_code == 0
+    found = {name.rpartition("/")[2]: line["audio_filepath"] for name, line in results("run").items()}
+    assert found == {"0": "../more/0.wav", "0-2": "../0.wav"}
+
+
+def test_damaged_results_are_told(manifest: Path) -> None:
+    command = ("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1")
+    assert run(*command).exit_code == 0
+    (line,) = read_results(Path("run/results.jsonl"))
+    for damaged, told in (({"name": line["name"]}, "nothing of clean_transcript"), ({**line, "snr_db": "x"}, "no result has snr_db 'x'")):
+        Path("run/results.jsonl").write_text(json.dumps(damaged) + "\n")
+        wrong = run(*command)
+        assert wrong.exit_code == 2
+        assert told in wrong.stderr
+
+
 def test_two_workers_may_state_the_same_run_at_once(tmp_path: Path) -> None:
     stated = {"arguments": {"--seed": 0, "--model": ("a", "b"), "weights of a": None}}
     for _ in range(2):
-        check_goes_on(tmp_path, stated["arguments"])
+        check_goes_on(tmp_path, stated["arguments"], {})
         state_run(tmp_path, stated)
     with pytest.raises(OptionError, match=r"\(weights of a: was not given, now 12\)"):
-        check_goes_on(tmp_path, {**stated["arguments"], "weights of a": "12"})
+        check_goes_on(tmp_path, {**stated["arguments"], "weights of a": "12"}, {})
     for content, message in (("{", "cannot be read"), ('{"arguments": [1]}', "not what audioadv bench wrote")):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(InputError, match=message):
-            check_goes_on(tmp_path, stated["arguments"])
+            check_goes_on(tmp_path, stated["arguments"], {})
 
 
 def test_bad_lines_are_told_by_number_and_the_others_done(manifest: Path) -> None:

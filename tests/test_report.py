@@ -178,6 +178,17 @@ def test_folders_without_results(folder: Path, content: str | None, message: str
     assert not Path("report.html").exists()
 
 
+@pytest.mark.parametrize("damage", [{"jobs": "x"}, {"threat_models": [{}]}, {"threat_models": 7}, {"arguments": []}, {"models": {"m": 1}}], ids=str)
+def test_a_damaged_run_file_is_told(folder: Path, damage: dict[str, Any]) -> None:  # noqa: F811
+    Path("results.jsonl").write_text(json.dumps(WHOLE) + "\n")
+    Path("run.json").write_text(json.dumps({"arguments": {}, "jobs": 1, "threat_models": [{"claim": "None."}]}))
+    assert run("report", ".").exit_code == 0
+    Path("run.json").write_text(json.dumps({"arguments": {}, "jobs": 1, "threat_models": [], **damage}))
+    wrong = run("report", ".")
+    assert wrong.exit_code == 2
+    assert "run.json: not what audioadv bench wrote" in wrong.stderr
+
+
 def result(snr_db: float | None, bound: str, target: str = "go") -> dict[str, Any]:
     outcome = "missed" if snr_db is None else "reached"
     return {"reached": snr_db is not None, "outcome": outcome, "snr_db": snr_db, "bound": bound, "target": target, "duration": 1.0}

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -17,15 +18,15 @@ from torch import distributed
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
 from audioadv.cli.options import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, output, say
-from audioadv.cli.outputs import check_writable, make_folder, output_names
+from audioadv.cli.outputs import Names, check_writable, make_folder
 from audioadv.cli.progress import run_progress
 from audioadv.errors import AudioadvError, OptionError
 from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, length_of, plan
 from audioadv.evaluation.run.claims import workers
-from audioadv.evaluation.run.ledger import Ledger, read_results
+from audioadv.evaluation.run.ledger import Ledger, check_results, read_results
 from audioadv.evaluation.run.on_disk import seen_from
-from audioadv.evaluation.run.run_file import check_goes_on, fingerprint_of, state_run
-from audioadv.evaluation.run.summary import summarise
+from audioadv.evaluation.run.run_file import Traits, check_goes_on, fingerprint_of, state_run, traits_of
+from audioadv.evaluation.run.summary import NEEDED, summarise
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show
@@ -97,8 +98,9 @@ def bench(
     options = {"steps": steps, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
     settings = as_settings(models, attacks, bounds, channels)
     entries, complaints = read_lines(manifest)
-    jobs = as_jobs(entries, out, settings, target, untargeted)
     check_writable(out)
+    earlier = read_earlier(out / "results.jsonl")
+    jobs = as_jobs(entries, out, settings, target, untargeted, earlier)
     claims = workers(str(out.absolute()))
     context.meta[FIRST] = claims.first  # a start that is refused is refused to each worker, and at each restart
     load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device), attacked=True))
@@ -118,9 +120,7 @@ def bench(
     started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
     make_folder(out)
     deciding = {**arguments, **seen.weights}
-    check_goes_on(out, deciding)
-    # only read: a start that is refused leaves the run as it was, and one beside it may not have stated the run yet
-    earlier = {line["name"]: line for line in read_results(path)} if (path := out / "results.jsonl").exists() else {}
+    check_goes_on(out, deciding, seen.traits)
     if changed := changed_clips(earlier, jobs, settings, out):
         more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
         raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
@@ -130,12 +130,13 @@ def bench(
         {
             "command": command_line(manifest, out, arguments | started),
             "arguments": deciding,
+            "models": seen.traits,
             "started_with": {"device": device, "batch": batch, "limit": limit, "workers": claims.world, "torch": torch.__version__},
             "jobs": len(names),
             "threat_models": threat_models(jobs, settings, names),
         },
     )
-    ledger = Ledger(path)
+    ledger = Ledger(out / "results.jsonl")
 
     def results() -> list[dict[str, Any]]:
         return [line for name, line in ledger.refresh().items() if name in seen.names]
@@ -196,21 +197,46 @@ def read_lines(manifest: Path) -> tuple[list[tuple[str, Entry]], list[AudioadvEr
     return entries, complaints
 
 
+def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
+    """The results that a run has already, by name. Only read: a start that is refused leaves the run as it was, and one beside it may
+    not have stated the run yet. Raises InputError for lines that are no results."""
+    if not path.exists():
+        return {}
+    lines = read_results(path)
+    check_results(path, lines, NEEDED)
+    return {line["name"]: line for line in lines}
+
+
 def as_jobs(
-    entries: Sequence[tuple[str, Entry]], out: Path, settings: Sequence[Setting], target: str | None, untargeted: bool
+    entries: Sequence[tuple[str, Entry]],
+    out: Path,
+    settings: Sequence[Setting],
+    target: str | None,
+    untargeted: bool,
+    earlier: Mapping[str, Mapping[str, Any]],
 ) -> list[Job]:
-    """A job for each entry. Raises OptionError where files of the run would come to lie among the clips."""
+    """A job for each entry. Raises OptionError where files of the run would come to lie among the clips.
+
+    A clip keeps the NAME that an earlier result of it has, whatever lines of the manifest were mended since; the others get new ones.
+    """
     ours = {os.path.realpath(out / setting.folder) for setting in settings}
     jobs = []
-    for (where, entry), name in zip(entries, output_names(out, [entry.path for _, entry in entries]), strict=True):
+    names, kept = Names(out, [entry.path for _, entry in entries]), dict[tuple[Any, ...], list[str]]()
+    for line in earlier.values():
+        of_clip = kept.setdefault((line.get("audio_filepath"), line.get("text"), line["target"]), [])
+        if (name := line["name"].rpartition("/")[2]) not in of_clip:  # each setting has a line of it
+            of_clip.append(name)
+    for where, entry in entries:
         if os.path.realpath(entry.path.parent) in ours:
             raise OptionError(f"{where}: {entry.path} lies where --out {out} puts its files. Name another folder")
         text, own, seconds = entry.text, entry.target, entry.seconds
         if own is not None and own.startswith(NOT_AS):  # the manifest is the result of an untargeted run
             text, own = text or own.removeprefix(NOT_AS), None
         wanted = None if untargeted else own if target is None else target
-        jobs.append(Job(where, entry.path, name, text, wanted, length_of(entry.path) if seconds is None else seconds))
-    return jobs
+        job = Job(where, entry.path, "", text, wanted, length_of(entry.path) if seconds is None else seconds)
+        known = kept.get((seen_from(out, entry.path), text, job.wish))
+        jobs.append(replace(job, name=names.keep(known.pop(0))) if known else job)
+    return [job if job.name else replace(job, name=names.new(job.path)) for job in jobs]
 
 
 def own_device(device: str) -> str:
@@ -219,11 +245,12 @@ def own_device(device: str) -> str:
 
 
 class Examined(NamedTuple):
-    """What can be done: settings that make sense, the names of results to come, each model's weights, and what is wrong."""
+    """What can be done: settings that make sense, the names of results to come, each model's weights and traits, and what is wrong."""
 
     settings: list[Setting]
     names: set[str]
     weights: dict[str, str | None]
+    traits: dict[str, Traits]
     complaints: list[AudioadvError]
 
 
@@ -231,10 +258,11 @@ def examine(
     settings: Iterable[Setting], jobs: Sequence[Job], target: str | None, load: Callable[[str], Recogniser], options: Mapping[str, Any]
 ) -> Examined:
     """Meet each model once, before any work. Raises UnknownModel, UnusableTarget for a --target that a model never writes."""
-    seen = Examined([], set(), {}, [])
+    seen = Examined([], set(), {}, {}, [])
     for setting in settings:
         model = load(setting.model)
-        seen.weights[f"weights of {setting.model}"] = seen.weights.get(f"weights of {setting.model}") or fingerprint_of(model)
+        if setting.model not in seen.traits:
+            seen.weights[f"weights of {setting.model}"], seen.traits[setting.model] = fingerprint_of(model), traits_of(model)
         if target is not None and jobs:
             Transcribe(target)
             jobs[0].goal(model)

@@ -77,19 +77,15 @@ def check_page(folder: Path) -> None:
             raise UnwritableOutput(f"--out {folder}: {page} is there and not of craft's making. Move it away, or name another folder")
 
 
-def output_names(folder: Path, clips: Sequence[Path]) -> list[str]:
-    """A NAME for each clip, its stem if it can be: no two share a file, on no file system, and none replaces a clip.
-
-    >>> output_names(Path("out"), [Path("kitchen.wav"), Path("kitchen.flac"), Path("kitchen.clean.wav")])
-    ['kitchen', 'kitchen-2', 'kitchen.clean-2']
-    """
-    names = Names(folder, clips)
-    return [names.new(clip) for clip in clips]
-
-
 @final
 class Names:
-    """The NAMEs that one call gives to its clips in a folder."""
+    """The NAMEs that one call gives to its clips in a folder: a clip's stem if it can be. No two share a file, on no file system, and
+    none replaces a clip.
+
+    >>> clips = [Path("kitchen.wav"), Path("kitchen.flac"), Path("kitchen.clean.wav")]
+    >>> [*map(Names(Path("out"), clips).new, clips)]
+    ['kitchen', 'kitchen-2', 'kitchen.clean-2']
+    """
 
     def __init__(self, folder: Path, clips: Sequence[Path]) -> None:
         self.folder = folder
@@ -102,6 +98,11 @@ class Names:
         while self.files(name) & self.taken or not (results is None or self.free(name, clip, results)):
             count += 1
             name = shortened(clip.stem, f"-{count}")
+        self.taken |= self.files(name)
+        return name
+
+    def keep(self, name: str) -> str:
+        """A NAME that an earlier call gave, for the same clip."""
         self.taken |= self.files(name)
         return name
 

@@ -8,16 +8,12 @@ from audioadv.audio.files import read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.run.run_file import read_run, shown
-from audioadv.evaluation.run.summary import KEYS, settings_of, summarise
+from audioadv.evaluation.run.summary import KEYS, NEEDED, settings_of, summarise
 from audioadv.report.charts import density_chart, success_chart
 from audioadv.report.page import write_from_template
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
 
-NEEDED = (
-    "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "note", "bound", "snr_db", "relative_db", "forwards",
-    "backwards", "seconds",
-)  # fmt: skip
 MOST_FAILURES = 50  # clips told for each outcome
 Lines = Sequence[dict[str, Any]]
 
@@ -31,7 +27,7 @@ def write_report(folder: Path, *, clips: int = 6, pictures: bool = True) -> Path
     lines = read_results(folder / "results.jsonl")
     if not lines:
         raise InputError(f"{folder}: no result yet. Wait for the first batch, or look at what audioadv bench says on standard error")
-    check_results(folder / "results.jsonl", lines, NEEDED)
+    check_results(folder / "results.jsonl", lines, (*NEEDED, "note"))
     run = read_run(folder)
     rows = summarise(lines)
     groups = list(zip(rows, settings_of(lines).values(), strict=True))

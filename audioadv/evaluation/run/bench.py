@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, final
@@ -29,7 +30,7 @@ from audioadv.attacks.craft import Progress, craft_each
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.ledger import Ledger, Line
-from audioadv.evaluation.run.on_disk import alone_in, seen_from, source, write_and_judge
+from audioadv.evaluation.run.on_disk import alone_in, digest_of, seen_from, source, write_and_judge
 from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
@@ -67,6 +68,11 @@ class Job:
     text: str | None
     target: str | None
     seconds: float
+
+    @property
+    def wish(self) -> str:
+        """What a result calls its target."""
+        return NOT_AS + plain_words(self.text or "") if self.target is None else as_texts(self.target)[0]
 
     def goal(self, model: Recogniser) -> TextGoal:
         """What the model is to make of the clip. Raises UnusableTarget for texts that it never writes, or none at all."""
@@ -202,7 +208,8 @@ class Bench:
 
 
 def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Iterable[Setting], folder: Path) -> list[str]:
-    """In words, which results are of other clips or texts than the manifest has by now under the same name."""
+    """In words, which results are of other clips, sounds or texts than the manifest has by now under the same name."""
+    digest = cache(digest_of)
     now = {f"{setting.folder}/{job.name}": job for setting in settings for job in jobs}
     changed = []
     for name, line in ledger.items():
@@ -210,12 +217,13 @@ def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Ite
         if job is None:
             changed.append(f"{name}: no longer in the manifest")
             continue
-        target = NOT_AS + plain_words(job.text or "") if job.target is None else as_texts(job.target)[0]
         for key, then, value in (
             ("audio_filepath", line.get("audio_filepath"), seen_from(folder, job.path)),
             ("text", line.get("text"), job.text),
-            ("target", line.get("target"), target),
+            ("target", line.get("target"), job.wish),
         ):
             if then != value:
                 changed.append(f"{job.where}: {key} was {then!r}, now {value!r}")
+        if line.get("digest") not in (None, digest(job.path)) and digest(job.path):
+            changed.append(f"{job.where}: {job.path} is another file by now than the one that was attacked")
     return changed

@@ -1,5 +1,6 @@
 """What is on disk is what counts: a crafted clip is written as 16-bit WAV, read back, and judged there."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,9 +38,18 @@ def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, mo
 
 
 def source(crafted: Crafted, path: Path, folder: Path, text: str | None) -> dict[str, Any]:
-    """Where a result came from, as a manifest in `folder` says it."""
-    where = {"audio_filepath": seen_from(folder, path), "duration": round(crafted.clip.seconds, 3)}
+    """Where a result came from, as a manifest in `folder` says it, and the file's digest."""
+    where = {"audio_filepath": seen_from(folder, path), "duration": round(crafted.clip.seconds, 3), "digest": digest_of(path)}
     return where if text is None else {**where, "text": text}
+
+
+def digest_of(path: Path) -> str | None:
+    """What tells a file from another that took its place; None for one that is not there or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def seen_from(folder: Path, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 command        the last start as one would type it
 arguments      what decides the results, by option; compared at each start
+models         what each recogniser says of itself and answers to a fixed noise (`traits_of`); compared too, as far as it is there
 started_with   what may differ from start to start: how many of the clips, and the device, the batch and torch's version, on
                which rounding depends, and so some results by a little
 threat_models  each bound and channel as a `ThreatModel`, and in words (claim)
@@ -9,6 +10,7 @@ threat_models  each bound and channel as a `ThreatModel`, and in words (claim)
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -21,14 +23,20 @@ from audioadv.defenses.preprocessing import Through
 from audioadv.defenses.statement import stated
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import InputError, OptionError
-from audioadv.models.recogniser import Recogniser
-from audioadv.models.rest import module_of
+from audioadv.models.recogniser import Recogniser, heard_alone
+from audioadv.models.rest import module_of, seeded
 
 NAME = "run.json"
+Traits = Mapping[str, Any]
+SECONDS, LEVEL = 0.5, 0.1  # of the noise, and its standard deviation
+LETTERS = 64  # whose answers are kept
+LEAST = -50.0  # log-probability: less is as good as never
+NEAR = 0.01  # log-probability: what devices, threads and torch's versions differ by is less
 
 
-def check_goes_on(folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Raise OptionError where a run in this folder began with other arguments, naming each that differs, or results are of no run."""
+def check_goes_on(folder: Path, arguments: Mapping[str, Any], models: Mapping[str, Traits]) -> None:
+    """Raise OptionError where a run in this folder began with other arguments or recognisers, naming what differs, or results are of
+    no run."""
     used = (folder / "results.jsonl").exists()  # asked first: a fellow worker may be writing both at this moment
     before = read_run(folder)
     if before is None and used:
@@ -36,8 +44,10 @@ def check_goes_on(folder: Path, arguments: Mapping[str, Any]) -> None:
     if before is not None:
         then, now = before.get("arguments", {}), json.loads(json.dumps(arguments))
         names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-        if names:
-            differ = "; ".join(f"{name}: was {shown(then.get(name))}, now {shown(now.get(name))}" for name in names)
+        differences = [f"{name}: was {shown(then.get(name))}, now {shown(now.get(name))}" for name in names]
+        differences += [told for name, traits in models.items() for told in changed(name, before.get("models", {}).get(name, {}), traits)]
+        if differences:
+            differ = "; ".join(differences)
             raise OptionError(
                 f"--out {folder}: a run that was started with other arguments ({differ}). "
                 "Start it with the same ones to go on, or name another folder"
@@ -55,11 +65,20 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         stated = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / NAME}: cannot be read ({error}). Move it away, and the results with it") from error
-    if not isinstance(stated, dict) or not isinstance(stated.get("arguments", {}), dict):
+    if not isinstance(stated, dict) or not well_formed(stated):
         raise InputError(f"{folder / NAME}: not what audioadv bench wrote. Move it away, and the results with it")
     return stated
+
+
+def well_formed(stated: Mapping[str, Any]) -> bool:
+    """Whether what is read of a run is of the kinds that are written."""
+    kinds = {"command": str, "arguments": dict, "models": dict, "started_with": dict, "jobs": int, "threat_models": list}
+    if any(not isinstance(stated.get(key, kind()), kind) for key, kind in kinds.items()):
+        return False
+    claimed = all(isinstance(threat, dict) and isinstance(threat.get("claim"), str) for threat in stated.get("threat_models", []))
+    return claimed and all(isinstance(traits, dict) for traits in stated.get("models", {}).values())
 
 
 def shown(value: Any) -> str:
@@ -67,6 +86,42 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return {None: "not given", True: "given", False: "not given"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def traits_of(model: Recogniser) -> Traits:
+    """What tells a recogniser from another of the same name and weights, or of none: its rate, its letters and its answers.
+
+    `answers` is the mean log-probability of each letter (`LETTERS` at most) over the frames of a fixed noise; None for a model that
+    says that it is random or remembers, or that does not answer twice the same.
+    """
+    noise = LEVEL * torch.randn(round(SECONDS * model.sample_rate), generator=torch.Generator().manual_seed(0))
+    statement, answers = stated(model), []
+    for seed in () if statement.random or statement.remembers else (0, 1):
+        with seeded(seed, model.device):
+            log_probs = heard_alone(model, noise).log_probs[0, :, :LETTERS].nan_to_num(LEAST, LEAST, LEAST).clamp_min(LEAST)
+        answers.append([round(value, 4) for value in log_probs.double().mean(0).tolist()])
+    same = bool(answers) and close(*answers)
+    return {"sample_rate": model.sample_rate, "vocabulary": list(model.vocabulary), "answers": answers[0] if same else None}
+
+
+def changed(name: str, then: Traits, now: Traits) -> list[str]:
+    """In words, what is other of the recogniser of this name; what is not known of both is no change."""
+    told = [f"sample rate of {name}: was {then['sample_rate']}, now {now['sample_rate']}"] if differs("sample_rate", then, now) else []
+    if differs("vocabulary", then, now):
+        told.append(f"letters of {name}: were {shown(then['vocabulary'])}, now {shown(now['vocabulary'])}")
+    if then.get("answers") and now["answers"] and not close(then["answers"], now["answers"]):
+        told.append(f"{name}: answers the same noise otherwise, and is another recogniser")
+    return told
+
+
+def differs(key: str, then: Traits, now: Traits) -> bool:
+    """Whether both know it, and do not agree."""
+    return key in then and then[key] != now[key]
+
+
+def close(one: list[float], other: list[float]) -> bool:
+    """Whether two answers differ by no more than rounding."""
+    return len(one) == len(other) and all(math.isclose(a, b, rel_tol=0, abs_tol=NEAR) for a, b in zip(one, other, strict=True))
 
 
 def fingerprint_of(model: Recogniser) -> str | None:

@@ -9,6 +9,11 @@ from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.words import WordErrors, plain_words
 
 KEYS = ("model", "attack", "bound", "channel")
+NEEDED = (
+    "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "bound", "snr_db", "relative_db", "forwards",
+    "backwards", "seconds",
+)  # fmt: skip
+"""What a line must hold to be counted."""
 
 
 def settings_of(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
