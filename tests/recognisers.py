@@ -9,6 +9,7 @@ import time
 import torch
 from torch import Tensor
 
+from audioadv.models.access import Access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.recogniser import Recogniser
 
@@ -102,6 +103,15 @@ def listen_and_leave(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor
 
 def leaving() -> Recogniser:
     return Recogniser(listen_and_leave, sample_rate=16000)
+
+
+def by_scores() -> Recogniser:
+    return Recogniser(listen, sample_rate=16000, name="by_scores", access=Access.SCORES)
+
+
+def small_layer() -> torch.nn.Module:
+    """No network for clips: it takes ten numbers."""
+    return torch.nn.Linear(10, 3)
 
 
 def no_recogniser() -> int:

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -446,6 +447,38 @@ def test_a_line_that_is_mended_takes_no_name_away(manifest: Path) -> None:
     assert found == {"0": "../more/0.wav", "0-2": "../0.wav"}
 
 
+def test_sounds_that_are_gone_come_back(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "4")
+    assert run(*command).exit_code == 0
+    before, told = sounds("run"), Path("run/results.jsonl").read_bytes()
+    assert before
+    shutil.rmtree(next(path for path in Path("run").iterdir() if path.is_dir()))
+    assert run(*command).exit_code == 0
+    assert sounds("run") == before
+    assert Path("run/results.jsonl").read_bytes() == told
+    next(Path("run").glob("*/1.wav")).unlink()
+    Path("1.wav").unlink()
+    wrong = run(*command)
+    assert wrong.exit_code == 2
+    assert re.search(r"run/\S+/1.wav: gone, and not made again, one of 1 clips", wrong.stderr)
+
+
+def test_what_a_run_made_is_put_through_channels(manifest: Path) -> None:
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "linf:0.3", "--limit", "4", "--target", "go").exit_code == 0
+    for place in ("run", "run/results.jsonl"):
+        survived = run("survive", place, *LINEAR, "--channel", "none", "--device", "cpu", "--json")
+        assert survived.exit_code == 0
+        assert {line["clip"] for line in lines(survived)} == {f"run/{name}.wav" for name in results("run")}
+        assert "crafted for" not in survived.stderr, "the run names the model by its spec, as --model does"
+
+
+def test_a_goal_of_silence_is_told(manifest: Path) -> None:
+    assert run("craft", "0.wav", "--silence", *LINEAR, "--steps", "5", "--device", "cpu", "--out", "crafted").exit_code in (0, 1)
+    wrong = run("bench", "crafted/results.jsonl", "--out", "run", *QUICK)
+    assert wrong.exit_code == 2
+    assert "line 1: target '', and bench has no --silence. Give --target TEXT or --untargeted" in wrong.stderr
+
+
 def test_damaged_results_are_told(manifest: Path) -> None:
     command = ("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1")
     assert run(*command).exit_code == 0
@@ -523,6 +556,25 @@ def test_settings_that_make_no_sense_are_told_and_the_others_done(manifest: Path
     assert told.stderr.count("Error: attack 'pgd' works within a fixed bound, not snr:min") == 1
     assert len(results("run")) == 3
     assert len({Path(name).parent for name in results("run")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--attack", "nes", "--bound", "snr:20", "--channel", "noise:20"],
+            "--attack nes: estimates slopes from scores, and does not work",
+        ),
+        (["--model", "module:recognisers:by_scores"], "--attack shrink: needs gradients, and by_scores grants scores alone. Use --attack"),
+        (["--bound", "feature:0.5:recognisers:small_layer"], "small_layer: the network does not take inputs of shape [1, 3200]"),
+    ],
+)
+def test_what_does_not_go_together_makes_nothing(manifest: Path, options: list[str], message: str) -> None:
+    model = [] if "--model" in options else LINEAR
+    wrong = run("bench", "list.jsonl", "--out", "run", *model, *options, "--limit", "1", "--device", "cpu")
+    assert wrong.exit_code == 2
+    assert message in wrong.stderr
+    assert not Path("run").exists()
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(manifest: Path) -> None:

@@ -413,7 +413,7 @@ def test_a_net_that_ends_the_process_has_done_nothing(folder: Path, command: lis
 def test_names_that_the_output_cannot_hold_cost_no_result(folder: Path) -> None:
     """Nor does a box's frame: rich draws what the encoding has."""
     soundfile.write("日本.wav", noise(0.5), 16000)
-    options = ["craft", "日本.wav", "--target", "go", "--steps", "5", "--no-picture", "--model", "module:recognisers:linear", "--device", "cpu"]
+    options = ["craft", "日本.wav", "--target", "go", "--steps", "5", "--no-picture", *LINEAR]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run([sys.executable, "-m", "audioadv", *options], env=environment, capture_output=True, check=False)
     assert done.returncode in (0, 1), done.stderr
@@ -628,6 +628,10 @@ def test_odd_sounds_are_done(folder: Path) -> None:
         (["--target", "go", "--model", "module:recognisers:raises"], "KeyError at line"),
         (["--target", "go", "--model", "module:recognisers:leaves"], "SystemExit at line"),
         (["--target", "go", "--bound", "feature:0.5:json:loads"], "takes no argument"),
+        (["--target", "go", "--bound", "feature:0.5:recognisers:small_layer"], "small_layer: the network does not take inputs of shape"),
+        (["--target", "go", "--bound", "feature:0.5:recognisers:linear"], "linear: the network does not take inputs of shape"),
+        (["--target", "go", "--attack", "nes", "--bound", "snr:10", "--channel", "noise:20"], "--attack nes: estimates slopes"),
+        (["--target", "go", "--model", "module:recognisers:by_scores"], "Use --attack genetic or kenansville or nes"),
         (["--target", "go", "--bound", "snr:-1e6"], "at most 300 up or down"),
         (["--target", "go", "--bound", "masked:1e9"], "at most 300 up or down"),
         (["--target", "go", "--bound", "linf:1e39"], "must be a number"),
@@ -770,6 +774,19 @@ def test_files_that_no_result_speaks_of_are_left_alone(folder: Path, options: li
         assert {name: Path("adversarial", name).read_bytes() for name in own} == own
         assert json.loads(Path("adversarial/hiss-3.json").read_text())["name"] == "hiss-3"
     assert [json.loads(line)["name"] for line in Path("adversarial/results.jsonl").read_text().splitlines()] == ["hiss-3"]
+
+
+def test_a_folder_in_the_place_of_the_page_is_told_before_any_work(folder: Path) -> None:
+    Path("adversarial/index.html").mkdir(parents=True)
+    wrong = run("craft", "hiss.wav", "--target", "go", *QUICK)
+    assert wrong.exit_code == 2
+    assert "adversarial/index.html is a folder, where craft's page belongs" in wrong.stderr
+    assert files(folder / "adversarial") == {"index.html"}
+
+
+def test_what_is_not_there_exceeds_nothing(folder: Path) -> None:
+    (line,) = lines(run("craft", "hiss.wav", "--target", "go", *QUICK, "--bound", "linf:0.00001"))
+    assert (line["reached"], line["excess"]) == (False, None)
 
 
 def test_a_page_of_somebody_elses_is_left_alone(folder: Path) -> None:

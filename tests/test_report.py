@@ -178,7 +178,9 @@ def test_folders_without_results(folder: Path, content: str | None, message: str
     assert not Path("report.html").exists()
 
 
-@pytest.mark.parametrize("damage", [{"jobs": "x"}, {"threat_models": [{}]}, {"threat_models": 7}, {"arguments": []}, {"models": {"m": 1}}], ids=str)
+@pytest.mark.parametrize(
+    "damage", [{"jobs": "x"}, {"threat_models": [{}]}, {"threat_models": 7}, {"arguments": []}, {"models": {"m": 1}}], ids=str
+)
 def test_a_damaged_run_file_is_told(folder: Path, damage: dict[str, Any]) -> None:  # noqa: F811
     Path("results.jsonl").write_text(json.dumps(WHOLE) + "\n")
     Path("run.json").write_text(json.dumps({"arguments": {}, "jobs": 1, "threat_models": [{"claim": "None."}]}))

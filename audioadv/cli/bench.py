@@ -16,12 +16,13 @@ import torch
 from torch import distributed
 
 from audioadv.attacks.craft import ATTACKS, craft_each
+from audioadv.cli.attacks import check_fits
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
 from audioadv.cli.options import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, output, say
 from audioadv.cli.outputs import Names, check_writable, make_folder
 from audioadv.cli.progress import run_progress
-from audioadv.errors import AudioadvError, OptionError
-from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, length_of, plan
+from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError
+from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, is_gone, length_of, plan
 from audioadv.evaluation.run.claims import workers
 from audioadv.evaluation.run.ledger import Ledger, check_results, read_results
 from audioadv.evaluation.run.on_disk import seen_from
@@ -86,7 +87,8 @@ def bench(
     clip, a line for each in results.jsonl, and run.json, which says what is claimed.
 
     Killed or stopped anywhere, a run goes on where it was: start the same command again. Under torchrun all workers share
-    the work, what a dead one held is done by another, and the status of a run that is done is always 0.
+    the work, what a dead one held is done by another, and the status of a run that is done is always 0. --json prints what
+    is new: what an earlier start did is in results.jsonl.
 
     \b
     audioadv bench test.jsonl --out run --bound snr:30 --bound snr:20 --bound snr:min
@@ -166,7 +168,11 @@ def bench(
     if claims.rank == 0 and lines and not as_json:
         show(bench_table(summarise(lines)))
         say(f"A page to read and listen: audioadv report {shlex.quote(click.format_filename(out))}")
-    wrong = bool(complaints or seen.complaints) or len(lines) < len(seen.names)
+    gone = [] if stopped else [line["name"] for line in lines if is_gone(out, line)]
+    if gone:
+        cure = "Take their lines out of results.jsonl, and start the same command again"
+        complain(InputError(f"{out / gone[0]}.wav: gone, and not made again, one of {len(gone)} clips that were reached. {cure}"))
+    wrong = bool(complaints or seen.complaints or gone) or len(lines) < len(seen.names)
     status = WRONG_INPUT if wrong else DONE if all(line["reached"] for line in lines) else NOT_REACHED
     context.exit(STOPPED if stopped else DONE if claims.launched else status)
 
@@ -266,11 +272,13 @@ def examine(
         if target is not None and jobs:
             Transcribe(target)
             jobs[0].goal(model)
-        try:  # without a clip, craft_each checks its options and goes home
+        try:
+            check_fits(setting.attack, model, setting.channel)
+            # without a clip, craft_each checks its options and goes home
             list(craft_each(model, [], Silence(), bound=setting.bound, attack=setting.attack, channel=setting.channel, **options))
             if longest := max((job.seconds for job in jobs), default=0):
                 check_sound_bound(setting.bound, round(longest * model.sample_rate))
-        except OptionError as error:
+        except (OptionError, AccessDenied) as error:
             seen.complaints.append(error)
             continue
         seen.settings.append(setting)

@@ -12,6 +12,7 @@ from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.audio.ragged import alike
+from audioadv.cli.attacks import check_fits
 from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import (
@@ -133,6 +134,7 @@ def craft(
     if os.path.exists(out / "run.json"):
         raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
     model = load_model(model_name, device, attacked=True)
+    check_fits(attack, model, channel)
     given = targets or references
     if len(given) == 1:
         check_text(kind, given[0], model)  # wrong for one, it is wrong for all

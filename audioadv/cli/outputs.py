@@ -72,6 +72,8 @@ def make_folder(folder: Path) -> None:
 def check_page(folder: Path) -> None:
     """Raise UnwritableOutput for a folder whose index.html is not of craft's making."""
     page = folder / "index.html"
+    if os.path.isdir(page):
+        raise UnwritableOutput(f"--out {folder}: {page} is a folder, where craft's page belongs. Move it away, or name another folder")
     with suppress(OSError):
         if PAGE_SAYS not in page.read_text(encoding="utf-8", errors="replace"):
             raise UnwritableOutput(f"--out {folder}: {page} is there and not of craft's making. Move it away, or name another folder")

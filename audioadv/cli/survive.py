@@ -67,7 +67,7 @@ def survive(
 ) -> None:
     """Put clips through channels, and count how often they work.
 
-    A CLIP is a sound file, a folder that craft wrote, or a JSON Lines manifest (*.jsonl) of sound files. What craft wrote
+    A CLIP is a sound file, a folder that craft or bench wrote, or a JSON Lines manifest (*.jsonl) of sound files. What craft wrote
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
     through the same draws. A clip that was made to be misheard works where --errors of its words are wrong.
     Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
@@ -114,18 +114,20 @@ def survive(
 
 
 def crafted_in(path: Path) -> list[Path]:
-    """The adversarial files of a folder that craft wrote, or of its results.jsonl; a file is itself.
-
-    Raises InputError for a folder without any.
+    """The adversarial files of a folder that craft wrote, of one of a run's settings or of them all, or of its results.jsonl; a file
+    is itself. Raises InputError for a folder without any.
     """
-    if path.name == "results.jsonl":  # craft's own list of what it made
+    if path.name == "results.jsonl":  # the list of what was made
         path = path.parent
     if not os.path.isdir(path):  # which, unlike the path's own, says no where it may not look
         return [path]
-    found = sorted(path.glob("*.wav"))  # a clip may itself be called NAME.clean: then there is a NAME.clean.json
+    run = os.path.exists(path / "run.json")
+    found = sorted(
+        file for file in path.glob("*/*.wav" if run else "*.wav") if not file.parent.name.startswith(".")
+    )  # a clip may itself be called NAME.clean: then there is a NAME.clean.json
     files = [file for file in found if not file.name.endswith(".clean.wav") or os.path.exists(file.with_suffix(".json"))]
     if not files:
-        raise InputError(f"{path}: no adversarial WAV file in this folder. Name what craft wrote: --out DIR of audioadv craft")
+        raise InputError(f"{path}: no adversarial WAV file in this folder. Name what craft or bench wrote: its --out")
     return files
 
 

@@ -18,7 +18,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import MalformedSpec, OptionError, UnknownModel, UnusableBatch
+from audioadv.errors import AudioadvError, MalformedSpec, OptionError, UnknownModel, UnusableBatch
 from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, outward, parse_number, plain
@@ -143,7 +143,8 @@ def square(x: Tensor) -> Tensor:
 class Feature(Combines):
     """Inputs whose features lie within `radius` of the clean input's. `source` names the function that makes the network.
 
-    Raises MalformedSpec for a radius that is none, OptionError for a network in training mode.
+    Raises MalformedSpec for a radius that is none, OptionError for a network in training mode; and one that does not take the inputs,
+    as soon as it is shown some.
     """
 
     network: Network = field(repr=False)
@@ -185,8 +186,16 @@ class Feature(Combines):
         radius = clean.new_full(clean.shape[:1], math.inf if isinstance(self.radius, str) else self.radius)
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
         norm = FeatureNorm(self.network, clean, lengths, clean.new_zeros(len(clean), 0))
-        with torch.no_grad():
-            seen = norm.features(torch.zeros_like(clean))
+        try:
+            with torch.no_grad():
+                seen = norm.features(torch.zeros_like(clean))
+        except (AudioadvError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of whatever kind: the network is a user's own
+            raise OptionError(
+                f"{self}: the network does not take inputs of shape {[1, *clean.shape[1:]]} ({type(error).__name__}: {error}). "
+                "Give one that takes a batch of inputs alone, and gives features [batch, channels, ...]"
+            ) from error
         if not bool(seen.isfinite().all()):
             raise UnusableBatch(f"{self}: the features of the clean inputs are not all finite. Mend the network, or leave those inputs out")
         return replace(region, norm=replace(norm, seen=seen))

@@ -9,7 +9,7 @@
     RUN/SETTING/NAME.json         the line again, beside its files
 
 A batch's files take their places first, its lines come after, all in one write: what has a line is done, what has none is done
-again and gives the same bytes.
+again and gives the same bytes. So is what has a line, but no sound any more: the sound comes back, and the line stays.
 """
 
 import json
@@ -76,6 +76,8 @@ class Job:
 
     def goal(self, model: Recogniser) -> TextGoal:
         """What the model is to make of the clip. Raises UnusableTarget for texts that it never writes, or none at all."""
+        if not self.wish:  # the manifest is the result of craft --silence
+            raise UnusableTarget(f"{self.where}: target {self.target!r}, and bench has no --silence. Give --target TEXT or --untargeted")
         if self.target is None and not plain_words(self.text or ""):
             raise UnusableTarget(
                 f"{self.where}: neither a target nor a text. Say what it should be heard as (target, or --target TEXT), or what is "
@@ -137,8 +139,8 @@ class Bench:
     progress: Callable[[Progress], None] | None = None
 
     def missing(self, batch: Batch) -> list[Job]:
-        """The jobs of a batch that have no line yet."""
-        done = self.ledger.refresh()
+        """The jobs of a batch that have no line yet, or have lost their sound."""
+        done = {name for name, line in self.ledger.refresh().items() if not is_gone(self.folder, line)}
         return [job for job in batch.jobs if f"{batch.setting.folder}/{job.name}" not in done]
 
     def work(self, batch: Batch) -> list[Line]:
@@ -198,13 +200,18 @@ class Bench:
             raise UnwritableOutput(
                 f"{place}: files cannot be written ({error.strerror}). Make room, and start the same command again"
             ) from error
-        return self.ledger.append(lines)
+        return self.ledger.append(lines)  # but those that only brought their sounds back
 
     def tidy(self) -> None:
         """Take away what killed workers left behind, and nothing of those that live. Only once all is done."""
         for stage in self.folder.glob(f"{STAGE}*"):
             with suppress(OSError), alone_in(stage, wait=False):
                 shutil.rmtree(stage, ignore_errors=True)
+
+
+def is_gone(folder: Path, line: Line) -> bool:
+    """Whether a clip of the run in this folder was reached, and its sound is there no more."""
+    return bool(line["reached"]) and not (folder / f"{line['name']}.wav").exists()
 
 
 def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Iterable[Setting], folder: Path) -> list[str]:

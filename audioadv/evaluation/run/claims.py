@@ -33,9 +33,7 @@ class Claims:
     `launched`: by a launcher, to which any other status than 0 says that all workers are to be started again.
     """
 
-    def __init__(
-        self, store: Any, rank: int = 0, world: int = 1, *, launched: bool = False, lease_seconds: float = LEASE_SECONDS
-    ) -> None:
+    def __init__(self, store: Any, rank: int = 0, world: int = 1, *, launched: bool = False, lease_seconds: float = LEASE_SECONDS) -> None:
         self.store, self.rank, self.world, self.launched, self.lease_seconds = store, rank, world, launched, lease_seconds
         self.me = f"{rank}.{uuid.uuid4().hex}"
         store.set(f"worker/{rank}", self.me)  # a launcher starts the same rank again only when it has died

@@ -23,7 +23,7 @@ def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, mo
     """
     line = crafted.line() | {"adversarial_transcript": None, "reached": False, "out": None, "notices": crafted.clip.notices}
     if not crafted.reached:
-        return line
+        return line | {"excess": None}
     file = stage / f"{name}.wav"
     write_wav(file, crafted.adversarial, model.sample_rate)
     samples = read_clip(file, model.sample_rate).samples
@@ -34,7 +34,7 @@ def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, mo
         return line | {"adversarial_transcript": outputs.transcripts()[0], "reached": True, "out": str(file)}
     file.unlink()
     note = "Reached, but not in the file read back. Run it again with more steps."
-    return line | {"outcome": str(Outcome.MISSED), "note": note, "snr_db": None, "relative_db": None}
+    return line | {"outcome": str(Outcome.MISSED), "note": note, "excess": None, "snr_db": None, "relative_db": None}
 
 
 def source(crafted: Crafted, path: Path, folder: Path, text: str | None) -> dict[str, Any]:

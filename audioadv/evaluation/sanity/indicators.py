@@ -32,8 +32,9 @@ class Evidence:
 
     `felled` are its successes that hold when judged again, `claimed` and `refuted` count its claims within the bound and those
     that do not hold: those that the attack itself took back, where the model was not `asked` again. `probabilities`: the scores are
-    a softmax's. `spread` is how far two answers to the same input lie apart, over the largest score; `passes` the forwards of one look. `searching`: the attack may leave the bound on its way. The
-    others are what was reached by other means: random noise, scores alone, another model's examples, a larger radius, any radius.
+    a softmax's. `spread` is how far two answers to the same input lie apart, over the largest score; `passes` the forwards of one
+    look. `searching`: the attack may leave the bound on its way. The others are what was reached by other means: random noise,
+    scores alone, another model's examples, a larger radius, any radius.
     """
 
     sights: Sequence[Sight]
