@@ -198,6 +198,18 @@ def test_what_a_dead_worker_held_is_free_when_another_comes_in_its_place(store: 
     assert list(Claims(store.clone(), 0, 1).units(["a"])) == ["a"]
 
 
+def test_what_is_said_once_is_said_though_the_queue_is_gone(store: Any) -> None:
+    class Gone:
+        set = staticmethod(lambda *arguments: None)
+
+        def add(self, *arguments: Any) -> int:
+            raise distributed.DistError("gone")
+
+    claims = [Claims(store, rank, 2) for rank in range(2)]
+    assert [one.first("a") for one in claims for _ in range(2)] == [True, False, False, False]
+    assert Claims(Gone()).first("a")
+
+
 def test_alone_there_is_no_queue_to_wait_for() -> None:
     claims = Claims(distributed.HashStore())
     with claims.alive():
@@ -372,13 +384,13 @@ def test_another_net_under_the_same_name_is_told_apart() -> None:
     assert fingerprint_of(linear()) is None
 
 
-def write_recogniser(gain: float = 1.0, letters: str = "ALPHABET", rate: int = 16000, deaf: str = "") -> None:
+def write_recogniser(gain: float = 1.0, letters: str = "ALPHABET", rate: int = 16000, added: str = "") -> None:
     """A file own.py, whose net is no module: nothing but its answers tells it from another."""
     Path("own.py").write_text(
         "from recognisers import ALPHABET, Recogniser, listen\n"
         "from audioadv.defenses.statement import Statement\n"
         "import torch\n"
-        f"def heard(waveforms, lengths): return listen({gain} * waveforms{deaf}, lengths)\n"
+        f"def heard(waveforms, lengths): return listen({gain} * waveforms{added}, lengths)\n"
         f"def own(): return Recogniser(heard, {rate}, {letters}, 'own')\n"
     )
 
@@ -418,7 +430,7 @@ def test_another_recogniser_of_the_same_name_does_not_go_on(own: Callable[..., R
 
 def test_a_random_recogniser_is_told_apart_by_no_answer(own: Callable[..., Result]) -> None:
     for _ in range(2):
-        assert own(deaf=" + 0.1 * torch.randn(waveforms.shape)").exit_code in (0, 1)
+        assert own(added=" + 0.1 * torch.randn(waveforms.shape)").exit_code in (0, 1)
     assert json.loads(Path("run/run.json").read_text())["models"]["module:own:own"]["answers"] is None
 
 
