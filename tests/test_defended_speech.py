@@ -163,6 +163,9 @@ def test_what_remembers_is_played_with(clips: tuple[Tensor, Tensor, list[str]]) 
     waveforms, lengths, said = clips
     with pytest.raises(OptionError, match=r"remembers.*games\.play"):
         aa.evaluate(remembering(MODEL), waveforms, said, aa.Linf(0.01), PGD, lengths=lengths)
+    for model in (remembering(nn.Flatten()), aa.defend(remembering(nn.Flatten()), "depth:8")):
+        with pytest.raises(OptionError, match=r"remembers.*games\.play"):  # each find is asked twice: all would count as robust
+            aa.evaluate(model, torch.rand(4, 1, 1, 3), torch.zeros(4, dtype=torch.int64), aa.Linf(0.1), "pgd")
 
 
 def test_a_vote_is_evaluated_and_defended_as_any_recogniser(clips: tuple[Tensor, Tensor, list[str]]) -> None:

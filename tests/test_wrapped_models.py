@@ -322,7 +322,7 @@ def test_a_detectors_word_goes_through_smoothing_and_sampling(clips: tuple[Tenso
     detector = fit(Confidence(), voice, clips[0].repeat(10, 1) * torch.linspace(0.5, 2, 20)[:, None], lengths=lengths, false_positives=0.3)
     spoken = sampled(Recogniser(Detected(voice, detector), 16000))  # type: ignore[arg-type]
     assert suspicions(spoken(*clips))[detector].shape == (2,)
-    for model in (smoothed, drawing, remembering(detected), defend(detected, "depth:7")):
+    for model in (smoothed, drawing, defend(detected, "depth:7")):
         found = aa.evaluate(model, X, labels_of(net, X), Linf(0.1), {"pgd": partial(attacks.pgd, steps=2)})
         assert found.robust_accuracy.count == 12
 

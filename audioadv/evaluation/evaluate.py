@@ -30,7 +30,7 @@ from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free, planned
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
-from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_senseless
+from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_memory, refuse_senseless
 from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
@@ -312,7 +312,8 @@ def evaluate(
 
     A threat model is kept to, or refused (`terms.py`): its access is what attacks are granted, finds that took more than its
     queries do not count, knowledge "oblivious" stops after the attack on the undefended model, and "transfer" after that on the
-    substitute `static`. A channel or true-max is an OptionError, as is another goal, and an option that the model's kind has no use for.
+    substitute `static`. A channel or true-max is an OptionError, as is another goal, an option that the model's kind has no use for,
+    and a model that remembers: that is a game (`games/game.py`).
 
     Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied, UnknownModel.
 
@@ -346,6 +347,7 @@ def evaluate(
     goal = as_goal(goal, labels)
     statement = stated(model)
     terms = agreed(threat, goal, statement)
+    refuse_memory(model, statement)
     if terms.knowledge == "transfer" and (static is None or static is model):
         raise OptionError("knowledge 'transfer': the attacker works on a substitute. Give it, another model of the same inputs: static=")
     bound, model = terms.bound, terms.granting(model)

@@ -28,7 +28,7 @@ from audioadv.defenses.statement import PLAIN, Statement, stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, planned
 from audioadv.evaluation.rates import Rate
-from audioadv.evaluation.terms import agreed, refuse_senseless
+from audioadv.evaluation.terms import agreed, refuse_memory, refuse_senseless
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser, hears
@@ -228,11 +228,7 @@ def evaluate_speech(
         raise UnusableBatch(f"{len(references)} texts and {len(lengths)} lengths for {len(waveforms)} clips: give one of each for each")
     goal, waveforms, statement = Mistranscribe(references, errors), round16(waveforms), stated(model)
     terms = agreed(threat, goal, statement)
-    if statement.remembers:
-        raise OptionError(
-            f"{model.name} states '{statement}': what it hears depends on what it heard before, and a rate of inputs that are met once "
-            "says nothing of that. Play the game of many rounds: audioadv.evaluation.games.play"
-        )
+    refuse_memory(model, statement)
     if static is not None and not (hears(static) and static.sample_rate == model.sample_rate):
         raise UnknownModel(f"static: no recogniser at {model.sample_rate} Hz, as {model.name} is one. Give one that hears the same clips")
     if terms.knowledge == "transfer" and (static is None or static is model):

@@ -5,6 +5,7 @@ bound, access, queries   kept: attacks are granted no more, and what is found ou
 knowledge                kept: adaptive, oblivious (on the undefended model), transfer (on a substitute)
 goal                     words are taken at their word; a goal has to be the one that is measured
 channel, protocol        refused, unless there is none and inputs are drawn: those are other measurements
+memory                   of the model's: refused, since what it answers to one question hangs on all before
 """
 
 import warnings
@@ -62,6 +63,15 @@ class Terms:
                 stacklevel=3,
             )
         return found & ~late
+
+
+def refuse_memory(model: Callable[..., Any], statement: Statement) -> None:
+    """Raises OptionError for a model that remembers: each find is asked twice, by the attack and by the judge, who would be refused."""
+    if statement.remembers:
+        raise OptionError(
+            f"{getattr(model, 'name', type(model).__name__)} states '{statement}': what it answers depends on what it was asked before, and "
+            "a rate of inputs that are met once says nothing of that. Play the game of many rounds: audioadv.evaluation.games.play"
+        )
 
 
 def refuse_ignored(given: Mapping[str, bool], kind: str) -> None:
