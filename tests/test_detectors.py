@@ -12,8 +12,9 @@ from audioadv.attacks import apgd, fmn, pgd
 from audioadv.attacks.objective import objective
 from audioadv.defenses import Confidence, Density, Detected, Mahalanobis, Network, Statement, fit, stated
 from audioadv.defenses.detectors.detected import shuffled
-from audioadv.defenses.detectors.seen import look, view
+from audioadv.defenses.detectors.seen import Seen, look, view
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.recogniser import Emissions
 from audioadv.models.suspicion import carrying, suspicions
 from audioadv.threat.bounds import MIN, SNR, Linf
 from audioadv.threat.channels import Noise
@@ -139,7 +140,27 @@ def test_density_is_the_kernels_of_the_same_class() -> None:
 def test_confidence_is_the_largest_probability() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     sense = Confidence().learn([], [], 0)
-    torch.testing.assert_close((-sense(look(nn.Identity(), (), scores, None))).exp(), scores.softmax(1).amax(1))
+    torch.testing.assert_close((-sense(look(nn.Identity(), (), scores, None))).sigmoid(), scores.softmax(1).amax(1))
+    sure = torch.tensor([[90.0, 0.0], [30.0, 0.0], [0.0, -torch.inf]]).requires_grad_()
+    strange = sense(look(nn.Identity(), (), sure, None))
+    assert strange.isfinite().all()
+    assert torch.autograd.grad(strange.sum(), sure)[0].isfinite().all()
+    torch.testing.assert_close(strange[1], torch.tensor(-30.0))
+    log_probs = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    heard = Seen(scores, None, Emissions(log_probs, torch.tensor([5, 2]), ("", "a", "b", "c")), {})
+    mean = torch.stack([row[:own].amax(1).mean() for row, own in zip(log_probs, (5, 2), strict=True)]).exp()
+    torch.testing.assert_close((-sense(heard)).sigmoid(), mean)
+
+
+def test_confidence_is_no_wall_to_who_knows_it() -> None:
+    """A sure net: as minus the log of its probability, to be unsure is hundreds of spreads away, and PGD stops before it."""
+    net = sides()
+    net[2].weight.mul_(3)
+    detector = fit(Confidence(), net, blobs(400, 0, 0))
+    inputs = blobs(20, 0, 9)
+    goal = Misclassify(net(inputs).argmax(1)) & Undetected(detector)
+    result = pgd(objective(Detected(net, detector), goal), Linf(0.6).around(inputs), steps=40)
+    assert sum(result.reached) >= 18
 
 
 def test_the_goal_reads_its_own_detector() -> None:
@@ -277,6 +298,8 @@ def test_what_cannot_be_fitted_is_said() -> None:
     net, clean = sides(), blobs(60, 0, 0)
     with pytest.raises(OptionError, match=r"false_positives 0.05: 12 clean .* At least 100"):
         fit(Confidence(), net, clean)
+    with pytest.raises(UnusableBatch, match=r"outputs of torch\.int64: decisions"):
+        fit(Confidence(), lambda inputs: net(inputs).argmax(1), clean, false_positives=0.2)
     with pytest.raises(OptionError, match=r"false_positives 1\.5"):
         fit(Confidence(), net, clean, false_positives=1.5)
     with pytest.raises(OptionError, match="false_positives nan"):

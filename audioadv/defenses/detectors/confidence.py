@@ -7,7 +7,9 @@ networks" (maximum softmax probability).
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from audioadv.defenses.detectors.detected import Sense
 from audioadv.defenses.detectors.seen import OUTPUTS, Seen, View, view
@@ -34,8 +36,16 @@ class Confidence:
 
 @final
 class ConfidenceSense(Sense):
-    """Minus the log of the largest probability."""
+    """The log odds against the largest probability; of a recogniser, against the geometric mean over frames.
+
+    As the probability itself orders inputs, but its unit, the spread over clean ones, is of the size of what lies between sure and
+    unsure. Minus its logarithm hardly varies where a model is sure: half sure was 360 units away, and in a joined goal a wall.
+    """
 
     def forward(self, seen: Seen) -> Tensor:
         scores, own = view(seen, OUTPUTS)
-        return View(-scores.log_softmax(1).amax(1, keepdim=True), own).pooled()[:, 0]
+        best, which = scores.max(1, keepdim=True)
+        bits = torch.finfo(scores.dtype)
+        others = scores.scatter(1, which, bits.min).clamp_min(bits.min).logsumexp(1, keepdim=True)  # finite, and so is the slope
+        unlikely = View(F.softplus(others - best), own).pooled()[:, 0]  # minus the log of the largest probability
+        return unlikely.expm1().clamp_min(bits.tiny).log()

@@ -70,6 +70,10 @@ def view(seen: Seen, place: str, axis: int = 1) -> View:
         return View(values, None) if own is None else ragged_view(values, own)
     outputs, ragged = seen.outputs, isinstance(seen.outputs, Emissions)
     if place == OUTPUTS:
+        if not ragged and not outputs.is_floating_point():
+            raise UnusableBatch(
+                f"outputs of {outputs.dtype}: decisions are no features. Give a model that gives scores, or look at {INPUTS}"
+            )
         return ragged_view(outputs.log_probs.transpose(1, 2), outputs.frames) if ragged else View(outputs, None)
     values = seen.layers[place].movedim(axis, 1)
     if values.ndim < 3 or seen.lengths is None:
