@@ -38,6 +38,7 @@ from audioadv.evaluation.games.game import ready
 from audioadv.evaluation.run.run_file import fingerprint_of
 from audioadv.models.abstention import abstained
 from audioadv.models.recogniser import Recogniser, hear
+from audioadv.models.access import granted
 from audioadv.models.rest import at_rest, module_of, modules_of
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.bounds import Linf
@@ -64,7 +65,76 @@ def test_a_channel_before_smoothing_does_not_replace_it(clips: tuple[Tensor, Ten
     torch.testing.assert_close(both(squeezed), smoothed(squeezed))
     voice = SmoothedRecogniser(defend(recognisers.linear(), "bits:12"), 0.05, draws=3)
     assert hear(defend(voice, "bits:16"), *clips).voted is not None  # type: ignore[type-var]
-    assert undefended(smoothed) is smoothed
+    assert undefended(smoothed) is undefended(both) is undefended(smoothed.model)
+
+
+def stacks(net: Any, detector: Any) -> list[Any]:
+    """Two defenses of every kind around a model, one in the other."""
+    layers: list[Callable[[Any], Any]] = [
+        lambda model: defend(model, "depth:7"),
+        lambda model: Detected(model, detector),
+        lambda model: Smoothed(model, 0.1, draws=3),
+        sampled,
+        remembering,
+    ]
+    return [one(other(net)) for one in layers for other in layers]
+
+
+def test_who_does_not_know_of_a_defense_knows_of_none_of_its_layers(clips: tuple[Tensor, Tensor]) -> None:
+    net = linear(3, SHAPE)
+    detector = fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2)
+    for model in stacks(net, detector):
+        assert undefended(model) is net
+    plan = planned(Detected(defend(net, "depth:3"), detector), Misclassify(0))
+    assert plan.static is not None
+    assert plan.static.model is net
+    assert isinstance(plan.adaptive.model, Detected)
+    soft = undefended(Tempered(defend(net, "depth:3"), 2.0))
+    assert isinstance(soft, Tempered)
+    assert soft.model is net
+    voice = recognisers.linear()
+    for around in (sampled, remembering, lambda model: SmoothedRecogniser(model, 0.1, draws=2)):
+        assert undefended(around(defend(voice, "bits:12"))) is voice  # type: ignore[operator]
+    threat = aa.ThreatModel("linf:0.1", knowledge="oblivious")
+    result = aa.evaluate(Smoothed(net, 0.1, draws=3), X, labels_of(net, X), threat, {"pgd": partial(attacks.pgd, steps=2)})
+    assert [trial.attack for trial in result.trials] == ["pgd, static", "pgd to its last step, static"]
+
+
+def test_layers_grant_no_more_than_what_they_are_around() -> None:
+    shut = aa.Classifier(linear(3, SHAPE), access=aa.Access.DECISIONS)
+    detector = fit(Confidence(), shut, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2)
+    for model in stacks(shut, detector):
+        assert granted(model) is aa.Access.DECISIONS
+        with pytest.raises(AccessDenied):
+            attacks.pgd(aa.objective(model, Misclassify(0)), Linf(0.1).around(X), steps=1)
+        assert granted(undefended(model)) is aa.Access.DECISIONS
+
+
+def test_layers_keep_the_sample_rate() -> None:
+    clicks = torch.zeros(1, 8000)
+    clicks[0, 1000] = 0.5
+    own = aa.Classifier(nn.Identity(), sample_rate=8000)
+    for around in (remembering, sampled, lambda model: remembering(sampled(model)), lambda model: Smoothed(model, 1e-3)):
+        defended = defend(around(own), "shift:100")  # type: ignore[operator]
+        heard, _ = defended.preprocessed(clicks)
+        assert int(heard.argmax()) == 1800
+
+
+def test_a_smoothed_model_refuses_by_its_own_word() -> None:
+    net = linear(3, SHAPE)
+    detected = Detected(net, fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2))
+    smoothed, x = Smoothed(detected, 1.0, draws=5), inputs_for(SHAPE, 60, (0, 1))
+    own = suspicions(smoothed(x))[detected.detector] > 0
+    assert torch.equal(smoothed.refuses(x), own)
+    assert not torch.equal(detected.refuses(x), own)
+    with pytest.raises(OptionError, match="any detector"):
+        Smoothed(net, 0.1).refuses(x)
+
+
+def test_what_a_module_is_made_from_states_for_it() -> None:
+    net = linear(3, SHAPE)
+    detected = Detected(net, fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2))
+    assert stated(Tempered(detected, 2.0)).detects
 
 
 def test_smoothing_and_normalisation_are_part_of_what_is_attacked() -> None:

@@ -14,9 +14,10 @@ remembering          what was asked before is refused, or answered at random: Ex
 from audioadv.defenses.denoiser import Denoiser, Purify, learn_to_denoise
 from audioadv.defenses.detectors import Confidence, Density, Detected, Detector, Mahalanobis, Network, fit
 from audioadv.defenses.distillation import Tempered, distill
+from audioadv.defenses.layers import forgetting, undefended
 from audioadv.defenses.likeness import Exact, Heard, Near
-from audioadv.defenses.memory import Memory, forgetting, remembering
-from audioadv.defenses.preprocessing import Through, defend, undefended
+from audioadv.defenses.memory import Memory, remembering
+from audioadv.defenses.preprocessing import Through, defend
 from audioadv.defenses.rover import rover
 from audioadv.defenses.sampled import Sampled, sampled
 from audioadv.defenses.smoothed_recogniser import SmoothedRecogniser

@@ -24,20 +24,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.defenses.likeness import Exact, Likeness
-from audioadv.defenses.preprocessing import Through
 from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.store import Store
-from audioadv.defenses.wrapped import Wrapped
+from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError
 from audioadv.models.abstention import ABSTAIN, decided, nothing_like
-from audioadv.models.access import Access
-from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Emissions, Recogniser, hears
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
-from audioadv.threat.goals import Goal, as_texts, spell
-from audioadv.threat.undetected import Undetected
+from audioadv.threat.goals import as_texts, spell
 
 OnRepeat = Literal["abstain", "any", "other"]
 UNLIKELY = -100.0
@@ -65,36 +61,8 @@ def remembering(model: Any, likeness: Likeness | None = None, on_repeat: OnRepea
     return Recogniser(memory, model.sample_rate, model.vocabulary, memory.name, memory.access) if hears(model) else memory
 
 
-def forgetting(model: Any) -> Any:
-    """The model without its memory, under whatever else is around it: what an attacker with a copy of it works on, unseen.
-
-    Others as they are. Raises OptionError for a model that remembers in a way of its own.
-    """
-    free = without_memory(model)
-    if stated(free).remembers:
-        name = getattr(model, "name", type(model).__name__)
-        raise OptionError(f"{name} remembers, and how to make a copy that does not is unknown. Give the model without its memory")
-    return free
-
-
-def without_memory(model: Any) -> Any:
-    """`forgetting`, layer by layer; the same object where nothing was taken off."""
-    if isinstance(model, Memory):
-        return without_memory(model.model)
-    if isinstance(model, Through):
-        inner = without_memory(model.model)
-        return model if inner is model.model else Through(inner, model.channel, seed=model.seed, sample_rate=model.sample_rate)
-    if isinstance(model, Wrapped):
-        inner = without_memory(model.model)
-        return model if inner is model.model else replace(model, model=inner)  # type: ignore[type-var]
-    if isinstance(model, Classifier | Recogniser):
-        inner = without_memory(model.net)
-        return model if inner is model.net else inner if hears(inner) else replace(model, net=inner)
-    return model
-
-
 @final
-class Memory(nn.Module):
+class Memory(Layer):
     """A classifier, or a recogniser's net, that remembers.
 
     `likeness` says when an input has been seen before, byte for byte where nothing is said; `on_repeat` what is answered then.
@@ -120,14 +88,12 @@ class Memory(nn.Module):
         answers: int | Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         if on_repeat not in ("abstain", "any", "other"):
             raise OptionError(f"on_repeat {on_repeat!r}: unknown. Use abstain, any or other")
-        self.model = model
         inner = getattr(model, "net", None)
         self.net = inner if isinstance(inner, nn.Module) else None  # registered here too: its mode and parameters are this model's
         self.name = f"{getattr(model, 'name', 'the model')} with a memory"
-        self.access = getattr(model, "access", Access.GRADIENTS)
         self.statement = Statement(stated(model).backward, stated(model).random or on_repeat != "abstain", True, stated(model).detects)
         self.likeness: Likeness = Exact() if likeness is None else likeness
         self.on_repeat, self.seed = on_repeat, seed
@@ -158,11 +124,6 @@ class Memory(nn.Module):
             [own if answer is None else self.scores(own, answer) for own, answer in zip(outputs.detach(), met, strict=True)]
         )
         return carrying_all(torch.where(repeats(met, outputs), given, outputs), suspicions(outputs))
-
-    def undetected(self) -> Goal:
-        """The goal of passing every detector of the model."""
-        goal: Goal = getattr(self.model, "undetected", Undetected)()
-        return goal
 
     def first(self, outputs: Any) -> list[int | None]:
         """The answer that each input gets if it is new, by its number; None for a transcript that is none of the phrases."""

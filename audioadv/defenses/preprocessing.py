@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from audioadv.audio.roomsets import Role
 from audioadv.defenses.denoiser import Purify
 from audioadv.defenses.statement import Statement, joined, stated
+from audioadv.defenses.wrapped import Layer
 from audioadv.errors import UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser, hears
@@ -29,14 +30,12 @@ from audioadv.models.rest import module_of
 from audioadv.threat.channels.channel import Channel, parts
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import as_channel, check_kind
-from audioadv.threat.goals import Goal
-from audioadv.threat.undetected import Undetected
 
 Kind = TypeVar("Kind", bound=Callable[..., Any])
 
 
 @final
-class Through(nn.Module):
+class Through(Layer):
     """A model behind a channel that the defender owns. `defend` makes one and keeps the kind of model that was given.
 
     Each row of each forward gets a draw of its own: the n-th row that was ever asked about gets the n-th. So a random channel
@@ -47,9 +46,9 @@ class Through(nn.Module):
     """
 
     def __init__(self, model: Callable[..., Any], channel: Channel, *, seed: int = 0, sample_rate: int | None = None) -> None:
-        super().__init__()
-        self.model, self.channel, self.seed, self.asked = model, channel, seed, 0
-        self.sample_rate = sample_rate or getattr(model, "sample_rate", None) or 16000
+        super().__init__(model)
+        self.channel, self.seed, self.asked = channel, seed, 0
+        self.sample_rate: int = sample_rate or self.sample_rate or 16000
         held = [None if isinstance(model, nn.Module) else module_of(model), *(getattr(part, "module", None) for part in parts(channel))]
         self.held = nn.ModuleList([part for part in held if isinstance(part, nn.Module)])  # what attacks are to leave as it was
 
@@ -63,10 +62,9 @@ class Through(nn.Module):
         purifiers = [stated(part.module) for part in parts(self.channel) if isinstance(part, Purify)]
         return joined([Statement(self.channel.backward, random=self.channel.random), *purifiers, stated(self.model)])
 
-    def undetected(self) -> Goal:
-        """The goal of passing every detector of the model."""
-        goal: Goal = getattr(self.model, "undetected", Undetected)()
-        return goal
+    def around(self, model: Callable[..., Any]) -> "Through":
+        """The same channel before another model, from the first draw."""
+        return Through(model, self.channel, seed=self.seed, sample_rate=self.sample_rate)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
         """Shapes: as the model's. Raises UnusableBatch for a channel that changes shapes or lengths without saying so."""
@@ -133,16 +131,3 @@ def outermost(model: Callable[..., Any]) -> Through | None:
     else comes before it, such as a normalisation or the noise of smoothing."""
     net = model.net if isinstance(model, Recogniser) or (isinstance(model, Classifier) and not (model.mean or model.std)) else model
     return net if isinstance(net, Through) else None
-
-
-def undefended(model: Callable[..., Any]) -> Callable[..., Any]:
-    """What an attacker attacks who does not know of the defense: the model without its channel; any other as it is.
-
-    >>> net = nn.Flatten()
-    >>> undefended(defend(net, "depth:1")) is net
-    True
-    """
-    if isinstance(model, Classifier) and isinstance(model.net, Through) and outermost(model) is None:
-        return replace(model, net=model.net.model)  # what was normalised still is
-    layer = outermost(model)
-    return model if layer is None else layer.model

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import stated
+from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError
-from audioadv.models.access import Access
 from audioadv.models.recogniser import Emissions, Recogniser, hears
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.keys import Key
-from audioadv.threat.goals import Goal
-from audioadv.threat.undetected import Undetected
 
 
 @overload
@@ -44,7 +42,7 @@ def sampled(model: Any, **options: Any) -> Any:
 
 
 @final
-class Sampled(nn.Module):
+class Sampled(Layer):
     """A classifier, or a recogniser's net, whose answers are drawn from softmax(scores / temperature).
 
     The n-th row that it is ever asked about gets the n-th draw. Detectors of the model speak of the input, as ever.
@@ -52,16 +50,15 @@ class Sampled(nn.Module):
     """
 
     def __init__(self, model: Callable[..., Any], *, temperature: float = 1.0, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__(model)
         if not temperature > 0:
             raise OptionError(
                 f"temperature {temperature:g}: answers are drawn at one above 0; 1 leaves the model's probabilities as they are"
             )
-        self.model, self.temperature, self.seed, self.asked = model, temperature, seed, 0
+        self.temperature, self.seed, self.asked = temperature, seed, 0
         inner = getattr(model, "net", None)
         self.net = inner if isinstance(inner, nn.Module) else None  # registered here too: its mode and parameters are this model's
         self.name = f"{getattr(model, 'name', 'the model')}, sampled"
-        self.access = getattr(model, "access", Access.GRADIENTS)
         self.statement = replace(stated(model), random=True)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
@@ -71,10 +68,9 @@ class Sampled(nn.Module):
             return replace(outputs, log_probs=self.drawn(outputs.log_probs), voted=None)
         return carrying_all(self.drawn(outputs), suspicions(outputs))
 
-    def undetected(self) -> Goal:
-        """The goal of passing every detector of the model."""
-        goal: Goal = getattr(self.model, "undetected", Undetected)()
-        return goal
+    def around(self, model: Callable[..., Any]) -> "Sampled":
+        """The same around another model, from the first draw."""
+        return Sampled(model, temperature=self.temperature, seed=self.seed)
 
     def drawn(self, scores: Tensor) -> Tensor:
         """Scores whose greatest is a draw. Shapes: [batch, *, answers] -> the same."""

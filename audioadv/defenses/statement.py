@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, final
 from torch import nn
 
 from audioadv.models.bpda import BPDA
+from audioadv.models.rest import made_from
 
 Backward = Literal["exact", "BPDA", "none"]
 KINDS: Final[tuple[Backward, ...]] = ("exact", "BPDA", "none")
@@ -65,7 +66,5 @@ def stated(model: Any) -> Statement:
         return statement
     if isinstance(model, BPDA):
         return Statement("BPDA")
-    if isinstance(model, nn.Module):
-        return joined(stated(part) for part in model.children())
-    net = getattr(model, "net", None)
-    return Statement() if net is None else stated(net)
+    children = list(model.children()) if isinstance(model, nn.Module) else []
+    return joined(stated(part) for part in [*children, *(part for part in made_from(model) if part not in children)])

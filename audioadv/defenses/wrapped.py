@@ -4,11 +4,29 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from audioadv.defenses.statement import Statement, stated
-from audioadv.models.access import Access
+from audioadv.models.access import Access, granted
 from audioadv.models.classifier import granting
+from audioadv.models.rest import at_rest
+from audioadv.threat.goals import Goal
+from audioadv.threat.undetected import Undetected
+
+
+class Layer(nn.Module):
+    """A module around a `model`, which need not be one: access, sample rate and detectors are the model's own."""
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.access = model, granted(model)
+        self.sample_rate: int | None = getattr(model, "sample_rate", None)
+
+    def undetected(self) -> Goal:
+        """The goal of passing every detector of the model."""
+        goal: Goal = getattr(self.model, "undetected", Undetected)()
+        return goal
 
 
 class Wrapped:
@@ -28,7 +46,21 @@ class Wrapped:
 
     def granting(self, access: Access) -> Any:
         """The same, seen by an attacker with this much access."""
-        return replace(self, model=granting(self.model, access))  # type: ignore[type-var]
+        return self.around(granting(self.model, access))
+
+    def around(self, model: Callable[..., Any]) -> Any:
+        """The same around another model."""
+        return replace(self, model=model)  # type: ignore[type-var]
+
+    @torch.no_grad()
+    def refuses(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Whether any detector refuses each input, by what this model says of it; not the one inside.
+
+        Shapes: inputs [batch, *], lengths [batch] -> bool [batch]. Raises OptionError where there is no detector.
+        """
+        with at_rest(self):
+            outputs = self(inputs) if lengths is None else self(inputs, lengths)  # type: ignore[operator]
+        return ~Undetected().reached(outputs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "model" or name.startswith("__"):  # not there yet, or asked for by Python itself

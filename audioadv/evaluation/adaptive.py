@@ -29,7 +29,8 @@ from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
 from audioadv.attacks.survivors import Attack
-from audioadv.defenses.preprocessing import outermost, undefended
+from audioadv.defenses.layers import undefended
+from audioadv.defenses.preprocessing import outermost
 from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.access import Access, granted

@@ -69,8 +69,8 @@ def refuse_memory(model: Callable[..., Any], statement: Statement) -> None:
     """Raises OptionError for a model that remembers: each find is asked twice, by the attack and by the judge, who would be refused."""
     if statement.remembers:
         raise OptionError(
-            f"{getattr(model, 'name', type(model).__name__)} states '{statement}': what it answers depends on what it was asked before, and "
-            "a rate of inputs that are met once says nothing of that. Play the game of many rounds: audioadv.evaluation.games.play"
+            f"{getattr(model, 'name', type(model).__name__)} states '{statement}': what it answers depends on what it was asked before, "
+            "and a rate of inputs that are met once says nothing of that. Play the game of many rounds: audioadv.evaluation.games.play"
         )
 
 

@@ -24,7 +24,7 @@ from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import at_rest
-from audioadv.models.suspicion import carrying, suspicions
+from audioadv.models.suspicion import carrying
 from audioadv.threat.undetected import Undetected
 
 BATCH = 256
@@ -88,12 +88,6 @@ class Detected(Wrapped):
         """Shapes: inputs [batch, *], lengths [batch] in samples -> as the model's."""
         seen = look(self.model, self.detector.sense.layers, inputs, lengths)
         return carrying(seen.outputs, self.detector, self.detector(seen))
-
-    @torch.no_grad()
-    def refuses(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Whether any detector refuses each input. Shapes: inputs [batch, *], lengths [batch] -> bool [batch]."""
-        with at_rest(self):
-            return torch.stack(list(suspicions(self(inputs, lengths)).values())).amax(0) > 0
 
     @property
     def statement(self) -> Statement:

@@ -25,7 +25,7 @@ from torch import Tensor
 from audioadv.attacks.objective import objective
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.union import worst_member
-from audioadv.defenses.memory import forgetting
+from audioadv.defenses.layers import forgetting
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy, title
