@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ from audioadv.audio.ragged import pad
 from audioadv.defenses import Confidence, Detected, Exact, Heard, Near, SmoothedRecogniser, fit, forgetting, remembering, sampled, stated
 from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch, UnusableMemory, UnusableTarget, UnwritableOutput
-from audioadv.models.abstention import abstained
-from audioadv.models.recogniser import Emissions
+from audioadv.models.abstention import abstained, nothing_like
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.channels import Key, parse_channel
@@ -65,6 +66,70 @@ def test_an_abstention_reaches_no_goal() -> None:
     assert abstained(refused).all()
     assert refused.transcripts() == [""]
     assert not any(goal.reached(refused).any() for goal in (Mistranscribe("a b c"), Silence(), Transcribe(heard.transcripts())))
+
+
+def test_an_abstention_is_one_in_any_company() -> None:
+    """A clip's padding says nothing, and a clip of no frames hears nothing."""
+    letters = torch.tensor([0.0, -9.0, -9.0]).expand(2, 4, 3).log_softmax(2).clone()
+    letters[1, :2] = nothing_like(letters[1, :2], blank=0)
+    both = Emissions(letters, torch.tensor([4, 2]), ("", "a", " "))
+    for outputs in (both, replace(both, voted=("", ""))):
+        assert abstained(outputs).tolist() == [False, True]
+        assert Silence().reached(outputs).tolist() == [True, False]
+        assert Mistranscribe("a").reached(outputs).tolist() == [True, False]
+    half = nothing_like(letters[:1], blank=0)
+    half[0, 1] = letters[0, 1]
+    assert not abstained(Emissions(half, torch.tensor([4]), ("", "a", " "))).any()
+    empty = Emissions(letters[:1], torch.tensor([0]), ("", "a", " "))
+    assert not abstained(empty).any()
+    assert Silence().reached(empty).all()
+
+    def short(sounds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return letters[:1].expand(len(sounds), -1, -1), 0 * lengths
+
+    memory = remembering(Recogniser(short, RATE, ("", "a", " ")))
+    sound, length = uniform(1, 800), torch.tensor([800])
+    assert [bool(abstained(memory(sound, length))) for _ in range(2)] == [False, True]
+
+
+def test_nothing_is_drawn_where_there_is_no_answer() -> None:
+    scores = torch.tensor([[0.2, 0.7, 0.1], [torch.nan] * 3])
+    assert abstained(sampled(nn.Identity())(scores)).tolist() == [False, True]
+    letters = nothing_like(torch.zeros(1, 3, 3), blank=2)
+    voice = sampled(Recogniser(lambda sounds, lengths: (letters, lengths), RATE, ("a", "b", "")))
+    heard = voice(torch.zeros(1, 3), torch.tensor([3]))
+    assert abstained(heard).all()
+    assert heard.transcripts() == [""]
+
+
+def test_what_is_drawn_is_still_a_distribution() -> None:
+    drawn = sampled(linear_recogniser())(uniform(2, 3200) - 0.5, torch.tensor([3200, 1600]))
+    torch.testing.assert_close(drawn.log_probs.exp().sum(2), torch.ones(2, 10))
+
+
+def test_near_finds_the_nearest() -> None:
+    near, seen = remembering(nn.Flatten(), Near(L2(1.0))), torch.tensor([0.0, 1.5]).reshape(2, 1, 1, 1)
+    assert not abstained(near(seen)).any()
+    assert [near.likeness.find(near.store, torch.full((1, 1, 1), at)) for at in (0.6, 0.9, 0.0, 1.5, 2.6)] == [1, 2, 1, 2, None]
+
+
+@pytest.mark.parametrize("first", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_another_type_is_no_way_past_a_near_memory(first: torch.dtype, tmp_path: Path) -> None:
+    x = (uniform(3, 1, 4, 4) * 255).round() / 256  # exact in all of them
+    near = remembering(nn.Flatten(), Near(L2(1e-3)), path=tmp_path / "near.db")
+    assert not abstained(near(x.to(first)).float()).any()
+    again = remembering(nn.Flatten(), Near(L2(1e-3)), path=tmp_path / "near.db")
+    for model in (near, again):
+        for other in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            assert abstained(model(x.to(other))).all()
+    assert not abstained(near(x.double() + 1e-2)).any()
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16, torch.int16], ids=str)
+def test_a_sound_is_heard_again_in_any_type(kind: torch.dtype) -> None:
+    memory, sound = remembering(lambda sounds: sounds[:, :3].float(), Heard(RATE)), clip("phone")[None]
+    assert not abstained(memory(sound)).any()
+    assert abstained(memory((sound * 32767).to(kind) if kind is torch.int16 else sound.to(kind))).all()
 
 
 def test_new_inputs_are_answered_as_without_a_memory() -> None:
@@ -110,7 +175,8 @@ def test_exact_is_exact_and_near_is_within_the_bound() -> None:
         near = remembering(nn.Flatten(), Near(bound))
         tries = torch.cat([x, x + 0.99 * radius * direction, x + 1.01 * radius * direction, x + 1.99 * radius * direction])
         assert abstained(near(tries)).tolist() == [False, True, False, True]  # the last is near the third
-        assert not abstained(near(x.double())).any()
+        for other in (torch.float64, torch.bfloat16):  # 16 bits round by less than the radius
+            assert abstained(near(x.to(other))).all()
         assert not abstained(near(x[..., :3])).any()
 
 

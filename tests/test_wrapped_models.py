@@ -37,8 +37,8 @@ from audioadv.evaluation.fidelity import carried, fidelity
 from audioadv.evaluation.games.game import ready
 from audioadv.evaluation.run.run_file import fingerprint_of
 from audioadv.models.abstention import abstained
-from audioadv.models.recogniser import Recogniser, hear
 from audioadv.models.access import granted
+from audioadv.models.recogniser import Recogniser, hear
 from audioadv.models.rest import at_rest, module_of, modules_of
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.bounds import Linf

@@ -72,7 +72,8 @@ class Exact:
 @final
 @dataclass(frozen=True)
 class Near:
-    """Within `bound` of one that was seen. Inputs of other shapes are others. What is kept are the inputs themselves.
+    """Within `bound` of one that was seen, whatever type the numbers are of. Inputs of other shapes are others. What is kept are the
+    inputs themselves.
 
     Raises OptionError for a bound without a radius, or one whose changes cannot be read from inputs, UnusableBatch for an input that is
     not all finite: it is near nothing.
@@ -87,10 +88,10 @@ class Near:
     def find(self, store: Store, example: Tensor) -> int | None:
         if not finite(example):
             raise UnusableBatch("an input is not all finite numbers, and near nothing. Leave it out, or mend it: inputs.nan_to_num()")
-        numbers, seen = remembered(store).get(form(example), (list[int](), None))
+        numbers, seen = remembered(store).get(tuple(example.shape), (list[int](), None))
         if seen is None:
             return None
-        wide = torch.promote_types(seen.dtype, torch.float32)  # distances of inputs of 16 bits have more
+        wide = torch.promote_types(torch.promote_types(seen.dtype, example.dtype), torch.float32)  # distances of 16 bits have more
         others = seen[: len(numbers)].to(wide)
         region = self.bound.around(others, box=None)
         gauge = region.gauge(example.detach().cpu().to(wide).expand_as(others))
@@ -115,23 +116,25 @@ def form(example: Tensor) -> bytes:
 
 
 @torch.inference_mode(False)  # what is kept is written to again, in whatever mode that may be
-def remembered(store: Store) -> dict[bytes, tuple[list[int], Tensor]]:
-    """Every input that the store holds, by its form, in tensors with room to grow; what was read before is not read again.
+def remembered(store: Store) -> dict[tuple[int, ...], tuple[list[int], Tensor]]:
+    """Every input that the store holds, by its shape, in tensors with room to grow, of a type that holds all their numbers; what was
+    read before is not read again.
 
     One that is not finite, as earlier versions let in, is passed over: it would make all others unusable.
     """
     held, upto = store.read
     for number, key in store.database.execute("SELECT id, key FROM seen WHERE id > ?", (upto,)):
         head, _, content = key.partition(b"\n")
-        dtype, *shape = head.decode().split()
-        example = torch.frombuffer(bytearray(content), dtype=getattr(torch, dtype)).reshape([int(size) for size in shape])
+        dtype, *sizes = head.decode().split()
+        shape = tuple(map(int, sizes))
+        example = torch.frombuffer(bytearray(content), dtype=getattr(torch, dtype)).reshape(shape)
         upto = number
         if not finite(example):
             continue
-        numbers, seen = held.setdefault(head + b"\n", (list[int](), example.new_empty(1, *example.shape)))
-        if len(numbers) == len(seen):
-            seen = torch.cat([seen, torch.empty_like(seen)])
-            held[head + b"\n"] = numbers, seen
+        numbers, seen = held.get(shape, (list[int](), example.new_empty(1, *shape)))
+        seen = seen.to(torch.promote_types(seen.dtype, example.dtype))
+        seen = torch.cat([seen, torch.empty_like(seen)]) if len(numbers) == len(seen) else seen
+        held[shape] = numbers, seen
         seen[len(numbers)] = example
         numbers.append(number)
     store.read = held, upto
@@ -196,7 +199,8 @@ class Heard:
         """The landmarks of one sound. Raises UnusableBatch for what is no sound."""
         if example.ndim != 1:
             raise UnusableBatch(f"an input of shape {tuple(example.shape)}: a fingerprint is a sound's, [time]. For images use near:l2:2")
-        return sorted({(number, start) for number, start in landmarks(example.detach().cpu(), self.sample_rate).tolist()})
+        sound = example.detach().cpu().to(torch.promote_types(example.dtype, torch.float32))  # spectra know no 16 bits
+        return sorted({(number, start) for number, start in landmarks(sound, self.sample_rate).tolist()})
 
     def __str__(self) -> str:
         return f"fingerprint:{self.share:g}@{self.sample_rate}"

@@ -161,7 +161,7 @@ class Memory(Layer):
 
     def heard(self, outputs: Emissions, met: list[int | None]) -> Emissions:
         """What is heard, with repeats answered; where there was a vote, it stands for new inputs."""
-        needed = [0 if answer is None or answer == ABSTAIN else len(self.frames[answer]) for answer in met]
+        needed = [0 if answer is None else 1 if answer == ABSTAIN else len(self.frames[answer]) for answer in met]
         frames = torch.maximum(outputs.frames, outputs.frames.new_tensor(needed))
         blank = outputs.vocabulary.index("")
         log_probs = F.pad(outputs.log_probs, (0, 0, 0, max(0, max(needed) - outputs.log_probs.shape[1])))

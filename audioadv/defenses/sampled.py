@@ -73,7 +73,7 @@ class Sampled(Layer):
         return Sampled(model, temperature=self.temperature, seed=self.seed)
 
     def drawn(self, scores: Tensor) -> Tensor:
-        """Scores whose greatest is a draw. Shapes: [batch, *, answers] -> the same."""
+        """Log-probabilities whose greatest is a draw; where there is no number there is none. Shapes: [batch, *, answers] -> the same."""
         if not scores.is_floating_point():
             raise OptionError(f"{self.name}: decisions have no distribution to draw from. Give a model that gives scores")
         uniform = torch.empty(scores.shape, dtype=torch.float64)
@@ -81,4 +81,5 @@ class Sampled(Layer):
             torch.rand(row.shape, generator=Key(self.seed, 0, self.asked).generator(), out=row)
             self.asked += 1
         gumbel = -(-uniform.clamp_min(1e-300).log()).log()
-        return (scores / self.temperature).log_softmax(-1) + gumbel.to(scores)
+        drawn = (scores / self.temperature + gumbel.to(scores)).log_softmax(-1)
+        return torch.where(scores.isnan().any(-1, keepdim=True), scores, drawn)

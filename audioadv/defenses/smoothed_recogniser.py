@@ -6,7 +6,6 @@
 Sources: Olivier and Raj 2021, "Sequential randomized smoothing for adversarially robust speech recognition"; the vote, `rover.py`.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from audioadv.defenses.rover import rover
-from audioadv.defenses.smoothing import ATTACK, averaged, check_noise, each_example, joined, noise_blocks
+from audioadv.defenses.smoothing import ATTACK, averaged, check_noise, content, each_example, joined, log_mean, noise_blocks
 from audioadv.defenses.wrapped import Wrapped
+from audioadv.models.abstention import abstained, nothing_like
 from audioadv.models.recogniser import Emissions, Recogniser, hear
-from audioadv.threat.channels.keys import Key, fingerprint
+from audioadv.threat.channels.keys import Key
 
 
 @final
@@ -28,7 +28,7 @@ class SmoothedRecogniser(Wrapped):
     Its outputs are the letters' mean probabilities frame by frame, which have gradients, with the transcript that was voted:
     goals go down the one and are judged by the other. Draws are keyed by seed and by the clip's content: the same clip is
     always heard the same, and an attack meets new draws at each step (EOT). Nothing is certified, since words are no classes.
-    Where the recogniser has detectors, their word is the mean over the draws.
+    Where the recogniser has detectors, their word is the mean over the draws. Draws from which it abstains have no vote.
     Raises OptionError for a sigma that is not above 0.
     """
 
@@ -53,12 +53,15 @@ class SmoothedRecogniser(Wrapped):
 
     def heard(self, clip: Tensor, own: Tensor) -> Emissions:
         """One clip without padding. Shapes: clip [1, time], own [1]."""
-        key = Key(self.seed, fingerprint(clip), ATTACK)
+        key = Key(self.seed, content(clip), ATTACK)
         draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, self.sigma, self.draws, key)]
-        log_probs = torch.cat([draw.log_probs for draw in draws]).logsumexp(0, keepdim=True) - math.log(self.draws)
+        log_probs, absent = torch.cat([draw.log_probs for draw in draws]), torch.cat([abstained(draw) for draw in draws])
         texts = [text for draw in draws for text in draw.transcripts()]
+        votes = [text for text, gone in zip(texts, absent.tolist(), strict=True) if not gone]
+        blank = self.model.vocabulary.index("")
+        mean = log_mean(log_probs, absent)[None] if votes else nothing_like(log_probs[:1], blank)
         suspicions = averaged(draw.suspicions for draw in draws)
-        return replace(draws[0], log_probs=log_probs, frames=draws[0].frames[:1], suspicions=suspicions, voted=(rover(texts),))
+        return replace(draws[0], log_probs=mean, frames=draws[0].frames[:1], suspicions=suspicions, voted=(rover(votes or [""]),))
 
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
         """What the draws voted for. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.abstention import ABSTAIN, decided
+from audioadv.models.abstention import ABSTAIN, abstained, decided
 from audioadv.models.rest import at_rest
 from audioadv.models.suspicion import carrying, suspicions
 from audioadv.threat.channels.keys import Key, fingerprint
@@ -45,7 +45,7 @@ SELECT, ESTIMATE, ATTACK, SELECT_ON = range(4)  # what draws are for: never the 
 
 @final
 class Certificates(NamedTuple):
-    """One for each example. Shapes [batch]: classes int64 (-1: abstained), radii (L2; 0 where abstained), counts int64 (of its class)."""
+    """One for each example. Shapes [batch]: classes int64 (-1: abstained), radii (float64, L2; 0 where abstained), counts int64 (of its class)."""
 
     classes: Tensor
     radii: Tensor
@@ -62,7 +62,7 @@ class Smoothed(Wrapped):
     """A classifier under noise of `sigma` (in the inputs' unit), of images or of sounds, whose padding stays zero.
 
     `predict` and `certify` count classes. Called as a model, it gives the log of the mean probability over `draws`, which has
-    gradients: what an adaptive attacker takes. Draws are keyed by seed and by the input's content: the same input always gets
+    gradients: what an adaptive attacker takes. Draws from which the model abstains count for no class, here as there. Draws are keyed by seed and by the input's content: the same input always gets
     the same answer, whatever its neighbours, and an attack meets new draws at each step (EOT). Where the model has
     detectors, their word is the mean over the draws; counts know nothing of them.
 
@@ -90,7 +90,8 @@ class Smoothed(Wrapped):
         rows, words = list[Tensor](), list[Mapping[object, Tensor]]()
         for example, own in each_example(inputs, lengths):
             blocks = [self.answer(example + noise, own) for noise in self.noise(example)]
-            rows.append(torch.cat(blocks).log_softmax(1).logsumexp(0) - math.log(self.draws))
+            scores = torch.cat(blocks)
+            rows.append(log_mean(scores.masked_fill(abstained(scores)[:, None], 0.0).log_softmax(1), abstained(scores)))
             words.append(averaged(map(suspicions, blocks)))
         return carrying_all(torch.stack(rows), joined(words))
 
@@ -121,7 +122,7 @@ class Smoothed(Wrapped):
         counts = self.counts(inputs, lengths, draws, ESTIMATE).gather(1, classes[:, None])[:, 0]
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
         sure = (least > 0.5).to(classes.device)
-        radii = torch.where(sure, self.sigma * torch.tensor(ndtri(least.numpy())).to(inputs), 0.0)
+        radii = torch.where(sure, self.sigma * torch.tensor(ndtri(least.numpy())).to(inputs.device), 0.0)  # float64: none is rounded up
         return Certificates(torch.where(sure, classes, ABSTAIN), radii, counts)
 
     def likeliest(self, inputs: Tensor, lengths: Tensor | None, draws: int) -> Tensor:
@@ -144,7 +145,7 @@ class Smoothed(Wrapped):
         """
         examples, found = list(each_example(inputs, lengths)), [torch.zeros((), dtype=torch.int64, device=inputs.device)] * len(inputs)
         with torch.inference_mode(), at_rest(self.model):
-            signs = [flips(example, Key(self.seed, fingerprint(example), purpose)) for example, _ in examples]
+            signs = [flips(example, Key(self.seed, content(example), purpose)) for example, _ in examples]
             for shape in dict.fromkeys(example.shape for example, _ in examples):
                 alike = [i for i, (example, _) in enumerate(examples) if example.shape == shape]
                 for noise in noise_blocks(examples[alike[0]][0], self.sigma, draws, Key(self.seed, 0, purpose)):
@@ -165,7 +166,7 @@ class Smoothed(Wrapped):
 
     def noise(self, example: Tensor) -> Iterator[Tensor]:
         """What an attacker meets: noise of this input alone, a block at a time. Shapes: example [1, *] -> [some, *]."""
-        return noise_blocks(example, self.sigma, self.draws, Key(self.seed, fingerprint(example), ATTACK))
+        return noise_blocks(example, self.sigma, self.draws, Key(self.seed, content(example), ATTACK))
 
 
 def check_noise(sigma: float, draws: int) -> None:
@@ -198,8 +199,20 @@ def joined(parts: Iterable[Mapping[object, Tensor]]) -> dict[object, Tensor]:
 
 
 def averaged(draws: Iterable[Mapping[object, Tensor]]) -> dict[object, Tensor]:
-    """What each detector says of one example, from blocks of its draws. Shapes: [some] each -> [1]."""
-    return {detector: word.mean(0, keepdim=True) for detector, word in joined(draws).items()}
+    """What each detector says of one example, from blocks of its draws; those of which it says nothing are left out.
+
+    Shapes: [some] each -> [1].
+    """
+    return {detector: word.nanmean(0, keepdim=True) for detector, word in joined(draws).items()}
+
+
+def log_mean(log_probs: Tensor, absent: Tensor) -> Tensor:
+    """The log of the mean probability over the draws that are not absent; not a number where all are.
+
+    Shapes: log_probs [draws, *], absent bool [draws] -> [*].
+    """
+    here = log_probs.masked_fill(absent.reshape(-1, *[1] * (log_probs.ndim - 1)), -torch.inf)
+    return here.logsumexp(0) - (~absent).sum().to(here).log()
 
 
 def carrying_all(outputs: Tensor, words: Mapping[object, Tensor]) -> Tensor:
@@ -207,8 +220,18 @@ def carrying_all(outputs: Tensor, words: Mapping[object, Tensor]) -> Tensor:
     return reduce(lambda held, word: carrying(held, *word), words.items(), outputs)
 
 
+def content(example: Tensor) -> int:
+    """A number for its content; NumPy, which counts it, knows no bfloat16. Shapes: [1, *]."""
+    return fingerprint(example.detach().view(torch.int16) if example.dtype is torch.bfloat16 else example)
+
+
 def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterator[Tensor]:
-    """The first `draws` of the noise that belongs to this key, a block at a time. Shapes: example [1, *] -> [some, *]."""
+    """The first `draws` of the noise that belongs to this key, a block at a time. Shapes: example [1, *] -> [some, *].
+
+    Raises UnusableBatch for integers.
+    """
+    if not example.is_floating_point():
+        raise UnusableBatch(f"inputs of {example.dtype}: noise is added to floating-point numbers. Give such, for example inputs / 255")
     device = example.device
     generator = torch.Generator(device).manual_seed(key.generator().initial_seed())
     block = max(1, min(BLOCK, NEAR // example.numel())) if device.type == "cpu" else BLOCK_ON_CUDA

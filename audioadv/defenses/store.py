@@ -35,7 +35,7 @@ class Store:
 
     def __init__(self, spec: str, path: str | Path | None = None) -> None:
         self.name = "memory" if path is None else str(path)
-        self.read: tuple[dict[bytes, Any], int] = {}, 0  # what a likeness has read already, and up to which row
+        self.read: tuple[dict[Any, Any], int] = {}, 0  # what a likeness has read already, and up to which row
         self.lock, self.closed = RLock(), False
         place = ":memory:" if path is None else path
         try:

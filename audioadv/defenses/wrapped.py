@@ -58,8 +58,9 @@ class Wrapped:
 
         Shapes: inputs [batch, *], lengths [batch] -> bool [batch]. Raises OptionError where there is no detector.
         """
-        with at_rest(self):
-            outputs = self(inputs) if lengths is None else self(inputs, lengths)  # type: ignore[operator]
+        own: Any = self
+        with at_rest(own):
+            outputs = own(inputs) if lengths is None else own(inputs, lengths)
         return ~Undetected().reached(outputs)
 
     def __getattr__(self, name: str) -> Any:

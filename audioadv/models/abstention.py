@@ -3,7 +3,8 @@
 outputs                            abstaining
 scores [batch, classes]            a row of NaN
 decisions, int64 [batch]           -1
-Emissions                          the blank's column NaN, all others -inf: the transcript is empty, but silence is not heard
+Emissions                          in each of its own frames (one at least) the blank's column NaN, all others -inf: the transcript is
+                                   empty, but silence is not heard
 
 No goal is reached by an abstention: it is neither the phrase that was wanted nor a word misheard.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audioadv.audio.ragged import inside
 from audioadv.errors import UnusableBatch
 from audioadv.models.recogniser import Emissions
 
@@ -27,7 +29,8 @@ def abstained(outputs: Any) -> Tensor:
     tensor([False,  True])
     """
     if isinstance(outputs, Emissions):
-        return outputs.log_probs.isnan().any(2).all(1)
+        silent = outputs.log_probs.isnan().any(2) | ~inside(outputs.frames, outputs.log_probs.shape[1])  # padding says nothing either way
+        return silent.all(1) & (outputs.frames > 0)
     return outputs.isnan().all(1) if outputs.is_floating_point() else outputs < 0
 
 
