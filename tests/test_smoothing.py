@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from recognisers import linear as recogniser
+from scipy.special import ndtri
 from scipy.stats import beta, binomtest
 from torch import Tensor, nn
 
@@ -14,8 +15,9 @@ from audioadv.defenses import Smoothed, SmoothedRecogniser, rover, stated
 from audioadv.defenses.smoothing import coin_p_value, lower_bound
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.certified import certified_curve
-from audioadv.models.abstention import ABSTAIN
+from audioadv.models.abstention import ABSTAIN, abstained, nothing_like
 from audioadv.models.access import Access
+from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import L2, Linf
 from audioadv.threat.goals import Silence, Transcribe
 from audioadv.threat.labels import Misclassify
@@ -102,6 +104,58 @@ def test_inputs_share_the_sizes_of_noise_but_not_its_signs() -> None:
     seen.clear()
     smoothed.counts(inputs, None, 100, 1)
     assert not torch.allclose(torch.cat(seen)[:100].abs(), one.abs()), "for another purpose they are others"
+
+
+def test_what_bounds_the_likelihood_did_not_choose_the_class() -> None:
+    seen, inputs = list[Tensor](), torch.randn(1, 6, generator=torch.Generator().manual_seed(0))
+    smoothed = Smoothed(lambda noisy: (seen.append(noisy.clone()), noisy[:, :2])[1], SIGMA)
+    smoothed.certify(inputs, select=100, draws=100)
+    *chosen, bound = seen
+    assert not any((bound == draw).all(1).any() for draw in torch.cat(chosen))
+
+
+def test_draws_without_an_answer_are_left_out() -> None:
+    """A model that abstains where the noise lowers the first number: the others are averaged, and none are none."""
+
+    def net(noisy: Tensor) -> Tensor:
+        return torch.where(noisy[:, :1] > 0, noisy[:, 1:3], torch.nan)
+
+    inputs = torch.tensor([[0.0, 1.0, 2.0], [99.0, 1.0, 2.0], [-99.0, 1.0, 2.0]]).requires_grad_()
+    smoothed = Smoothed(net, SIGMA, draws=64)
+    outputs = smoothed(inputs)
+    assert abstained(outputs).tolist() == [False, False, True]
+    torch.testing.assert_close(outputs[:2].exp().sum(1), torch.ones(2))
+    (noise,) = smoothed.noise(inputs[:1].detach())
+    left = (inputs[:1].detach() + noise)[noise[:, 0] > 0]
+    torch.testing.assert_close(outputs[0].exp(), left[:, 1:3].softmax(1).mean(0))
+    slope = torch.autograd.grad(outputs[:2, 0].sum(), inputs)[0]
+    assert slope[:2].isfinite().all()
+    assert smoothed.predict(inputs.detach()).tolist() == [1, 1, ABSTAIN]
+
+    def voice(sounds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs, frames = recogniser().net(sounds, lengths)
+        return torch.where(sounds[:, :1, None] > 0, log_probs, nothing_like(log_probs, blank=0)), frames
+
+    sounds, lengths = 0.1 * torch.randn(3, 1600, generator=torch.Generator().manual_seed(0)), torch.full((3,), 1600)
+    sounds[:, 0] = torch.tensor([0.0, 9.0, -9.0])
+    heard = SmoothedRecogniser(Recogniser(voice, 16000), 1e-3, draws=8)(sounds, lengths)
+    assert abstained(heard).tolist() == [False, False, True]
+    torch.testing.assert_close(heard.log_probs[:2].exp().sum(2), torch.ones(2, 5))
+    assert heard.transcripts() == [*recogniser().transcribe(sounds[:2], lengths[:2]), ""]
+
+
+def test_types_of_numbers() -> None:
+    net, x = nn.Linear(6, 2), torch.rand(2, 6)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        smoothed = Smoothed(net.to(kind), SIGMA)
+        found = smoothed.certify(x.to(kind), draws=200)
+        assert found.radii.dtype is torch.float64
+        assert (found.radii <= SIGMA * torch.tensor(ndtri(lower_bound(found.counts.numpy(), 200, 0.001))).clamp_min(0)).all()
+        assert smoothed(x.to(kind)).dtype is kind
+    for kind in (torch.uint8, torch.int64):
+        for ask in (Smoothed(net, SIGMA).certify, Smoothed(net, SIGMA)):
+            with pytest.raises(UnusableBatch, match=r"floating-point numbers.*inputs / 255"):
+                ask(x.to(kind))
 
 
 def test_in_half_precision_what_is_smoothed_is_the_rounded_classifier() -> None:
@@ -208,6 +262,7 @@ def test_of_no_inputs_nothing_is_said() -> None:
         (["", "", "no"], ""),
         (["no", "", "no"], "no"),
         (["a x c", "a y c", "a z c"], "a x c"),
+        (["b d", "a d b", "c"], "b d"),  # a word replaced costs less than one put in and one left out
         (["open door", "open the door", "open the door now"], "open the door"),
     ],
 )

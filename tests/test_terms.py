@@ -64,6 +64,11 @@ def test_finds_that_took_too_many_queries_do_not_count() -> None:
         bound = aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3", queries=allowed), PGD)
     assert torch.equal(bound.trials[0].felled, trial.felled & (trial.forwards <= allowed))
     assert torch.equal(bound.robust, free.robust | (trial.felled & (trial.forwards > allowed)))
+    shy = aa.defend(NET, "depth:8")  # what was asked of a substitute was not asked of the model
+    limited = aa.ThreatModel("linf:0.3", queries=int(took.max()) + 2)
+    beside = aa.evaluate(shy, X, LABELS, limited, PGD, static=lambda inputs: inputs.flatten(1)[:, :3])
+    assert beside.static_accuracy is not None
+    assert beside.static_accuracy.hits > beside.robust_accuracy.hits
     enough = aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3", queries=int(took.max())), PGD)
     assert torch.equal(enough.robust, free.robust)
 

@@ -45,7 +45,9 @@ SELECT, ESTIMATE, ATTACK, SELECT_ON = range(4)  # what draws are for: never the 
 
 @final
 class Certificates(NamedTuple):
-    """One for each example. Shapes [batch]: classes int64 (-1: abstained), radii (float64, L2; 0 where abstained), counts int64 (of its class)."""
+    """One for each example. Shapes [batch]: classes int64 (-1: abstained), radii float64 (L2; 0 where abstained), counts int64 (of its
+    class).
+    """
 
     classes: Tensor
     radii: Tensor
@@ -62,9 +64,9 @@ class Smoothed(Wrapped):
     """A classifier under noise of `sigma` (in the inputs' unit), of images or of sounds, whose padding stays zero.
 
     `predict` and `certify` count classes. Called as a model, it gives the log of the mean probability over `draws`, which has
-    gradients: what an adaptive attacker takes. Draws from which the model abstains count for no class, here as there. Draws are keyed by seed and by the input's content: the same input always gets
-    the same answer, whatever its neighbours, and an attack meets new draws at each step (EOT). Where the model has
-    detectors, their word is the mean over the draws; counts know nothing of them.
+    gradients: what an adaptive attacker takes. Where the model abstains, a draw counts for no class, here as there. Draws are keyed
+    by seed and by the input's content: the same input always gets the same answer, whatever its neighbours, and an attack meets new
+    draws at each step (EOT). Where the model has detectors, their word is the mean over the draws; counts know nothing of them.
 
     With a `precision` (torch.bfloat16) the model computes in that, for answers, counts and gradients alike: what is smoothed
     and certified is then this classifier, whose scores are rounded, and not the one in full precision.
