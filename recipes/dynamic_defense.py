@@ -65,7 +65,7 @@ class World:
         return play(
             model,
             self.inputs[:count],
-            self.aim if targeted else self.error,
+            (self.aim if targeted else self.error).rows(torch.arange(count)),
             rule,
             attacker,
             sent=self.aimed if adversarial else None,

@@ -17,7 +17,7 @@ from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import round16
 from audioadv.audio.ragged import pad
 from audioadv.defenses import SmoothedRecogniser, Statement, remembering, sampled, stated
-from audioadv.errors import OptionError, UnknownModel
+from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.speech import Judge
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.joined import Joined
@@ -157,6 +157,14 @@ def test_what_is_stated_is_compared_with_what_is_seen(clips: tuple[Tensor, Tenso
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         aa.evaluate(MODEL, waveforms, said, aa.Linf(0.001), PGD, lengths=lengths)
+
+
+def test_clips_that_are_none_and_lengths_that_are_no_tensor(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    with pytest.raises(UnusableBatch, match=r"lengths of type list: .*as_tensor"):
+        aa.evaluate(MODEL, waveforms, said, aa.Linf(0.01), PGD, lengths=lengths.tolist())  # type: ignore[call-overload]
+    with pytest.raises(UnusableBatch, match="no clips"):
+        aa.evaluate(MODEL, waveforms[:0], [], aa.Linf(0.01), PGD, lengths=lengths[:0])
 
 
 def test_what_remembers_is_played_with(clips: tuple[Tensor, Tensor, list[str]]) -> None:

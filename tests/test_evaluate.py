@@ -188,6 +188,13 @@ def test_attacks_that_share_a_name_are_numbered() -> None:
     assert [int(trial.forwards.sum() > 0) for trial in result.trials] == [1, 0, 0]
 
 
+def test_an_attack_with_options_is_named_by_them() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, (0, 1))
+    given = [partial(attacks.pgd, steps=2), partial(attacks.pgd, steps=3, step_size=0.25), partial(attacks.pgd, steps=2)]
+    result = evaluate(net, x, labels_of(net, x), Linf(0.1), given)  # type: ignore[arg-type]
+    assert [trial.attack for trial in result.trials] == ["pgd, steps 2", "pgd, steps 3, step_size 0.25", "pgd, steps 2 2"]
+
+
 @pytest.mark.parametrize("radius", [0.1, 1.5 / 255])
 def test_the_curve_says_at_the_bound_what_robust_accuracy_says(radius: float) -> None:
     """In float32, where clean + radius is rounded to a little more."""

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 
 import audioadv as aa  # noqa: E402
 from audioadv.defenses import Near  # noqa: E402
+from audioadv.errors import OptionError  # noqa: E402
 from audioadv.evaluation import Rate  # noqa: E402
 from audioadv.report.games import draw_games, games_figure, games_table  # noqa: E402
 
@@ -36,6 +37,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     path = tmp_path_factory.mktemp("games") / "games.png"
     draw_games(path, panels, {"fixed 1": 1.0}, "toy")
     assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OptionError, match="no games to draw"):
+        draw_games(path, {})
     axes = games_figure(panels, {"fixed 1": 1.0}).axes
     assert [axis.get_title(loc="left") for axis in axes] == list(panels)
     drawn, dashed = axes[1].get_lines()

@@ -222,8 +222,13 @@ def test_rules_that_make_no_sense() -> None:
     for bound in (Linf(MIN), Spatial(10, 1)):
         with pytest.raises(OptionError, match="fixed bound"):
             play(nn.Identity(), inputs.reshape(WORLD, 1, 1, CLASSES), goal, ThreatModel(bound, protocol="true-max"), box=None)
-    with pytest.raises(OptionError, match="at least one"):
-        play(nn.Identity(), inputs, goal, TRUE_MAX, rounds=0, box=None)
+    for rounds in (0, 2.5):
+        with pytest.raises(OptionError, match=f"rounds {rounds}: .*at least one"):
+            play(nn.Identity(), inputs, goal, TRUE_MAX, rounds=rounds, box=None)  # type: ignore[arg-type]
+    for unfit in (goal, goal & Classify(0)):
+        with pytest.raises(UnusableBatch, match=r"5 inputs: .* one for each"):
+            play(nn.Identity(), inputs[:5], unfit, TRUE_MAX, box=None)
+    assert play(nn.Identity(), inputs[:5], Misclassify(0) & Classify(1), TRUE_MAX, rounds=3, box=None).rounds == 3
     with pytest.raises(UnusableBatch, match="one for each"):
         play(nn.Identity(), inputs, goal, TRUE_MAX, sent=inputs[:3], box=None)
     with pytest.raises(UnusableBatch, match="no inputs"):
@@ -234,6 +239,11 @@ def test_rules_that_make_no_sense() -> None:
         untargeted(nn.Identity(), repeat, rounds=5).curve(0)
     with pytest.raises(OptionError, match="length"):
         together([untargeted(nn.Identity(), repeat, rounds=5), untargeted(nn.Identity(), repeat, rounds=6)])
+    alone = untargeted(nn.Identity(), repeat, rounds=5)
+    others = [replace(alone, attacker="greedy"), replace(alone, threat=replace(alone.threat, bound=Linf(0.2)))]
+    for other in others:
+        with pytest.raises(OptionError, match=r"2 rules .*repeat within"):
+            together([alone, other])
 
 
 def test_the_long_run_of_an_honest_draw_is_its_second_half() -> None:

@@ -43,6 +43,10 @@ def test_a_linear_classifiers_radius_is_its_distance() -> None:
     assert (certificates.radii >= distances.abs() - 0.15).all()
     labels = torch.tensor([1, 1, 1, 0])
     assert [rate.hits for _, rate in certified_curve(certificates, labels, [0.0, 0.5, 1.0, 2.0])] == [3, 2, 1, 0]
+    assert torch.equal(certificates.hold(labels.tolist(), 0.5), certificates.hold(labels, 0.5))  # type: ignore[arg-type]
+    for wrong in (labels[:1], labels[:3], labels[:, None], torch.tensor(1)):
+        with pytest.raises(UnusableBatch, match="for 4 certificates"):
+            certified_curve(certificates, wrong, [0.0])
 
 
 def test_no_draw_is_made_that_cannot_change_the_class() -> None:
@@ -275,6 +279,8 @@ def test_rover_weighs_confidences() -> None:
     assert rover(said, sure, alpha=1) == "a y"
     assert rover(said, sure, alpha=0) == "a x"
     assert rover(["a b", "a"], [[1, 0.4], [1]], alpha=0, null=0.5) == "a"
+    with pytest.raises(OptionError, match="'the cat': one text"):
+        rover("the cat")
     for bad in ({"transcripts": []}, {"transcripts": ["a"], "alpha": 2}, {"transcripts": ["a b"], "confidences": [[1]]}):
         with pytest.raises(OptionError):
             rover(**bad)

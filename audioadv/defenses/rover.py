@@ -28,11 +28,13 @@ def rover(
 
     A word's score is alpha times its share of the transcripts plus (1 - alpha) times its mean confidence. `confidences` has one
     number in 0..1 for each word of each transcript; `null` is that of no word. Of equals, the word of the earliest
-    transcript wins. Raises OptionError for no transcript, or numbers that do not fit.
+    transcript wins. Raises OptionError for no transcript, one without a list around it, or numbers that do not fit.
 
     >>> rover(["the cat sat", "the bat sat", "a cat sat down"])
     'the cat sat'
     """
+    if isinstance(transcripts, str):
+        raise OptionError(f"transcripts {transcripts!r:.60}: one text, and no vote. Give several, for example ['the cat', 'a cat']")
     said = [text.split() for text in transcripts]
     sure = [[1.0] * len(words) for words in said] if confidences is None else confidences
     if not said or not 0 <= alpha <= 1 or [len(words) for words in said] != [len(own) for own in sure]:

@@ -54,7 +54,13 @@ class Certificates(NamedTuple):
     counts: Tensor
 
     def hold(self, labels: Tensor, radius: float) -> Tensor:
-        """Which examples are right at every input nearer than `radius` (at radius 0: right). Shapes: labels [batch] -> bool [batch]."""
+        """Which examples are right at every input nearer than `radius` (at radius 0: right).
+
+        Shapes: labels [batch] -> bool [batch]. Raises UnusableBatch for others.
+        """
+        labels = torch.as_tensor(labels, device=self.classes.device)
+        if labels.shape != self.classes.shape:
+            raise UnusableBatch(f"labels of shape {list(labels.shape)} for {len(self.classes)} certificates: give one for each")
         return (self.classes == labels) & (self.radii >= radius)
 
 

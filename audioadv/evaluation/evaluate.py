@@ -31,6 +31,7 @@ from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free, pla
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_memory, refuse_senseless
+from audioadv.evaluation.titles import title
 from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
@@ -170,7 +171,7 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
     for given in [attacks] if isinstance(attacks, str) or callable(attacks) else attacks:
         if not callable(given) and given not in ATTACKS:
             raise OptionError(f"attack {given!r}: unknown. Use one of {', '.join(ATTACKS)}")
-        name = given if isinstance(given, str) else getattr(given, "__name__", str(given))
+        name = given if isinstance(given, str) else title(given)
         times[name] += 1
         attack = partial(getattr(catalogue, given), seed=seed) if isinstance(given, str) else given
         found[name if times[name] == 1 else f"{name} {times[name]}"] = attack
@@ -331,6 +332,8 @@ def evaluate(
     if hears(model):
         if not are_texts(labels) or lengths is None:
             raise UnusableBatch("a Recogniser is asked for texts: give what is said in each clip for labels, and lengths=, in samples")
+        if not isinstance(lengths, Tensor):
+            raise UnusableBatch(f"lengths of type {type(lengths).__name__}: give a tensor, for example torch.as_tensor(lengths)")
         refuse_ignored({"goal": goal is not None, "box": box != (0.0, 1.0)}, "a recogniser, whose words are counted (errors=)")
         how: dict[str, Any] = {"errors": errors, "batch": 16 if batch is None else batch, "all_attacks_see_all": all_attacks_see_all}
         how |= {"static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed, "progress": progress}

@@ -226,6 +226,8 @@ def evaluate_speech(
     """
     if not len(references) == len(waveforms) == len(lengths):
         raise UnusableBatch(f"{len(references)} texts and {len(lengths)} lengths for {len(waveforms)} clips: give one of each for each")
+    if not len(references):
+        raise UnusableBatch("no clips, and of none there are no word errors: give some")
     goal, waveforms, statement = Mistranscribe(references, errors), round16(waveforms), stated(model)
     terms = agreed(threat, goal, statement)
     refuse_memory(model, statement)

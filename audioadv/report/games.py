@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from audioadv.errors import OptionError
 from audioadv.evaluation.games.game import Game
 from audioadv.report.pictures import INK, save
 from audioadv.report.tables import percent
@@ -19,14 +20,17 @@ COLUMNS = 3
 def draw_games(
     path: str | Path, panels: Mapping[str, Mapping[str, Game]], theory: Mapping[str, float] | None = None, title: str = ""
 ) -> None:
-    """Write the picture as PNG, whole or not at all. Raises UnwritableOutput where the disk says no."""
+    """Write the picture as PNG, whole or not at all. Raises OptionError for no panel, UnwritableOutput where the disk says no."""
     save(games_figure(panels, theory or {}, title), Path(path))
 
 
 def games_figure(panels: Mapping[str, Mapping[str, Game]], theory: Mapping[str, float], title: str = "") -> Figure:
     """A panel for each defense, a line for each of its attackers: errors in windows of a twentieth of the game, with their 95 %
-    intervals as bands and abstentions as dots. A dashed line is the long run that `theory` gives for a panel.
+    intervals as bands and abstentions as dots. A dashed line is the long run that `theory` gives for a panel. Raises OptionError for
+    no panel.
     """
+    if not panels:
+        raise OptionError("panels: no games to draw. Give some, {'no defense': {'repeat': game}}")
     columns, rows = min(COLUMNS, len(panels)), -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(4.4 * columns, 0.4 + 2.9 * rows), dpi=100, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)

@@ -12,7 +12,6 @@ Sources: Gilmer et al. 2018, "Motivating the rules of the game for adversarial e
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -57,17 +56,6 @@ class Hand:
 Moves = Generator[Move, Reply, None]
 Attacker = Callable[[Hand], Moves]
 """Yields a move, is sent the reply to it, and never ends."""
-
-
-def title(attacker: Attacker) -> str:
-    """Its name, with its options.
-
-    >>> title(partial(repeat, shake=0.1))
-    'repeat, shake 0.1'
-    """
-    if not isinstance(attacker, partial):
-        return getattr(attacker, "__name__", str(attacker))
-    return ", ".join([attacker.func.__name__, *(f"{name} {value:g}" for name, value in attacker.keywords.items())])
 
 
 def drawn(hand: Hand) -> Moves:

@@ -28,9 +28,10 @@ from audioadv.attacks.union import worst_member
 from audioadv.defenses.layers import forgetting
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy, title
+from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed
+from audioadv.evaluation.titles import title
 from audioadv.models.abstention import abstained
 from audioadv.models.access import as_access, granted
 from audioadv.models.classifier import granting
@@ -41,6 +42,8 @@ from audioadv.threat.goals import Goal
 from audioadv.threat.model import ThreatModel, wished
 from audioadv.threat.projections import each
 from audioadv.training.method import check_option
+
+NOBODY = 2**40  # the number of an example that there is none of
 
 
 @final
@@ -128,7 +131,11 @@ def rate(hits: Tensor) -> Rate:
 
 
 def together(games: Sequence[Game]) -> Game:
-    """Several games by the same rules as one. Raises OptionError for games of different length."""
+    """Several games by the same rules as one. Raises OptionError for games of different length, attackers or threat models."""
+    rules = {(game.attacker, game.threat.to_json()) for game in games}
+    if len(rules) > 1:
+        named = "; ".join(sorted({f"{game.attacker} within {game.threat.bound}, {game.threat.protocol}" for game in games}))
+        raise OptionError(f"games by {len(rules)} rules ({named}): only games by the same are counted together. Count each by itself")
     if len({game.rounds for game in games}) != 1:
         raise OptionError(f"games of {sorted({game.rounds for game in games})} rounds: only games of one length are counted together")
     hits, refused, examples = (torch.cat([getattr(game, name) for game in games]) for name in ("hits", "abstained", "examples"))
@@ -174,6 +181,15 @@ def ready(
     return torch.where(each(late, inputs), inputs, result.adversarial).detach()
 
 
+def has_entry(goal: Goal, example: int) -> bool:
+    """Whether a goal says what is wanted of this example; one for all does so of any."""
+    try:
+        goal.rows(torch.tensor([example]))
+    except IndexError:
+        return False
+    return True
+
+
 @torch.no_grad()
 def play(
     model: Callable[..., Any],
@@ -207,14 +223,12 @@ def play(
         attacker = drawn if threat.protocol == "expectimax" else greedy
     elif threat.protocol == "expectimax" and attacker is not drawn:
         raise OptionError("under expectimax the world draws the inputs. For an attacker that picks them, the protocol is true-max")
-    if rounds < 1:
-        raise OptionError(f"rounds {rounds}: a game has at least one")
+    if rounds < 1 or rounds % 1:
+        raise OptionError(f"rounds {rounds}: a game has a whole number of them, at least one")
     if not len(inputs):
         raise UnusableBatch("no inputs to play with: give some")
-    try:
-        goal.rows(torch.tensor([len(inputs) - 1]))
-    except IndexError:
-        raise UnusableBatch(f"goal '{goal}', {len(inputs)} inputs: give one entry for all, or one for each") from None
+    if not has_entry(goal, len(inputs) - 1) or (has_entry(goal, len(inputs)) and not has_entry(goal, NOBODY)):
+        raise UnusableBatch(f"goal '{goal}', {len(inputs)} inputs: give one entry for all, or one for each")
     sent = inputs if sent is None else sent
     if sent.shape != inputs.shape:
         raise UnusableBatch(
