@@ -5,6 +5,7 @@ import warnings
 from functools import partial
 
 import pytest
+import recognisers
 import torch
 from test_evaluate_speech import MODEL, wordy
 from torch import Tensor, nn
@@ -202,11 +203,11 @@ def test_what_is_crafted_for_a_random_recogniser_is_heard_at_a_rate() -> None:
         statement = Statement(random=True)
 
         def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-            log_probs, frames = wordy(waveforms, lengths)
+            log_probs, frames = recognisers.listen(waveforms, lengths)
             awake = torch.tensor([next(halves) for _ in range(len(waveforms))])
             return torch.where(awake[:, None, None], log_probs, (log_probs - 100 * (torch.arange(29) > 0)).log_softmax(-1)), frames
 
-    clip = aa.Clip("clip", 0.1 * torch.randn(960, generator=torch.Generator().manual_seed(0)), 16000)
+    clip = aa.Clip("clip", 0.1 * torch.randn(1600, generator=torch.Generator().manual_seed(0)), 16000)
     options = {"bound": aa.Linf(0.1), "steps": 30, "judge_draws": 40}
     (dozing,) = aa.craft(Recogniser(Dozing(), 16000), [clip], aa.Transcribe("no"), **options).clips
     assert (dozing.channel, dozing.draws, dozing.outcome) == ("none", 40, Outcome.MISSED)
@@ -214,7 +215,7 @@ def test_what_is_crafted_for_a_random_recogniser_is_heard_at_a_rate() -> None:
     (half,) = aa.craft(Recogniser(Dozing(), 16000), [clip], aa.Transcribe("no"), rate=0.5, **options).clips
     assert (half.outcome, half.hits) == (Outcome.REACHED, 20)
     for channel in (None, "none"):
-        (sure,) = aa.craft(MODEL, [clip], aa.Transcribe("no"), channel=channel, **options).clips
+        (sure,) = aa.craft(recognisers.linear(), [clip], aa.Transcribe("no"), channel=channel, **options).clips
         assert (sure.channel, sure.draws, sure.outcome) == (None, 0, Outcome.REACHED)
     assert "channel" not in sure.line()
 
