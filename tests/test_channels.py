@@ -287,6 +287,18 @@ def test_fewer_bits_are_worse(clips: list[Tensor]) -> None:
     assert figures == sorted(figures)
 
 
+@pytest.mark.parametrize("spec", ["codec:mp3@64k", "codec:opus@24k", "codec:vorbis@5", "codec:mulaw@64k", "noise:20", "resample:8000"])
+def test_what_is_not_finite_stays_so_and_harms_no_neighbour(spec: str, clips: list[Tensor]) -> None:
+    """An encoder that is handed a NaN may end the process."""
+    waveforms, lengths = pad([clips[0], clips[0]])
+    waveforms[0, 500:900] = torch.nan
+    heard, _ = parse_channel(spec).draw([Key(0, 0, 0)] * 2)(waveforms, lengths)
+    assert heard[0, 500:900].isnan().all()
+    assert heard[1].isfinite().all()
+    loud, _ = parse_channel(spec).draw([Key(0, 0, 0)])(1e30 * clips[0][None], lengths[1:])
+    assert loud.shape == clips[0][None].shape
+
+
 # The algebra
 
 

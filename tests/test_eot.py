@@ -1,7 +1,7 @@
 """Attacks over a channel: the mean over draws, in any chunks; rates over draws that had no part in it; roles kept."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,7 +16,9 @@ from torch import Tensor
 import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
 from audioadv.attacks.agreement import Agreement, weight
+from audioadv.attacks.craft import Verdict
 from audioadv.attacks.eot import REMEMBERED, Expectation
+from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run
 from audioadv.attacks.settle import (
     FALL,
@@ -691,3 +693,125 @@ def test_what_is_heard_in_no_draw_is_not_kept(clips: list[Tensor]) -> None:
     run.keep(changed, torch.tensor([True]))
     assert torch.equal(run.result().adversarial, region.clean)
     assert run.result().outcome == (aa.Outcome.MISSED,)
+
+
+# Draws that have no room for the text, models and inputs that are odd
+
+
+def test_a_draw_too_short_for_the_text_leaves_the_mean_to_the_others() -> None:
+    """14 letters: 25 frames have room for them, the 13 at twice the speed have not. Loss and slope are those of the draws that fit."""
+    model, goal, channel = recognisers.linear(), aa.Transcribe("go go go go go"), parse_channel("gain:3_or_speed:2")
+    clip = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([8000])
+    wanted = aa.objective(model, goal, lengths, Expectation(channel, draws=8, hard=0))
+    seen, scored = wanted.begun(clip).look(clip), wanted.begun(clip).score(clip)
+    played = [channel.draw([Key(0, fingerprint(clip[0]), draw)])(clip, lengths)[1] for draw in range(8)]
+    short = sum(int(ends) == 4000 for ends in played if ends is not None)
+    assert 0 < short < 8
+    alone = aa.objective(model, goal, lengths, Expectation(Gain(3), draws=1, hard=0)).begun(clip).look(clip)
+    torch.testing.assert_close(seen.loss, alone.loss)
+    torch.testing.assert_close(scored.loss, alone.loss)
+    torch.testing.assert_close(seen.slope, alone.slope, rtol=1e-3, atol=1e-5)
+
+
+def test_a_look_that_met_only_such_draws_is_no_broken_model() -> None:
+    clip, lengths = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0)), torch.tensor([8000])
+    goal = aa.Transcribe("go go go go go")
+    seen = aa.objective(recognisers.linear(), goal, lengths, Expectation("speed:2", draws=2)).begun(clip).look(clip)
+    assert seen.loss.isfinite().all()
+    assert not seen.slope.any()
+    broken = aa.Recogniser(recognisers.listen_nowhere, 16000, ALPHABET)
+    seen = aa.objective(broken, aa.Transcribe("go"), lengths, Expectation("speed:0.9..1.1")).begun(clip).look(clip)
+    assert seen.loss.isnan().all()
+
+
+def test_whether_a_text_fits_is_asked_of_the_longest_that_a_clip_can_become() -> None:
+    """25 frames of 20 ms; 23 at 1.1 times the speed, 28 at 0.9 times."""
+    clip = Clip("hiss", 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), 16000)
+
+    def end(letters: int, channel: str) -> aa.Outcome:
+        goal = aa.Transcribe(("go" * letters)[:letters])
+        options = {"bound": "snr:0", "steps": 12, "draws": 2, "check_draws": 4, "judge_draws": 8, "rate": 0.5}
+        return aa.craft(recognisers.linear(), [clip], goal, channel=channel, **options).outcome[0]
+
+    assert end(24, "speed:1.1") is aa.Outcome.INFEASIBLE
+    assert end(29, "speed:0.9..1.1") is aa.Outcome.INFEASIBLE
+    assert end(26, "gain:3") is aa.Outcome.INFEASIBLE
+    assert end(26, "speed:0.9") in (aa.Outcome.REACHED, aa.Outcome.MISSED)
+    assert end(24, "speed:0.9..1.1") in (aa.Outcome.REACHED, aa.Outcome.MISSED)
+
+
+def test_a_rate_that_is_just_met_is_met() -> None:
+    """0.55 * 100 is more than 55 in floating point."""
+    for percent in range(1, 101):
+        verdict = Verdict(recognisers.linear(), aa.Transcribe("go"), torch.zeros(9), Expectation(NOISY, rate=percent / 100), 100)
+        assert verdict.enough(percent)
+        assert not verdict.enough(percent - 1)
+
+
+class Classifies(torch.nn.Module):
+    """Three classes of anything; under autocast its scores are of lower precision."""
+
+    def __init__(self, inputs: int, low: bool = False) -> None:
+        super().__init__()
+        self.net, self.low = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(inputs, 3)), low
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
+            scores: Tensor = self.net(inputs)
+            return scores
+
+
+LABELS = torch.tensor([0, 1, 2])
+
+
+@pytest.mark.parametrize("spec", ["speed:0.9..1.1", "drift:-200..200", "gain:3_or_speed:1.1"])
+def test_without_lengths_a_channel_may_not_change_them(spec: str) -> None:
+    sounds = torch.rand(3, 8000, generator=torch.Generator().manual_seed(0))
+    region = aa.Linf(0.1).around(sounds)
+    with pytest.raises(aa.errors.UnusableBatch, match=r"of 8000, and this objective has no lengths"):
+        pgd(aa.objective(Classifies(8000), aa.Misclassify(LABELS), None, Expectation(spec)), region, steps=1)
+
+
+def test_scores_of_low_precision_over_a_channel() -> None:
+    images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    wanted = aa.objective(Classifies(36, low=True), aa.Misclassify(LABELS), None, Expectation("gaussian:0.1"))
+    for seen in (wanted.begun(images).look(images), wanted.begun(images).score(images)):
+        assert seen.loss.dtype == torch.float32
+        assert seen.loss.isfinite().all()
+
+
+def test_inputs_of_another_dtype_than_the_model_are_told_over_a_channel_too() -> None:
+    images = torch.rand(3, 1, 6, 6, dtype=torch.float64)
+    for attack in (pgd, partial(aa.attacks.square, steps=2), partial(aa.attacks.hop_skip_jump, steps=1)):
+        wanted = aa.objective(Classifies(36), aa.Misclassify(LABELS), None, Expectation("gaussian:0.1"))
+        with pytest.raises(aa.errors.UnusableBatch, match="Bring them together"):
+            attack(wanted, aa.Linf(0.1).around(images))
+
+
+@pytest.mark.parametrize("attack", [pgd, aa.attacks.apgd, aa.attacks.square, find_then_shrink, aa.attacks.hop_skip_jump])
+def test_nothing_over_a_channel_is_nothing(attack: Callable[..., AttackResult]) -> None:
+    wanted = aa.objective(Classifies(36), aa.Misclassify(LABELS[:0]), None, Expectation("gaussian:0.1"))
+    result = attack(wanted, aa.Linf(0.1).around(torch.zeros(0, 1, 6, 6)), steps=2)
+    assert result.adversarial.shape == (0, 1, 6, 6)
+    assert result.outcome == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"draws": 2.5}, "draws 2.5: give a whole number"),
+        ({"draws": "2"}, "draws '2'"),
+        ({"check_draws": 2.5}, "check_draws 2.5"),
+        ({"seed": 1.5}, "seed 1.5"),
+        ({"seed": 2**64}, "seed 18446744073709551616"),
+        ({"sample_rate": 0}, "sample_rate 0"),
+        ({"sample_rate": -5}, "sample_rate -5"),
+    ],
+)
+def test_expectations_that_make_no_sense(options: dict[str, object], said: str, clips: list[Tensor]) -> None:
+    with pytest.raises(aa.errors.OptionError, match=said):
+        Expectation(NOISY, **options)  # type: ignore[arg-type]
+    if "sample_rate" not in options:
+        with pytest.raises(aa.errors.OptionError, match=said):
+            aa.craft(recognisers.linear(), [Clip("hiss", clips[0], 16000)], aa.Transcribe("go"), channel=NOISY, steps=1, **options)

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from audioadv.attacks.apgd import apgd
-from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
+from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation, enough
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.genetic import genetic
 from audioadv.attacks.kenansville import kenansville
@@ -367,9 +368,16 @@ class Verdict:
         heard = heard_through(self.model, samples, self.over.channel, draws=self.draws, clip=clip, seed=seed)
         return sum(int(self.goal.rows(torch.zeros(len(part.frames), dtype=torch.int64)).reached(part).sum()) for part in heard)
 
+    def impossible(self, outputs: Emissions) -> str | None:
+        """Why the goal can never be reached, even at the length that the clip has at most; `outputs` are what it gave alone."""
+        longest = len(self.clean) if self.over is None else self.over.channel.lengths(len(self.clean))[1]
+        if longest != len(self.clean):
+            outputs = heard_alone(self.model, F.pad(self.clean, (0, longest - len(self.clean))))
+        return self.goal.impossible(outputs)[0]
+
     def enough(self, hits: int) -> bool:
         """Whether so many are a goal reached."""
-        return bool(hits) if self.over is None else hits >= self.over.rate * self.draws
+        return bool(hits) if self.over is None else enough(hits, self.draws, self.over.rate)
 
     def often_enough(self, hits: int) -> tuple[Outcome, str]:
         """How it ended, and in words."""
@@ -387,8 +395,7 @@ def settled(verdict: Verdict, outputs: Emissions, bound: Bound) -> tuple[Outcome
         return Outcome.INFEASIBLE, why
     if bool(verdict.goal.reached(outputs)) and verdict.enough(verdict.hits(clean, outputs)):
         return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
-    (why,) = verdict.goal.impossible(outputs)
-    why = why or bound.senseless(clean)
+    why = verdict.impossible(outputs) or bound.senseless(clean)
     return None if why is None else (Outcome.INFEASIBLE, why)
 
 

@@ -35,10 +35,11 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Look, Objective, Score, judged, of_rows, slope_at
+from audioadv.attacks.objective import Look, Objective, Score, check_fit, judged, of_rows, slope_at
+from audioadv.attacks.run import check_counts
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
-from audioadv.errors import OptionError
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_kind
@@ -51,6 +52,9 @@ CHECKED = 1 / 4  # of all forwards: those that may go into rates
 ROUND = 8  # check draws at a time, before it is asked whether the input can still win
 ON_CPU_MIB, ON_CUDA_MIB = 96.0, 4096.0  # of a chunk: on a CPU, what stays near the cores is faster than what is large
 FIRST = 4  # rows of the chunk that is measured
+SEEDS = 2**62  # of either sign; a draw's seed is this one and the number of the start
+HOPELESS = 1e9  # nats: the loss of an example none of whose draws has room for its text
+SHORT = 1e-3  # draws that a rate may be short of: 0.55 * 100 is a little more than 55
 
 
 @final
@@ -111,9 +115,11 @@ class Expectation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel", as_channel(self.channel))
-        for name in ("draws", "check_draws"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} {getattr(self, name)}: an expectation takes at least one draw")
+        check_counts("expectation", draws=self.draws, check_draws=self.check_draws)
+        if type(self.seed) is not int or not -SEEDS <= self.seed < SEEDS:
+            raise OptionError(f"seed {self.seed!r}: give a whole number of at most 63 bits, for example 0")
+        if not self.sample_rate >= 1:
+            raise OptionError(f"sample_rate {self.sample_rate}: give hertz, for example 16000")
         if not 0 < self.rate <= 1:
             raise OptionError(f"rate {self.rate:g}: the share of draws that must reach the goal lies above 0 and goes up to 1")
         if not 0 <= self.hard < 1:
@@ -124,10 +130,14 @@ class Expectation:
     def memory(self, clean: Tensor, lengths: Tensor | None) -> Memory:
         """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch].
 
-        Raises UnusableBatch for sound over a channel for images, or the reverse.
+        Raises UnusableBatch for sound over a channel for images, or the reverse, and for sound without lengths over one that changes them.
         """
         check_kind(self.channel, clean)
-        ends = [clean.shape[-1]] * len(clean) if lengths is None else lengths.tolist()
+        width = clean.shape[-1]
+        if lengths is None and clean.ndim == 2 and (span := self.channel.lengths(width)) != (width, width):
+            made = f"makes {span[0]} to {span[1]} samples of {width}, and this objective has no lengths"
+            raise UnusableBatch(f"channel {self.channel}: {made}. Give them (aa.objective(model, goal, lengths)), or keep the length")
+        ends = [width] * len(clean) if lengths is None else lengths.tolist()
         names = tuple(fingerprint(example[..., :end]) for example, end in zip(clean, ends, strict=True))
         return Memory(names, tuple({} for _ in names), [0.0] * len(names), [0] * len(names))
 
@@ -136,7 +146,7 @@ class Expectation:
         memory, who = known(objective)
         first = objective.cost.forwards[objective.who].tolist()
         rows = [Row(example, key) for example in range(len(inputs)) for key in self.plan(memory, who[example], first[example])]
-        loss, slope, hits = inputs.new_zeros(len(inputs)), torch.zeros_like(inputs), [0] * len(inputs)
+        mean, slope, hits = Mean(inputs, self.draws), torch.zeros_like(inputs), [0] * len(inputs)
         new = Counter(row.example for row in rows if row.key.draw >= first[row.example])
         for some, index, part, lengths in self.chunks(objective, rows, inputs):
             part = part.requires_grad_()
@@ -144,29 +154,32 @@ class Expectation:
                 outputs, goal = self.played(objective, some, index, part, lengths)
                 losses, reached = judged(outputs, goal, None if near is None else near[index], of_rows(slack, index))
             slopes = slope_at(losses.sum(), part)
+            counts = mean.add(index, losses.detach(), outputs, goal)
+            slopes = slopes if counts is None else torch.where(each(counts, slopes), slopes, 0.0)
             if self.even:
                 slopes = slopes if lengths is None else slopes * inside(lengths, slopes.shape[-1])  # no one else's padding
                 slopes = slopes / each(length_of(slopes).clamp_min(1e-30), slopes)
             slope[..., : slopes.shape[-1]].index_add_(0, index, slopes / self.draws)
-            loss.index_add_(0, index, losses.detach() / self.draws)
             for row, value, hit in zip(some, losses.tolist(), reached.tolist(), strict=True):
                 memory.remember(who[row.example], row.key.draw, value)
                 hits[row.example] += hit and row.key.draw >= first[row.example]
         for example, number in enumerate(who):
             memory.shares[number] = hits[example] / new[example]
         objective.cost.count(objective.who, forwards=self.draws, backwards=self.draws)
-        return Look(loss, torch.tensor([memory.shares[number] >= FOUND for number in who], device=inputs.device), slope)
+        found = torch.tensor([memory.shares[number] >= FOUND for number in who], dtype=torch.bool, device=inputs.device)
+        return Look(mean.loss(), found, slope if mean.whole else slope * each(mean.share(), slope))
 
     def score(self, objective: Objective, inputs: Tensor, near: Tensor | None, slack: float | Tensor) -> Score:
         """`Objective.score` over the channel: mean loss, and whether half of the draws, all of them new, reach the goal."""
-        loss = inputs.new_zeros(len(inputs))
+        mean = Mean(inputs, self.draws)
 
         def judge(outputs: Any, goal: Goal, index: Tensor) -> Tensor:
             losses, reached = judged(outputs, goal, None if near is None else near[index], of_rows(slack, index))
-            loss.index_add_(0, index, losses / self.draws)
+            mean.add(index, losses, outputs, goal)
             return reached
 
-        return Score(loss, self.asked(objective, inputs, judge))
+        found = self.asked(objective, inputs, judge)
+        return Score(mean.loss(), found)
 
     def decide(self, objective: Objective, inputs: Tensor) -> Tensor:
         """`Objective.decide` over the channel: whether half of the draws, all of them new, reach the goal."""
@@ -217,7 +230,7 @@ class Expectation:
             for example in left:
                 memory.checks[who[example]] += len(draws)
             missing = self.check_draws - draws.stop
-            left = [example for example in left if hits[example] + missing >= wanted[example] * self.check_draws - 1e-3]
+            left = [example for example in left if enough(hits[example] + missing, self.check_draws, wanted[example])]
         return torch.tensor(hits).to(inputs) / self.check_draws
 
     def key(self, memory: Memory, number: int, draw: int) -> Key:
@@ -239,7 +252,7 @@ class Expectation:
         self, objective: Objective, rows: Sequence[Row], inputs: Tensor
     ) -> Iterator[tuple[list[Row], Tensor, Tensor, Tensor | None]]:
         """The rows, longest first, as many at a time as the memory holds, each with its example, inputs and length."""
-        ends = [inputs[0].numel()] * len(inputs) if objective.lengths is None else objective.lengths.tolist()
+        ends = [math.prod(inputs.shape[1:])] * len(inputs) if objective.lengths is None else objective.lengths.tolist()
         rows, place, memory = sorted(rows, key=lambda row: -ends[row.example]), 0, known(objective)[0]
         while place < len(rows):
             size = ends[rows[place].example] * memory.bytes_per_sample
@@ -254,7 +267,9 @@ class Expectation:
                 yield some, index, inputs[index, ..., : int(lengths.max())], lengths
 
     def played(self, objective: Objective, rows: list[Row], index: Tensor, part: Tensor, lengths: Tensor | None) -> tuple[Any, Goal]:
-        """What the model makes of each row, and the rows' goal."""
+        """What the model makes of each row, and the rows' goal. Raises UnusableBatch for a model of another dtype or on another device."""
+        if objective.cost.untouched:
+            check_fit(objective.model, part)
         heard, ends = self.channel.draw([row.key for row in rows], self.heard_at(objective))(part, lengths)
         outputs = objective.model(heard) if lengths is None or ends is None else objective.model(heard, ends)  # as it is asked without one
         return outputs, objective.goal.rows(index.cpu())
@@ -262,6 +277,47 @@ class Expectation:
     def heard_at(self, objective: Objective) -> int:
         """The rate that the model listens at, Hz."""
         return getattr(objective.model, "sample_rate", None) or self.sample_rate
+
+
+def enough(hits: int, draws: int, rate: float) -> bool:
+    """Whether so many of the draws are this share of them, whatever rounding says.
+
+    >>> 55 >= 0.55 * 100, enough(55, 100, 0.55), enough(54, 100, 0.55)
+    (False, True, False)
+    """
+    return hits >= rate * draws - SHORT
+
+
+@final
+class Mean:
+    """The mean loss of each example over its draws: of those alone that have room for its text.
+
+    A speed may leave some draws too short for the text: their loss is infinite whatever is changed, and says nothing of the others.
+    Any other loss that is not finite is the model's doing, and stays. Shapes: inputs [batch, *].
+    """
+
+    def __init__(self, inputs: Tensor, draws: int) -> None:
+        self.sum, self.left = inputs.new_zeros(len(inputs)), inputs.new_full((len(inputs),), draws)
+        self.draws, self.whole = draws, True  # whether all draws count
+
+    def add(self, index: Tensor, losses: Tensor, outputs: Any, goal: Goal) -> Tensor | None:
+        """Count these draws of examples `index`, and say which count; None for all. Shapes: index and losses [rows] -> bool [rows]."""
+        losses, counts = losses.to(self.sum), None
+        if bool((lost := losses.isposinf()).any()):
+            counts = ~(lost & torch.tensor([why is not None for why in goal.impossible(outputs)], device=losses.device))
+            losses = torch.where(counts, losses, 0.0)
+            self.left.index_add_(0, index, counts.to(losses) - 1)
+            self.whole = False
+        self.sum.index_add_(0, index, losses / self.draws)
+        return counts
+
+    def share(self) -> Tensor:
+        """What a sum over all draws, divided by their number, is to be multiplied by: just 1 where all count. Shapes: -> [batch]."""
+        return self.draws / self.left.clamp_min(1)
+
+    def loss(self) -> Tensor:
+        """Shapes: -> [batch]."""
+        return torch.where(self.left > 0, self.sum * self.share(), HOPELESS)
 
 
 def known(objective: Objective) -> tuple[Memory, list[int]]:

@@ -68,11 +68,14 @@ def compression(name: str, kilobits: float, sample_rate: int) -> float:
 def through_codec(samples: Tensor, sample_rate: int, name: str, kilobits: float) -> Tensor:
     """Encoded and decoded again, aligned and as long as before; no slope. Shapes: [time] -> [time]. Units: Hz, kbit/s.
 
+    A sound with a NaN comes back as NaN throughout: encoders have no word for it, and LAME would end the process.
     Raises OptionError for a sample rate or bit rate that the codec does not have, and as `check_codec`.
     """
     check_codec(name)
     if why := lack(name, kilobits, sample_rate):
         raise OptionError(why)
+    if bool(samples.isnan().any()):
+        return torch.full_like(samples, torch.nan)
     form, subtype = FORMS[name]
     level = {} if name == "mulaw" else {"compression_level": compression(name, kilobits, sample_rate)}
     mode = {"bitrate_mode": "CONSTANT"} if name == "mp3" else {}

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import torch
 
+from audioadv.attacks.eot import enough
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import (
@@ -109,8 +110,8 @@ def survive(
         click.echo(f"Stopped: {len(done)} of {len(entries) * len(channels)} clips in channels are done", err=True)
     if done:
         tell(done, channels, model, png, as_json)
-    enough = all(survival.hits >= rate * len(survival.heard) for survival in done)
-    context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if enough else NOT_REACHED)
+    lasting = all(enough(survival.hits, len(survival.heard), rate) for survival in done)
+    context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if lasting else NOT_REACHED)
 
 
 def crafted_in(path: Path) -> list[Path]:
