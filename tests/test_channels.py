@@ -237,7 +237,12 @@ def test_bands_pass_what_is_inside_without_delay() -> None:
 
 def test_resampling_loses_what_lies_above() -> None:
     assert gain_at(Resample(8000), 1000) == pytest.approx(0, abs=0.1)
-    assert gain_at(Resample(8000), 5000) < -40
+    for narrow in (Resample(8000), parse_channel("codec:mulaw@64k")):
+        assert gain_at(narrow, 3200) == pytest.approx(0, abs=0.5)
+    assert gain_at(Resample(8000), 3600) == pytest.approx(0, abs=0.5)
+    for folded in (4200, 4400, 5000, 7000):
+        assert gain_at(Resample(8000), folded) < -60
+    assert gain_at(parse_channel("codec:mulaw@64k"), 4200) < -60
     assert gain_at(Resample(32000), 5000) == pytest.approx(0, abs=0.1)
 
 

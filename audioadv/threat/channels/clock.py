@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self, final
+from functools import partial
+from typing import Any, ClassVar, Final, Self, final
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ HIGHEST_RATE = 192_000  # Hz
 LONGEST_RATIO = 2000  # a resampling filter is as long as a rate over what it has in common with the other
 SIZES = 200_000  # how many FFT sizes a speed may choose from
 LATEST = 0.05  # samples by which the end of a clip may be off
+SHARP: Final[dict[str, Any]] = {"lowpass_filter_width": 64, "rolloff": 0.95, "resampling_method": "sinc_interp_kaiser"}
+"""There and back, flat up to 0.9 of half the rate and below -60 dB from 0.99 of it on; torchaudio's usual 6 fold back 1.05 of it at -13 dB."""
 EDGE = 64  # samples of silence at least between a clip's end and its beginning, which the FFT takes for neighbours
 
 
@@ -116,7 +119,7 @@ class Drift(OneNumber):
 @final
 @dataclass(frozen=True)
 class Resample(Channel):
-    """To another sample rate and back (torchaudio, windowed sinc): what lies above half of it is lost."""
+    """To another sample rate and back (torchaudio, windowed sinc): what lies above half of it is lost, and is not folded back."""
 
     NAME: ClassVar[str] = "resample"
     EXAMPLE: ClassVar[str] = "resample:8000 (Hz)"
@@ -157,8 +160,9 @@ class Resample(Channel):
 
 def there_and_back(waveforms: Tensor, lengths: Tensor, sample_rate: int, rate_hz: int) -> Tensor:
     """Resampled twice, as long as before, each clip as if alone. Shapes: waveforms [rows, time], lengths [rows]. Units: Hz."""
-    from torchaudio.functional import resample
+    from torchaudio.functional import resample as plainly
 
+    resample = partial(plainly, **SHARP)
     between: Tensor = resample(waveforms, sample_rate, rate_hz)
     between = between * inside((lengths * rate_hz + sample_rate - 1) // sample_rate, between.shape[1])
     back: Tensor = resample(between, rate_hz, sample_rate)[:, : waveforms.shape[1]]
