@@ -13,13 +13,17 @@ from audioadv.audio.codecs import through_codec
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role, RoomSet, Space
 from audioadv.threat.channels import (
+    NOTHING,
     Band,
+    Bits,
     Clipping,
     Codec,
+    Depth,
     Gain,
     Gaussian,
     Key,
     Loudspeaker,
+    Median,
     Noise,
     Packets,
     Range,
@@ -230,9 +234,30 @@ def test_bands_pass_what_is_inside_without_delay() -> None:
     sound = tone(1000)
     heard, _ = band.draw([Key(0, 0, 0)])(sound[None], None)
     assert snr(sound[4000:12000], heard[0, 4000:12000]) > 40
+    assert gain_at(Band(300, 3400), 6800) - gain_at(Band(300, 3400), 3400) == pytest.approx(-21, abs=1), "24 dB from where it begins"
+    assert gain_at(Band(1000, 1100), 1050) == pytest.approx(-4.5, abs=0.3), "edges that take from each other"
     flat = Loudspeaker(0)
     assert gain_at(flat, 1000) == pytest.approx(0, abs=0.3)
     assert gain_at(flat, 30) < -20
+
+
+def test_a_loudspeakers_ripple_bends_in_every_octave_up_to_the_highest() -> None:
+    """Eight points over the seven octaves from 100 Hz: in each, draws differ from its lower to its upper end by as much."""
+    hz = [100 * 2**octave for octave in range(2, 6)]  # well within the band of any draw
+    keys = [Key(0, 0, draw) for draw in range(60)]
+    clicks = torch.zeros(len(keys), 4000)
+    clicks[:, 2000] = 1
+
+    def levels(ripple: float) -> Tensor:
+        heard, _ = Loudspeaker(ripple).draw(keys)(clicks, None)
+        return 20 * torch.fft.rfft(heard).abs()[:, [round(each * 4000 / 16000) for each in hz]].log10()
+
+    bends = levels(6) - levels(0)  # of the same loudspeakers without
+    assert bends.abs().max() < 6.2
+    steps = bends.diff(dim=1).std(0)  # of two numbers from -6 to 6 dB: 6 * sqrt(2 / 3)
+    assert (steps - 6 * (2 / 3) ** 0.5).abs().max() < 1
+    corners = torch.corrcoef(bends.T) - torch.eye(len(hz))
+    assert corners.abs().max() < 0.4, "each octave by itself"
 
 
 def test_resampling_loses_what_lies_above() -> None:
@@ -274,6 +299,9 @@ def test_shift_clipping_bits_and_packets() -> None:
     assert float(Clipping(0.1).draw([Key(0, 0, 0)])(ramp, None)[0].max()) == pytest.approx(0.1)
     sixteen, _ = parse_channel("bits:16").draw([Key(0, 0, 0)])(torch.tensor([[0.3, 2.0, -2.0]]), None)
     assert (sixteen * 32768).tolist() == [[9830.0, 32767.0, -32768.0]]
+    alone, _ = Packets(0.5).draw([Key(0, 0, draw) for draw in range(200)])(torch.ones(200, 640), None)
+    assert torch.equal(alone[:, :320].amin(1), alone[:, :320].amax(1))
+    assert bool((alone[:, 319] != alone[:, 320]).any()), "packets of 20 ms, and no longer"
     lossy, _ = Packets(0.25).draw([Key(0, 0, draw) for draw in range(40)])(torch.ones(40, 16000), None)
     pieces = lossy.unflatten(1, (50, 320))
     assert torch.equal(pieces.amin(2), pieces.amax(2)), "a packet is there or not"
@@ -326,6 +354,40 @@ def test_a_choice_within_a_chain_is_a_choice_of_chains() -> None:
     assert (channel >> parse_channel("bits:8")).backward == "BPDA"
 
 
+def test_nothing_is_a_channel_like_any_other() -> None:
+    for channel, spec in ((NOTHING | Gain(1), "none_or_gain:1"), (Gain(1) | NOTHING, "gain:1_or_none"), (NOTHING >> NOTHING, "none")):
+        assert str(channel) == spec
+        assert parse_channel(spec) == channel
+    assert NOTHING >> Gain(1) == Gain(1) >> NOTHING == parse_channel("none_then_gain:1") == Gain(1)
+    heard, _ = (NOTHING | Gain(20)).draw([Key(0, 0, draw) for draw in range(40)])(torch.ones(40, 1), None)
+    assert {round(value, 4) for value in heard[:, 0].tolist()} == {1.0, 10.0}
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    for channel, spec in ((Bits(8.0), "bits:8"), (Resample(8000.0), "resample:8000"), (Median(3.0), "median:3")):  # type: ignore[arg-type]
+        assert str(channel) == spec
+        assert channel == parse_channel(spec)
+    for make in (lambda: Bits(7.5), lambda: Resample(8000.5), lambda: Median("3"), lambda: Depth(math.nan)):  # type: ignore[arg-type]
+        with pytest.raises(aa.errors.MalformedSpec, match="give a whole number"):
+            make()
+
+
+@pytest.mark.parametrize("other", ["gain:3", None, Gain])
+def test_a_channel_joins_with_channels_only(other: object) -> None:
+    for join in (lambda: Noise(20) >> other, lambda: Noise(20) | other):  # type: ignore[operator]
+        with pytest.raises(aa.errors.MalformedSpec, match="not a channel"):
+            join()
+
+
+def test_a_path_that_would_be_read_as_two_channels_is_refused(tmp_path: Path) -> None:
+    aa.write_wav(tmp_path / "hiss_then_hum.wav", tone(440), 16000)
+    with pytest.raises(aa.errors.MalformedSpec, match=r"'_then_' joins channels.*Rename"):
+        Noise(20, str(tmp_path / "hiss_then_hum.wav"))
+    response = torch.ones(1, 8)
+    with pytest.raises(aa.errors.MalformedSpec, match=r"front_or_back: '_or_' joins channels"):
+        Room(RoomSet((Space("echo", Role.CRAFT, response, 0.1),), 16000, "front_or_back"))
+
+
 # Images
 
 
@@ -372,6 +434,13 @@ def test_neighbours_are_taken_together() -> None:
     assert float(parse_channel("mean:3").draw([Key(0, 0, 0)])(torch.ones(1, 1, 5, 5), None)[0].min()) == pytest.approx(1)
     grey, _ = parse_channel("depth:2").draw([Key(0, 0, 0)])(torch.tensor([-0.1, 0.1, 0.2, 0.5, 0.9, 1.2]).reshape(1, 1, 2, 3), None)
     torch.testing.assert_close(grey.flatten(), torch.tensor([0, 0, 1, 2, 3, 3]) / 3)
+
+
+def test_a_part_of_a_white_image_is_white_to_its_edge() -> None:
+    """Also the part that lies in a corner, and enlarged as Pillow does it."""
+    channel = parse_channel("crop:0.5..1")
+    heard, _ = channel.draw([Key(0, i, 0) for i in range(40)])(torch.ones(40, 3, 9, 12), None)
+    torch.testing.assert_close(heard, torch.ones(40, 3, 9, 12))
 
 
 def test_a_crop_above_one_lays_the_image_on_black() -> None:

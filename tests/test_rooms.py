@@ -1,6 +1,7 @@
 """Sets of rooms: split by room, aligned, refused where they could not be played, and each role kept to its use."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import audioadv as aa
 from audioadv.audio.rooms import decay_seconds, measured_rooms, simulate_positions, simulate_room
-from audioadv.audio.roomsets import DEFAULT, Role, aligned, read_rooms
+from audioadv.audio.roomsets import DEFAULT, Role, Space, aligned, read_rooms
 from audioadv.cli import main
 from audioadv.threat.channels import Key, Room, parse_channel
 from audioadv.threat.channels.room import SIZES, draw_response, resized
@@ -103,6 +104,18 @@ def test_a_room_of_another_size_has_the_same_arrivals_at_other_times() -> None:
             for response in space.responses
         ]
         assert sum(ratios) / len(ratios) == pytest.approx(factor, rel=0.05)
+
+
+def test_rooms_to_craft_in_are_made_smaller_as_often_as_larger() -> None:
+    """A click whose echo tells the factor: evenly over its logarithm, from 1 / 1.65 to 1.65."""
+    response = torch.zeros(1, 2000)
+    response[0, 0], response[0, 1000], response[0, 1999] = 1.0, 0.5, 0.1
+    spaces = (Space("echo", Role.CRAFT, response, 0.1),)
+    drawn = [draw_response(spaces, Key(0, 0, draw)) for draw in range(400)]
+    sizes = torch.tensor([float(one[1:].argmax() + 1) / 1000 for one in drawn]).log() / math.log(SIZES)
+    assert -1.001 <= float(sizes.min()) < -0.95
+    assert 0.95 < float(sizes.max()) <= 1.001
+    assert abs(float(sizes.mean())) < 0.1
 
 
 def test_rooms_to_craft_in_are_endless_and_those_to_judge_by_are_the_sets_own() -> None:
@@ -195,6 +208,8 @@ def test_folders_and_options_that_make_no_sense(tmp_path: Path, made: Path) -> N
     (tmp_path / "empty").mkdir()
     assert "no responses there" in run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "empty")).stderr
     assert "set of rooms already" in run("rooms", str(made)).stderr
+    assert "'_or_' joins channels" in run("rooms", str(tmp_path / "front_or_back")).stderr
+    assert not (tmp_path / "front_or_back").exists()
     assert "the lower first" in run("rooms", str(tmp_path / "set"), "--rt60", "0.8..0.1").stderr
     soundfile.write(tmp_path / "empty/one.wav", np.eye(1, 800)[0], 16000)
     for room in ("a", "b", "c"):

@@ -16,6 +16,7 @@ from audioadv.cli.options import Folder, common_options, no_use, say
 from audioadv.cli.outputs import check_writable, make_folder
 from audioadv.errors import UnusableResponse, UnwritableOutput
 from audioadv.report.tables import rooms_table, show
+from audioadv.threat.channels.channel import check_path
 from audioadv.threat.channels.keys import Range
 
 SOUNDS = {".wav", ".flac", ".ogg", ".aiff", ".aif"}
@@ -55,6 +56,7 @@ def rooms(
     audioadv craft samples/kitchen.wav --target "open the door" --channel room:my-rooms_then_noise:20..30
     """
     counts = {Role.CRAFT: craft_rooms, Role.CHECK: check_rooms, Role.JUDGE: judge_rooms}
+    check_path(str(out), "rooms")
     check_writable(out)
     if os.path.exists(out / "rooms.json"):
         raise UnwritableOutput(f"{out}: there is a set of rooms already. Name another folder, or remove it first")

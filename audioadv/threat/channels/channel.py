@@ -19,10 +19,12 @@ from typing import ClassVar, Final, Literal, Protocol, Self, final
 import torch
 from torch import Tensor
 
+from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.keys import Key, Numbers, Range
 
 Backward = Literal["exact", "BPDA"]
 Played = tuple[Tensor, Tensor | None]
+JOINTS: Final = ("_or_", "_then_")  # what joins channels in a spec
 Play = Callable[[Tensor, Tensor | None], Played]
 """`play(inputs, lengths)`: [rows, time] and [rows] in samples -> the same, as they arrive; images [rows, *] go with None."""
 
@@ -171,9 +173,22 @@ def all_of(waveforms: Tensor) -> Tensor:
     return torch.full((len(waveforms),), waveforms.shape[-1], device=waveforms.device)
 
 
+def checked(channel: Channel) -> Channel:
+    """The channel. Raises MalformedSpec for anything else."""
+    if isinstance(channel, type) or not callable(getattr(channel, "draw", None)):
+        raise MalformedSpec(f"channel {channel!r}: not a channel. Give one, for example Noise(20) or parse_channel('noise:20')")
+    return channel
+
+
+def check_path(path: str, kind: str) -> None:
+    """Raises MalformedSpec for a path that no spec of this kind can name, since it would be read as two channels."""
+    if word := next((word for word in JOINTS if word in path), None):
+        raise MalformedSpec(f"{kind} {path}: {word!r} joins channels, and the spec could not be read back. Rename the file or folder")
+
+
 def options(channel: Channel) -> tuple[Channel, ...]:
-    """What a channel chooses from: itself, unless it is a choice."""
-    return channel.among if isinstance(channel, Pick) else (channel,)
+    """What a channel chooses from: itself, unless it is a choice. Raises MalformedSpec for what is no channel."""
+    return channel.among if isinstance(channel, Pick) else (checked(channel),)
 
 
 def parts(channel: Channel) -> list[Channel]:
@@ -182,8 +197,9 @@ def parts(channel: Channel) -> list[Channel]:
 
 
 def chain(first: Channel, second: Channel) -> Channel:
-    """Two channels that are no choices, one after the other, flat."""
-    return Chain((*parts(first), *parts(second)))
+    """Two channels that are no choices, one after the other, flat; of one thing, that thing."""
+    both = (*parts(first), *parts(second))
+    return both[0] if len(both) == 1 else Chain(both)
 
 
 def pick(among: Sequence[Channel]) -> Channel:

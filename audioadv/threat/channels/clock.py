@@ -12,14 +12,14 @@ from torch import Tensor
 from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.channels.channel import Channel, OneNumber, Play, Played, all_of
-from audioadv.threat.channels.keys import Key, number
+from audioadv.threat.channels.keys import Key, whole
 
 HIGHEST_RATE = 192_000  # Hz
 LONGEST_RATIO = 2000  # a resampling filter is as long as a rate over what it has in common with the other
 SIZES = 200_000  # how many FFT sizes a speed may choose from
 LATEST = 0.05  # samples by which the end of a clip may be off
 SHARP: Final[dict[str, Any]] = {"lowpass_filter_width": 64, "rolloff": 0.95, "resampling_method": "sinc_interp_kaiser"}
-"""There and back, flat up to 0.9 of half the rate and below -60 dB from 0.99 of it on; torchaudio's usual 6 fold back 1.05 of it at -13 dB."""
+"""There and back, flat up to 0.9 of half the rate, below -60 dB from 0.99 of it on; torchaudio's usual 6 fold back 1.05 of it at -13."""
 EDGE = 64  # samples of silence at least between a clip's end and its beginning, which the FFT takes for neighbours
 
 
@@ -126,6 +126,7 @@ class Resample(Channel):
     rate_hz: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rate_hz", whole(self.rate_hz, self.NAME, self.EXAMPLE))
         if not 100 <= self.rate_hz <= HIGHEST_RATE:
             raise MalformedSpec(f"resample {self.rate_hz}: give a sample rate in Hz, 100 to {HIGHEST_RATE}: {self.EXAMPLE}")
 
@@ -134,7 +135,7 @@ class Resample(Channel):
         return cls(int(text))
 
     def __str__(self) -> str:
-        return f"resample:{number(self.rate_hz)}"
+        return f"resample:{self.rate_hz}"
 
     @property
     def random(self) -> bool:

@@ -24,13 +24,15 @@ from audioadv.threat.warps import rotate
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
     """Each image seen through its own affine map, bilinear, black beyond the edge.
 
+    Black begins where the outermost pixels end, half a pixel beyond their middles: what looks at no more than the image sees none.
     `matrices` take a place in the result (x, y in pixels from the middle, 1) to its place in the image.
     Shapes: images [rows, channels, height, width], matrices [rows, 2, 3] -> as images.
     """
     half = torch.tensor([images.shape[-1], images.shape[-2]]).to(images) / 2
     theta = matrices.to(images) * torch.cat([half, half.new_ones(1)]) / half[:, None]  # grid_sample counts the edges as -1 and 1
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    seen = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return seen * (grid.abs() <= 1).all(-1)[:, None]
 
 
 @final

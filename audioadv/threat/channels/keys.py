@@ -95,6 +95,17 @@ def number(value: float) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
 
 
+def whole(value: float, spec: str, example: str) -> int:
+    """A count: 8.0 is 8. Raises MalformedSpec for what is no whole number.
+
+    >>> whole(8.0, "bits", "bits:16")
+    8
+    """
+    if not (isinstance(value, int | float) and value == value // 1 and math.isfinite(value)):
+        raise MalformedSpec(f"{spec} {value!r}: give a whole number, for example {example}")
+    return int(value)
+
+
 def ratio_of(decibels: Tensor) -> Tensor:
     """Of amplitudes. Not a power of 10, whose last bit depends on the row that a draw stands in.
 

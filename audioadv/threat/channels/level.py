@@ -7,7 +7,7 @@ from typing import ClassVar, Self, final
 from torch import Tensor
 
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
-from audioadv.threat.channels.keys import Key, Range, ratio_of
+from audioadv.threat.channels.keys import Key, Range, ratio_of, whole
 
 
 @final
@@ -57,6 +57,7 @@ class Rounding(Channel):
     bits: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", whole(self.bits, self.NAME, self.EXAMPLE))
         Range.of(self.bits).within(*self.LIMITS, "bits", self.NAME)
 
     @classmethod

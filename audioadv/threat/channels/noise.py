@@ -25,7 +25,7 @@ from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import UnusableResponse
-from audioadv.threat.channels.channel import Channel, Play, Played, all_of
+from audioadv.threat.channels.channel import Channel, Play, Played, all_of, check_path
 from audioadv.threat.channels.keys import Key, Numbers, Range, ratio_of
 
 TALKERS, SYLLABLES_HZ = 6, 4.0
@@ -101,6 +101,7 @@ class Noise(Channel):
         object.__setattr__(self, "kind", kind)
         if kind not in MAKERS and not os.path.isfile(kind):  # which, unlike a path's own, says no where it may not look
             raise UnusableResponse(f"noise {kind!r}: neither a kind ({', '.join(MAKERS)}) nor a sound file that can be read")
+        check_path(kind, "noise")
 
     @classmethod
     def read(cls, text: str) -> Self:

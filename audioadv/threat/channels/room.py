@@ -15,7 +15,7 @@ from audioadv.audio.convolution import convolve
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import DEFAULT, Role, RoomSet, Space, read_rooms
 from audioadv.errors import MalformedSpec, UnusableBatch, UnusableResponse
-from audioadv.threat.channels.channel import Channel, Play, Played, all_of
+from audioadv.threat.channels.channel import Channel, Play, Played, all_of, check_path
 from audioadv.threat.channels.keys import Key
 
 SIZES = 1.65  # to craft in, rooms are this many times as large or as small at most
@@ -33,6 +33,9 @@ class Room(Channel):
     NAME: ClassVar[str] = "room"
     EXAMPLE: ClassVar[str] = "room or room:FOLDER"
     rooms: RoomSet
+
+    def __post_init__(self) -> None:
+        check_path(self.rooms.source, "rooms")
 
     @classmethod
     def read(cls, text: str) -> Self:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.channels.band import Band, Loudspeaker
-from audioadv.threat.channels.channel import NOTHING, Channel, parts
+from audioadv.threat.channels.channel import JOINTS, NOTHING, Channel, checked, parts
 from audioadv.threat.channels.clock import Drift, Resample, Shift, Speed
 from audioadv.threat.channels.codec import Codec, Packets
 from audioadv.threat.channels.image import Crop, Drop, Gaussian, Jpeg, Rotate
@@ -49,9 +49,7 @@ def parse_channel(spec: str) -> Channel:
 
     Raises MalformedSpec, or what a part raises: UnusableResponse for rooms or noise that are not there.
     """
-    if spec == str(NOTHING):
-        return NOTHING
-    if lone := next((word for word in ("_or_", "_then_") if word in spec and not all(spec.split(word))), None):
+    if lone := next((word for word in JOINTS if word in spec and not all(spec.split(word))), None):
         raise MalformedSpec(f"channel {spec!r}: not a channel, since one is missing beside {lone}. Write for example room{lone}noise:20")
     return reduce(or_, (reduce(rshift, map(parse_part, option.split("_then_"))) for option in spec.split("_or_")))
 
@@ -62,11 +60,7 @@ def as_channel(channel: Any) -> Channel:
     >>> str(as_channel("gain:-6"))
     'gain:-6'
     """
-    if isinstance(channel, str):
-        return parse_channel(channel)
-    if isinstance(channel, type) or not callable(getattr(channel, "draw", None)):
-        raise MalformedSpec(f"channel {channel!r}: not a channel. Give one, or a spec, for example noise:20")
-    return channel
+    return parse_channel(channel) if isinstance(channel, str) else checked(channel)
 
 
 def check_sound(channel: Channel) -> Channel:
@@ -93,6 +87,8 @@ def check_kind(channel: Channel, inputs: Tensor) -> None:
 
 def parse_part(spec: str) -> Channel:
     """One channel, neither chain nor choice."""
+    if spec == str(NOTHING):
+        return NOTHING
     name, _, value = spec.partition(":")
     if name not in KINDS:
         raise MalformedSpec(f"channel {spec!r}: not a channel. Known: {', '.join(KINDS)}; joined by _then_ and _or_")

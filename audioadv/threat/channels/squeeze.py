@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of
-from audioadv.threat.channels.keys import Key
+from audioadv.threat.channels.keys import Key, whole
 
 
 def windows(inputs: Tensor, width: int) -> Tensor:
@@ -34,9 +34,11 @@ class Window(Channel):
     """Something of each window of an odd number of samples, or of pixels a side."""
 
     NAME: ClassVar[str]
+    EXAMPLE: ClassVar[str]
     width: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "width", whole(self.width, self.NAME, self.EXAMPLE))
         if not (1 <= self.width <= 1001 and self.width % 2):
             raise MalformedSpec(
                 f"{self.NAME}:{self.width}: give an odd number of samples, or of pixels a side, from 1 to 1001: {self.NAME}:3"
