@@ -209,6 +209,13 @@ def test_no_speech_no_grade(clean: Tensor) -> None:
             assert math.isnan(grade) or 0 <= grade <= 4.65
 
 
+@needs_pesq
+@pytest.mark.parametrize("sample_rate", [44100, 48000])
+def test_what_is_too_short_to_be_resampled_has_no_grade(sample_rate: int) -> None:
+    for samples in (1, 2):
+        assert math.isnan(pesq_mos(torch.ones(samples), 0.9 * torch.ones(samples), sample_rate))
+
+
 def test_without_pesq_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pesq", None)
     with pytest.raises(BrokenInstallation, match=r"audioadv\[pesq\]"):

@@ -261,6 +261,18 @@ def test_a_wav_written_to_a_pipe_does_not_count_as_truncated(tmp_path: Path, siz
     assert (read_clip(tmp_path / "a.wav").samples == 0.25).all()
 
 
+@pytest.mark.parametrize("level", [0.0, 0.25])
+def test_a_wav_whose_recorder_was_ended_says_so(tmp_path: Path, level: float) -> None:
+    """It writes how much there is at its end, and 0 before."""
+    write_wav(tmp_path / "a.wav", torch.full((8000,), level), RATE)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = bytes(4)
+    (tmp_path / "a.wav").write_bytes(content)
+    assert "its header says 0 bytes of samples, but some follow" in refused(tmp_path / "a.wav")
+    (tmp_path / "a.wav").write_bytes(content[:44] + b"LIST\x04\0\0\0abcd")
+    assert "zero samples" in refused(tmp_path / "a.wav")
+
+
 def test_zero_samples(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0), RATE)
     assert "zero samples" in refused(tmp_path / "a.wav")

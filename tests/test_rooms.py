@@ -173,6 +173,18 @@ def test_responses_that_cannot_be_played(tmp_path: Path, wrong: np.ndarray, said
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("peak", [1e-44, 1e-30, 1e30, 3e38])
+def test_responses_at_any_level_are_the_same_rooms(tmp_path: Path, peak: float) -> None:
+    """Their squares are no numbers in float32."""
+    response = np.exp(-np.arange(800) / 100).astype(np.float32) * peak
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", response, 16000, subtype="FLOAT")
+    assert run("rooms", str(tmp_path / "set"), "--from", str(tmp_path)).exit_code == 0
+    for space in read_rooms(tmp_path / "set").spaces:
+        assert float(space.responses.norm()) == pytest.approx(1)
+        assert float(space.responses[0, 0]) == pytest.approx((1 - math.exp(-2 / 100)) ** 0.5, rel=0.01 if peak > 1e-40 else 0.2)
+
+
 def test_measured_rooms_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("a.wav", "a.flac", "b.wav", "c.wav"):
         soundfile.write(tmp_path / name, np.eye(1, 800)[0], 16000)

@@ -119,6 +119,8 @@ def pesq_mos(clean: Tensor, adversarial: Tensor, sample_rate: int) -> float:
         return math.nan
     rate = 8000 if sample_rate == 8000 else 16000
     pair = [soxr.resample(x.cpu().float().numpy(), sample_rate, rate) for x in (clean, adversarial)]
+    if not len(pair[0]):  # soxr gives no sample at all for one or two
+        return math.nan
     try:
         return float(pesq.pesq(rate, *pair, "nb" if rate == 8000 else "wb"))
     except pesq.PesqError:

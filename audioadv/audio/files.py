@@ -208,9 +208,11 @@ def _last_bytes(file: BinaryIO, count: int) -> bytes:
 def _missing(sound: soundfile.SoundFile, end: bytes) -> str:
     """What a file that was cut short lacks, as far as libsndfile, which repairs such files in silence, shows; else "".
 
-    WAV, AIFF, AU, W64: libsndfile's log notes `data : 32000 (should be 28794)`. Ogg: the last page is cut, or carries no
-    end-of-stream flag.
+    WAV, AIFF, AU, W64: libsndfile's log notes `data : 32000 (should be 28794)`, or `data : 0` and after it what is no chunk: samples,
+    whose number a recorder that was ended has not come to write. Ogg: the last page is cut, or carries no end-of-stream flag.
     """
+    if re.search(r"data\s*: 0\n(\*\*\*|Have 0 marker)", sound.extra_info):
+        return "its header says 0 bytes of samples, but some follow"
     for stated, there in re.findall(r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", sound.extra_info):
         if int(there) < int(stated) < STREAMED:
             return f"{there} of {stated} bytes are there"

@@ -11,6 +11,7 @@ others. So a room has one role, and all its positions share it.
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -102,6 +103,8 @@ def level(response: Tensor, name: str) -> Tensor:
         raise UnusableResponse(f"{name}: {bad} of {len(response)} taps are NaN or infinite. Measure or export it again")
     if not bool(response.any()):
         raise UnusableResponse(f"{name}: a silent response: nothing would be heard through it. Measure or export it again")
+    _, exponent = math.frexp(float(response.abs().max()))  # squares of 1e-30 and of 1e30 are no numbers in float32
+    response = (response.double() * 2.0**-exponent).to(response)
     return response / response.norm()
 
 
