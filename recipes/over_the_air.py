@@ -84,7 +84,7 @@ from audioadv.threat.goals import Transcribe
 AIR = "room_then_noise:20..30"
 NOISE = Noise((20, 30))
 SPEAKERS = tuple(Voice("espeak", name, 50, 1.0) for name in ("en-us", "en-gb+m3", "en-gb-scotland+f2"))
-SPANS = ((0.1, 0.3), (0.3, 0.55), (0.55, 0.81))  # seconds of RT60
+SPANS = ((0.1, 0.3), (0.3, 0.537), (0.537, 0.81))  # seconds of RT60: 3, 5 and 4 of the judge rooms
 CODECS = ("none", "codec:mp3@64k", "codec:opus@24k", "codec:mp3@64k_or_codec:opus@24k", "codec:mulaw@64k")
 Line = dict[str, Any]
 

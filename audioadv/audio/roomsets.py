@@ -41,12 +41,16 @@ class Role(StrEnum):
 @final
 @dataclass(frozen=True, eq=False)
 class Space:
-    """One room: its responses from one or more positions. Shapes: responses [positions, taps], direct sound at tap 0."""
+    """One room: its responses from one or more positions. Shapes: responses [positions, taps], direct sound at tap 0.
+
+    `rt60_seconds` is measured (T20, the mean over positions); `aimed_seconds` what a simulated room was made for.
+    """
 
     name: str
     role: Role
     responses: Tensor
     rt60_seconds: float
+    aimed_seconds: float | None = None
 
     @cached_property
     def taps(self) -> int:
@@ -114,20 +118,21 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
     folder = Path(folder)
     try:
         index: dict[str, Any] = json.loads((folder / "rooms.json").read_text(encoding="utf-8"))
-        rate, entries = int(index["sample_rate"]), [(e["name"], Role(e["role"]), float(e["rt60_seconds"])) for e in index["rooms"]]
+        rate = int(index["sample_rate"])
+        entries = [(e["name"], Role(e["role"]), float(e["rt60_seconds"]), e.get("rt60_aimed_seconds")) for e in index["rooms"]]
     except FileNotFoundError as error:
         place = "OUT, and name it: room:OUT" if folder == DEFAULT else folder
         raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {place}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableResponse(f"{folder / 'rooms.json'}: not a set of rooms ({error}). Make it again: audioadv rooms {folder}") from error
     spaces = []
-    for name, role, rt60 in entries:
+    for name, role, *times in entries:
         path = folder / role / f"{name}.flac"
         responses, found = read_responses(path)
         if found != rate:
             raise UnusableResponse(f"{path}: {found} Hz, but the set is at {rate} Hz. Make the set again from one rate: audioadv rooms")
         rows = [level(response, str(path)) for response in responses]
-        spaces.append(Space(name, role, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), rt60))
+        spaces.append(Space(name, role, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), *times))
     if not spaces:
         raise UnusableResponse(f"{folder}: a set without a room. Make it again: audioadv rooms {folder}")
     return RoomSet(tuple(spaces), rate, str(folder))
@@ -158,7 +163,9 @@ def write_rooms(folder: Path, rooms: RoomSet, made: dict[str, Any]) -> None:
         soundfile.write(content, grid, rooms.sample_rate, format="FLAC", subtype="PCM_16")
         (folder / space.role / f"{space.name}.flac").write_bytes(content.getvalue())
     entries = [
-        {"name": space.name, "role": str(space.role), "rt60_seconds": round(space.rt60_seconds, 3), "positions": len(space.responses)}
+        {"name": space.name, "role": str(space.role), "rt60_seconds": round(space.rt60_seconds, 3)}
+        | ({} if space.aimed_seconds is None else {"rt60_aimed_seconds": round(space.aimed_seconds, 3)})
+        | {"positions": len(space.responses)}
         for space in rooms.spaces
     ]
     lines = ",\n".join("    " + json.dumps(entry) for entry in entries)

@@ -28,7 +28,9 @@ SOUNDS = {".wav", ".flac", ".ogg", ".aiff", ".aif"}
 @click.option("--check", "check_rooms", type=click.IntRange(min=1), default=8, show_default=True, help="Rooms to choose examples in.")
 @click.option("--judge", "judge_rooms", type=click.IntRange(min=1), default=12, show_default=True, help="Rooms for the figure at the end.")
 @click.option("--positions", type=click.IntRange(1, 8), default=2, show_default=True, help="Of source and microphone in each room.")
-@click.option("--rt60", "rt60", default="0.1..0.8", show_default=True, metavar="LOW..HIGH", help="Seconds in which sound falls by 60 dB.")
+@click.option(
+    "--rt60", "rt60", default="0.1..0.8", show_default=True, metavar="LOW..HIGH", help="Seconds in which sound should fall by 60 dB."
+)
 @click.option("--rate", type=click.IntRange(4000, 192000), default=16000, show_default=True, metavar="HZ", help="Sample rate.")
 @click.option("--from", "measured", type=click.Path(path_type=Path), metavar="FOLDER", help="Take measured responses instead.")
 @common_options
