@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,17 @@ def test_one_channel_that_does_not_fit_leaves_the_others(made: Path, tmp_path: P
     alone = run("survive", str(tmp_path / "ten.wav"), "--target", "go", *options, "--png", str(tmp_path / "m.png"))
     assert re.search(r"room +0/0 +- +- ", alone.stdout)
     assert (tmp_path / "m.png").exists()
+
+
+def test_a_rate_that_is_just_met_is_survival(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.55 * 20 is more than 11 in floating point."""
+
+    def heard(hits: int, model: aa.Recogniser, clips: list[Subject], channels: list[Channel], **options: int) -> Sequence[Survival]:
+        return [Survival(clips[0].name, "noise:20", "go", None, ("go",) * hits + ("no",) * (20 - hits), None)]
+
+    for hits, end in ((11, 0), (10, 1)):
+        monkeypatch.setattr(sys.modules["audioadv.cli.survive"], "through", partial(heard, hits))
+        assert run("survive", str(made), "--channel", "noise:20", "--rate", "0.55", *LINEAR, "--device", "cpu").exit_code == end
 
 
 def test_ctrl_c_keeps_the_figures_there_are(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

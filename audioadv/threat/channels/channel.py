@@ -14,7 +14,7 @@ how long a clip is, gives the new lengths. Images are rows without lengths.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, Protocol, Self, final
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -173,11 +173,12 @@ def all_of(waveforms: Tensor) -> Tensor:
     return torch.full((len(waveforms),), waveforms.shape[-1], device=waveforms.device)
 
 
-def checked(channel: Channel) -> Channel:
+def checked(channel: Any) -> Channel:
     """The channel. Raises MalformedSpec for anything else."""
     if isinstance(channel, type) or not callable(getattr(channel, "draw", None)):
         raise MalformedSpec(f"channel {channel!r}: not a channel. Give one, for example Noise(20) or parse_channel('noise:20')")
-    return channel
+    known: Channel = channel
+    return known
 
 
 def check_path(path: str, kind: str) -> None:
