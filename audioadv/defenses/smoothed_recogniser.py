@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from audioadv.defenses.rover import rover
-from audioadv.defenses.smoothing import ATTACK, averaged, check_noise, content, each_example, joined, log_mean, noise_blocks
+from audioadv.defenses.smoothing import ATTACK, averaged, check_noise, each_example, joined, log_mean, noise_blocks
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.models.abstention import abstained, nothing_like
 from audioadv.models.recogniser import Emissions, Recogniser, hear
-from audioadv.threat.channels.keys import Key
+from audioadv.threat.channels.keys import Key, fingerprint
 
 
 @final
@@ -53,7 +53,7 @@ class SmoothedRecogniser(Wrapped):
 
     def heard(self, clip: Tensor, own: Tensor) -> Emissions:
         """One clip without padding. Shapes: clip [1, time], own [1]."""
-        key = Key(self.seed, content(clip), ATTACK)
+        key = Key(self.seed, fingerprint(clip), ATTACK)
         draws = [self.model(clip + noise, own.expand(len(noise))) for noise in noise_blocks(clip, self.sigma, self.draws, key)]
         log_probs, absent = torch.cat([draw.log_probs for draw in draws]), torch.cat([abstained(draw) for draw in draws])
         texts = [text for draw in draws for text in draw.transcripts()]

@@ -153,7 +153,7 @@ class Smoothed(Wrapped):
         """
         examples, found = list(each_example(inputs, lengths)), [torch.zeros((), dtype=torch.int64, device=inputs.device)] * len(inputs)
         with torch.inference_mode(), at_rest(self.model):
-            signs = [flips(example, Key(self.seed, content(example), purpose)) for example, _ in examples]
+            signs = [flips(example, Key(self.seed, fingerprint(example), purpose)) for example, _ in examples]
             for shape in dict.fromkeys(example.shape for example, _ in examples):
                 alike = [i for i, (example, _) in enumerate(examples) if example.shape == shape]
                 for noise in noise_blocks(examples[alike[0]][0], self.sigma, draws, Key(self.seed, 0, purpose)):
@@ -174,7 +174,7 @@ class Smoothed(Wrapped):
 
     def noise(self, example: Tensor) -> Iterator[Tensor]:
         """What an attacker meets: noise of this input alone, a block at a time. Shapes: example [1, *] -> [some, *]."""
-        return noise_blocks(example, self.sigma, self.draws, Key(self.seed, content(example), ATTACK))
+        return noise_blocks(example, self.sigma, self.draws, Key(self.seed, fingerprint(example), ATTACK))
 
 
 def check_noise(sigma: float, draws: int) -> None:
@@ -226,11 +226,6 @@ def log_mean(log_probs: Tensor, absent: Tensor) -> Tensor:
 def carrying_all(outputs: Tensor, words: Mapping[object, Tensor]) -> Tensor:
     """The outputs with every detector's word, as they were where there is none. Shapes: [batch, *], words [batch] each."""
     return reduce(lambda held, word: carrying(held, *word), words.items(), outputs)
-
-
-def content(example: Tensor) -> int:
-    """A number for its content; NumPy, which counts it, knows no bfloat16. Shapes: [1, *]."""
-    return fingerprint(example.detach().view(torch.int16) if example.dtype is torch.bfloat16 else example)
 
 
 def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterator[Tensor]:

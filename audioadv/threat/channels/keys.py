@@ -39,7 +39,8 @@ class Key(NamedTuple):
 
 def fingerprint(clip: Tensor) -> int:
     """A number for a clip's content. Shapes: clip [*], without padding."""
-    return int.from_bytes(hashlib.blake2b(clip.detach().cpu().contiguous().numpy().tobytes(), digest_size=6).digest(), "little")
+    content = clip.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # bytes: NumPy knows no bfloat16
+    return int.from_bytes(hashlib.blake2b(content.numpy().tobytes(), digest_size=6).digest(), "little")
 
 
 @final
