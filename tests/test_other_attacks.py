@@ -17,6 +17,7 @@ from audioadv.attacks.eot import Expectation
 from audioadv.attacks.hop_skip_jump import boundary_slope
 from audioadv.attacks.objective import SlopeSource, objective
 from audioadv.attacks.pdpgd import prox_l23
+from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run
 from audioadv.attacks.standard import near_then_square
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
@@ -230,6 +231,18 @@ def test_carlini_and_wagner_come_to_a_lead() -> None:
     found = attacks.carlini_wagner(wanted, region)
     assert all(found.reached)
     assert (found.gauge < 1.5 * attacks.fmn(wanted, region).gauge).all()
+
+
+@pytest.mark.parametrize("attack", [partial(attacks.pdpgd, steps=60), partial(attacks.fmn, steps=8)], ids=["pdpgd", "fmn"])
+@pytest.mark.parametrize("bound", [L2(MIN), L1(MIN)], ids=str)
+def test_a_lead_is_as_a_net_that_is_so_much_surer(attack: Callable[..., AttackResult], bound: L1 | L2) -> None:
+    net, x = linear(4, (24,), seed=3), inputs_for((24,), 12, (0, 1))
+    labels, region = labels_of(net, x), bound.around(x, box=None)
+    surer = 4.0 * nn.functional.one_hot(labels, 4)
+    ahead = attack(objective(net, Misclassify(labels, by=4.0)), region)
+    biased = attack(objective(lambda inputs: net(inputs) + surer, Misclassify(labels)), region)
+    assert all(ahead.reached)
+    torch.testing.assert_close(ahead.gauge, biased.gauge, rtol=1e-6, atol=0)
 
 
 def test_the_nearest_success_is_kept_and_only_within_the_region() -> None:

@@ -4,7 +4,6 @@ Source: Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accur
 algorithm 2; section 3.3 for other norms.
 """
 
-import math
 from dataclasses import replace
 
 import torch
@@ -15,7 +14,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.threat.joined import several
+from audioadv.threat.joined import kappa
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import dot, each
@@ -45,9 +44,7 @@ def deepfool(
     goals = [wanted.goal]
     if getattr(wanted.goal, "top", 1) == 1:
         goals, ranking = aimed(wanted, region.clean, rivals, margin)
-    # a joined goal's loss is the sum of softplus(lack): at log 2, no member lacks anything
-    lead = -math.log(2) if several(objective.goal) else getattr(objective.goal, "by", 0.0)
-    run, delta = Run(objective, region, progress), region.start()
+    lead, run, delta = kappa(objective.goal), Run(objective, region, progress), region.start()
     run.cost.forwards.add_(ranking)
     with at_rest(objective.model):
         for _ in range(steps):

@@ -16,6 +16,7 @@ from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, fini
 from audioadv.attacks.survivors import nearest, one_after_another, starts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.threat.joined import kappa
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, LinfNorm
 from audioadv.threat.projections import dot, each, length_of
@@ -74,7 +75,7 @@ def fmn(
     patience, entry = min(PATIENCE, max(1, PATIENCE * steps // FEW)), 0.0
     if isinstance(region.norm, L0Norm) and 2 * steps >= FEW:
         patience, entry = min(PATIENCE_IN_L0, 3 * steps // 20), 1.0
-    run = Run(objective.by(margin), region, progress)
+    lead, run = kappa(objective.goal), Run(objective.by(margin), region, progress)
     delta = anywhere(region, seed) if far else region.start()
     ball = torch.full_like(region.radius, entry if entry and not far else torch.inf)
     best = torch.full_like(ball, torch.inf)  # the smallest change that reached the goal, inside the region or not
@@ -91,7 +92,7 @@ def fmn(
             dual = dot(slope, run.region.norm.steepest(slope)).clamp_min(1e-30)
             inward, outward = (ball - entry).clamp_min(0).minimum(ball * (1 - rate)), (ball + entry).maximum(ball * (1 + rate))
             if not entry:
-                outward = torch.where(best.isfinite(), outward, (size + look.loss.abs() / dual) * (1 + rate))
+                outward = torch.where(best.isfinite(), outward, (size + (look.loss + lead).abs() / dual) * (1 + rate))
             lost = best.isinf() & (number >= patience)
             ball = torch.where(look.reached, torch.minimum(inward, best), torch.where(lost, torch.inf, outward))
             slope = restless(slope, lost | isinstance(region.norm, LinfNorm))

@@ -14,6 +14,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows, restless
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.threat.joined import kappa
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import each, length_of, sum_of
@@ -97,7 +98,7 @@ def pdpgd(
     them; in L2 all entries' steps have one scale, their mean's, since with one each they would rest where the slope's *signs* lead (a
     linear net of 200 weights, 10 of them large: 4.2 times the smallest change, with any number of steps). L0 is stood in for by the sum
     of |delta|^(2/3), as in the paper. Both rates fall, a hundredfold and tenfold; the primal one from 0.1, in L0 from 0.2, since what
-    counts there are entries that go all the way. The loss is softplus(margin), for goals of labels; an example that is not found after
+    counts there are entries that go all the way. The loss is softplus(margin + kappa), for goals of labels; an example that is not found after
     5 % of the steps (ten at least) goes by the slope's signs, and no step is spent on entries that the box holds back. Draws nothing.
     One forward and one backward a step.
 
@@ -111,7 +112,7 @@ def pdpgd(
         )
     primal_rate = (0.2 if isinstance(region.norm, L0Norm) else 0.1) if primal_rate is None else primal_rate
     check_sizes("pdpgd", primal_rate=primal_rate, dual_rate=dual_rate, start=start)
-    run = Run(objective.by(margin), region, progress)
+    lead, run = kappa(objective.goal), Run(objective.by(margin), region, progress)
     delta, patience = region.start(), max(10, PATIENCE * steps)
     first, second = torch.zeros_like(delta), torch.zeros_like(delta)
     dual = torch.full_like(region.radius, -math.log(start))
@@ -123,7 +124,7 @@ def pdpgd(
             kept = run.keep(inputs, look.reached, delta)
             rate, slower = primal_rate * 0.01 ** (number / steps), dual_rate * (1 - 0.9 * number / steps)
             slope = run.region.pull(delta, look.slope, free=True)
-            slope = restless(slope, run.open() & (number >= patience)) * each(look.loss.sigmoid(), delta)
+            slope = restless(slope, run.open() & (number >= patience)) * each((look.loss + lead).sigmoid(), delta)
             square = slope.square()
             if isinstance(run.region.norm, L2Norm):
                 square = each(sum_of(square) / run.region.entries(), slope).expand_as(slope)

@@ -1,5 +1,6 @@
 """Goals joined: all of them at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, final, runtime_checkable
@@ -48,6 +49,17 @@ def members(goal: "Goal") -> tuple["Goal", ...]:
 def several(goal: "Goal") -> bool:
     """Whether a goal has parts that an attack has to bring about together, which pull against each other where one is nearly there."""
     return len(getattr(goal, "goals", ())) > 1
+
+
+def kappa(goal: "Goal") -> float:
+    """What to add to a goal's loss to have zero where it is just reached: by `margin`, the lead that is asked for; of several goals,
+    whose loss is the sum of softplus(lack), -log 2, where no member lacks anything.
+
+    >>> from audioadv.threat.labels import Classify, Misclassify
+    >>> kappa(Misclassify(3, by=2.5)), round(kappa(Misclassify(3) & Classify(5)), 3)
+    (2.5, -0.693)
+    """
+    return -math.log(2) if several(goal) else getattr(goal, "by", 0.0)
 
 
 @runtime_checkable
