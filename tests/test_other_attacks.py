@@ -17,7 +17,7 @@ from audioadv.attacks.eot import Expectation
 from audioadv.attacks.hop_skip_jump import boundary_slope
 from audioadv.attacks.objective import SlopeSource, objective
 from audioadv.attacks.pdpgd import prox_l23
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.run import Run
 from audioadv.attacks.standard import near_then_square
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
@@ -525,6 +525,45 @@ def test_a_walk_from_any_noise_is_refused_where_noise_does_not_fit() -> None:
     net, x = small(3, (1, 4, 4)), inputs_for((1, 4, 4), 2, (0, 1))
     with pytest.raises(OptionError, match="starts from any noise"):
         attacks.boundary(objective(net, Misclassify(labels_of(net, x))), parse_bound("l2:min_and_linf:0.1").around(x))
+
+
+@pytest.mark.parametrize("attack", [partial(attacks.boundary, steps=100), partial(attacks.hop_skip_jump, steps=3)], ids=["walk", "jumps"])
+def test_a_walk_begins_where_it_is_told_to_and_elsewhere_in_noise(attack: Callable[..., AttackResult]) -> None:
+    """Of the class of inputs that are bright on the left and dark on the right, no noise is."""
+
+    def sides(x: Tensor) -> Tensor:
+        left, right = x[:, :30].mean(1), x[:, 30:].mean(1)
+        return torch.stack([0 * left + 0.6, left - right], 1)
+
+    x = inputs_for((60,), 4, (0, 1)) * 0.5 + 0.25
+    wanted, region = objective(sides, Classify(1)), L2(MIN).around(x)
+    assert attack(wanted, region, tries=20).outcome == (Outcome.MISSED,) * 4
+    begin = (torch.arange(60) < 30).double() - x
+    begin[2] = 0  # does not reach the goal
+    begin[3] *= 3  # does, in the box
+    found = attack(wanted, region, tries=20, begin=begin)
+    assert found.outcome == (Outcome.REACHED, Outcome.REACHED, Outcome.MISSED, Outcome.REACHED)
+    assert found.forwards[2] == 21
+    came = torch.tensor([0, 1, 3])
+    assert (found.gauge[came] < 0.8 * region.gauge(x + begin)[came]).all()
+    with pytest.raises(UnusableBatch, match="shape"):
+        attack(wanted, region, begin=begin[:2])
+
+
+def test_a_walks_first_sideways_steps_are_square_to_the_way_to_the_clean_input() -> None:
+    """On the sphere around it: a step as long as a tenth of the radius, brought back onto it, is still a tenth's angle away."""
+    seen, x = list[Tensor](), torch.zeros(1, 8, dtype=torch.float64)
+
+    def half(inputs: Tensor) -> Tensor:
+        seen.append(inputs.clone())
+        return torch.stack([0 * inputs[:, 0] + 1, inputs[:, 0] + 1e-3], 1)
+
+    begin = torch.tensor([[2.0, 1, -1, 1, 0, 2, 0, 1]], dtype=torch.float64)
+    attacks.boundary(objective(half, Misclassify(0)), L2(MIN).around(x, box=None), steps=1, begin=begin)
+    here = min((inputs for inputs in seen[:11] if inputs[0, 0] > 1 - 1e-3), key=lambda inputs: float(inputs.norm()))
+    beside = seen[11]
+    torch.testing.assert_close(beside.norm(), here.norm())
+    torch.testing.assert_close((beside * here).sum() / here.square().sum(), torch.tensor(1.01**-0.5, dtype=torch.float64))
 
 
 def test_genetic_over_a_channel_breeds_and_counts_what_it_asks() -> None:

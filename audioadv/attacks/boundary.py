@@ -4,6 +4,7 @@ Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks".
 """
 
 import torch
+from torch import Tensor
 
 from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
@@ -26,11 +27,15 @@ def boundary(
     sideways: float = 0.1,
     inward: float = 0.1,
     tries: int = 50,
+    begin: Tensor | None = None,
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
     """From noise that reaches the goal: a step sideways on the sphere around the clean input, then one inward, kept if both succeed.
 
+    Hardly any noise is of the one class that a targeted goal wants, and an example without a start is missed after `tries` forwards.
+    Give it one: where `begin` [batch, *] is given, a change that reaches the goal (`others - clean`, of inputs `others` of that class),
+    it begins there.
     `sideways` and `inward` are shares of the distance at first, and follow the share of successes of late, example by example.
     Two forwards a step at most, no backward. Distances are L2, whatever the region's norm. Shapes: as in `region.clean`.
     """
@@ -40,7 +45,7 @@ def boundary(
     run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
     side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)
     with at_rest(objective.model):
-        delta, found = find_any(run, draws, tries)
+        delta, found = find_any(run, draws, tries, begin)
         if left := run.leave(torch.ones_like(found), ~found):
             (delta, side, ahead), draws = cut(left, delta, side, ahead), draws.rows(left[0])
         if not len(delta):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.run import Run, plain_changes
+from audioadv.attacks.run import Run, boxed, plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
@@ -18,13 +18,18 @@ def any_noise_fits(region: Region, attack: str) -> None:
         raise OptionError(f"{attack} starts from any noise, and some changes fit this bound at no radius. Use fmn or find_then_shrink")
 
 
-def find_any(run: Run, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:
-    """Noise that reaches the goal, from weak to strong, `tries` forwards at most. Shapes: -> delta [batch, *], found bool [batch].
+def find_any(run: Run, draws: Draws, tries: int, begin: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A change that reaches the goal: `begin`, or where that does not, or is not given, noise, from weak to strong.
 
-    With a box, noise is uniform in it and blended with the clean input; without, it is normal and of that spread.
+    Costs `tries` forwards at most, and one for `begin`. With a box, noise is uniform in it and blended with the clean input; without, it
+    is normal and of that spread. Shapes: begin [batch, *] -> delta [batch, *], found bool [batch]. Raises UnusableBatch for a begin of
+    another shape.
     """
     region = run.region
     delta, found = torch.zeros_like(region.clean), torch.zeros(len(region.clean), dtype=torch.bool, device=region.clean.device)
+    if begin is not None:
+        delta = boxed(region, region.unpadded(begin.to(delta)))
+        found = ask(run, delta, ~found)
     for number in range(tries):
         if region.low is None or region.high is None:
             noise = draws.normal(delta) * 4 ** (number / max(tries - 1, 1))
