@@ -180,6 +180,8 @@ def test_neighbours_and_order_change_nothing(name: str, shape: tuple[int, ...]) 
 def test_a_part_that_allows_nothing_is_no_share_of_no_change(bound: Bound) -> None:
     region = bound.around(torch.full((2, 10), 0.5))
     assert (region.gauge(region.clean) == 0).all()
+    endless = region.at(torch.full((2,), torch.inf))
+    assert endless.gauge(endless.inputs(endless.project(wild(region, 3)))).isfinite().all()
     assert region.holds(region.gauge(region.inputs(region.project(wild(region, 3))))).all()
 
 
@@ -206,6 +208,24 @@ def test_steps_climb_more_than_random_steps_of_the_same_gauge(name: str, shape: 
         rival = region.sample(generators(3, seed=100 * seed))
         for step in (steepest, steady):
             assert ((slope * step).flatten(1).sum(1) > (slope * rival).flatten(1).sum(1)).all()
+
+
+NEARLY = {(0.0, 1.0): {"feature", "mix", "mix of three", "mix or l2"}, None: {"feature", "l0", "either of boths"}}
+"""Whose extremes need not be the furthest: sums that the box cuts off, curved sets, and sets without end."""
+
+
+@every_bound
+@pytest.mark.parametrize("box", [(0.0, 1.0), None], ids=str)
+def test_the_extreme_is_inside_and_nothing_projected_is_further_up_the_slope(
+    name: str, shape: tuple[int, ...], box: tuple[float, float] | None
+) -> None:
+    region = BOUNDS[name].around(clean_inputs(shape, box), box=box)
+    slope = draw(tuple(region.start().shape), 5)
+    best = region.extreme(slope)
+    assert (excess(BOUNDS[name], region, best) <= 1e-5).all()
+    straight = region.steepest(slope) * region.radius.view(-1, *[1] * (slope.ndim - 1))
+    for rival in (straight,) if name in NEARLY[box] else (straight, slope, 0.1 * slope, wild(region, 6)):
+        assert ((slope * (region.project(rival) - best)).flatten(1).sum(1) <= 1e-4).all()
 
 
 @every_case

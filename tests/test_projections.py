@@ -189,6 +189,20 @@ def test_the_extreme_point_is_inside_and_no_point_is_further_up_the_slope(name: 
         assert ((slope * best).sum(1) >= (slope * rival).sum(1) * (1 - 2e-5)).all()
 
 
+@pytest.mark.parametrize("spec", ["l1:1", "l1:1_and_linf:0.3", "l1:0.05_and_linf:0.5", "linf:0.03_or_l1:1", "l2:0.9", "l1:1.2_and_l2:0.6"])
+@pytest.mark.parametrize("apart", [1, 1e4])
+def test_the_extreme_is_as_far_as_what_is_projected_from_afar_in_double_precision(spec: str, apart: float) -> None:
+    clean = draw((40, 6), 2).sigmoid()
+    clean[::3] = clean[::3].round()  # the box holds many a steep entry back
+    slope = draw((40, 6), 3) * apart ** draw((40, 6), 4).sigmoid()
+    region, exact = parse_bound(spec).around(clean), parse_bound(spec).around(clean.double())
+    best, far = region.extreme(slope), exact.project(1e8 * slope.double())
+    if "_or_" in spec:  # from afar, the nearest of a union is not the best one
+        far = max((member.project(1e8 * slope.double()) for member in exact.members()), key=lambda point: float((point * slope).sum()))
+    assert ((slope * best).sum(1) >= (slope * far).sum(1) * (1 - 1e-4)).all()
+    assert region.holds(region.gauge(clean + best)).all()
+
+
 def test_sparse_steps_spend_nothing_on_what_the_box_stops() -> None:
     clean = torch.tensor([[1.0, 0.0, 0.5, 0.0]])
     slope = torch.tensor([[-4.0, 3.0, 1.0, -2.0]])  # downhill: out of the box, out of the box, down, up

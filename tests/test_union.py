@@ -300,3 +300,21 @@ def test_what_a_mix_of_one_norm_makes_is_inside_it(spec: str) -> None:
     region = parse_bound(spec).around(clean)
     drawn = region.sample([torch.Generator().manual_seed(i) for i in range(20)])
     assert ThreatModel(spec).check(clean, region.inputs(region.project(3 * drawn))) == [None] * 20
+
+
+@pytest.mark.parametrize("spec", ["linf:0.2@1_mix_l1:3@0", "linf:0_or_l1:3", "linf:0.2@0_mix_l2:0.5@1", "timing:0,0_or_linf:0"])
+def test_a_part_that_allows_nothing_leaves_the_others_to_be_searched(spec: str) -> None:
+    """Without end, as who is lost searches, half of nothing is nothing still."""
+    clean = torch.rand(3, 50, generator=torch.Generator().manual_seed(0))
+    out_of_reach = objective(lambda x: torch.stack([x.mean(1) + 10, 0 * x[:, 0]], 1), Misclassify(0))
+    assert fmn(out_of_reach, parse_bound(spec).around(clean), steps=5).outcome == (Outcome.MISSED,) * 3
+
+
+def test_what_needs_no_change_is_a_share_of_zero_of_a_part_that_allows_nothing() -> None:
+    """Of silence, an SNR allows nothing."""
+    clean = torch.cat([torch.zeros(1, 4), torch.full((1, 4), 0.2)])
+    wanted = objective(lambda x: torch.stack([x.sum(1) - 0.7, 0 * x[:, 0]], 1), Misclassify(0))
+    found = worst_member(pgd, wanted, parse_bound("snr:10_or_linf:0.05").around(clean))
+    assert found.outcome == (Outcome.NEEDLESS, Outcome.REACHED)
+    assert found.gauge[0] == 0
+    assert 0 < found.gauge[1] <= 1 + 1e-6

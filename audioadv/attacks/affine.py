@@ -25,7 +25,7 @@ from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
-from audioadv.threat.region import ADDED, Region
+from audioadv.threat.region import ADDED, Region, portion
 from audioadv.threat.slots import Chain, SlotNorm
 
 
@@ -84,7 +84,7 @@ def parts_of(region: Region) -> list[Region]:
     if not isinstance(region.norm, SlotNorm) or not isinstance(region.map, Chain):
         return [region]
     made = zip(region.norm.norms, region.norm.radii, region.map.maps, strict=True)
-    return [replace(region, norm=norm, radius=region.radius * own, map=way) for norm, own, way in made]
+    return [replace(region, norm=norm, radius=portion(region.radius, own), map=way) for norm, own, way in made]
 
 
 def worst_moves(objective: Objective, region: Region, parts: list[Region], draws: int, seed: int) -> tuple[AttackResult, Tensor]:

@@ -19,6 +19,7 @@ from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, fini
 from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.threat.combined import share
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 from audioadv.threat.slots import SlotNorm
@@ -45,7 +46,7 @@ def on_member(attack: Callable[..., AttackResult], part: int, objective: Objecti
     """The attack on one member, its result told as the union's."""
     member = region.members()[part]
     found = attack(objective, member, **options)
-    return replace(found, gauge=found.gauge / member.radius, parameters=in_union(region, part, found))
+    return replace(found, gauge=share(found.gauge, member.radius), parameters=in_union(region, part, found))
 
 
 def in_union(region: Region, part: int, found: AttackResult) -> Tensor | None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
-from audioadv.threat.projections import INWARD, dot, each, project_l1_l2
-from audioadv.threat.region import Map, Norm, extent, tied, towards_zero
+from audioadv.threat.projections import HALVINGS, INWARD, dot, each, project_l1_l2, sum_of
+from audioadv.threat.region import Map, Norm, extent, from_afar, furthest, portion, tied, towards_zero
 
 ROUNDS = 40
 STILL = 1e-6
@@ -47,6 +47,27 @@ def filled(slope: Tensor, total: Tensor, most: Tensor) -> Tensor:
     return (torch.zeros_like(flat).scatter(1, order, lengths) * flat.sign()).view_as(slope)
 
 
+def furthest_l1_l2(slope: Tensor, first: Tensor, second: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """argmax <slope, y> over |y|_1 <= first, |y|_2 <= second, low <= y <= high.
+
+    With a multiplier t for the L1 ball, y is the L2 ball's own for sign(slope) * max(|slope| - t, 0), whose L1 length falls as t grows: t
+    is found by halving, and where the length jumps over `first` there, what lies between both sides is as far up.
+    """
+    first = first * INWARD
+
+    def at(threshold: Tensor) -> Tensor:
+        return L2Norm().extreme(slope.sign() * (slope.abs() - each(threshold, slope)).clamp_min(0), second, low, high)
+
+    lower, upper = torch.zeros_like(first), slope.flatten(1).abs().amax(1)
+    for _ in range(HALVINGS):
+        middle = (lower + upper) / 2
+        fits = sum_of(at(middle).abs()) <= first
+        lower, upper = torch.where(fits, lower, middle), torch.where(fits, middle, upper)
+    long, short = at(lower), at(upper)
+    most, least = sum_of(long.abs()), sum_of(short.abs())
+    return short + each(((first - least) / (most - least).clamp_min(1e-30)).clamp(0, 1), slope) * (long - short)
+
+
 @dataclass(frozen=True, eq=False)
 class Several:
     """Norms and their radii. Shapes: radii [parts, batch]."""
@@ -73,7 +94,7 @@ class Several:
 
     def at(self, radius: Tensor) -> Self:
         """The norms for regions of another radius."""
-        return replace(self, norms=tuple(tied(norm, radius * own) for norm, own in zip(self.norms, self.radii, strict=True)))
+        return replace(self, norms=tuple(tied(norm, portion(radius, own)) for norm, own in zip(self.norms, self.radii, strict=True)))
 
 
 @final
@@ -99,7 +120,7 @@ class BothNorm(Several):
     def limits(self, radius: Tensor) -> Tensor:
         """Each part's radius within a region of this radius. Shapes: [batch] -> [parts, batch]."""
         if self.free is None:
-            return self.radii * radius
+            return portion(radius, self.radii)
         freed = torch.arange(len(self.norms), device=radius.device) == self.free
         return torch.where(freed[:, None], radius, self.radii)
 
@@ -144,6 +165,25 @@ class BothNorm(Several):
             done = done | (moved <= STILL * delta.flatten(1).abs().amax(1))
             if bool(done.all()):
                 break
+        return self.settle(y, limits, low, high)
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """argmax <slope, y> in all parts and the box: the corner of what the boxes among them share, or the one other part's own within
+        it; of L1 and L2 together exact too. Of others that are no boxes, the best of each part's own, brought inside, and from afar."""
+        limits = self.limits(radius)
+        below, above, rest = self.boxed(slope, limits, low, high)
+        radii = {type(norm): limit for norm, limit in rest}
+        if len(rest) == 2 and {*radii} == {L1Norm, L2Norm}:
+            y = furthest_l1_l2(slope, radii[L1Norm], radii[L2Norm], below, above)
+        elif len(rest) > 1:
+            inside = [self.settle(furthest(norm, slope, limit, below, above), limits, low, high) for norm, limit in rest]
+            return pick([from_afar(self, slope, radius, low, high), *inside], lambda point: dot(slope, point))
+        elif rest:
+            y = furthest(rest[0][0], slope, rest[0][1], below, above)
+        else:
+            assert below is not None
+            assert above is not None
+            y = torch.where(slope > 0, above, torch.where(slope < 0, below, 0.0))
         return self.settle(y, limits, low, high)
 
     def boxed(
@@ -258,8 +298,13 @@ class EitherNorm(Several):
 
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """The nearest of the nearest points of the parts."""
-        points = [norm.project(delta, radius * own, low, high) for norm, own in zip(self.norms, self.radii, strict=True)]
+        points = [norm.project(delta, portion(radius, own), low, high) for norm, own in zip(self.norms, self.radii, strict=True)]
         return pick(points, lambda point: -dot(point - delta, point - delta))
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """Of the parts' own the furthest up the slope."""
+        points = [furthest(norm, slope, portion(radius, own), low, high) for norm, own in zip(self.norms, self.radii, strict=True)]
+        return pick(points, lambda point: dot(slope, point))
 
     def steepest(self, slope: Tensor) -> Tensor:
         """The steepest step of the part whose step rises most: Maini et al. 2020 (multi steepest descent), to first order."""

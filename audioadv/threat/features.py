@@ -108,6 +108,10 @@ class FeatureNorm:
         length = self.seen_along(step).norm(dim=1)
         return torch.where(each(length > 0, step), step / each(length.clamp_min(1e-30), step), 0.0)
 
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """The steepest way, as far as it is inside: what is projected from afar comes back to the clean input."""
+        return self.project(each(radius, slope) * self.steepest(slope), radius, low, high)
+
     def steady(self, slope: Tensor) -> Tensor:
         return self.steepest(slope)
 

@@ -7,7 +7,19 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from audioadv.threat.projections import INWARD, each, greatest, length_of, places, project_l0, project_l1, project_l2, project_linf, sum_of
+from audioadv.threat.projections import (
+    INWARD,
+    each,
+    greatest,
+    length_of,
+    places,
+    project_l0,
+    project_l1,
+    project_l2,
+    project_linf,
+    scale_in_order,
+    sum_of,
+)
 
 
 @final
@@ -61,6 +73,17 @@ class L2Norm:
 
     def steady(self, slope: Tensor) -> Tensor:
         return self.steepest(slope)
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """argmax <slope, y> in the ball and the box: clip(s * slope, low, high), where one scale s makes it as long as the radius."""
+        if low is None or high is None:
+            return each(radius * INWARD, slope) * self.steepest(slope)
+        size = slope.abs() / each(slope.flatten(1).abs().amax(1).clamp_min(1e-30), slope)
+        room = torch.where(slope > 0, high, -low)
+        full = torch.where(size > 1e-20, room / size, 0.0).flatten(1).amax(1)  # from this scale on, all entries are
+        size = size * each(full, slope)
+        scale = scale_in_order(size.flatten(1), room.flatten(1), radius * INWARD)
+        return torch.minimum(each(scale, slope) * size, room) * slope.sign()
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         direction = torch.randn(clean.shape, generator=generator)

@@ -11,8 +11,9 @@ the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, Protocol, Self, final
 
 import torch
@@ -73,6 +74,23 @@ def tied(norm: Norm, radius: Tensor) -> Norm:
 def extent(norm: Norm, change: Tensor) -> Tensor:
     """The radius of so large a change: its gauge, where the norm knows no better. Shapes: [batch, *] -> [batch]."""
     return getattr(norm, "extent", norm.gauge)(change)
+
+
+def furthest(norm: Norm, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """argmax <slope, y> in the norm's set and the box, where the norm knows its own; else what is near it. Shapes: as `Norm.project`."""
+    own: Callable[..., Tensor] = getattr(norm, "extreme", partial(from_afar, norm))
+    return own(slope, radius, low, high)
+
+
+def from_afar(norm: Norm, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """The projection of a point far up the slope, which nears the furthest: float32 loses some per cent on so long a way."""
+    size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
+    return norm.project(slope * each(FAR * (1 + radius) / size, slope), radius, low, high)
+
+
+def portion(radius: Tensor, own: Tensor) -> Tensor:
+    """radius * own: a part's radius within a region. A part that allows nothing allows nothing in a region without end."""
+    return torch.where(own == 0, own, radius * own)
 
 
 class Map(Protocol):
@@ -238,22 +256,20 @@ class Region:
         """The nearest allowed parameters, of some that are zero in the padding. Raises UnusableBatch for those of another batch."""
         if self.added:
             self.fitting(delta)
-        return self.norm.project(delta, self.radius, *((self.low, self.high) if self.map.boxed else (None, None)))
+        return self.norm.project(delta, self.radius, *self.box)
+
+    @property
+    def box(self) -> tuple[Tensor | None, Tensor | None]:
+        """The limits that parameters keep to: none, where they are no changes of the inputs."""
+        return (self.low, self.high) if self.map.boxed else (None, None)
 
     def steepest(self, slope: Tensor) -> Tensor:
         """The step of gauge 1 along which a loss with this slope rises fastest; zero in the padding."""
         return self.norm.steepest(self.unpadded(slope))
 
     def extreme(self, slope: Tensor) -> Tensor:
-        """The allowed delta that a linear loss of this slope is greatest at: what a Frank-Wolfe step goes towards.
-
-        A norm that does not know its own gives the projection of a point far up the slope, which nears it.
-        """
-        slope = self.unpadded(slope)
-        if (extreme := getattr(self.norm, "extreme", None)) is not None:
-            return extreme(slope, self.radius, self.low, self.high)
-        size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
-        return self.project(slope * each(FAR * (1 + self.radius) / size, slope))
+        """The allowed delta that a linear loss of this slope is greatest at: what a Frank-Wolfe step goes towards (`furthest`)."""
+        return furthest(self.norm, self.unpadded(slope), self.radius, *self.box)
 
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
@@ -364,7 +380,7 @@ class Region:
         members = getattr(self.norm, "members", None)
         if members is None:
             return (self,)
-        return tuple(replace(self, norm=norm, radius=self.radius * own, map=part) for norm, own, part in members(self.map))
+        return tuple(replace(self, norm=norm, radius=portion(self.radius, own), map=part) for norm, own, part in members(self.map))
 
     def rows(self, index: Tensor, width: int | None = None) -> "Region":
         """The region of some of the examples, cut to `width` along the last axis where they are all shorter."""

@@ -6,20 +6,21 @@ A slot has the inputs' shape, so that attacks cut it as they cut inputs; a part 
 keeps them in its slot's first corner, and a part that is itself made of parts, a mix in a union, has as many slots.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 
-from audioadv.threat.combined import Several, share
+from audioadv.threat.combined import Several, pick, share
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import dot, each
-from audioadv.threat.region import ADDED, Map, Norm, pull_back
+from audioadv.threat.region import ADDED, Map, Norm, from_afar, furthest, portion, pull_back
 
 HALVINGS, SWEEPS = 24, 20
 LARGEST = 1e6
+Box = tuple[Tensor | None, Tensor | None]
 DENSE = (LinfNorm, L2Norm, L1Norm)  # which of two takes what all entries have in common
 
 
@@ -105,12 +106,19 @@ class SlotNorm(Several):
         measured = zip(self.norms, self.parts(delta), self.radii, strict=True)
         return torch.stack([share(norm.gauge(own), radius) for norm, own, radius in measured])
 
-    def nearest(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
-        """Each part within its own set; the box is that of the inputs, and nothing to other parameters."""
-        axes = delta.ndim - 2
+    def sets(self, slots: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Iterator[tuple[Norm, Tensor, Tensor, Box]]:
+        """Each part's norm, what its slot holds, its radius and its box: that of the inputs, which is nothing to other parameters."""
+        axes = slots.ndim - 2
         boxes = [(low, high) if shape is None or len(shape) > axes else (None, None) for shape in self.shapes]
-        parts = zip(self.norms, self.parts(delta), self.radii, boxes, strict=True)
-        return [norm.project(own, radius * limit, *box) for norm, own, limit, box in parts]
+        return zip(self.norms, self.parts(slots), portion(radius, self.radii), boxes, strict=True)
+
+    def nearest(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
+        """Each part within its own set."""
+        return [norm.project(own, limit, *box) for norm, own, limit, box in self.sets(delta, radius, low, high)]
+
+    def furthest(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
+        """Each part as far up the slope as its own set reaches."""
+        return [furthest(norm, own, limit, *box) for norm, own, limit, box in self.sets(slope, radius, low, high)]
 
     def longest(self, slope: Tensor, steady: bool = False) -> list[Tensor]:
         """Each part's steepest (or steady) step, as long as its radius."""
@@ -168,6 +176,11 @@ class MixNorm(SlotNorm):
             for i in plain:
                 parts[i] = parts[i] - over * (side * parts[i]).clamp_min(0) / there
         return self.whole(parts, delta)
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """Every part's own; where their sum leaves the box, the better of these brought inside, and what is found from afar."""
+        own = self.project(self.whole(self.furthest(slope, radius, low, high), slope), radius, low, high)
+        return pick([own, from_afar(self, slope, radius, low, high)], lambda point: dot(slope, point))
 
     def steepest(self, slope: Tensor) -> Tensor:
         return self.whole(self.longest(slope), slope)
@@ -242,12 +255,18 @@ class OneNorm(SlotNorm):
         """The part with the largest share, within its set."""
         return self.only(self.nearest(delta, radius, low, high), self.shares(delta), delta)
 
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """Of the parts' own the furthest up the slope."""
+        return self.highest(self.furthest(slope, radius, low, high), slope)
+
     def steepest(self, slope: Tensor) -> Tensor:
-        steps = self.longest(slope)
-        return self.only(steps, torch.stack([dot(own, step) for own, step in zip(self.parts(slope), steps, strict=True)]), slope)
+        return self.highest(self.longest(slope), slope)
 
     def steady(self, slope: Tensor) -> Tensor:
-        steps = self.longest(slope, steady=True)
+        return self.highest(self.longest(slope, steady=True), slope)
+
+    def highest(self, steps: list[Tensor], slope: Tensor) -> Tensor:
+        """Slots of which only the one whose step rises most is filled."""
         return self.only(steps, torch.stack([dot(own, step) for own, step in zip(self.parts(slope), steps, strict=True)]), slope)
 
     def only(self, parts: list[Tensor], scores: Tensor, like: Tensor) -> Tensor:
