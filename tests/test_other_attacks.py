@@ -56,6 +56,43 @@ def test_universal_is_one_change_and_fools_a_linear_net_throughout() -> None:
         attacks.universal(objective(net, Misclassify(0)), L2(MIN).around(x, box=None))
 
 
+def test_universal_keeps_the_change_that_most_fell_to_though_it_goes_on() -> None:
+    """The first falls between 0.6 and 0.9 only, where the tenth step leads; the second nowhere, and pulls on."""
+    x = torch.tensor([[0.0], [9.0]], dtype=torch.float64)
+
+    class Between(Misclassify):
+        def reached(self, outputs: Tensor) -> Tensor:
+            return (outputs[:, 0] < -0.6) & (outputs[:, 0] > -0.9)
+
+    wanted = objective(lambda inputs: torch.cat([inputs, 0 * inputs], 1), Between(0, margin))
+    found = attacks.universal(wanted, Linf(1.0).around(x, box=None), steps=20)
+    assert found.reached == [True, False]
+    torch.testing.assert_close(found.adversarial[0], found.shared)
+    assert -0.9 < float(found.adversarial[0]) < -0.6
+
+
+@pytest.mark.parametrize("spec", ["snr:5_and_linf:1", "snr:5_or_linf:0"])
+def test_universal_within_joined_bounds_is_as_large_as_the_widest_examples(spec: str) -> None:
+    """What the second part says changes nothing; nor does who comes first in a step's batch."""
+    net, x = linear(2, (64,)), inputs_for((64,), 40, (-1, 1))
+    x = x[labels_of(net, x) == 0]
+    x[::2] *= 0.03  # quiet sounds among loud ones
+    alone, joined = (
+        attacks.universal(objective(net, Misclassify(0)), parse_bound(s).around(x, box=None), steps=20) for s in ("snr:5", spec)
+    )
+    torch.testing.assert_close(joined.shared, alone.shared)
+    assert joined.outcome == alone.outcome
+
+
+@pytest.mark.parametrize("spec", ["sticker:5+3", "linf:0.1_and_sticker:5+3"])
+def test_universal_repeats_nothing_where_places_count(spec: str) -> None:
+    net, x = linear(2, (12,)), inputs_for((12,), 4, (0, 1))
+    wanted, region = objective(net, Misclassify(labels_of(net, x))), parse_bound(spec).around(x)
+    with pytest.raises(OptionError, match="period 6 of 12"):
+        attacks.universal(wanted, region, period=6)
+    assert attacks.universal(wanted, region, steps=3, period=12).shared.shape == (12,)
+
+
 def test_transfer_asks_for_decisions_only_and_counts_them() -> None:
     net, x = small(3, SHAPE), inputs_for(SHAPE, 60, (0, 1))
     victim = Classifier(net).granting(Access.DECISIONS)

@@ -40,11 +40,13 @@ def universal(
 
     Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than
     the one before, down to nothing. The change repeats every `period` entries along the last axis (by default it is as long as
-    the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region holds. Kept is the
+    the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region holds, and its
+    size is that of the widest. Kept is the
     change that most examples fell to, the latest of such: it is the result's `shared`, which `everywhere` lays upon other
     examples; those that did not fall are returned clean. By its nature an example's outcome depends on the others.
 
-    Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound.
+    Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound, and for a period within a bound that
+    allows more in one place than in another.
     """
     check_counts("universal", steps=steps, batch=batch)
     check_sizes("universal", step_size=step_size)
@@ -52,8 +54,9 @@ def universal(
     if not bool(region.radius.isfinite().all()):
         raise OptionError("universal: one change for all has no smallest bound of each. Give the bound a radius")
     run, clean = Run(objective, region, progress), region.clean
-    count, width = len(clean), clean.shape[-1]
-    widest = region.radius.amax(0, keepdim=True) if count else region.radius.new_zeros(1)
+    count, width, widest = len(clean), clean.shape[-1], region.widened()
+    if period not in (None, width) and getattr(region.norm, "placed", False):
+        raise OptionError(f"universal: period {period} of {width} entries: what this bound allows depends on the place. Leave period out")
     draws = Draws(torch.full((1,), seed, dtype=torch.int64, device=clean.device))
     shared = clean.new_zeros((*clean.shape[1:-1], period or width))
     best, most = shared, torch.zeros((), device=clean.device) - 1
@@ -62,14 +65,14 @@ def universal(
         for number in range(steps if count else 0):
             waiting = (~there).nonzero()[:, 0] if bool((~there).any()) else torch.arange(count, device=there.device)
             rows = waiting[draws.uniform(waiting[None].to(shared)).argsort(1)[0, :batch]]
-            some, objective_of_some = region.rows(rows), run.objective.rows(rows.cpu())
-            look = objective_of_some.look(everywhere(some, shared))
-            pushes = some.steepest(torch.where(each(finite_rows(look.slope) & ~look.reached, look.slope), look.slope, 0.0))
+            some, wide = region.rows(rows), widest.rows(rows)
+            look = run.objective.rows(rows.cpu()).look(everywhere(some, shared))
+            pushes = wide.steepest(torch.where(each(finite_rows(look.slope) & ~look.reached, look.slope), look.slope, 0.0))
             push = folded(pushes.sum(0), shared.shape[-1])[None]
-            norm = some.norm.rows(torch.zeros(1, dtype=torch.int64, device=rows.device))
-            step = step_size * (1 - number / steps) * widest
+            norm, radius = wide.norm.rows(torch.zeros(1, dtype=torch.int64, device=rows.device)), wide.radius[:1]
+            step = step_size * (1 - number / steps) * radius
             stepped = shared[None] - each(step, push) * norm.steepest(push)
-            shared = norm.project(stepped, widest, None, None)[0]
+            shared = norm.project(stepped, radius, None, None)[0]
             run.told()
             if number % 10 == 9 or number == steps - 1 or run.enough:
                 there = run.objective.decide(everywhere(region, shared))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import HALVINGS, INWARD, dot, each, project_l1_l2, sum_of
-from audioadv.threat.region import Map, Norm, extent, from_afar, furthest, portion, tied, towards_zero
+from audioadv.threat.region import Map, Norm, extent, from_afar, furthest, portion, tied, towards_zero, widened
 
 ROUNDS = 40
 STILL = 1e-6
@@ -84,6 +84,16 @@ class Several:
     def gradual(self) -> bool:
         """Whether a part's small sets are best entered from larger ones."""
         return any(getattr(norm, "gradual", False) for norm in self.norms)
+
+    @property
+    def placed(self) -> bool:
+        """Whether a part allows more in one place than in another."""
+        return any(getattr(norm, "placed", False) for norm in self.norms)
+
+    def widened(self) -> Self:
+        """The norms with each part's radius that of the widest example."""
+        radii = self.radii.amax(1, keepdim=True).expand_as(self.radii) if self.radii.numel() else self.radii
+        return replace(self, norms=tuple(map(widened, self.norms)), radii=radii)
 
     def shares(self, delta: Tensor) -> Tensor:
         """Each part's share. Shapes: -> [parts, batch]."""

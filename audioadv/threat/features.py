@@ -13,7 +13,7 @@ each layer. Ragged sound is shown to the network clip by clip, each at its own l
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class FeatureNorm:
     clean: Tensor
     lengths: Tensor | None
     seen: Tensor
+    placed: ClassVar[bool] = True
 
     def features(self, delta: Tensor) -> Tensor:
         """The normalised features of clean + delta. Shapes: [batch, *] -> [batch, all]."""

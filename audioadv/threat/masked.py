@@ -124,6 +124,7 @@ class MaskedNorm:
     window: int
     noise: float
     gradual = True
+    placed = True
 
     def bins(self, delta: Tensor) -> Tensor:
         """The spectrum of each delta. Raises UnusableBatch where the norm was made for other clips."""

@@ -29,7 +29,8 @@ class Norm(Protocol):
     A norm may have more to say: `extreme` (`Region.extreme`); `at(radius)`, where its steps depend on the radius; `sparse`,
     where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are
     unions; `extent`, where a change's gauge says little of its size; `quantise(change, grid)`, where its gauge can grow when a
-    change is rounded towards zero; `gradual`, where a small set is best entered from a larger one.
+    change is rounded towards zero; `gradual`, where a small set is best entered from a larger one; `placed`, where what is allowed
+    depends on the place; `widened`, where it has radii of its own for each example.
     """
 
     def gauge(self, delta: Tensor) -> Tensor:
@@ -91,6 +92,12 @@ def from_afar(norm: Norm, slope: Tensor, radius: Tensor, low: Tensor | None, hig
 def portion(radius: Tensor, own: Tensor) -> Tensor:
     """radius * own: a part's radius within a region. A part that allows nothing allows nothing in a region without end."""
     return torch.where(own == 0, own, radius * own)
+
+
+def widened(norm: Norm) -> Norm:
+    """The norm with every example's radii, where it has any of its own, as wide as the widest's."""
+    own: Callable[[], Norm] = getattr(norm, "widened", lambda: norm)
+    return own()
 
 
 class Map(Protocol):
@@ -365,6 +372,11 @@ class Region:
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
         return replace(self, radius=radius, norm=tied(self.norm, radius))
+
+    def widened(self) -> "Region":
+        """The same region with every example's radii as wide as the widest's: of one change for all, what each would allow at most."""
+        radius = self.radius.amax().expand_as(self.radius) if len(self.radius) else self.radius
+        return replace(self, norm=widened(self.norm)).at(radius)
 
     def by(self, way: Map) -> "Region":
         """The same region, with another map from its parameters to inputs."""

@@ -38,6 +38,7 @@ class StickerNorm:
     """The largest change, all of it within rectangles; infinite beyond them."""
 
     rectangles: tuple[Rectangle, ...]
+    placed: ClassVar[bool] = True
 
     def mask(self, like: Tensor) -> Tensor:
         """True where changes are allowed. Shapes: like [*] -> bool, the last axes."""
