@@ -234,8 +234,29 @@ def test_affine_at_the_ends_is_the_moves_or_the_attack_and_keeps_its_order() -> 
     assert not moved.backwards.any()
     plain = LOUD.around(RAMP, box=(-1.0, 1.0))
     assert torch.equal(affine(pgd, wanted, plain, steps=9, seed=4).adversarial, pgd(wanted, plain, steps=9, seed=4).adversarial)
+    both = (0.5 * LOUD + 0.5 * L1(0.2)).around(RAMP, box=(-1.0, 1.0))
+    assert torch.equal(affine(pgd, wanted, both, steps=9, seed=4).adversarial, pgd(wanted, both, steps=9, seed=4).adversarial)
     with pytest.raises(OptionError, match="the other way round"):
         affine(pgd, wanted, (0.5 * LOUD + 0.5 * LATE).around(RAMP, box=(-1.0, 1.0)))
+
+
+def test_affine_tells_of_the_whole_batch_and_stops_when_told() -> None:
+    seen, mix = list[tuple[int, list[bool]]](), (0.5 * LATE + 0.5 * LOUD).around(RAMP, box=(-1.0, 1.0))
+
+    def tell(step: int, gauge: Tensor, best: Tensor) -> bool:
+        assert best.shape == RAMP.shape
+        assert (gauge[gauge.isfinite()] <= 1 + 1e-6).all()
+        seen.append((step, gauge.isfinite().tolist()))
+        return step == last
+
+    last = 0
+    result = affine(pgd, objective(late_and_uneven, Below()), mix, draws=4, steps=30, progress=tell)
+    assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
+    assert len(seen) > 4
+    assert seen[-1][1] == result.reached
+    seen, last = [], 2  # among the moves
+    affine(pgd, objective(late_and_uneven, Below()), mix, draws=4, steps=30, progress=tell)
+    assert len(seen) == 2
 
 
 def linear_case() -> tuple[Tensor, Tensor, Objective, Tensor]:

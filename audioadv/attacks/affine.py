@@ -19,11 +19,12 @@ from torch import Tensor
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, check_counts, finite_rows
-from audioadv.attacks.survivors import merged, one_after_another, standing
+from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
+from audioadv.attacks.survivors import Told, merged, nothing_yet, one_after_another, standing
 from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.threat.combined import share
 from audioadv.threat.projections import each
 from audioadv.threat.region import ADDED, Region, portion
 from audioadv.threat.slots import Chain, SlotNorm
@@ -37,6 +38,7 @@ def affine(
     draws: int = 10,
     restarts: int = 1,
     seed: int = 0,
+    progress: Tell | None = None,
     **options: Any,
 ) -> AttackResult:
     """Of `draws` random moves the worst, then the attack (with `seed` and `options`) on the plain change that comes after it.
@@ -49,27 +51,31 @@ def affine(
     check_counts("affine", draws=draws, restarts=restarts)
     if restarts > 1:
         once = partial(affine, attack, draws=draws, **options)
-        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region)
-    if region.added:
-        return attack(objective, region, seed=seed, **options)
-    if len(region.members()) > 1:
-        return worst_member(partial(affine, attack, draws=draws, seed=seed, **options), objective, region)
-    parts = parts_of(region)
+        return one_after_another([(objective, partial(once, seed=seed + number)) for number in range(restarts)], region, progress)
+    if len(region.members()) > 1 and not region.added:
+        return worst_member(partial(affine, attack, draws=draws, seed=seed, **options), objective, region, progress=progress)
+    parts, told = parts_of(region), None if progress is None else Told(progress)
+    if all(part.added for part in parts):
+        return attack(objective, region, seed=seed, **options, **({} if progress is None else {"progress": progress}))
     if any(part.added for part in parts[:-1]):
         raise OptionError(
             "affine: a plain change comes before a move. Write the mix the other way round: 0.5 * Spatial(30, 3) + 0.5 * Linf(0.3)"
         )
-    first, moves = worst_moves(objective, region, parts, draws, seed)
+    everyone = torch.arange(len(region.clean), device=region.clean.device)
+    tell = None if told is None else told.of(nothing_yet(region), everyone)
+    first, moves = worst_moves(objective, region, parts, draws, seed, tell)
     left = standing(first)
-    if not parts[-1].added or not len(left):
+    if not parts[-1].added or not len(left) or (told is not None and told.enough):
         return first
     rows = left.to(region.clean.device)
     moved, last = region.inputs(moves)[rows], parts[-1].rows(rows)
     away = moved - last.clean
     low, high = (None if limit is None else limit - away for limit in (last.low, last.high))
     inner = replace(last, clean=moved, low=low, high=high)
-    found = attack(objective.begun(region.clean).rows(left), inner, seed=seed, **options)
     slots = moves[rows]
+    if told is not None:
+        options["progress"] = partial(of_the_mix, told.of(first, rows), region.rows(rows).knowing(slots).gauge(moved), last.radius)
+    found = attack(objective.begun(region.clean).rows(left), inner, seed=seed, **options)
     changes = region.norm.slot(slots, len(parts) - 1) if isinstance(region.norm, SlotNorm) else slots
     changes.copy_(inner.project(found.adversarial - moved))  # the difference alone is a rounding too far
     reached = torch.tensor(found.reached, device=rows.device)
@@ -77,6 +83,11 @@ def affine(
     adversarial = torch.where(each(reached, moved), found.adversarial, last.clean)
     slots = torch.where(each(reached, slots), slots, 0.0)
     return merged(first, replace(found, adversarial=adversarial, gauge=gauge, parameters=slots), left)
+
+
+def of_the_mix(tell: Tell, moved: Tensor, radius: Tensor, step: int, gauge: Tensor, best: Tensor) -> bool | None:
+    """Tell of the plain part what it comes to beside the moves: the larger of both shares. Shapes: moved, radius and gauge [batch]."""
+    return tell(step, torch.maximum(moved, share(gauge, radius)), best)
 
 
 def parts_of(region: Region) -> list[Region]:
@@ -87,9 +98,11 @@ def parts_of(region: Region) -> list[Region]:
     return [replace(region, norm=norm, radius=portion(region.radius, own), map=way) for norm, own, way in made]
 
 
-def worst_moves(objective: Objective, region: Region, parts: list[Region], draws: int, seed: int) -> tuple[AttackResult, Tensor]:
+def worst_moves(
+    objective: Objective, region: Region, parts: list[Region], draws: int, seed: int, progress: Tell | None = None
+) -> tuple[AttackResult, Tensor]:
     """What random moves alone come to, and for each example the parameters of the worst. Shapes: -> as region.start()."""
-    run = Run(objective, region)
+    run = Run(objective, region, progress)
     worst, least = region.start(), torch.full_like(region.radius, torch.inf)
     with at_rest(objective.model):
         for draw in range(draws):
