@@ -353,6 +353,22 @@ def test_apgd_goes_on_while_it_descends_and_halves_its_step_where_two_periods_br
     assert not torch.equal(onward(41, 2.0, before=40), onward(21, 1.0, before=40))
 
 
+@pytest.mark.parametrize(("losses", "stalls"), [([10, 9, 8, 7, 7.5], True), ([10, 9, 8, 7, 6.0], False)])
+def test_apgds_random_start_is_no_step_that_descended(losses: list[float], stalls: bool) -> None:
+    """Of 20 steps, progress is judged after the fourth: three of four that descend are no more than 75 %, and the start is none."""
+    seen = list[Tensor]()
+
+    def scripted(x: Tensor) -> Tensor:
+        number = len(seen)
+        seen.append(x.detach())
+        return torch.cat([[*losses, *[50.0] * 30][number] + (-1.0) ** number * (x - x.detach()), torch.zeros_like(x)], 1)
+
+    attacks.apgd(objective(scripted, Misclassify(0, margin)), Linf(1.0).around(torch.zeros(1, 1).double(), box=None), steps=20)
+    here, step, slope = (seen[3], 1.0, -1.0) if stalls else (seen[4], 2.0, 1.0)
+    moved = here + 0.75 * ((here - step * slope).clamp(-1, 1) - here) + 0.25 * (here - seen[3])
+    torch.testing.assert_close(seen[5], moved.clamp(-1, 1))
+
+
 @pytest.mark.parametrize("bound", [Linf(0.2), L2(0.2), L1(0.2)], ids=str)
 def test_random_starts_fill_the_ball_on_all_sides(bound: Linf | L2 | L1) -> None:
     region = bound.around(torch.rand(600, 3, generator=torch.Generator().manual_seed(0)), box=None)
@@ -424,8 +440,12 @@ def test_runs_of_fmn_keep_the_smallest_change_and_only_the_first_begins_at_the_c
     fixed = region.at(1.05 * runs.gauge)
     assert all(attacks.fmn(wanted, fixed, steps=20, restarts=3).reached)
     assert not all(attacks.fmn(wanted, fixed, steps=20).reached)
-    with pytest.raises(OptionError, match="has none"):
-        attacks.fmn(wanted, L1(MIN).around(x, box=None), steps=20, restarts=2)
+    asked = list[Tensor]()
+    spied = objective(lambda inputs: asked.append(inputs), Misclassify(0))
+    for options in ({"restarts": 2}, {"far": True}):
+        with pytest.raises(OptionError, match="has none"):
+            attacks.fmn(spied, L1(MIN).around(x, box=None), **options)
+    assert not asked
 
 
 def test_the_way_back_is_halved_ten_times() -> None:

@@ -66,10 +66,10 @@ def apgd(
     if restarts > 1:
         once = partial(apgd, steps=steps, early_stop=early_stop)
         return restarted(once, objective, region, restarts=restarts, seed=seed, progress=progress)
-    run, judged, since = Run(objective, region, progress), checkpoints(steps), 0
+    run, judged, since = Run(objective, region, progress), checkpoints(steps), -1  # the start is no step
     delta = before = low_delta = random_start(region, seed)
     low_slope = torch.zeros_like(delta)
-    lowest, last = torch.full_like(region.radius, torch.inf), torch.full_like(region.radius, torch.inf)
+    lowest, last = torch.full_like(region.radius, torch.inf), torch.full_like(region.radius, -torch.inf)
     first = FIRST_STEP_OF_SEVERAL if several(objective.goal) else FIRST_STEP
     step, descents, lowest_then = first * region.radius, torch.zeros_like(region.radius), lowest
     halved = torch.ones_like(region.radius, dtype=torch.bool)

@@ -12,7 +12,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, check_counts, check_region, check_sizes, cut, finite_rows, restless
 from audioadv.attacks.survivors import nearest, one_after_another, starts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
@@ -63,6 +63,8 @@ def fmn(
     Raises OptionError for a start far from the clean input in a region without a box.
     """
     check_counts("fmn", steps=steps, restarts=restarts)
+    if far or restarts > 1:
+        check_anywhere(region)
     if restarts > 1:
         once = partial(fmn, steps=steps, step_size=step_size, gamma=gamma)
         runs = starts(once, objective, restarts, seed, far=True)
@@ -105,10 +107,17 @@ def fmn(
     return run.result()
 
 
-def anywhere(region: Region, seed: int) -> Tensor:
-    """A change to a random input in the box. Shapes: -> as region.clean. Raises OptionError for a region without one."""
-    if region.low is None or region.high is None or not region.added:
+def check_anywhere(region: Region) -> None:
+    """Raises OptionError for a region without a box, in which nothing can be anywhere."""
+    check_region(region)
+    if region.low is None or not region.added:
         raise OptionError(
             "fmn: a start far from the clean input is anywhere in the box, and this region has none. Leave far and restarts out"
         )
+
+
+def anywhere(region: Region, seed: int) -> Tensor:
+    """A change to a random input in the box. Shapes: -> as region.clean."""
+    assert region.low is not None
+    assert region.high is not None
     return region.unpadded(region.low + Draws.of(seed, region.clean).uniform(region.clean) * (region.high - region.low))
