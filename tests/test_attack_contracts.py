@@ -645,3 +645,20 @@ def test_pdpgd_comes_to_the_smallest_change_in_l2() -> None:
     x = 0.01 * torch.rand(5, 200, generator=torch.Generator().manual_seed(0))
     result = attacks.pdpgd(objective(net, Misclassify(net(x).argmax(1))), L2(MIN).around(x, box=None), steps=500)
     assert (result.gauge < 1.1 * (x @ weights - 1).abs() / weights.norm()).all()
+
+
+def test_pdpgds_price_rises_while_the_goal_is_missed() -> None:
+    """In L1, a slope of 0.01 moves nothing before the norm, beside the margin, weighs less than that."""
+    seen = list[float]()
+
+    def gentle(x: Tensor) -> Tensor:
+        seen.append(float(x.detach()))
+        return torch.cat([5 + 0.01 * x, torch.zeros_like(x)], 1)
+
+    attacks.pdpgd(objective(gentle, Misclassify(0)), L1(MIN).around(torch.zeros(1, 1, dtype=torch.float64), box=None), steps=200)
+    dual, price, rises = math.log(10), 1 / 1.1, 0
+    while (1 - price) / price >= 0.01 / (1 + math.exp(-5)):
+        dual += 0.1 * (1 - 0.9 * rises / 200)
+        price, rises = 0.9 * price + 0.1 / (1 + math.exp(-dual)), rises + 1
+    assert seen[rises] == 0
+    assert seen[rises + 1] < 0

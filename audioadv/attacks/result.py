@@ -9,7 +9,11 @@ from torch import Tensor
 
 @final
 class Outcome(StrEnum):
-    """How it ended for one example; `sentence` says it in words."""
+    """How it ended for one example; `sentence` says it in words.
+
+    NEEDLESS is said by attacks that look at the clean input, or come back to it: one that begins elsewhere (pgd, apgd, square, with a
+    random start) does not, and one that shrinks what it found (find_then_shrink) may end a hair away; both say REACHED.
+    """
 
     REACHED = "reached"
     MISSED = "missed"
