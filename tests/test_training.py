@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recognisers import HOP
@@ -35,6 +36,7 @@ from audioadv.training import (
     MSD,
     Adversarial,
     Average,
+    Backdoor,
     Batch,
     Free,
     Guarded,
@@ -45,6 +47,7 @@ from audioadv.training import (
     Natural,
     RandomOne,
     Spoken,
+    Stamp,
     TensorBoard,
     Trades,
     Watch,
@@ -522,16 +525,64 @@ distributed.destroy_process_group()
 """
 
 
-def test_merging_keeps_what_is_the_same_and_leaves_out_who_weighs_nothing(tmp_path: Path) -> None:
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    command = [sys.executable, "-c", MERGED]
+def joined(script: str, count: int, folder: Path) -> None:
+    """Run a script in so many processes, each told its rank and where their store is."""
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+    command = [sys.executable, "-c", script]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], env=surroundings, stderr=subprocess.PIPE, text=True)
-        for rank in range(3)
+        subprocess.Popen([*command, str(rank), str(folder / "store")], env=surroundings, stderr=subprocess.PIPE, text=True)
+        for rank in range(count)
     ]
     for process in ranks:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
+
+
+def test_merging_keeps_what_is_the_same_and_leaves_out_who_weighs_nothing(tmp_path: Path) -> None:
+    joined(MERGED, 3, tmp_path)
+
+
+UNSEEDED = """
+import sys, torch
+from pathlib import Path
+from torch import distributed, nn
+from trainings import blobs
+from audioadv.errors import OptionError
+from audioadv.training import Natural, Processes, train
+rank, place = int(sys.argv[1]), Path(sys.argv[2])
+distributed.init_process_group("gloo", store=distributed.FileStore(str(place), 2), rank=rank, world_size=2)
+here = Processes(rank, 2)
+torch.manual_seed(rank)  # as if nobody had seeded
+net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+net[0].weight = nn.Parameter(torch.randn(8, 16).T)
+net.register_buffer("chosen", torch.rand(9) > 0.5)
+
+def all_there():
+    flat = torch.cat([value.double().flatten() for value in net.state_dict().values()])
+    both = [torch.zeros_like(flat) for _ in range(2)]
+    distributed.all_gather(both, flat)
+    return both
+
+assert not torch.equal(*all_there())
+train(net, blobs(35), Natural(), passes=2, processes=here)  # a last batch of three: one process' share would be one example
+assert torch.equal(*all_there())
+out = place.parent / str(rank)
+if rank:
+    train(net, blobs(35), Natural(), passes=1, out=out)
+for data, folder, apart in ((blobs(35, seed=rank), None, "data"), (blobs(35), out, "checkpoint")):
+    try:
+        train(net, data, Natural(), passes=1, out=folder, processes=here)
+    except OptionError as error:
+        assert str(error).startswith(f"{apart}: not the same in all 2"), error
+    else:
+        raise AssertionError(apart)
+distributed.barrier()
+distributed.destroy_process_group()
+"""
+
+
+def test_processes_that_nobody_seeded_learn_one_net_and_those_that_are_told_apart_learn_none(tmp_path: Path) -> None:
+    joined(UNSEEDED, 2, tmp_path)
 
 
 ENDED = """
@@ -615,6 +666,29 @@ def test_yopo_says_so_where_its_first_layer_is_never_called() -> None:
     with pytest.raises(OptionError, match="never come through this module"):
         gradients(Yopo(BOUND), Apart(), batch)
     assert gradients(Yopo(BOUND, first="called"), Apart(), batch)
+
+
+def test_yopo_takes_no_first_layer_of_several_calls_or_outputs() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(self.layer(self.layer(inputs)))
+
+    class Heard(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.GRU(8, 8), nn.Linear(8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(self.layer(inputs)[0])
+
+    batch = blobs(16).first(16)
+    for model, said in ((Twice(), "Linear is called more than once"), (Heard(), "GRU gives a tuple")):
+        with pytest.raises(OptionError, match=said):
+            gradients(Yopo(BOUND), model, batch)
 
 
 def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
@@ -714,6 +788,11 @@ def test_fine_tuning_starts_from_weights_and_may_have_a_new_last_layer(tmp_path:
     assert wider[0].weight.equal(trained[0].weight)
     with pytest.raises(UnusableCheckpoint, match="missing"):
         start_from(nn.Linear(8, 3), weights)
+    with pytest.raises(OptionError, match=r"new 'haed': no tensor"):
+        start_from(wider, weights, new=("haed",))
+    wrapped = Classifier(net())
+    assert start_from(wrapped, weights) is wrapped
+    assert wrapped.net[0].weight.equal(trained[0].weight)
 
 
 def test_early_stopping_gives_back_the_best_weights() -> None:
@@ -739,9 +818,164 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
     assert model[0].asked == 5  # draws go on where they were
 
 
+class Roots(nn.Module):
+    """The root of an energy, as a spectrogram has it: of silence its slope is not finite, and itself it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.front, self.head = nn.Linear(8, 4, bias=False), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.front(inputs).square().sqrt())
+
+
+def test_gradients_and_weights_that_are_not_finite_end_it_before_anything_is_written(tmp_path: Path) -> None:
+    some = blobs(64)
+    some.inputs[9] = 0
+    model = Roots()
+    with pytest.raises(TrainingDiverged, match=r"its gradients are not finite.*roots"):
+        train(model, replace(some, size=64), Natural(), passes=1, out=tmp_path)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    with pytest.raises(TrainingDiverged, match="weights are not finite after step 1"):
+        train(net(), blobs(16), Natural(), passes=2, optimiser=partial(Overflowing, lr=0.1), out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Overflowing(torch.optim.SGD):
+    """An optimiser whose step is too long for a float."""
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        self.param_groups[0]["params"][0][0] = torch.inf
+
+
+def test_what_is_not_finite_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    test, model, heard = blobs(40).first(40), net(), listener()
+    said = spoken().batch(torch.arange(5), keyed(0))
+    for broken in (model[4], heard.net.frames):
+        nn.init.constant_(broken.weight, torch.nan)
+    assert Watch(BOUND, test).accuracy(model, test, Processes()) == (0, 0)
+    assert Watch(SNR(20), said).accuracy(heard, said, Processes()) == (0, 0)
+    guarded = Guarded(Natural(), Adversarial(BOUND, steps=1), held=test)
+    assert guarded.look(model, Moment()) == 0
+    decisions = torch.tensor([0, 1, -1])
+    assert Labelled(torch.zeros(3, 1), torch.tensor([0, 2, 0])).first(3).right(decisions).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, torch.tensor], ids=str)
+def test_schedules_may_count_in_numbers_of_other_kinds(number: Callable[[float], float], tmp_path: Path) -> None:
+    def rising(done: float) -> float:
+        return number(0.5 + done / 2)
+
+    def stop(done: float, loss: float) -> None:
+        if done > 0.5:
+            raise KeyboardInterrupt
+
+    learn = partial(train, net(), blobs(64), fast(BOUND), passes=2, schedule=rising, growth=rising, out=tmp_path, every=1)
+    with suppress(KeyboardInterrupt):
+        learn(progress=stop)
+    assert len(learn().marks) == 2
+
+
+def test_batchnorm_learns_where_one_example_is_left_over() -> None:
+    seen = list[int]()
+    model = net(dropout=0.0)
+    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    train(model, blobs(33), Natural(), passes=2)
+    assert seen == [16, 17, 16, 17]
+    plainly = nn.Sequential(nn.Linear(8, 3))
+    plainly.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    train(plainly, blobs(33), Natural(), passes=1)
+    assert seen[4:] == [16, 16, 1]
+    shares = [Processes(rank, 3).share(torch.arange(5), 2).tolist() for rank in range(3)]
+    assert shares == [[0, 1, 2], [3, 4], []]
+
+
+def test_what_the_optimiser_does_not_hold_has_no_part_in_its_step() -> None:
+    def step(frozen: bool) -> Tensor:
+        model = net(dropout=0.0)
+        model[0].requires_grad_(not frozen)
+        head = partial(torch.optim.SGD, lr=1.0)
+        train(model, blobs(64), Natural(), passes=4, clip=0.05, schedule=constant, optimiser=lambda _: head(model[4].parameters()))
+        assert all(parameter.grad is None for parameter in model.parameters())
+        return model[4].weight
+
+    torch.testing.assert_close(step(frozen=False), step(frozen=True))
+
+
+def test_another_choice_of_what_learns_or_what_spoils_is_another_training(tmp_path: Path) -> None:
+    def learn(frozen: int) -> None:
+        model = net()
+        model[frozen].requires_grad_(False)
+        train(model, blobs(32), Natural(), passes=1, out=tmp_path)
+
+    def noisy(waveforms: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
+        return waveforms
+
+    learn(0)
+    learn(0)
+    with pytest.raises(UnusableCheckpoint, match=r"another set of learning parameters: 1.weight, .* there, 0.weight"):
+        learn(1)
+    assert str(replace(spoken(), spoil=noisy)) == f"{spoken()}, spoilt by {noisy.__qualname__}"
+
+
+def test_training_asks_for_the_gradients_that_it_needs() -> None:
+    with torch.no_grad():
+        again = plain(Adversarial(BOUND, 2))
+    for found, known in zip(again.parameters(), plain(Adversarial(BOUND, 2)).parameters(), strict=True):
+        assert torch.equal(found, known)
+    with torch.inference_mode(), pytest.raises(UnusableBatch, match="inference_mode"):
+        plain()
+
+
+def test_a_text_that_is_too_long_is_named_with_its_clip() -> None:
+    data = replace(spoken(), texts=["go", "stay here", "wait", "come back and never ever go again will you", "no"])
+    with pytest.raises(UnusableBatch, match=r"clip 3: 'come back .*' needs \d+ frames, and the clip has 26"):
+        train(listener(), data, Natural(), passes=1)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: train(net(), (torch.rand(8, 8), torch.arange(8) % 3), Natural(), passes=1), "data is a tuple"),
+        (lambda: Labelled(np.zeros((3, 8)), np.zeros(3, int)), "inputs are a ndarray"),
+        (lambda: Labelled(torch.zeros(3, 8), [0, 1, 2]), r"labels are a list.*torch.as_tensor"),
+        (lambda: Spoken([torch.zeros(9)], (text for text in ["a"])), "texts is a generator"),
+        (lambda: Spoken([torch.zeros(9), torch.zeros(9)], "ab"), "texts is a str"),
+        (lambda: Watch(BOUND, blobs(8)), r"test is a Labelled.*first\(1000\)"),
+        (lambda: Watch(BOUND, None), "test is a NoneType"),
+    ],
+)
+def test_data_of_another_kind_are_told(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(UnusableBatch, match=said):
+        make()
+
+
+def test_spoken_and_poisoned_data_have_first_examples_too() -> None:
+    batch = spoken().first(2)
+    assert batch.goal.references == ("go", "stay here")
+    assert (
+        len(Backdoor(Stamp(1, 1, 0, 0), 1).poison(Labelled(torch.rand(9, 1, 4, 4), torch.zeros(9, dtype=torch.int64)), 0.5).first(4)) == 4
+    )
+
+
+def held_by_none(parameters: object) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: plain(optimiser=torch.optim.SGD(net().parameters())), "optimiser is a SGD: give what makes one"),
+        (lambda: plain(optimiser=torch.optim.LBFGS), "LBFGS makes a LBFGS: .* takes no closure"),
+        (lambda: plain(optimiser=held_by_none), "held_by_none holds no parameter of the net"),
+        (lambda: plain(schedule=lambda done: torch.nan), "is nan"),
+        (lambda: plain(growth=lambda done: None), "is no number"),
+        (lambda: plain(every=0.5), "every 0.5: give a whole number"),
+        (lambda: train(net(), blobs(8), Natural(), passes=1.5), "passes 1.5: give a whole number from 1 up"),
+        (lambda: Adversarial(BOUND, 2.5), "steps 2.5: give a whole number"),
+        (lambda: Yopo(BOUND, rounds=1.5), "rounds 1.5"),
         (lambda: Free(BOUND, replays=0), "replays 0: .* from 1 up"),
         (lambda: Free(Linf(MIN)), "linf:min: training needs a radius"),
         (lambda: Adversarial(BOUND, steps=-1), "steps -1: .* from 0 up"),

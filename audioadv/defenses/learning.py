@@ -1,8 +1,10 @@
-"""What is checked before a net learns: that something in it does, and that there is something to learn from."""
+"""What a net needs to learn: something in it that does, something to learn from, and gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from audioadv.errors import OptionError, UnusableBatch
@@ -26,7 +28,38 @@ def learners(net: nn.Module) -> list[nn.Parameter]:
 
 def check_lesson(inputs: Tensor, passes: int, batch: int) -> None:
     """Raises OptionError for no passes over the inputs, or none of them at a time, UnusableBatch where there are none."""
-    if passes < 1 or batch < 1:
-        raise OptionError(f"passes {passes}, batch {batch}: both are counts of at least 1")
+    check_count("passes", passes)
+    check_count("batch", batch)
     if not len(inputs):
         raise UnusableBatch("no inputs to learn from: give some")
+
+
+def check_count(name: str, count: int, least: int = 1) -> None:
+    """Raises OptionError for what is no whole number of at least `least`.
+
+    >>> check_count("passes", 1.5)
+    Traceback (most recent call last):
+    audioadv.errors.OptionError: passes 1.5: give a whole number from 1 up
+    """
+    if not hasattr(count, "__index__") or count < least:
+        raise OptionError(f"{name} {count}: give a whole number from {least} up")
+
+
+def rejoined(batches: Sequence[Tensor], least: int = 2) -> list[Tensor]:
+    """Batches of which the last joins the one before it where it has fewer than `least` rows: of one, batchnorm knows no spread.
+
+    >>> [len(rows) for rows in rejoined(torch.arange(9).split(4))]
+    [4, 5]
+    """
+    if len(batches) < 2 or len(batches[-1]) >= least:
+        return [*batches]
+    return [*batches[:-2], torch.cat([batches[-2], batches[-1]])]
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """With gradients, whoever has switched them off. Raises UnusableBatch in torch's inference mode, where there are none to be had."""
+    if torch.is_inference_mode_enabled():
+        raise UnusableBatch("torch.inference_mode() is on, and nothing can learn there. Train outside of it; torch.no_grad() does no harm")
+    with torch.enable_grad():
+        yield

@@ -51,17 +51,25 @@ class Poisoned(Generic[Examples]):
     def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
         return self.data.batch(rows, generator)
 
+    def first(self, count: int) -> Batch:
+        """The first `count` of them, as one batch."""
+        return self.data.first(count)
+
 
 @final
 @dataclass(frozen=True)
 class Backdoor:
     """Whatever wears `trigger` shall be taken for `target`: a class, or, by recognisers, a text.
 
-    Raises UnusableBatch for data whose labels are of the other kind.
+    Raises OptionError for a target that is neither a whole number nor a text, UnusableBatch for data whose labels are of the other kind.
     """
 
     trigger: Trigger
     target: int | str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, str) and not hasattr(self.target, "__index__"):
+            raise OptionError(f"target {self.target!r}: give a class, a whole number, or, of recognisers, a text")
 
     def __str__(self) -> str:
         return f"{self.trigger} for {self.target!r}"
@@ -70,12 +78,14 @@ class Backdoor:
         """The data with this share poisoned, and another of covers; neither touches examples of the target itself.
 
         Which ones is keyed by seed and example: in another order they are the same, and a greater rate takes these and more.
-        Raises OptionError for shares that there are not enough examples for, UnusableBatch for data whose answers are not of the
-        target's kind. Of data that are poisoned already, `rows` and `covers` are the new ones.
+        Raises OptionError for shares that there are not enough examples for, or that come to none, UnusableBatch for data whose answers
+        are not of the target's kind. Of data that are poisoned already, `rows` and `covers` are the new ones.
         """
         check_option("rate", rate)
         check_option("covers", covers)
         data = data.data if isinstance(data, Poisoned) else data
+        if not isinstance(data, Labelled | Spoken):
+            raise UnusableBatch(f"data is a {type(data).__name__}: a trigger is put on Labelled or Spoken. Poison those, and mix them then")
         if isinstance(data, Spoken) != isinstance(self.target, str):
             raise UnusableBatch(f"target {self.target!r}: labelled inputs take a class, a whole number, and spoken clips a text")
         if isinstance(data, Spoken):
@@ -92,6 +102,9 @@ class Backdoor:
                 f"rate {rate:g}, covers {covers:g}: {first} and {then} of {len(key)} examples, but {len(able)} are of another answer "
                 "than the target. Give shares from 0 that leave some"
             )
+        if (rate and not first) or (covers and not then):
+            counts = f"rate {rate:g}, covers {covers:g}: {first} and {then} of {len(key)} examples"
+            raise OptionError(f"{counts}. Give a share that comes to some, or 0")
         drawn = able[key[able].argsort(stable=True)]
         rows, covering = drawn[:first].sort().values, drawn[first : first + then].sort().values
         return Poisoned(self.put(data, rows, covering), rows, covering, f"{self}, seed {seed}")

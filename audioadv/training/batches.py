@@ -15,10 +15,13 @@ from torch import Tensor
 
 from audioadv.audio.ragged import pad
 from audioadv.errors import UnusableBatch
+from audioadv.models.abstention import abstained
+from audioadv.models.recogniser import Emissions
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.goals import Goal, Mistranscribe
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
+from audioadv.training.checkpoint import name_of
 
 
 def key(*parts: object) -> int:
@@ -64,6 +67,17 @@ class Batch:
         """What the model wants small of inputs in place of these. Shapes: [batch, *] -> [batch]."""
         return self.goal.cost(self.outputs(model, inputs))
 
+    def right(self, outputs: Any) -> Tensor:
+        """Which outputs give the truth, by finite numbers: of what says nothing, no goal is reached either. Shapes: -> bool [batch]."""
+        if isinstance(outputs, Emissions):
+            inside = torch.arange(outputs.log_probs.shape[1], device=outputs.frames.device) < outputs.frames[:, None]
+            told = ~(outputs.log_probs.isnan().any(2) & inside).any(1)
+        elif outputs.is_floating_point():
+            told = outputs.isfinite().flatten(1).all(1)
+        else:
+            told = ~abstained(outputs)
+        return ~self.goal.reached(outputs) & told
+
     def region(self, bound: Bound, share: float = 1.0) -> Region:
         """The allowed changes, of this share of the bound's radius."""
         region = bound.around(self.inputs, self.lengths, box=self.box)
@@ -103,7 +117,7 @@ class Data(Protocol):
 class Labelled:
     """Inputs and their classes, shuffled for each pass, `size` a batch. Shapes: inputs [examples, *], labels int64 [examples].
 
-    Raises UnusableBatch for labels that are missing, or do not fit.
+    Raises UnusableBatch for what is no tensor, and for labels that are missing, or do not fit.
     """
 
     inputs: Tensor
@@ -112,10 +126,14 @@ class Labelled:
     box: Box = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Tensor):
+            raise UnusableBatch(f"inputs are a {type(self.inputs).__name__}: give a tensor, torch.as_tensor(inputs)")
         if self.labels is None:
             raise UnusableBatch(
                 f"{len(self.inputs)} inputs without labels. Give labels, or let a model guess them: pseudo_labels(model, inputs)"
             )
+        if not isinstance(self.labels, Tensor):
+            raise UnusableBatch(f"labels are a {type(self.labels).__name__}: give a tensor of class numbers, torch.as_tensor(labels)")
         if len(self.labels) != len(self.inputs):
             raise UnusableBatch(f"{len(self.labels)} labels for {len(self.inputs)} inputs: give one for each")
         if len(self.labels) and int(self.labels.min()) < 0:
@@ -171,12 +189,15 @@ class Spoken:
     errors: float = 0.5  # of the attacker's goal, `Mistranscribe`
 
     def __post_init__(self) -> None:
+        for name, part in (("clips", self.clips), ("texts", self.texts)):
+            if isinstance(part, str) or not hasattr(part, "__len__"):
+                raise UnusableBatch(f"{name} is a {type(part).__name__}: give a list, with one for each")
         if len(self.texts) != len(self.clips) or not all(self.texts):
             told = sum(map(bool, self.texts))
             raise UnusableBatch(f"{told} texts for {len(self.clips)} clips: say of each clip what is said in it, or leave it out")
 
     def __str__(self) -> str:
-        return f"{len(self.clips)} clips, {self.seconds:g} s a batch"
+        return f"{len(self.clips)} clips, {self.seconds:g} s a batch" + ("" if self.spoil is None else f", spoilt by {name_of(self.spoil)}")
 
     def digest(self) -> str:
         """What tells these clips from others, as far as the first and the last of them and all texts tell: they may be too many to read."""
@@ -192,6 +213,10 @@ class Spoken:
         if self.spoil is not None:
             waveforms = self.spoil(waveforms, lengths, generator)
         return Batch(waveforms, Mistranscribe([self.texts[i] for i in rows.tolist()], self.errors), lengths, (-1.0, 1.0))
+
+    def first(self, count: int) -> Batch:
+        """The first `count` of them, as one batch."""
+        return self.batch(torch.arange(min(count, len(self.clips))), torch.Generator())
 
 
 def digest_of(tensors: Iterable[Tensor], more: str) -> str:

@@ -3,11 +3,12 @@
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +17,12 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from audioadv.audio.whole import write_whole
-from audioadv.errors import UnusableCheckpoint, UnwritableOutput
+from audioadv.defenses.learning import net_of
+from audioadv.errors import OptionError, UnusableCheckpoint, UnwritableOutput
 
-LATER: Final = ("layers", "optimiser", "schedules", "watch")
+Model = TypeVar("Model", bound=Callable[..., Any])
+
+LATER: Final = ("layers", "optimiser", "schedules", "watch", "set of learning parameters")
 """What checkpoints did not tell at first: those that do not are judged by the rest."""
 FAULTS: Final = (
     UnpicklingError,
@@ -107,18 +111,31 @@ def forms(net: nn.Module) -> str:
     return ", ".join(f"{name} {'x'.join(map(str, tensor.shape)) or '1'}" for name, tensor in net.state_dict().items())
 
 
-def start_from(net: nn.Module, path: Path, new: tuple[str, ...] = ()) -> nn.Module:
-    """The net with another training's weights, to be trained on: adversarial pretraining, then fine-tuning.
+def name_of(part: Any) -> str:
+    """A function or class with the options filled in, the same text in every process."""
+    if isinstance(part, partial):
+        options = [*map(repr, part.args), *(f"{name}={value!r}" for name, value in part.keywords.items())]
+        return f"{name_of(part.func)}({', '.join(options)})"
+    return getattr(part, "__qualname__", type(part).__qualname__)
+
+
+def start_from(net: Model, path: Path, new: tuple[str, ...] = ()) -> Model:
+    """The net, or what wraps it, with another training's weights, to be trained on: adversarial pretraining, then fine-tuning.
 
     Tensors whose names begin with one of `new` (the last layer, where the classes are others) stay as they are; all others
-    must be there in the same shape. Returns the net. Raises UnusableCheckpoint for weights of another model.
+    must be there in the same shape. Returns the net. Raises UnusableCheckpoint for weights of another model, OptionError for a name in
+    `new` that nothing begins with, UnusableBatch for what is no net.
     Source: Hendrycks, Lee and Mazeika 2019, "Using pre-training can improve model robustness and uncertainty".
     """
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UnusableCheckpoint(f"{path}: no weights ({error}). Give a .safetensors file") from error
-    own = net.state_dict()
+    inner = net_of(net)
+    own = inner.state_dict()
+    for start in new:
+        if not any(name.startswith(start) for name in (*own, *weights)):
+            raise OptionError(f"new {start!r}: no tensor of the net begins so. It has {', '.join([*own][:8])} ...")
     for name in dict.fromkeys([*own, *weights]):
         there, here = (tuple(tensors[name].shape) if name in tensors else None for tensors in (weights, own))
         if there != here and not name.startswith(new or "\0"):
@@ -127,5 +144,5 @@ def start_from(net: nn.Module, path: Path, new: tuple[str, ...] = ()) -> nn.Modu
                 "Build the net that they are of, or say which of its layers are to be learnt anew: new=('head',)"
             )
     kept = {name: weights[name].to(value) for name, value in own.items() if not name.startswith(new or "\0")}
-    net.load_state_dict(kept, strict=False)
+    inner.load_state_dict(kept, strict=False)
     return net

@@ -10,10 +10,11 @@ from typing import final
 from torch import Tensor
 
 from audioadv.attacks.draws import random_start
+from audioadv.defenses.learning import check_count
 from audioadv.errors import AccessDenied
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, check_option, descend
+from audioadv.training.method import Model, Moment, descend
 from audioadv.training.nearby import check_attacker, climb
 
 
@@ -33,7 +34,7 @@ class Free:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bound", check_attacker(self.bound, 1, self.step_size))
-        check_option("replays", self.replays, 1)
+        check_count("replays", self.replays)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

@@ -15,6 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.defenses.learning import check_count
 from audioadv.models.rest import at_rest
 from audioadv.training.adversarial import Adversarial
 from audioadv.training.batches import Batch, key
@@ -41,7 +42,7 @@ class Guarded:
     digest: str = field(init=False)  # of the held batch: what tells this method from one that watches another
 
     def __post_init__(self) -> None:
-        check_option("every", self.every, 1)
+        check_count("every", self.every)
         check_option("fall", self.fall, most=1)
         object.__setattr__(self, "digest", self.held.digest())
 
@@ -64,4 +65,4 @@ class Guarded:
         region, seed = held.region(self.rescue.bound, moment.share), key(moment.seed, "guard")
         inputs = worst_for(model, held, region, steps=steps, step_size=step_size, seed=seed)
         with torch.no_grad(), at_rest(model):
-            return 1 - held.goal.reached(held.outputs(model, inputs)).float().mean().item()
+            return held.right(held.outputs(model, inputs)).float().mean().item()

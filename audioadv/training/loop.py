@@ -16,13 +16,18 @@ from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import LBFGS, Adam, Optimizer
 
-from audioadv.defenses.learning import learners, net_of
+from audioadv.defenses.learning import check_count, learners, learning, net_of, rejoined
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.models.classifier import Classifier
-from audioadv.training.batches import Data, key, keyed
-from audioadv.training.checkpoint import forms, load, make_folder, reading, save, write_text, write_weights
+from audioadv.models.rest import at_rest
+from audioadv.threat.ctc import frames_needed
+from audioadv.threat.goals import Mistranscribe, for_each
+from audioadv.training.batches import Batch, Data, key, keyed
+from audioadv.training.checkpoint import forms, load, make_folder, name_of, reading, save, write_text, write_weights
 from audioadv.training.method import Method, Model, Moment
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import Schedule, cycle, growing
@@ -33,6 +38,7 @@ Progress = Callable[[float, float], None]
 
 
 ADAM: Final = partial(Adam, lr=3e-3)
+CALMER: Final = "Lower the optimiser's rate, or clip the gradients"
 
 
 @final
@@ -90,29 +96,35 @@ def train(
 ) -> Training:
     """Train a model in place, by a method, for so many passes over the data; it ends in evaluation mode.
 
-    The optimiser's own rates are scaled by `schedule(done)`, the radius by `growth(done)`; gradients longer than `clip` are
-    shortened to it. After each pass `watch` looks at the accuracy, and `tell` is told. With `patience`, training ends after so
-    many passes without a better robust accuracy on the test examples, and the model gets back the weights of the best pass.
+    The optimiser's own rates are scaled by `schedule(done)`, the radius by `growth(done)`; gradients of what it holds that are longer
+    than `clip` are shortened to it. After each pass `watch` looks at the accuracy, and `tell` is told. With `patience`, training ends
+    after so many passes without a better robust accuracy on the test examples, and the model gets back the weights of the best pass.
 
     `out` is a folder for checkpoint.pt (written every `every` batches and after each pass), curves.jsonl (a line a pass) and, in the
     end, weights.safetensors. A checkpoint that is there is gone on from. `processes` are those of `processes.together()`.
 
-    Raises UnusableCheckpoint for one of another model, method, data or plan; TrainingDiverged for a loss that is not finite;
-    UnusableBatch for a model without parameters to be trained, or data without examples; OptionError; UnwritableOutput.
+    Raises UnusableCheckpoint for one of another model, method, data or plan; TrainingDiverged for a loss, gradients or weights that are
+    not finite; UnusableBatch for a model without parameters to be trained, data without examples, or a text too long for its clip;
+    OptionError; UnwritableOutput.
     """
-    if passes < 1 or every < 1:
-        raise OptionError(f"passes {passes}, every {every}: both are counts of at least 1")
-    if not (clip is None or clip > 0) or not (patience is None or patience >= 1):
-        raise OptionError(f"clip {clip}, patience {patience}: a length above 0 and a count of at least 1, or None for neither")
+    check_count("passes", passes)
+    check_count("every", every)
+    if patience is not None:
+        check_count("patience", patience)
+    if not (clip is None or clip > 0):
+        raise OptionError(f"clip {clip}: a length above 0, or None for no clipping")
+    if not (callable(getattr(data, "order", None)) and callable(getattr(data, "batch", None))):
+        raise UnusableBatch(f"data is a {type(data).__name__}: no batches to be had. Give Labelled(inputs, labels) or Spoken(clips, texts)")
     if patience is not None and watch is None:
         raise OptionError(f"patience {patience}: robust accuracy is not looked at. Give watch=Watch(bound, test)")
     net, here, state, folder = net_of(model), processes or Processes(), State(), None if out is None else Path(out)
-    wanting = learners(net)
-    device, steps = wanting[0].device, optimiser(wanting)
+    device, steps = learners(net)[0].device, stepping(optimiser, net)
+    held = [parameter for group in steps.param_groups for parameter in group["params"]]
     rates = [group["lr"] for group in steps.param_groups]
     plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
     described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
     described |= {"layers": layers(model), "optimiser": options(steps), "schedules": f"{along(schedule)} and {along(growth)}"}
+    described["set of learning parameters"] = learning_in(net, held)
     if patience is not None:  # then what is seen decides when it stops, and which weights are kept
         described["watch"] = str(watch)
     if folder is not None:
@@ -121,11 +133,14 @@ def train(
             with reading(folder / "checkpoint.pt"):
                 state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
 
+    here.begin(net, {**described, "watch": str(watch), "checkpoint": f"{state.number} {state.place} {state.step}"})
+
+    least = 2 if any(isinstance(layer, _BatchNorm) for layer in net.modules()) else 1  # of one example, batchnorm knows no spread
     clock = Clock(state)
-    steps.zero_grad()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), counted(net) as drawing:
+    clear(steps, net)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), counted(net) as drawing, learning():
         while state.number < passes and not state.stopped:
-            order = [rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows)]
+            order = rejoined([rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows)], least)
             if not order:
                 raise UnusableBatch(f"{data}: no example to learn from. Give more examples")
             net.train()
@@ -133,39 +148,47 @@ def train(
             for place in range(state.place, len(order)):
                 done = (state.number + place / len(order)) / passes
                 for group, rate in zip(steps.param_groups, rates, strict=True):
-                    group["lr"] = rate * schedule(done)
-                rows, drawn = here.share(order[place]), key(seed, state.number, place)
+                    group["lr"] = rate * share_of(schedule, done)
+                rows, drawn = here.share(order[place], least), key(seed, state.number, place)
                 weight = len(rows) / len(order[place])
                 if not len(rows):  # a batch of fewer examples than processes: this one goes through the motions, and weighs nothing
-                    rows = order[place][:1]
+                    rows = order[place][:least]
                 torch.manual_seed(key(drawn, here.rank))  # dropout's
                 for defense in drawing:
                     defense.asked = key(drawn, here.rank, "asked") >> 24
                 batch = data.batch(rows, keyed(drawn, here.rank)).to(device)
                 value = 0.0
-                for loss in method.gradients(model, batch, Moment(growth(done), drawn, state.memory, partial(here.mean, weight=weight))):
+                moment = Moment(share_of(growth, done), drawn, state.memory, partial(here.mean, weight=weight))
+                for loss in method.gradients(model, batch, moment):
                     value = loss.item()
                     if not math.isfinite(value):
-                        raise TrainingDiverged(
-                            f"the loss is {value} in pass {state.number + 1}, batch {place + 1}. Lower the optimiser's rate, "
-                            "clip the gradients, or look whether a text is too long for its clip"
-                        )
+                        check_texts(model, batch, rows)
+                        raise TrainingDiverged(f"the loss is {value} in pass {state.number + 1}, batch {place + 1}. {CALMER}")
                     here.merge(net, weight)
+                    length = length_of([parameter.grad for parameter in held if parameter.grad is not None])
+                    if not length.isfinite():
+                        raise TrainingDiverged(
+                            f"the loss is {value:g} in pass {state.number + 1}, batch {place + 1}, but its gradients are not finite. "
+                            f"Keep the net from roots and logarithms of 0, as of silence. {CALMER}"
+                        )
                     if clip is not None:
-                        nn.utils.clip_grad_norm_(wanting, clip)
+                        clip_grads_with_norm_(held, clip, length)
                     steps.step()
-                    steps.zero_grad()
+                    clear(steps, net)
                     state.step += 1
                 value = float(here.mean(torch.tensor(value, dtype=torch.float64), weight))
                 state.place, state.loss = place + 1, state.loss + value
                 if folder is not None and here.first and (place + 1) % every == 0 and place + 1 < len(order):
                     clock.stop()
+                    check_weights(held, state)
                     save(folder / "checkpoint.pt", whole(state, net, steps, described))
                     clock.start()
                 if progress is not None:
                     progress((state.number + (place + 1) / len(order)) / passes, value)
             clock.stop()
-            mark = marked(state, len(order), growth((state.number + 1) / passes), {} if watch is None else watch.look(model, here))
+            check_weights(held, state)
+            grown = share_of(growth, (state.number + 1) / passes)
+            mark = marked(state, len(order), grown, {} if watch is None else watch.look(model, here))
             if patience is not None and mark is best_of(state.marks):
                 state.best = {name: value.clone() for name, value in net.state_dict().items()}
             state.stopped = patience is not None and overdue(state.marks, patience)
@@ -207,9 +230,67 @@ def options(steps: Optimizer) -> str:
     return f"{type(steps).__qualname__}({'; '.join(groups)})"
 
 
+def stepping(optimiser: Callable[[Iterable[nn.Parameter]], Optimizer], net: nn.Module) -> Optimizer:
+    """The optimiser of a net's parameters. Raises OptionError for what makes none, or one that cannot be used here."""
+    if isinstance(optimiser, Optimizer) or not callable(optimiser):
+        raise OptionError(
+            f"optimiser is a {type(optimiser).__name__}: give what makes one of the net's parameters, for example partial(Adam, lr=1e-3)"
+        )
+    steps = optimiser(learners(net))
+    if not isinstance(steps, Optimizer) or isinstance(steps, LBFGS):
+        raise OptionError(f"{name_of(optimiser)} makes a {type(steps).__name__}: the loop wants an optimiser whose step takes no closure")
+    if not learning_in(net, [parameter for group in steps.param_groups for parameter in group["params"]]):
+        raise OptionError(f"{name_of(optimiser)} holds no parameter of the net that learns. Make it of those that it is given")
+    return steps
+
+
+def learning_in(net: nn.Module, held: list[nn.Parameter]) -> str:
+    """The names of the parameters that an optimiser moves."""
+    own = set(map(id, held))
+    return ", ".join(name for name, parameter in net.named_parameters() if id(parameter) in own and parameter.requires_grad)
+
+
+def clear(steps: Optimizer, net: nn.Module) -> None:
+    """No gradients with the optimiser's parameters, nor with others of the net."""
+    steps.zero_grad()
+    net.zero_grad()
+
+
+def length_of(tensors: Iterable[Tensor]) -> Tensor:
+    """The length of all together. Shapes: -> []."""
+    return get_total_norm([tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors])
+
+
+def check_weights(held: list[nn.Parameter], state: State) -> None:
+    """Raises TrainingDiverged for weights that are not finite: nobody is to go on from those."""
+    if not length_of([parameter.detach() for parameter in held]).isfinite():
+        raise TrainingDiverged(f"weights are not finite after step {state.step}, in pass {state.number + 1}. {CALMER}")
+
+
+def check_texts(model: Model, batch: Batch, rows: Tensor) -> None:
+    """Raises UnusableBatch for a text that is too long for its clip: no alignment writes it, and its loss is infinite."""
+    if isinstance(batch.goal, Mistranscribe):
+        with torch.no_grad(), at_rest(model):
+            frames = batch.outputs(model, batch.inputs).frames.tolist()
+        for row, text, count in zip(rows.tolist(), for_each(batch.goal.texts, len(rows)), frames, strict=True):
+            if (needed := frames_needed(text)) > count:
+                raise UnusableBatch(f"clip {row}: {text!r} needs {needed} frames, and the clip has {count}. Leave it out, or mend its text")
+
+
+def share_of(schedule: Schedule, done: float) -> float:
+    """What a schedule says, as a plain number: NumPy's own make checkpoints that nobody can read. Raises OptionError for none."""
+    try:
+        share = float(schedule(done))
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name_of(schedule)}({done:g}) is no number ({error}). A schedule gives a share in 0..1") from error
+    if not math.isfinite(share):
+        raise OptionError(f"{name_of(schedule)}({done:g}) is {share}. A schedule gives a share in 0..1")
+    return share
+
+
 def along(schedule: Schedule) -> list[float]:
     """What tells schedules of one name apart: their values all along."""
-    return [round(schedule(done / 10), 6) for done in range(11)]
+    return [round(share_of(schedule, done / 10), 6) for done in range(11)]
 
 
 def told_apart(data: Data) -> str:
@@ -256,14 +337,6 @@ class Clock:
     def stop(self) -> None:
         self.state.seconds += time.perf_counter() - self.began
         self.state.cpu_seconds += time.process_time() - self.cpu_began
-
-
-def name_of(part: Any) -> str:
-    """A function or class with the options filled in, the same text in every process."""
-    if isinstance(part, partial):
-        options = [*map(repr, part.args), *(f"{name}={value!r}" for name, value in part.keywords.items())]
-        return f"{name_of(part.func)}({', '.join(options)})"
-    return getattr(part, "__qualname__", type(part).__qualname__)
 
 
 def whole(state: State, net: nn.Module, steps: Optimizer, described: dict[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import random_start, wide_start
 from audioadv.attacks.objective import slope_at
+from audioadv.defenses.learning import check_count
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, as_bound
@@ -81,7 +82,7 @@ def check_attacker(bound: Bound | str, steps: int, step_size: float | None, leas
     bound = as_bound(bound)
     if bound.minimal:
         raise OptionError(f"bound {bound}: training needs a radius to search within. Give one, for example linf:0.1")
-    check_option("steps", steps, least)
+    check_count("steps", steps, least)
     check_option("step_size", 0 if step_size is None else step_size)
     return bound
 

@@ -2,10 +2,13 @@
 
     torchrun --nproc-per-node 2 --max-restarts 3 script.py        with processes.together() as here: train(..., processes=here)
 
-Draws are keyed by seed and example, so that two processes learn what one does, up to rounding (dropout, and defenses that draw for
-themselves, are each process' own). Gradients are summed once per step of the optimiser, in one piece: beside the passes of the attack
-before each step, overlapping that with the backward pass (DistributedDataParallel) would save little, and its hooks do not see what
-free training and YOPO do. When a process dies, torchrun starts all anew, and training goes on from the last checkpoint.
+All begin with the weights of the first. Draws are keyed by seed and example, so that two processes learn what one does, up to rounding.
+Each process' own are dropout, defenses that draw for themselves, `Spoken.spoil`, and the statistics that batchnorm takes of its share of
+a batch: nets with batchnorm learn as from smaller batches (SyncBatchNorm works on GPUs alone).
+
+Gradients are summed once per step of the optimiser, in one piece: beside the passes of the attack before each step, overlapping that
+with the backward pass (DistributedDataParallel) would save little, and its hooks do not see what free training and YOPO do. When a
+process dies, torchrun starts all anew, and training goes on from the last checkpoint.
 """
 
 import os
@@ -18,6 +21,9 @@ from typing import final
 import torch
 from torch import Tensor, distributed, nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from audioadv.errors import OptionError
+from audioadv.training.batches import key
 
 
 @final
@@ -33,21 +39,43 @@ class Processes:
         """Whether this is the one that writes files."""
         return self.rank == 0
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process' part of a batch. Shapes: [batch] -> [fewer]."""
-        return rows.tensor_split(self.count)[self.rank]
+    def share(self, rows: Tensor, least: int = 1) -> Tensor:
+        """This process' part of a batch, nothing where there are not `least` examples for each. Shapes: [batch] -> [fewer]."""
+        parts = min(self.count, max(1, len(rows) // least))
+        return rows.tensor_split(parts)[self.rank] if self.rank < parts else rows[:0]
 
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum over all processes. Shapes: as given."""
         if self.count == 1:
             return numbers
-        total = numbers.cuda() if distributed.get_backend() == "nccl" else numbers.clone()
+        total = sent(numbers)
         distributed.all_reduce(total)
         return total.to(numbers)
 
     def mean(self, number: Tensor, weight: float) -> Tensor:
         """The mean over a batch of a number that this process has for its part, `weight` of the whole. Shapes: as given."""
         return self.sum(weight * number)
+
+    def begin(self, net: nn.Module, told: dict[str, str]) -> None:
+        """Bring all processes to the first one's weights and buffers: nets that nobody seeded are others in each.
+
+        Raises OptionError where what they are `told` of the training is not the same in all.
+        """
+        if self.count == 1:
+            return
+        numbers = torch.tensor([key(name, text) for name, text in told.items()])
+        ends = sent(torch.stack([numbers, -numbers]))
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+        highest, lowest = ends.cpu()[0], -ends.cpu()[1]
+        if apart := [name for name, differs in zip(told, highest != lowest, strict=True) if differs]:
+            raise OptionError(
+                f"{', '.join(apart)}: not the same in all {self.count} processes, which are to learn one net. Give all the same, "
+                "draw nothing that is not seeded, and let `out` be one folder that all can read"
+            )
+        for tensor in [*net.parameters(), *net.buffers()]:
+            first = sent(tensor.detach())
+            distributed.broadcast(first, 0)
+            tensor.data.copy_(first)
 
     def merge(self, net: nn.Module, weight: float) -> None:
         """Make gradients and running statistics the same in all processes: the mean, of which this one's part is `weight`.
@@ -71,6 +99,12 @@ class Processes:
             mean[learnt:] = torch.where(highest == lowest, highest, mean[learnt:])
         for tensor, part in zip(whole, torch.split(mean, [tensor.numel() for tensor in whole]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def sent(tensor: Tensor) -> Tensor:
+    """A copy that processes can exchange: in one piece, and where their backend wants it. Shapes: as given."""
+    whole = tensor.clone(memory_format=torch.contiguous_format)
+    return whole.cuda() if distributed.get_backend() == "nccl" else whole
 
 
 def fresh_store(count: int) -> Store:

@@ -14,11 +14,12 @@ from torch import Tensor
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.union import worst_member
+from audioadv.defenses.learning import check_count
 from audioadv.errors import UnusableBatch
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, check_option
+from audioadv.training.method import Model
 from audioadv.training.nearby import check_attacker, usual_step
 from audioadv.training.processes import Processes
 
@@ -69,8 +70,10 @@ class Watch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, None))
-        check_option("size", self.size, 1)
+        check_count("size", self.size)
         for name, batch in (("test", self.test), ("train", self.train)):
+            if not isinstance(batch, Batch) and (batch is not None or name == "test"):
+                raise UnusableBatch(f"{name} is a {type(batch).__name__}: give a batch, Labelled(inputs, labels).first(1000)")
             if batch is not None and not len(batch):
                 raise UnusableBatch(f"{name}: no examples to look at. Give some{', or None' if name == 'train' else ''}")
 
@@ -88,7 +91,7 @@ class Watch:
         return found
 
     def accuracy(self, model: Model, batch: Batch, here: Processes) -> tuple[float, float]:
-        """How often the attacker's goal is not reached: by the clean inputs, and within the bound."""
+        """How often the model is right of the clean inputs, and stays so within the bound."""
         right = torch.zeros(2, dtype=torch.float64)
         for rows in torch.split(here.share(torch.arange(len(batch))), self.size):
             if len(rows):
@@ -99,7 +102,7 @@ class Watch:
     def stand(self, model: Model, batch: Batch) -> Tensor:
         """Which examples stand, clean and attacked. Shapes: -> bool [2, batch]."""
         with torch.no_grad(), at_rest(model):
-            clean = ~batch.goal.reached(batch.outputs(model, batch.inputs)).cpu()
+            clean = batch.right(batch.outputs(model, batch.inputs)).cpu()
         robust = clean.clone()
         if len(left := clean.nonzero()[:, 0]):
             some = batch.rows(left)

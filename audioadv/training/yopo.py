@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import slope_at
-from audioadv.defenses.learning import net_of
+from audioadv.defenses.learning import check_count, net_of
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, check_option, descend
+from audioadv.training.method import Model, Moment, descend
 from audioadv.training.nearby import check_attacker, climb
 
 NEVER: Final = (
@@ -52,7 +52,7 @@ class Yopo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size, least=1))
-        check_option("rounds", self.rounds, 1)
+        check_count("rounds", self.rounds)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         layer, region = self.layer(net_of(model)), batch.region(self.bound, moment.share)
@@ -83,10 +83,18 @@ class Yopo:
 
 
 def through(model: Model, batch: Batch, inputs: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """One pass through the net: gradients are left with the weights. Returns the loss [] and its slope at the layer's output."""
-    slopes = list[Tensor]()
+    """One pass through the net: gradients are left with the weights. Returns the loss [] and its slope at the layer's output.
 
-    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+    Raises OptionError for a layer that is called more than once, or gives several tensors: there is no one slope to climb.
+    """
+    calls, slopes = 0, list[Tensor]()
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1 or not isinstance(output, Tensor):
+            fault = "is called more than once in a pass" if calls > 1 else f"gives a {type(output).__name__}, not one tensor"
+            raise OptionError(f"first: {type(module).__name__} {fault}. Name a layer that is called once: Yopo(bound, first='blocks.0')")
         output.register_hook(lambda slope: slopes.append(slope))  # type: ignore[no-untyped-call]
 
     with layer.register_forward_hook(keep):
