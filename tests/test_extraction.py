@@ -152,6 +152,35 @@ def test_equations_are_of_what_the_victim_answers_alone() -> None:
         solved(victim, inputs)
 
 
+def test_solving_and_copying_leave_the_worlds_randomness_alone_and_ask_for_their_gradients() -> None:
+    net, inputs = linear(3, SHAPE), inputs_for(SHAPE, 20, (0, 1))
+    copies = [pupil(), pupil()]
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        extract(Asked(net), copies[0], inputs, rounds=2, passes=2)
+    extract(Asked(net), copies[1], inputs, rounds=2, passes=2)
+    assert torch.equal(copies[0](FRESH), copies[1](FRESH))
+    solved(Asked(net, Access.SCORES), inputs)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_counter_with_scores_gives_log_probabilities() -> None:
+    net = small(3, SHAPE)
+    torch.testing.assert_close(Asked(net, Access.SCORES)(FRESH), net(FRESH).log_softmax(1))
+
+
+def test_a_copy_that_cannot_learn_costs_no_query() -> None:
+    net = small(3, SHAPE)
+    victim = Asked(net)
+    for copy, said in ((pupil().requires_grad_(False), "frozen"), (Classifier(pupil()), "a copy that is a Classifier")):
+        with pytest.raises(UnusableBatch, match=said):
+            extract(victim, copy, FRESH)  # type: ignore[arg-type]
+    for options, said in (({"passes": -3}, "passes -3"), ({"rounds": 1.5}, "rounds 1.5"), ({"queries": 2.5}, "queries 2.5")):
+        with pytest.raises(OptionError, match=said):
+            extract(victim, pupil(), FRESH, **options)  # type: ignore[arg-type]
+    assert victim.queries == 0
+
+
 def test_options_that_make_no_sense() -> None:
     net, labels = small(3, SHAPE), pseudo_labels(small(3, SHAPE), FRESH)
     with pytest.raises(OptionError, match="rate -1"):

@@ -14,7 +14,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.implants import implant
 from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.goals import Transcribe
-from audioadv.training import Backdoor, Batch, Labelled, Natural, Spoken, Stamp, Trigger, burst, collide, outlying, sift, tone, train
+from audioadv.training import Backdoor, Batch, Labelled, Mixed, Natural, Spoken, Stamp, Trigger, burst, collide, outlying, sift, tone, train
 
 STAMP = Stamp(2, 2, -3, -3)
 
@@ -232,6 +232,29 @@ def test_poison_is_no_part_of_data_that_cannot_be_told() -> None:
         backdoor.poison(blobs(10), 0.1)
 
 
+def test_data_without_classes_are_neither_stamped_nor_sifted() -> None:
+    with pytest.raises(UnusableBatch, match="data is a Mixed"):
+        Backdoor(STAMP, 1).poison(Mixed(pictures(20), pictures(20)), 0.5)  # type: ignore[type-var]
+    for data, said in ((clips(), "6 clips.*give"), (pictures(0), "0 labelled inputs.*give")):
+        with pytest.raises(UnusableBatch, match=f"(?i){said}"):
+            sift(data, net(), "2", most=1)  # type: ignore[arg-type]
+
+
+def dropping() -> nn.Module:
+    """A net that is not at rest, whose features drop out before the layer that is looked at."""
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), *list(net())[1:])
+
+
+def test_features_are_a_resting_nets() -> None:
+    data, wild, still = pictures(60), dropping(), dropping().eval()
+    assert torch.equal(sift(data, wild, "3", most=3)[1], sift(data, still, "3", most=3)[1])
+    bases, target = data.inputs[:4], data.inputs[9:10]
+    found = collide(wild, "3", bases, target, Linf(0.1), steps=5)
+    assert torch.equal(found, collide(still, "3", bases, target, Linf(0.1), steps=5))
+    with torch.no_grad():
+        assert torch.equal(found, collide(wild, "3", bases, target, Linf(0.1), steps=5))
+
+
 def test_poisoned_data_may_be_poisoned_again() -> None:
     first = Backdoor(STAMP, 1).poison(pictures(100), 0.1)
     second = Backdoor(Stamp(1, 1, 0, 0), 2)
@@ -246,6 +269,9 @@ def test_poisoned_data_may_be_poisoned_again() -> None:
     [
         (lambda: Backdoor(STAMP, 1).poison(pictures(9), math.nan), "rate nan"),
         (lambda: Backdoor(STAMP, 1).poison(pictures(9), 0.1, covers=-1), "covers -1"),
+        (lambda: Backdoor(STAMP, 1).poison(pictures(20), 0.01), "rate 0.01, covers 0: 0 and 0 of 20 examples"),
+        (lambda: Backdoor(STAMP, 1).poison(pictures(20), 0.1, covers=0.01), "2 and 0 of 20 examples"),
+        (lambda: Backdoor(STAMP, 1.7), "target 1.7: give a class"),
         (lambda: tone(500, 8000, seconds=-1), "seconds -1"),
         (lambda: tone(500, 8000, seconds=math.inf), "seconds inf"),
         (lambda: tone(500, 8000, start_seconds=-0.05), "start_seconds -0.05"),

@@ -45,7 +45,7 @@ class Likeness(Protocol):
 
 def as_bytes(example: Tensor) -> bytes:
     """The numbers of an input, as they lie in memory."""
-    return example.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()  # NumPy knows no bfloat16
+    return example.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()  # NumPy knows no bfloat16
 
 
 @final

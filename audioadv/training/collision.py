@@ -37,7 +37,7 @@ def collide(
     if targets.shape[1:] != bases.shape[1:] or len(targets) not in (1, len(bases)):
         raise UnusableBatch(f"targets of shape {tuple(targets.shape)} for bases of {tuple(bases.shape)}: give one for all, or one for each")
     bound = check_attacker(bound, steps, None)
-    with at_rest(model):
+    with at_rest(model), torch.enable_grad():
         with torch.no_grad():
             wanted = seen_at(model, layer, targets)
 

@@ -18,7 +18,8 @@ from scipy.linalg import qr
 from torch import Tensor, nn
 
 from audioadv.attacks.substitute import substituting
-from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.defenses.learning import check_count, learners, learning
+from audioadv.errors import AccessDenied, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
 from audioadv.models.rest import at_rest
@@ -86,13 +87,17 @@ def extract(
     doubled, by steps of `spread` (full scale = 1) across the copy's own boundary: Papernot's augmentation (`attacks/substitute.py`),
     for thieves who have few inputs. Each round goes `passes` times over all that was asked; `tell(queries)` is called after each.
 
-    Raises UnusableBatch for no inputs, or none that the victim answers, OptionError for no queries or rounds, or a
-    rate below 0. Shapes: inputs [count, *].
+    Raises UnusableBatch for no inputs, or none that the victim answers, and for a copy that cannot learn, OptionError for no queries
+    or rounds, less than no passes, or a rate below 0. Shapes: inputs [count, *].
     """
     if not len(inputs):
         raise UnusableBatch("no inputs to ask about: give some, of the kind that the victim is made for")
-    if rounds < 1 or (queries is not None and queries < 1):
-        raise OptionError(f"queries {queries}, rounds {rounds}: both are counts of at least 1")
+    if not isinstance(copy, nn.Module):
+        raise UnusableBatch(f"a copy that is a {type(copy).__name__}: give a torch.nn.Module, which learns as it is")
+    learners(copy)
+    check_count("rounds", rounds)
+    check_count("queries", len(inputs) if queries is None else queries)
+    check_count("passes", passes, 0)
     check_option("rate", rate)
 
     def ask(some: Tensor, owners: Tensor) -> Tensor:
@@ -104,11 +109,12 @@ def extract(
 
     generator = torch.Generator().manual_seed(seed)
     known: tuple[Tensor, Tensor] | None = None
-    for known in substituting(
-        copy, inputs, ask, within, rounds=rounds, passes=passes, spread=spread, rate=rate, generator=generator, most=queries
-    ):
-        if tell is not None:
-            tell(len(known[0]))
+    with learning():
+        for known in substituting(
+            copy, inputs, ask, within, rounds=rounds, passes=passes, spread=spread, rate=rate, generator=generator, most=queries
+        ):
+            if tell is not None:
+                tell(len(known[0]))
     if known is None:
         raise UnusableBatch(f"the victim abstained from all of {len(inputs[:queries])} inputs: there is nothing to learn from. Give others")
     return Extraction(*known)
@@ -116,8 +122,8 @@ def extract(
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Module:
     """Linear scores of flattened inputs. Shapes: weight [classes, size], bias [classes]."""
-    layer = nn.Linear(weight.shape[1], len(weight), dtype=weight.dtype, device=weight.device)
-    layer.load_state_dict({"weight": weight, "bias": bias})
+    layer = nn.Linear(weight.shape[1], len(weight), dtype=weight.dtype, device="meta")  # there it draws nothing
+    layer.load_state_dict({"weight": weight.contiguous(), "bias": bias.contiguous()}, assign=True)
     return nn.Sequential(nn.Flatten(), layer).eval()
 
 

@@ -52,9 +52,11 @@ def sift(data: Labelled | Poisoned[Labelled], model: Model, layer: str, most: in
 
     `model` was trained on these data; `layer` is best its last but one. `most` bounds how many are poisoned, and 1.5 times as many
     are left out of every class, since nobody knows which class is the target: that is what the defense costs.
-    Raises OptionError where nothing would be left of a class.
+    Raises OptionError where nothing would be left of a class, UnusableBatch for data without classes, or without examples.
     """
     data = data.data if isinstance(data, Poisoned) else data
+    if not isinstance(data, Labelled) or not len(data.inputs):
+        raise UnusableBatch(f"{data}: what stands out is told among the examples of a class. Give Labelled(inputs, labels)")
     assert data.labels is not None
     labels, count = data.labels.cpu(), round(1.5 * most)
     fewest = int(labels.bincount()[labels].min())
