@@ -1,5 +1,6 @@
 """Defenses: models of the same kind as they were made from, that do what they state, and fall to the attack that was made for them."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from audioadv.defenses import (
     stated,
     undefended,
 )
+from audioadv.defenses.distillation import train_at
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, planned
 from audioadv.evaluation.survival import Subject, survive
@@ -289,6 +291,53 @@ def test_what_a_denoiser_cannot_learn_from_is_told() -> None:
         learn_to_denoise(denoisers[0], x[:0], "gaussian:0.2")
     with pytest.raises(UnusableBatch, match="frozen"):
         learn_to_denoise(denoisers[0].requires_grad_(False), x, "gaussian:0.2")
+
+
+class Idle(nn.Module):
+    """A denoiser that leaves everything as it is, whatever it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + 0 * self.weight
+
+
+def test_a_denoiser_meets_other_noise_each_pass_and_tells_the_mean_of_the_last() -> None:
+    x, _ = digits_apart(8)
+    noise, denoiser = parse_channel("gaussian:0.2"), Idle()
+    left = learn_to_denoise(denoiser, x, noise, passes=2, batch=3, seed=4)
+    spoilt = [noise.draw([Key(4, row, number) for row in range(8)])(x, None)[0] for number in (0, 1)]
+    assert left == pytest.approx((spoilt[1] - x).square().mean().item(), rel=1e-5)
+    assert (spoilt[0] - spoilt[1]).flatten(1).any(1).all()
+    assert not denoiser.training
+
+
+def test_the_student_learns_what_the_teacher_says_at_the_same_temperature() -> None:
+    x, labels = digits_apart(40)
+    torch.manual_seed(0)
+    teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)) for _ in range(2))
+    twin = copy.deepcopy(student)
+    distill(teacher, student, x, labels, temperature=4.0, passes=3)
+    train_at(4.0, twin, x, (teacher(x).detach() / 4).softmax(1), passes=3)
+    assert torch.equal(student[1].weight, twin[1].weight)
+
+
+def test_defenses_learn_from_few_examples_and_where_one_is_left_over() -> None:
+    x, labels = digits_apart(33)
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    before = plain[1].weight.clone()
+    with torch.no_grad():
+        train_at(1.0, plain, x, labels, passes=1)
+    assert (plain[1].weight - before).abs().max() > 1e-3  # one step, at a rate of 3e-3
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.BatchNorm1d(36), nn.Unflatten(1, (1, 6, 6)))
+    train_at(1.0, nn.Sequential(inner, nn.Flatten()), x, labels, passes=1, batch=16)
+    with torch.no_grad():
+        learn_to_denoise(inner, x, "gaussian:0.2", passes=1, batch=16)
+    with torch.inference_mode(), pytest.raises(UnusableBatch, match="inference_mode"):
+        train_at(1.0, plain, x, labels, passes=1)
 
 
 def test_a_denoiser_begins_as_the_identity_and_learns_what_to_change() -> None:

@@ -124,6 +124,21 @@ def test_mahalanobis_is_the_distance_of_whitened_features() -> None:
     distances = sense(look(net, ("0",), features, None)) / sense.weights
     assert float(distances.mean()) == pytest.approx(5, rel=0.05)
     assert float(distances.var()) == pytest.approx(10, rel=0.15)
+    assert float(sense(look(net, ("0",), features, None)).mean()) == pytest.approx(1, rel=0.05)
+
+
+def test_mahalanobis_measures_by_how_one_class_spreads() -> None:
+    """Two classes far apart: to the covariance of all, which they span, a point halfway would be near by."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2000, 1, 2, generator=generator)
+    features[::2, 0, 0] += 40
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        net[1].bias.copy_(torch.tensor([20.0, 0.0]))
+    sense = fit(Mahalanobis(("0",)), net, features).sense
+    distance = sense(look(net, ("0",), torch.tensor([[[20.0, 0.0]]]), None)) / sense.weights
+    assert distance.item() == pytest.approx(400, rel=0.1)
 
 
 def test_density_is_the_kernels_of_the_same_class() -> None:

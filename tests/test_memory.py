@@ -180,6 +180,15 @@ def test_exact_is_exact_and_near_is_within_the_bound() -> None:
         assert not abstained(near(x[..., :3])).any()
 
 
+@pytest.mark.parametrize("likeness", [Exact(), Near(L2(0.1))], ids=str)
+def test_inputs_that_lie_scattered_in_memory_are_known_again(likeness: Exact | Near) -> None:
+    scattered = uniform(6, 16)[:, ::2]
+    model = remembering(nn.Flatten(), likeness)
+    assert not abstained(model(scattered)).any()
+    assert abstained(model(scattered.contiguous())).all()
+    assert fit(Confidence(), small(3, (8,)), uniform(8, 60).double().T, false_positives=0.1)
+
+
 def test_near_remembers_more_than_there_was_room_for() -> None:
     near = remembering(nn.Flatten(), Near(L2(1e-3)))
     x = uniform(37, 1, 3, 3)

@@ -25,7 +25,7 @@ from audioadv.attacks.draws import random_start
 from audioadv.defenses import Thermometer, defend
 from audioadv.errors import AccessDenied, OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf, parse_bound
 from audioadv.threat.goals import Mistranscribe
@@ -41,6 +41,7 @@ from audioadv.training import (
     Free,
     Guarded,
     Labelled,
+    Mark,
     Method,
     Mixed,
     Moment,
@@ -61,6 +62,7 @@ from audioadv.training import (
     start_from,
     train,
 )
+from audioadv.training.loop import overdue
 from audioadv.training.msd import start_of
 from audioadv.training.nearby import worst_for
 from audioadv.training.processes import Processes
@@ -293,6 +295,66 @@ def test_trades_without_beta_is_natural_and_its_divergence_is_a_divergence() -> 
     assert next(Trades(BOUND, steps=4).gradients(model, batch, Moment())) > next(Natural().gradients(model, batch, Moment()))
 
 
+@pytest.mark.parametrize("beta", [1.5, 6.0])
+def test_trades_learns_clean_answers_and_that_those_near_by_are_the_same(beta: float) -> None:
+    """Against the formula written out, at the inputs that it found: both sides of the divergence learn."""
+    model, batch = net().eval(), blobs(20).first(20)
+    seen = list[Tensor]()
+    with model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach())):
+        left = gradients(Trades(BOUND, beta=beta, steps=3), model, batch)
+    assert torch.equal(seen[-2], batch.inputs)
+    twin = net().eval()
+    here, near = twin(batch.inputs), twin(seen[-1])
+    apart = F.kl_div(near.log_softmax(1), here.log_softmax(1), log_target=True, reduction="batchmean")
+    (F.cross_entropy(here, batch.goal.labels) + beta * apart).backward()
+    for found, parameter in zip(left, twin.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad)
+
+
+def test_the_divergence_of_recognisers_is_a_clips_own_frames_mean() -> None:
+    here, near = torch.randn(2, 6, 4, generator=keyed(1)).log_softmax(-1), torch.randn(2, 6, 4, generator=keyed(2)).log_softmax(-1)
+    frames = torch.tensor([6, 2])
+    found = divergence(*(Emissions(log_probs, frames, ("", "a", "b", "c")) for log_probs in (here, near)))
+    for row, count in enumerate(frames.tolist()):
+        known = F.kl_div(near[row, :count], here[row, :count], log_target=True, reduction="batchmean")
+        torch.testing.assert_close(found[row], known)
+
+
+def test_yopos_steps_span_two_and_a_half_radii_in_all() -> None:
+    model, batch = net().eval(), blobs(20).first(20)
+    usual, given = (gradients(Yopo(BOUND, 4, 2, size), model, batch) for size in (None, 2.5 / 8))
+    assert all(map(torch.equal, usual, given))
+
+
+def test_e_at_follows_the_error_of_the_member_that_it_drew() -> None:
+    model, inputs = nn.Linear(8, 3), torch.rand(6, 8)
+    model.load_state_dict({"weight": torch.zeros(3, 8), "bias": torch.tensor([1.0, 0.0, 0.0])})  # all is class 0
+    for label, expected in ((0, 0.6), (1, 0.85)):
+        moment = Moment(memory={"e_at": torch.tensor([0.0, 0.8, 0.0])})
+        list(EAT(UNION, steps=1, follow=0.25).gradients(model, Labelled(inputs, torch.full((6,), label)).first(6), moment))
+        torch.testing.assert_close(moment.memory["e_at"], torch.tensor([0.0, expected, 0.0]))
+
+
+def test_the_guard_looks_at_the_radius_of_the_moment() -> None:
+    model, batch = line(90)
+    model.bias.data[1] = -0.455  # half of them are above
+    method = Guarded(Natural(), Adversarial(Linf(0.2), steps=3), held=batch)
+    looks = [method.look(model, Moment(share=share)) for share in (0.0, 0.5, 1.0)]
+    assert looks == [pytest.approx(count / 90) for count in (45, 35, 25)]
+
+
+def test_a_watch_takes_all_its_steps() -> None:
+    model, batch, count = net().eval(), blobs(20).first(20), 0
+
+    def look(module: nn.Module, args: object) -> None:
+        nonlocal count
+        count += 1
+
+    model.register_forward_pre_hook(look)
+    Watch(Linf(1e-6), batch, steps=9).stand(model, batch)
+    assert count >= 10
+
+
 def test_the_guard_calls_for_pgd_while_the_net_is_down_and_no_longer() -> None:
     batch, moment = blobs(40).first(40), Moment()
     model = net(dropout=0.0)
@@ -479,6 +541,66 @@ def test_a_training_that_is_done_is_not_done_again(unbroken: Path) -> None:
     weights = (unbroken / "weights.safetensors").read_bytes()
     assert len(small(unbroken, kill_at=1).marks) == 3
     assert (unbroken / "weights.safetensors").read_bytes() == weights
+
+
+class Paced(torch.optim.SGD):
+    """Steps of a rate of its own for each of two layers."""
+
+    def __init__(self, parameters: object, model: nn.Module) -> None:
+        groups = [{"params": model[0].parameters(), "lr": 0.5}, {"params": model[4].parameters(), "lr": 0.0}]
+        super().__init__(groups)
+        self.rates = list[list[float]]()
+
+    def step(self) -> None:  # type: ignore[override]
+        self.rates.append([group["lr"] for group in self.param_groups])
+        super().step()
+
+
+def test_rates_are_each_groups_own_and_the_schedule_goes_on_from_batch_to_batch() -> None:
+    model, made = net(dropout=0.0), list[Paced]()
+
+    def optimiser(parameters: object) -> Paced:
+        made.append(Paced(parameters, model))
+        return made[0]
+
+    head, body = model[4].weight.clone(), model[0].weight.clone()
+    train(model, blobs(64), Natural(), passes=2, optimiser=optimiser, schedule=lambda done: 1 - done)
+    assert torch.equal(model[4].weight, head)
+    assert not torch.equal(model[0].weight, body)
+    assert made[0].rates == [[pytest.approx(0.5 * (1 - step / 8)), 0.0] for step in range(8)]
+
+
+def test_a_net_learns_in_training_mode_with_a_dropout_for_each_batch_and_ends_at_rest() -> None:
+    model, modes, masks = net(dropout=0.5).eval(), list[bool](), list[Tensor]()
+    model.register_forward_pre_hook(lambda module, args: modes.append(module.training))
+    model[3].register_forward_hook(lambda module, args, output: masks.append(F.dropout(torch.ones(16, 16), 0.5)))
+    train(model, blobs(64), Natural(), passes=2)
+    assert modes == [True] * 8
+    assert not any(module.training for module in model.modules())
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 8
+
+
+def test_gradients_are_shortened_to_the_clip_and_keep_their_direction() -> None:
+    moved = []
+    for clip in (None, 0.01):
+        model = net(dropout=0.0)
+        before = nn.utils.parameters_to_vector(model.parameters()).detach()
+        plainly = partial(torch.optim.SGD, lr=1.0)
+        train(model, replace(blobs(64), size=64), Natural(), passes=1, optimiser=plainly, schedule=constant, clip=clip)
+        moved.append(nn.utils.parameters_to_vector(model.parameters()).detach() - before)
+    whole, short = moved
+    assert short.norm().item() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(short / short.norm(), whole / whole.norm(), rtol=1e-3, atol=1e-4)
+
+
+def test_patience_counts_from_the_whole_radius_on() -> None:
+    def marks(*robust: float) -> list[Mark]:
+        seen = zip(range(4), (0.5, 1, 1, 1), robust, strict=True)
+        return [Mark(number, number, 0.0, share, 0.0, 0.0, test_robust=rate) for number, share, rate in seen]
+
+    assert not overdue(marks(0.9, 0.1, 0.2, 0.3), patience=2)
+    assert overdue(marks(0.9, 0.3, 0.2, 0.1), patience=2)
+    assert not overdue(marks(0.9, 0.1, 0.1, 0.1)[:1], patience=1)
 
 
 def test_a_training_leaves_the_worlds_randomness_alone() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.defenses.learning import check_lesson, learners
+from audioadv.defenses.learning import check_lesson, learners, learning, rejoined
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import seeded
@@ -110,11 +110,11 @@ def learn_to_denoise(
     check_lesson(clean, passes, batch)
     noise = as_channel(noise)
     generator, optimiser, left = torch.Generator().manual_seed(seed), torch.optim.Adam(learners(denoiser), lr=2e-3), 0.0
-    with seeded(seed, clean.device):
+    with learning(), seeded(seed, clean.device):
         denoiser.train()
         for number in range(passes):
             left = 0.0
-            for rows in torch.split(torch.randperm(len(clean), generator=generator), batch):
+            for rows in rejoined(torch.split(torch.randperm(len(clean), generator=generator), batch)):
                 some = clean[rows.to(clean.device)]
                 spoilt, _ = noise.draw([Key(seed, row, number) for row in rows.tolist()], sample_rate)(some, None)
                 optimiser.zero_grad()

@@ -10,13 +10,14 @@ Carlini and Wagner 2016, "Defensive distillation is not robust to adversarial ex
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.defenses.learning import check_lesson, learners, net_of
+from audioadv.defenses.learning import check_lesson, learners, learning, net_of, rejoined
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.access import Access
 from audioadv.models.rest import seeded
@@ -74,18 +75,19 @@ def train_at(
     named = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
     net, rate, generator = net_of(model), 3e-3, torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(learners(net), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=passes * -(-len(inputs) // batch), pct_start=0.3)
-    with seeded(seed, inputs.device):
+    orders = [rejoined(torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch)) for _ in range(passes)]
+    total = max(2, sum(map(len, orders)))  # a cycle of one step has no rate but its last, which is next to none
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=total, pct_start=0.3)
+    with learning(), seeded(seed, inputs.device):
         net.train()
-        for _ in range(passes):
-            for rows in torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch):
-                optimiser.zero_grad()
-                scores = model(inputs[rows])
-                if scores.shape[1] < named:
-                    raise UnusableBatch(f"a net of {scores.shape[1]} classes, but targets of {named}: check the labels, or give it as many")
-                torch.autograd.backward(F.cross_entropy(scores / temperature, targets[rows]))
-                optimiser.step()
-                schedule.step()
+        for rows in chain(*orders):
+            optimiser.zero_grad()
+            scores = model(inputs[rows])
+            if scores.shape[1] < named:
+                raise UnusableBatch(f"a net of {scores.shape[1]} classes, but targets of {named}: check the labels, or give it as many")
+            torch.autograd.backward(F.cross_entropy(scores / temperature, targets[rows]))
+            optimiser.step()
+            schedule.step()
         net.eval()
 
 
