@@ -181,6 +181,12 @@ def test_a_copy_that_cannot_learn_costs_no_query() -> None:
     assert victim.queries == 0
 
 
+def test_a_copy_that_normalises_its_batches_is_never_given_one_answer_alone() -> None:
+    copy = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    extract(Asked(linear(3, SHAPE)), copy, FRESH[:65], passes=1)
+    assert copy[2].num_batches_tracked == 1
+
+
 def test_options_that_make_no_sense() -> None:
     net, labels = small(3, SHAPE), pseudo_labels(small(3, SHAPE), FRESH)
     with pytest.raises(OptionError, match="rate -1"):

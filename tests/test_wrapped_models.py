@@ -134,7 +134,11 @@ def test_a_smoothed_model_refuses_by_its_own_word() -> None:
 def test_what_a_module_is_made_from_states_for_it() -> None:
     net = linear(3, SHAPE)
     detected = Detected(net, fit(Confidence(), net, inputs_for(SHAPE, 100, (0, 1)), false_positives=0.2))
-    assert stated(Tempered(detected, 2.0)).detects
+    tempered, x = Tempered(detected, 2.0), inputs_for(SHAPE, 6, (0, 1))
+    assert stated(tempered).detects
+    assert tempered.undetected().reached(tempered(x)).equal(~detected.refuses(x))
+    torch.testing.assert_close(tempered(x), net(x) / 2)
+    assert Tempered(aa.load_classifier("digits-spoken"), 2.0).sample_rate == 8000
 
 
 def test_smoothing_and_normalisation_are_part_of_what_is_attacked() -> None:

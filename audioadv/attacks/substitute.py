@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective
+from audioadv.defenses.learning import rejoined
 from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import ABSTAIN, decided
 from audioadv.models.rest import at_rest, seeded
@@ -81,8 +82,7 @@ def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: fl
         net.train()
         for _ in range(passes):
             order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-            for first in range(0, len(order), 64):
-                rows = order[first : first + 64]
+            for rows in rejoined(order.split(64)):
                 optimiser.zero_grad()
                 scores = net(inputs[rows])
                 if scores.shape[1] < named:

@@ -14,36 +14,37 @@ from itertools import chain
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.defenses.learning import check_lesson, learners, learning, net_of, rejoined
+from audioadv.defenses.smoothing import carrying_all
+from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.access import Access
 from audioadv.models.rest import seeded
+from audioadv.models.suspicion import suspicions
 from audioadv.threat.labels import as_labels
 
 Model = Callable[[Tensor], Tensor]
 
 
 @final
-class Tempered(nn.Module):
+class Tempered(Layer):
     """A classifier whose scores are divided by `temperature`: the same answers, softer. What an attacker makes of a distilled net.
 
-    >>> Tempered(nn.Flatten(), 4.0)(torch.tensor([[8.0, -4.0]]))
+    >>> Tempered(torch.nn.Flatten(), 4.0)(torch.tensor([[8.0, -4.0]]))
     tensor([[ 2., -1.]])
     """
 
     def __init__(self, model: Callable[..., Tensor], temperature: float) -> None:
-        super().__init__()
         check_temperature(temperature)
-        self.model, self.temperature = model, temperature
-        self.net = getattr(model, "net", None)
-        self.access = getattr(model, "access", Access.GRADIENTS)
+        super().__init__(model)
+        self.temperature, self.net = temperature, getattr(model, "net", None)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shapes: [batch, *] -> scores [batch, classes]."""
-        return self.model(inputs) / self.temperature
+        scores = self.model(inputs)
+        return carrying_all(scores / self.temperature, suspicions(scores))
 
 
 def distill(teacher: Model, student: Model, inputs: Tensor, labels: Tensor, *, temperature: float = 100.0, **options: int) -> None:
