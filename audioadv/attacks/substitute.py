@@ -82,7 +82,7 @@ def learn(net: nn.Module, inputs: Tensor, answers: Tensor, passes: int, rate: fl
         net.train()
         for _ in range(passes):
             order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-            for rows in rejoined(order.split(64)):
+            for rows in rejoined(torch.split(order, 64)):
                 optimiser.zero_grad()
                 scores = net(inputs[rows])
                 if scores.shape[1] < named:

@@ -94,7 +94,7 @@ def wide(linear: nn.Linear, x: Tensor) -> Tensor:
     """`linear`, no more than WIDE numbers of a sum at once, nor of its slope's. Shapes: [batch, frames, inputs] -> [.., outputs]."""
     learnt = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in linear.parameters())
     if x.is_cuda or learnt or torch.is_autocast_enabled(x.device.type):
-        return linear(x)  # type: ignore[no-any-return]
+        return linear(x)
     summed: Tensor = Summed.apply(x, linear.weight, linear.bias)  # type: ignore[no-untyped-call]
     return summed
 
@@ -118,9 +118,9 @@ class Summed(torch.autograd.Function):
 def product(x: Tensor, matrix: Tensor, plus: Tensor) -> Tensor:
     """x @ matrix + plus. Shapes: x [batch, frames, inner], matrix [inner, outer], plus [outer] -> [batch, frames, outer]."""
     rows, total = x.flatten(0, 1), plus
-    for some, part in zip(rows.split(WIDE, 1), matrix.split(WIDE), strict=True):
+    for some, part in zip(torch.split(rows, WIDE, 1), torch.split(matrix, WIDE), strict=True):
         total = torch.addmm(plus, some, part) if total is plus else total.addmm_(some, part)
-    return total.unflatten(0, x.shape[:2])
+    return total.reshape(*x.shape[:2], -1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, frames: Tensor) -> Tensor:
