@@ -985,7 +985,7 @@ def test_what_is_not_finite_is_not_right(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Labelled(torch.zeros(3, 1), torch.tensor([0, 2, 0])).first(3).right(decisions).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("number", [np.float64, np.float32, torch.tensor], ids=str)
+@pytest.mark.parametrize("number", [np.float64, np.float32, torch.tensor], ids=["float64", "float32", "tensor"])
 def test_schedules_may_count_in_numbers_of_other_kinds(number: Callable[[float], float], tmp_path: Path) -> None:
     def rising(done: float) -> float:
         return number(0.5 + done / 2)
