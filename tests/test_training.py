@@ -666,6 +666,7 @@ def test_merging_keeps_what_is_the_same_and_leaves_out_who_weighs_nothing(tmp_pa
 
 UNSEEDED = """
 import sys, torch
+import torch.distributed.nn.functional  # before there is a group, which its defaults would keep (`together` does the same)
 from pathlib import Path
 from torch import distributed, nn
 from trainings import blobs
