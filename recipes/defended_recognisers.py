@@ -2,7 +2,7 @@
 
     python recipes/defended_recognisers.py --out runs/defended     # 24 sentences, both bundled recognisers; resumable: run it again
     python recipes/defended_recognisers.py --defense bits:8 --defense noise:15..25 --model tiny-mel
-    python recipes/defended_recognisers.py --quick                 # 2 sentences, few steps: that it runs, not what it says
+    python recipes/defended_recognisers.py --quick                 # 1 sentence, few steps: that it runs, not what it says
 
 A defense is any channel's spec (`audioadv.defend`), or one of
 
@@ -93,11 +93,11 @@ def told(line: dict[str, Any]) -> str:
 @click.option("--count", default=24, show_default=True, help="sentences")
 @click.option("--steps", default=40, show_default=True, help="of APGD, for each share of words")
 @click.option("--out", type=Path, help="folder for table.jsonl: what is in it already is not done again")
-@click.option("--quick", is_flag=True, help="2 sentences, 3 steps, tiny-mel behind bits:6 and noise")
+@click.option("--quick", is_flag=True, help="1 sentence, 2 steps, tiny-mel behind bits:6 and noise")
 def main(models: tuple[str, ...], defenses: tuple[str, ...], bound: str, count: int, steps: int, out: Path | None, quick: bool) -> None:
     """Print the table, row by row; keep it."""
     if quick:
-        models, defenses, count, steps = ("tiny-mel",), ("nothing", "bits:6", "noise:15..25"), 2, 3
+        models, defenses, count, steps = ("tiny-mel",), ("nothing", "bits:6", "noise:15..25"), 1, 2
     table = out / "table.jsonl" if out else None
     lines = [json.loads(text) for text in table.read_text().splitlines() if text.endswith("}")] if table and table.exists() else []
     if table:
