@@ -12,6 +12,9 @@ same padded batch: step, floor, step, floor ... so that both meet the same machi
 Only steps that the whole batch took with one forward each are compared; `steps` says how many of all that were. `project` is
 what one projection costs, as a share of the floor, both added up over these steps. It is the same at each: it looks at every bin,
 wherever the change is.
+
+Two cores. Of an AMD EPYC, linf:min and snr:min: tiny-mel 0.93 to 1.02, tiny-wave 0.93 to 0.96. Of an Intel Xeon with AMX, where the same
+floor is sooner done, linf:min: tiny-mel 0.99 (never), tiny-wave 1.07 and 1.08 (never), 1.22 (soon).
 """
 
 import json
