@@ -213,7 +213,7 @@ def test_what_is_crafted_for_a_random_recogniser_is_heard_at_a_rate() -> None:
     assert (dozing.channel, dozing.draws, dozing.outcome) == ("none", 40, Outcome.MISSED)
     assert dozing.hits <= 20
     (half,) = aa.craft(Recogniser(Dozing(), 16000), [clip], aa.Transcribe("no"), rate=0.5, **options).clips
-    assert (half.outcome, half.hits) == (Outcome.REACHED, 20)
+    assert (half.outcome, half.hits, half.note) == (Outcome.REACHED, 20, "Heard as wanted in 20 of 40 judge draws.")
     for channel in (None, "none"):
         (sure,) = aa.craft(recognisers.linear(), [clip], aa.Transcribe("no"), channel=channel, **options).clips
         assert (sure.channel, sure.draws, sure.outcome) == (None, 0, Outcome.REACHED)

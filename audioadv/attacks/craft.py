@@ -382,7 +382,8 @@ class Verdict:
     def often_enough(self, hits: int) -> tuple[Outcome, str]:
         """How it ended, and in words."""
         assert self.over is not None
-        heard = f"Heard as wanted in {hits} of {self.draws} judge draws of {self.over.channel}"
+        through = "" if self.over.channel == NOTHING else f" of {self.over.channel}"
+        heard = f"Heard as wanted in {hits} of {self.draws} judge draws{through}"
         if self.enough(hits):
             return Outcome.REACHED, f"{heard}."
         return Outcome.MISSED, f"{heard}, but {self.over.rate:.0%} were asked for. More steps, more draws or a wider bound may do it."
