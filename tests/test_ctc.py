@@ -84,6 +84,16 @@ def test_padding_frames_carry_nothing() -> None:
     assert transcripts(log_probs, frames, ("", "a", "b", "c")) == ["ab"]
 
 
+def test_a_frame_that_is_won_pulls_at_nothing() -> None:
+    """Not by a share so small that some processors take many times as long over it."""
+    scores = 3.0 * torch.nn.functional.one_hot(torch.tensor([[0, 1, 1, 0, 2, 0]]), LETTERS)
+    scores[0, 1] = torch.tensor([1.0, 0.0, 0.0, 2.0])
+    scores.requires_grad_()
+    margin = Transcribe("ab").margin(Emissions(scores, torch.tensor([FRAMES]), ("", "a", "b", "c")), 0.5)
+    (slope,) = torch.autograd.grad(margin.sum(), scores)
+    assert slope[0, [0, 2, 3, 4, 5]].abs().amax() == 0 < slope[0, 1].abs().amax()
+
+
 def test_shapes_are_checked_under_test() -> None:
     with pytest.raises(TypeCheckError):
         margins(torch.zeros(3, 4))
