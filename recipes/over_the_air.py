@@ -212,6 +212,7 @@ def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
 @click.option("--draws", default=100, show_default=True, help="judge draws a file")
 @click.option("--limit", default=20, show_default=True, help="only so many carriers")
 @click.option("--codecs/--no-codecs", default=True, show_default=True, help="under the first bound")
+@click.option("--crafted-for", "only", multiple=True, help="some of what is crafted for (none; a channel's spec), not all")
 @click.option("--quick", is_flag=True, help="2 carriers, one recogniser, 6 steps")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 @click.option("--out", type=Path, help="keep files and results.jsonl here, and go on from what is there")
@@ -225,6 +226,7 @@ def main(
     draws: int,
     limit: int,
     codecs: bool,
+    only: tuple[str, ...],
     quick: bool,
     data: Path,
     out: Path | None,
@@ -241,6 +243,9 @@ def main(
         suite, how = suited(data)[:limit], {"steps": steps, "restarts": restarts, "step_draws": step_draws, "judge_draws": draws}
         cells = [(bound, crafted_for) for bound in bounds for crafted_for in (AIR, "none")]
         cells += [(bounds[0], spec) for spec in CODECS if spec != "none" and codecs]
+        cells = [cell for cell in cells if not only or cell[1] in only]
+        if not cells:
+            raise click.UsageError(f"--crafted-for {', '.join(only)}: give one of {', '.join((AIR, *CODECS))}")
         for name in models:
             model = load_model(name, device)
             click.echo(hearing(model, draws=2 if quick else 20))

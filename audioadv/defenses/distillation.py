@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.defenses.learning import check_lesson, learners, learning, net_of, rejoined
-from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import seeded
-from audioadv.models.suspicion import suspicions
+from audioadv.models.suspicion import carrying_all, suspicions
 from audioadv.threat.labels import as_labels
 
 Model = Callable[[Tensor], Tensor]

@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.defenses.likeness import Exact, Likeness
-from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.store import Store
 from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError
 from audioadv.models.abstention import ABSTAIN, decided, nothing_like
 from audioadv.models.recogniser import Emissions, Recogniser, hears
-from audioadv.models.suspicion import suspicions
+from audioadv.models.suspicion import carrying_all, suspicions
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import as_texts, spell
 

@@ -13,12 +13,11 @@ from typing import Any, final, overload
 import torch
 from torch import Tensor, nn
 
-from audioadv.defenses.smoothing import carrying_all
 from audioadv.defenses.statement import stated
 from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError
 from audioadv.models.recogniser import Emissions, Recogniser, hears
-from audioadv.models.suspicion import suspicions
+from audioadv.models.suspicion import carrying_all, suspicions
 from audioadv.threat.channels.keys import Key
 
 

@@ -22,7 +22,6 @@ smoothed classifiers".
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -35,7 +34,7 @@ from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import ABSTAIN, abstained, decided
 from audioadv.models.rest import at_rest
-from audioadv.models.suspicion import carrying, suspicions
+from audioadv.models.suspicion import carrying_all, suspicions
 from audioadv.threat.channels.keys import Key, fingerprint
 
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
@@ -221,11 +220,6 @@ def log_mean(log_probs: Tensor, absent: Tensor) -> Tensor:
     """
     here = log_probs.masked_fill(absent.reshape(-1, *[1] * (log_probs.ndim - 1)), -torch.inf)
     return here.logsumexp(0) - (~absent).sum().to(here).log()
-
-
-def carrying_all(outputs: Tensor, words: Mapping[object, Tensor]) -> Tensor:
-    """The outputs with every detector's word, as they were where there is none. Shapes: [batch, *], words [batch] each."""
-    return reduce(lambda held, word: carrying(held, *word), words.items(), outputs)
 
 
 def noise_blocks(example: Tensor, sigma: float, draws: int, key: Key) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any, final
 
 import torch
@@ -36,6 +37,11 @@ def carrying(outputs: Any, detector: object, suspicion: Tensor) -> Any:
     suspect = outputs.as_subclass(SuspectScores)
     suspect.suspicions = held
     return suspect
+
+
+def carrying_all(outputs: Tensor, words: Mapping[object, Tensor]) -> Tensor:
+    """The outputs with every detector's word, as they were where there is none. Shapes: [batch, *], words [batch] each."""
+    return reduce(lambda held, word: carrying(held, *word), words.items(), outputs)
 
 
 def suspicions(outputs: Any) -> Mapping[object, Tensor]:
