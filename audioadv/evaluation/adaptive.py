@@ -13,7 +13,7 @@ Sources: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false se
 adversarial robustness", section 2.5.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -28,7 +28,6 @@ from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.square import square
-from audioadv.attacks.survivors import Attack
 from audioadv.defenses.layers import undefended
 from audioadv.defenses.preprocessing import outermost
 from audioadv.defenses.statement import Statement, stated
@@ -69,11 +68,6 @@ class Plan:
     static: Objective | None
     judge: Objective
     way: str
-
-    def rounds(self, unaware: Mapping[str, Attack], aware: Mapping[str, Attack]) -> list[tuple[str, Attack, Objective]]:
-        """Who attacks what, one after the other: where there is a defense first those who do not know of it, then those who do."""
-        first = [(f"{name}, static", attack, self.static) for name, attack in unaware.items() if self.static is not None]
-        return [*first, *((", ".join(filter(None, (name, self.way))), attack, self.adaptive) for name, attack in aware.items())]
 
 
 def planned(

@@ -23,16 +23,14 @@ from audioadv import attacks as catalogue
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
-from audioadv.attacks.to_the_end import to_the_end
-from audioadv.attacks.union import worst_member
-from audioadv.defenses.statement import PLAIN, Statement, stated
+from audioadv.defenses.statement import PLAIN, Statement
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
-from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free, planned
+from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
+from audioadv.evaluation.campaign import Campaign
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
-from audioadv.evaluation.terms import agreed, refuse_ignored, refuse_memory, refuse_senseless
+from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.titles import title
-from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box, as_box
@@ -329,15 +327,15 @@ def evaluate(
         raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example torch.as_tensor(inputs)")
     if batch is not None and (type(batch) is not int or batch < 1):
         raise OptionError(f"batch {batch!r}: give how many are attacked at once, a whole number of at least 1")
+    how: dict[str, Any] = {"static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed}
     if hears(model):
         if not are_texts(labels) or lengths is None:
             raise UnusableBatch("a Recogniser is asked for texts: give what is said in each clip for labels, and lengths=, in samples")
         if not isinstance(lengths, Tensor):
             raise UnusableBatch(f"lengths of type {type(lengths).__name__}: give a tensor, for example torch.as_tensor(lengths)")
         refuse_ignored({"goal": goal is not None, "box": box != (0.0, 1.0)}, "a recogniser, whose words are counted (errors=)")
-        how: dict[str, Any] = {"errors": errors, "batch": 16 if batch is None else batch, "all_attacks_see_all": all_attacks_see_all}
-        how |= {"static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed, "progress": progress}
-        return evaluate_speech(model, inputs, lengths, labels, threat, named_attacks(attacks, seed), **how)
+        counted: dict[str, Any] = {"errors": errors, "batch": 16 if batch is None else batch, "all_attacks_see_all": all_attacks_see_all}
+        return evaluate_speech(model, inputs, lengths, labels, threat, named_attacks(attacks, seed), **counted, **how, progress=progress)
     if are_texts(labels) and len(labels):
         raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
     numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels
@@ -348,47 +346,35 @@ def evaluate(
     if len(labels) != len(inputs):
         raise UnusableBatch(f"{len(labels)} labels for {len(inputs)} inputs: give one for each")
     goal = as_goal(goal, labels)
-    statement = stated(model)
-    terms = agreed(threat, goal, statement)
-    refuse_memory(model, statement)
-    if terms.knowledge == "transfer" and (static is None or static is model):
-        raise OptionError("knowledge 'transfer': the attacker works on a substitute. Give it, another model of the same inputs: static=")
-    bound, model = terms.bound, terms.granting(model)
-    plan = planned(model, goal, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
+    campaign = Campaign.against(model, goal, threat, len(inputs), **how)
+    bound, statement, judge = campaign.terms.bound, campaign.statement, campaign.plan.judge
     unaware = aware = named_attacks(attacks, seed)
     one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
-    if plan.static and plan.static.granted is Access.GRADIENTS and not (bound.minimal or one_for_all):
-        unaware = unaware | {"pgd to its last step": partial(to_the_end, seed=seed)}
     if statement.backward == "none" and attacks == "standard":
         aware = {"gradient_free": partial(gradient_free, seed=seed)}
-    rounds = plan.rounds(unaware, aware if terms.knowledge == "adaptive" or plan.static is None else {})
+    rounds = campaign.rounds(unaware, aware, to_its_end=not (bound.minimal or one_for_all))
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
-    correct, judge = judged(plan.judge, goal, inputs, batch).cpu(), plan.judge.begun(inputs)
+    correct, judge = judged(judge, goal, inputs, batch).cpu(), judge.begun(inputs)
     some = correct.nonzero()[:PEEK, 0]
-    for sentence in disagreements(model, goal.rows(some), inputs[some.to(inputs.device)]):
+    for sentence in disagreements(campaign.model, goal.rows(some), inputs[some.to(inputs.device)]):
         warnings.warn(sentence, stacklevel=2)
     gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
     adversarial, ends = inputs.clone(), [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
     trials: list[Trial] = []
-    spent = torch.zeros(2, len(inputs), dtype=torch.int64)  # forwards so far, of the model and of what stands for it: all attacks' together
-    for name, attack, view in rounds:
-        wanted = view.begun(inputs)
+    for turn in rounds:
+        wanted = turn.view.begun(inputs)
         tried = correct.clone() if all_attacks_see_all or bound.minimal else correct & gauge.isinf()
         felled, sizes = torch.zeros_like(tried), torch.full_like(gauge, math.inf)
         cost = torch.zeros(2, len(inputs), dtype=torch.int64)
         for rows in batches(tried.nonzero()[:, 0], batch):
-            some = inputs[rows.to(inputs.device)]
-            region = bound.around(some, box=box)
-            with at_rest(model):
-                result = worst_member(attack, wanted.rows(rows), region)
+            region = bound.around(inputs[rows.to(inputs.device)], box=box)
+            result, asked = campaign.strike(turn, wanted, rows, region)
             if one_for_all and result.shared is None:
-                raise OptionError(f"{name}: a change for each input, but {bound} is one for all inputs. Use rp2")
-            cost[:, rows] += torch.stack([result.forwards, result.backwards])
+                raise OptionError(f"{turn.name}: a change for each input, but {bound} is one for all inputs. Use rp2")
+            cost[:, rows] = torch.stack([result.forwards, result.backwards])
             claimed, measured = verified(judge.rows(rows), bound, region, result)
-            asked = spent[int(view is plan.static)]
-            asked[rows] += result.forwards
-            good = terms.within_queries(name, claimed, asked[rows])
+            good = campaign.terms.within_queries(turn.name, claimed, asked)
             felled[rows], sizes[rows] = good, torch.where(good, measured, math.inf).to(gauge)
             nearer = rows[sizes[rows] < gauge[rows]]
             gauge[nearer] = sizes[nearer]
@@ -397,8 +383,8 @@ def evaluate(
                 if hit or (ends[row] is Outcome.MISSED and outcome is Outcome.NOT_FINITE):
                     ends[row] = Outcome.REACHED if hit else outcome
             if progress is not None:
-                progress(name, int(rows[-1]) + 1, len(inputs))
-        trials.append(Trial(name, tried, felled, sizes, cost[0], cost[1], view is plan.static))
+                progress(turn.name, int(rows[-1]) + 1, len(inputs))
+        trials.append(Trial(turn.name, tried, felled, sizes, cost[0], cost[1], turn.static))
     return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
 
 

@@ -13,30 +13,29 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 
-from audioadv.attacks.result import Outcome
+from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
-from audioadv.attacks.to_the_end import to_the_end
-from audioadv.attacks.union import worst_member
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import BOX, FULL_SCALE, round16
-from audioadv.defenses.statement import PLAIN, Statement, stated
-from audioadv.errors import OptionError, UnknownModel, UnusableBatch
-from audioadv.evaluation.adaptive import PEEK, disagreements, planned
+from audioadv.defenses.statement import PLAIN, Statement
+from audioadv.errors import UnknownModel, UnusableBatch
+from audioadv.evaluation.adaptive import PEEK, disagreements
+from audioadv.evaluation.campaign import Campaign
 from audioadv.evaluation.rates import Rate
-from audioadv.evaluation.terms import agreed, refuse_memory, refuse_senseless
+from audioadv.evaluation.terms import refuse_senseless
 from audioadv.evaluation.words import WordErrors
-from audioadv.models.access import Access
 from audioadv.models.recogniser import Recogniser, hears
-from audioadv.models.rest import at_rest
+from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.model import TOLERANCE
+from audioadv.threat.region import Region
 from audioadv.threat.undetected import Undetected
 
 
@@ -228,39 +227,29 @@ def evaluate_speech(
         raise UnusableBatch(f"{len(references)} texts and {len(lengths)} lengths for {len(waveforms)} clips: give one of each for each")
     if not len(references):
         raise UnusableBatch("no clips, and of none there are no word errors: give some")
-    goal, waveforms, statement = Mistranscribe(references, errors), round16(waveforms), stated(model)
-    terms = agreed(threat, goal, statement)
-    refuse_memory(model, statement)
+    goal, waveforms = Mistranscribe(references, errors), round16(waveforms)
     if static is not None and not (hears(static) and static.sample_rate == model.sample_rate):
         raise UnknownModel(f"static: no recogniser at {model.sample_rate} Hz, as {model.name} is one. Give one that hears the same clips")
-    if terms.knowledge == "transfer" and (static is None or static is model):
-        raise OptionError("knowledge 'transfer': the attacker works on a substitute. Give it, another recogniser of the same rate: static=")
-    bound, model = terms.bound.at_rate(model.sample_rate), terms.granting(model)
-    plan = planned(model, goal, lengths, static=static, draws=draws, judge_draws=judge_draws, seed=seed)
-    climbs = not bound.minimal and terms.queries is None  # who may not ask for ever asks for `errors` at once
+    options: dict[str, Any] = {"lengths": lengths, "static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed}
+    campaign = Campaign.against(model, goal, threat, len(references), **options)
+    bound, statement, model = campaign.terms.bound.at_rate(model.sample_rate), campaign.statement, campaign.model
+    climbs = not bound.minimal and campaign.terms.queries is None  # who may not ask for ever asks for `errors` at once
     tries: dict[str, Attack] = {name: partial(worsen, attack) if climbs else attack for name, attack in attacks.items()}
-    unaware = dict(tries)
-    if plan.static and plan.static.granted is Access.GRADIENTS and not bound.minimal:
-        unaware["pgd to its last step"] = partial(to_the_end, seed=seed)
-    rounds = plan.rounds(unaware, tries if terms.knowledge == "adaptive" or plan.static is None else {})
+    rounds = campaign.rounds(tries, tries, to_its_end=not bound.minimal)
 
     looks = judge_draws if statement.random else 1
     plain, judge = Judge(model, looks), Judge(model, looks, statement.detects)  # a clip that nobody attacked is heard, refused or not
     bound.around(waveforms[:1], lengths[:1], BOX)  # which checks that it is one for sounds, before any work
-    refuse_senseless(bound, [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)])
-    said = goal.references
-    before = [plain.hears(row[:length], text) or "" for row, length, text in zip(waveforms, lengths.tolist(), said, strict=True)]
-    rates = WordErrors.of(goal.references, before).rates
-    gauge = torch.tensor([math.inf if rate < errors else 0.0 for rate in rates])
-    worst, heard, adversarial = list(rates), list(before), waveforms.clone()
-    ends = [Outcome.MISSED if rate < errors else Outcome.NEEDLESS for rate in rates]
-    trials: list[SpeechTrial] = []
-    spent = torch.zeros(2, len(before), dtype=torch.int64)  # forwards so far, of the model and of what stands for it: all attacks' together
-    for sentence in disagreed(model, goal, waveforms, lengths, gauge.isinf().nonzero()[:, 0]):
+    clips = [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)]
+    refuse_senseless(bound, clips)
+    before = tuple(plain.hears(samples, text) or "" for samples, text in zip(clips, goal.references, strict=True))
+    so_far = SoFar.begun(goal, before, waveforms)
+    for sentence in disagreed(model, goal, waveforms, lengths, so_far.gauge.isinf().nonzero()[:, 0]):
         warnings.warn(sentence, stacklevel=3)
-    for name, attack, view in rounds:
-        wanted = view.begun(waveforms)
-        tried = gauge > 0 if all_attacks_see_all or bound.minimal else gauge.isinf()
+    trials: list[SpeechTrial] = []
+    for turn in rounds:
+        wanted = turn.view.begun(waveforms)
+        tried = so_far.gauge > 0 if all_attacks_see_all or bound.minimal else so_far.gauge.isinf()
         felled, own, cost = torch.zeros_like(tried), list(before), torch.zeros(2, len(before), dtype=torch.int64)
         for rows in torch.split(tried.nonzero()[:, 0], batch):
             if not len(rows):  # all have fallen: of nothing, split makes one part
@@ -268,33 +257,69 @@ def evaluate_speech(
             here = rows.to(waveforms.device)
             some = lengths[here]
             region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
-            with at_rest(model):
-                result = worst_member(attack, wanted.rows(rows), region)
-            cost[:, rows] += torch.stack([result.forwards, result.backwards])
+            result, asked = campaign.strike(turn, wanted, rows, region)
+            cost[:, rows] = torch.stack([result.forwards, result.backwards])
             reached = torch.tensor(result.reached)
-            asked = spent[int(view is plan.static)]
-            asked[rows] += result.forwards
-            late = reached & ~terms.within_queries(name, reached, asked[rows])
-            known = region.knowing(result.parameters)
-            written = round16(result.adversarial)
-            sizes = known.gauge(written)
-            inside = ((sizes.isfinite() if bound.minimal else known.holds(sizes)).cpu() & ~late).tolist()
+            late = reached & ~campaign.terms.within_queries(turn.name, reached, asked)
+            written, sizes, inside = as_written(bound, region, result)
             for row, i in enumerate(rows.tolist()):
-                size, length = float(sizes[row]), int(some[row])
-                found = judge.hears(written[row, :length], said[i]) if inside[row] else None
-                text = before[i] if found is None else found
-                (rate,) = WordErrors.of(goal.references[i : i + 1], [text]).rates
-                own[i] = text if rate > rates[i] else before[i]
-                felled[i] = rate >= errors
-                if ends[i] is Outcome.MISSED and not felled[i] and result.outcome[row] is Outcome.NOT_FINITE:
-                    ends[i] = Outcome.NOT_FINITE
-                if (felled[i] and size < gauge[i]) if bound.minimal else rate > worst[i]:
-                    worst[i], heard[i], adversarial[i] = rate, text, 0.0
-                    adversarial[i, :length] = written[row, :length]
-                if felled[i]:
-                    gauge[i], ends[i] = min(float(gauge[i]), size), Outcome.REACHED
+                samples = written[row, : int(some[row])]
+                found = judge.hears(samples, goal.references[i]) if inside[row] and not late[row] else None
+                own[i], felled[i] = so_far.note(i, found, float(sizes[row]), samples, result.outcome[row], nearest=bound.minimal)
             if progress is not None:
-                progress(name, int(rows[-1]) + 1, len(before))
-        trials.append(SpeechTrial(name, tried, felled, tuple(own), cost[0], cost[1], view is plan.static))
-    texts = said, tuple(before), tuple(heard)
-    return SpeechEvaluation(str(bound), errors, *texts, gauge, adversarial, lengths, tuple(ends), tuple(trials), statement)
+                progress(turn.name, int(rows[-1]) + 1, len(before))
+        trials.append(SpeechTrial(turn.name, tried, felled, tuple(own), cost[0], cost[1], turn.static))
+    texts = goal.references, before, tuple(so_far.heard)
+    ends = tuple(so_far.ends), tuple(trials)
+    return SpeechEvaluation(str(bound), errors, *texts, so_far.gauge, so_far.adversarial, lengths, *ends, statement)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SoFar:
+    """What has become of each clip, attack by attack. Shapes: gauge [clips], adversarial [clips, time]; `rates` are the clean ones."""
+
+    goal: Mistranscribe
+    before: tuple[str, ...]
+    rates: tuple[float, ...]
+    worst: list[float]
+    heard: list[str]
+    ends: list[Outcome]
+    gauge: Tensor
+    adversarial: Tensor
+
+    @classmethod
+    def begun(cls, goal: Mistranscribe, before: tuple[str, ...], waveforms: Tensor) -> Self:
+        """Where nobody has attacked yet. Shapes: waveforms [clips, time]."""
+        rates = WordErrors.of(goal.references, before).rates
+        ends = [Outcome.MISSED if rate < goal.errors else Outcome.NEEDLESS for rate in rates]
+        gauge = torch.tensor([math.inf if rate < goal.errors else 0.0 for rate in rates])
+        return cls(goal, before, tuple(rates), list(rates), list(before), ends, gauge, waveforms.clone())
+
+    def note(self, i: int, found: str | None, size: float, samples: Tensor, outcome: Outcome, *, nearest: bool) -> tuple[str, bool]:
+        """Take in what clip `i` was heard as after an attack (None: what does not count), in a change of this size.
+
+        What is kept is the worst that was heard, or, with `nearest`, the smallest change that fells it. Shapes: samples [time].
+        Gives the attack's own: the worse of this and of the clean transcript, and whether the clip fell.
+        """
+        text = self.before[i] if found is None else found
+        (rate,) = WordErrors.of(self.goal.references[i : i + 1], [text]).rates
+        falls = rate >= self.goal.errors
+        if self.ends[i] is Outcome.MISSED and not falls and outcome is Outcome.NOT_FINITE:
+            self.ends[i] = Outcome.NOT_FINITE
+        if (falls and size < self.gauge[i]) if nearest else rate > self.worst[i]:
+            self.worst[i], self.heard[i], self.adversarial[i] = rate, text, 0.0
+            self.adversarial[i, : len(samples)] = samples
+        if falls:
+            self.gauge[i], self.ends[i] = min(float(self.gauge[i]), size), Outcome.REACHED
+        return (text if rate > self.rates[i] else self.before[i]), falls
+
+
+def as_written(bound: Bound, region: Region, result: AttackResult) -> tuple[Tensor, Tensor, list[bool]]:
+    """What files would hold, how large the changes are there, and whether they are within the bound.
+
+    Shapes: -> [clips, time], [clips], [clips].
+    """
+    written, known = round16(result.adversarial), region.knowing(result.parameters)
+    sizes = known.gauge(written)
+    return written, sizes, (sizes.isfinite() if bound.minimal else known.holds(sizes)).tolist()
