@@ -107,6 +107,26 @@ def test_each_block_runs_as_it_stands(
     assert bool(capsys.readouterr().out.strip()) == ("print" in block)
 
 
+def test_its_links_lead_somewhere() -> None:
+    """Each to a file, or to a heading, which a page calls by its letters and dashes."""
+    pages = {page: (ROOT / page).read_text() for page in ("README.md", "recipes/README.md")}
+    headings = {
+        page: {re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-") for line in re.findall(r"^#+ (.*)", text, re.M)}
+        for page, text in pages.items()
+    }
+    links = [(page, *link) for page, text in pages.items() for link in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text)]
+    assert len(links) > 20
+    for page, path, heading in links:
+        assert (ROOT / (path or page)).exists(), path
+        assert not heading or heading in headings[path or page], heading
+
+
+def test_every_recipe_is_listed() -> None:
+    listed = (ROOT / "recipes/README.md").read_text()
+    helpers = {"half.py", "resnet.py"}
+    assert {path.name for path in (ROOT / "recipes").glob("*.py")} - helpers <= set(re.findall(r"`(\w+\.py)`", listed))
+
+
 def test_a_newcomers_attack_is_short_and_works() -> None:
     (source,) = (code for code in BLOCKS if "def " in code)
     assert source.count("\n") < 40
