@@ -61,6 +61,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,16 @@ Line = dict[str, Any]
 
 
 def suited(data: Path) -> list[Pair]:
-    """One pair of each carrier: the first whose target has 2 to 5 words, and whose clip outlasts every room."""
+    """One pair of each carrier: the first whose target has 2 to 5 words, or, last, five words of the first one's target."""
     found: dict[str, Pair] = {}
+    rest: dict[str, Pair] = {}
     for pair in pairs(data):
-        if 2 <= len(pair.target.split()) <= 5 and pair.clip.seconds > 1:
+        assert pair.clip.seconds > 1, "a clip is to outlast every room"
+        if 2 <= len(pair.target.split()) <= 5:
             found.setdefault(pair.clip.name, pair)
-    return list(found.values())
+        else:
+            rest.setdefault(pair.clip.name, replace(pair, target=" ".join(pair.target.split()[:5])))
+    return list({**found, **{name: pair for name, pair in rest.items() if name not in found}}.values())
 
 
 def columns() -> dict[str, Channel | None]:
