@@ -10,7 +10,9 @@ from recognisers import linear as linear_recogniser
 from torch import Tensor, nn
 
 from audioadv import attacks
-from audioadv.defenses import Exact, Near, remembering, sampled
+from audioadv.defenses import Detected, Exact, Near, remembering, sampled
+from audioadv.defenses.detectors import Detector
+from audioadv.defenses.detectors.confidence import ConfidenceSense
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation import Rate
 from audioadv.evaluation.games.attackers import Hand, Move, Moves, drawn, greedy, repeat, stubborn
@@ -21,6 +23,7 @@ from audioadv.threat.bounds import L2, MIN, Linf
 from audioadv.threat.goals import Mistranscribe, Transcribe
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.model import ThreatModel
+from audioadv.threat.undetected import Undetected
 from audioadv.threat.warps import Spatial
 
 TRUE_MAX = ThreatModel(Linf(0.1), protocol="true-max", access="decisions")
@@ -147,6 +150,36 @@ def test_no_memory_helps_against_inputs_that_are_new_each_time() -> None:
     game = play(model, inputs, Misclassify(labels), claim, sent=sent, rounds=WORLD, box=None)
     assert game.error == Rate(WORLD, WORLD)
     assert not game.abstained.any()
+
+
+def watched(threshold: float) -> Detected:
+    """A fixed model that refuses whatever it is less sure of."""
+    return Detected(nn.Flatten(), Detector(ConfidenceSense(), threshold, 1.0, 0.05, "a detector"))
+
+
+def test_what_the_models_own_detector_refuses_is_an_abstention_and_no_hit() -> None:
+    inputs, labels = world()
+    plain = play(nn.Flatten(), inputs, Misclassify(labels), TRUE_MAX, repeat, rounds=100, box=None)
+    for shut in (watched(-1e9), Classifier(watched(-1e9)), remembering(watched(-1e9))):
+        game = play(shut, inputs, Misclassify(labels), TRUE_MAX, repeat, rounds=100, box=None)
+        assert (game.error, game.abstention) == (Rate(0, 100), Rate(100, 100))
+    game = play(watched(1e9), inputs, Misclassify(labels), TRUE_MAX, repeat, rounds=100, box=None)
+    assert torch.equal(game.hits, plain.hits)
+    assert not game.abstained.any()
+    claim = replace(TRUE_MAX, goal=Misclassify(labels) & Undetected())
+    game = play(watched(-1e9), inputs, Misclassify(labels), claim, repeat, rounds=100, box=None)
+    assert (game.error, game.abstention) == (Rate(0, 100), Rate(100, 100))
+
+
+def test_what_is_made_ready_is_made_to_pass_the_models_detector() -> None:
+    """Half of an example's way across the boundary the model is unsure, and refuses it."""
+    inputs, labels = world()
+    model, claim = watched(0.2), ThreatModel(Linf(0.6))  # log odds: sure enough is a probability below 0.45
+    sent = ready(model, inputs, Misclassify(labels), claim, partial(attacks.pgd, steps=20), box=None)
+    game = play(model, inputs, Misclassify(labels), claim, sent=sent, rounds=WORLD, box=None)
+    blind = ready(nn.Flatten(), inputs, Misclassify(labels), claim, partial(attacks.pgd, steps=20), box=None)
+    unaware = play(model, inputs, Misclassify(labels), claim, sent=blind, rounds=WORLD, box=None)
+    assert game.error.hits == WORLD > unaware.error.hits
 
 
 def test_natural_duplicates_are_refused_as_well() -> None:

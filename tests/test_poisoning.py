@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from trainings import blobs
 
 from audioadv.audio.ragged import pad
+from audioadv.defenses import Detected
+from audioadv.defenses.detectors import Detector
+from audioadv.defenses.detectors.confidence import ConfidenceSense
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.implants import implant
 from audioadv.threat.bounds import L2, MIN, Linf
@@ -134,6 +137,21 @@ def test_success_is_of_those_that_are_not_the_target_and_accuracy_of_all() -> No
     assert (found.success.hits, found.success.count) == (7, 7)
     assert (none := implant(Loud(), Labelled(inputs, labels).first(10), Backdoor(Stamp(1, 1, 0, 0), 2)).success).hits == 0
     assert none.count == 7
+
+
+@pytest.mark.parametrize("nothing", [torch.full((3,), torch.nan), torch.tensor(-1)], ids=["no number", "abstention"])
+def test_who_says_nothing_is_not_right(nothing: Tensor) -> None:
+    batch = Labelled(torch.zeros(6, 1, 3, 3), torch.arange(6) % 3).first(6)
+    found = implant(lambda x: nothing.expand(len(x), *nothing.shape), batch, Backdoor(Stamp(1, 1, -1, -1), 2))
+    assert (found.accuracy.hits, found.success.hits) == (0, 0)
+
+
+def test_a_trigger_that_the_models_own_detector_refuses_is_no_success() -> None:
+    batch = Labelled(torch.zeros(10, 1, 3, 3), torch.zeros(10, dtype=torch.int64)).first(10)
+    for threshold, hits in ((-1e9, 0), (1e9, 10)):
+        model = Detected(Loud(), Detector(ConfidenceSense(), threshold, 1.0, 0.05, "a detector"))
+        found = implant(model, batch, Backdoor(Stamp(1, 1, -1, -1), 2))
+        assert (found.success.hits, found.accuracy.hits) == (hits, 10)
 
 
 def test_recognisers_are_measured_by_what_they_transcribe() -> None:

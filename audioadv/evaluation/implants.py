@@ -5,6 +5,8 @@ from typing import final
 
 import torch
 
+from audioadv.defenses.statement import stated
+from audioadv.evaluation.adaptive import unseen_too
 from audioadv.evaluation.rates import Rate
 from audioadv.models.rest import at_rest
 from audioadv.training.backdoor import Backdoor
@@ -27,15 +29,18 @@ class Implant:
 @torch.no_grad()
 def implant(model: Model, test: Batch, backdoor: Backdoor, size: int = 500) -> Implant:
     """Measure both on test examples, `size` at a time. Hold it against the same of a model that learnt from clean data:
-    a loud trigger may well bring about the target there, too.
+    a loud trigger may well bring about the target there, too. Who says nothing is not right, and what the model's own detector refuses
+    of what wears the trigger is no success; clean inputs count by their answers, refused or not.
     """
     right = hits = wearing = 0
     with at_rest(model):
         for rows in torch.split(torch.arange(len(test)), size):
             some = test.rows(rows)
-            right += int((~some.goal.reached(some.outputs(model, some.inputs))).sum())
+            right += int(some.right(some.outputs(model, some.inputs)).sum())
             if len(others := backdoor.victims(some).nonzero()[:, 0]):
                 worn = backdoor.worn(some.rows(others))
-                hits += int(backdoor.goal(len(worn)).reached(worn.outputs(model, worn.inputs)).sum())
+                wish = backdoor.goal(len(worn))
+                wish = unseen_too(model, wish) if stated(model).detects else wish
+                hits += int(wish.reached(worn.outputs(model, worn.inputs)).sum())
                 wearing += len(worn)
     return Implant(Rate(right, len(test)), Rate(hits, wearing))

@@ -7,7 +7,7 @@
 What the rules are, the threat model's protocol says. `expectimax`: the world draws the examples, none twice before all have
 come up, and the attacker changes each as it can. `true-max`: the attacker picks, and may repeat what works (`attackers.py`).
 A model that remembers plays a sequential game: what it answers depends on all rounds before, and each game wants a fresh one.
-An abstention is no hit, but it has its cost.
+An abstention is no hit, but it has its cost; what the model's own detector refuses is one, too, so the attacker wants to pass unseen.
 
 Source: Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks"; the attack that repeats an
 error: Gilmer et al. 2018, "Motivating the rules of the game for adversarial example research".
@@ -28,6 +28,7 @@ from audioadv.attacks.union import worst_member
 from audioadv.defenses.layers import forgetting
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.adaptive import unseen_too
 from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed
@@ -173,7 +174,9 @@ def ready(
     more than it grants.
     """
     threat = claimed(model, goal, threat)
-    wanted = objective(granting(forgetting(model), as_access(threat.access)), goal, lengths)
+    copy = forgetting(model)
+    wish = unseen_too(copy, goal) if stated(copy).detects else goal
+    wanted = objective(granting(copy, as_access(threat.access)), wish, lengths)
     result = worst_member(attack, wanted.begun(inputs), threat.bound.around(inputs, lengths, box))
     if threat.queries is None:
         return result.adversarial.detach()
@@ -245,6 +248,7 @@ def play(
         start = sent[example : example + 1, ..., : ends[example]] - own.clean
         return own.inputs(own.project(start + share * own.sample([generator])))[0]
 
+    passing = unseen_too(model, goal).goals[1:] if stated(model).detects else ()
     hand = Hand([row[..., :end] for row, end in zip(sent, ends, strict=True)], shaken, generator)
     hits, refused, examples, asked = [], [], [], Counter[int]()
     moves = attacker(hand)
@@ -254,11 +258,12 @@ def play(
             asked[move.example] += 1
             row, end = torch.tensor([move.example]), ends[move.example]
             outputs = model(move.inputs[None]) if lengths is None else model(move.inputs[None], torch.tensor([end], device=inputs.device))
-            hit = bool(goal.rows(row).reached(outputs))
+            nothing = bool(abstained(outputs)) or not all(unseen.reached(outputs) for unseen in passing)
+            hit = not nothing and bool(goal.rows(row).reached(outputs))
             if hit:  # only then does it matter whether the move was allowed
                 clean = inputs[row.to(inputs.device), ..., :end]
                 hit = threat.check(clean, move.inputs[None], box=box, forwards=torch.tensor([asked[move.example]])) == [None]
-            reply = Reply(hit, bool(abstained(outputs)))
+            reply = Reply(hit, nothing)
             hits.append(reply.hit)
             refused.append(reply.abstained)
             examples.append(move.example)
