@@ -1001,6 +1001,28 @@ def test_schedules_may_count_in_numbers_of_other_kinds(number: Callable[[float],
     assert len(learn().marks) == 2
 
 
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        partial(torch.optim.SGD, lr=np.float64(0.1), momentum=np.float32(0.5), nesterov=np.bool_(True)),
+        partial(torch.optim.Adam, lr=1e-2, betas=(np.float64(0.8), np.float64(0.99)), weight_decay=np.float32(1e-3)),
+    ],
+    ids=["SGD", "Adam"],
+)
+def test_an_optimisers_options_may_be_numpys(optimiser: Callable[..., torch.optim.Optimizer], tmp_path: Path) -> None:
+    def stop(done: float, loss: float) -> None:
+        if done > 0.5:
+            raise KeyboardInterrupt
+
+    def learn(out: Path, **options: object) -> bytes:
+        train(net(), blobs(64), Natural(), passes=2, optimiser=optimiser, every=1, out=out, **options)
+        return (out / "weights.safetensors").read_bytes()
+
+    with suppress(KeyboardInterrupt):
+        learn(tmp_path / "killed", progress=stop)
+    assert learn(tmp_path / "killed") == learn(tmp_path / "unbroken")
+
+
 def test_batchnorm_learns_where_one_example_is_left_over() -> None:
     seen = list[int]()
     model = net(dropout=0.0)

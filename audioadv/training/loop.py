@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -241,7 +242,20 @@ def stepping(optimiser: Callable[[Iterable[nn.Parameter]], Optimizer], net: nn.M
         raise OptionError(f"{name_of(optimiser)} makes a {type(steps).__name__}: the loop wants an optimiser whose step takes no closure")
     if not learning_in(net, [parameter for group in steps.param_groups for parameter in group["params"]]):
         raise OptionError(f"{name_of(optimiser)} holds no parameter of the net that learns. Make it of those that it is given")
+    for group in steps.param_groups:
+        group.update({name: plain(value) for name, value in group.items() if name != "params"})
     return steps
+
+
+def plain(option: Any) -> Any:
+    """An optimiser's option in Python's own numbers: NumPy's make checkpoints that nobody can read.
+
+    >>> plain((np.float64(0.5), 0.25))
+    (0.5, 0.25)
+    """
+    if isinstance(option, tuple | list):
+        return type(option)(map(plain, option))
+    return option.item() if isinstance(option, np.generic) else option
 
 
 def learning_in(net: nn.Module, held: list[nn.Parameter]) -> str:
