@@ -27,6 +27,7 @@ from audioadv.defenses import (
     defend,
     distill,
     learn_to_denoise,
+    remembering,
     stated,
     undefended,
 )
@@ -249,12 +250,23 @@ def test_a_distilled_net_is_saturated_until_its_scores_are_tempered() -> None:
         distill(teacher, student, x, labels, passes=0)
 
 
+def test_sounds_of_several_lengths_are_tempered_too() -> None:
+    inputs, lengths = torch.rand(3, 8), torch.tensor([8, 5, 2])
+
+    def levels(inputs: Tensor, lengths: Tensor) -> Tensor:
+        return torch.stack([inputs.sum(1), lengths.float()], 1)
+
+    assert torch.equal(Tempered(levels, 4.0)(inputs, lengths), levels(inputs, lengths) / 4)
+
+
 def test_nothing_is_trained_where_one_of_two_nets_cannot_be() -> None:
     x, labels = digits_apart(20)
     teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)) for _ in range(2))
     before = teacher[1].weight.clone()
     with pytest.raises(UnusableBatch, match="frozen"):
         distill(teacher, student.requires_grad_(False), x, labels)
+    with pytest.raises(UnusableBatch, match="remembers"):
+        distill(nn.Linear(8, 3), remembering(nn.Linear(8, 3)), x, labels)
     with pytest.raises(UnusableBatch, match="no module in it"):
         distill(teacher, lambda inputs: inputs, x, labels)
     assert torch.equal(teacher[1].weight, before)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from trainings import BOUND, blobs, killed, net, shared, small
 
 from audioadv.attacks.draws import random_start
-from audioadv.defenses import Thermometer, defend
+from audioadv.defenses import Smoothed, Tempered, Thermometer, defend, remembering, sampled
 from audioadv.errors import AccessDenied, OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Emissions, Recogniser
@@ -856,6 +856,14 @@ def test_a_guard_goes_on_with_the_batch_that_it_held(tmp_path: Path) -> None:
     assert len(told) == 4
 
 
+Make = Callable[[nn.Module], Callable[..., Tensor]]
+
+
+def coded(inner: nn.Module, low: float) -> nn.Module:
+    """A net behind two lamps for each number."""
+    return nn.Sequential(nn.Unflatten(1, (8, 1)), Thermometer(2, low), nn.Flatten(), nn.Linear(16, 8), inner)
+
+
 def test_models_and_optimisers_of_the_same_form_are_told_apart(tmp_path: Path) -> None:
     data, between = blobs(64), {"mean": (0.5,), "std": (0.25,)}
 
@@ -879,6 +887,27 @@ def test_models_and_optimisers_of_the_same_form_are_told_apart(tmp_path: Path) -
     learn(layers(nn.ReLU()))
     with pytest.raises(UnusableCheckpoint, match="checkpoint of another plan"):
         learn(layers(nn.ReLU()), passes=2)
+
+
+@pytest.mark.parametrize(
+    ("around", "other"),
+    [
+        (partial(Smoothed, sigma=0.1, draws=2), partial(Smoothed, sigma=0.2, draws=2)),
+        (lambda inner: Classifier(Smoothed(inner, 0.1, 2)), lambda inner: Classifier(Smoothed(inner, 0.1, 3))),
+        (partial(Tempered, temperature=2.0), partial(Tempered, temperature=3.0)),
+        (sampled, partial(sampled, temperature=2.0)),
+        (sampled, partial(sampled, seed=1)),
+        (lambda inner: Tempered(Classifier(inner, mean=(0.5,)), 2.0), lambda inner: Tempered(Classifier(inner), 2.0)),
+        (partial(coded, low=0.0), partial(coded, low=0.5)),
+    ],
+    ids=["sigma", "draws", "temperature", "sampled", "seed", "normalised within", "levels"],
+)
+def test_defenses_that_are_set_otherwise_are_told_apart(around: Make, other: Make, tmp_path: Path) -> None:
+    learn = partial(train, data=blobs(16), method=Natural(), passes=1, out=tmp_path)
+    learn(around(nn.Linear(8, 3)))
+    learn(around(nn.Linear(8, 3)))
+    with pytest.raises(UnusableCheckpoint, match="checkpoint of another layers"):
+        learn(other(nn.Linear(8, 3)))
 
 
 class Trap:
@@ -1180,6 +1209,21 @@ def test_frozen_models_cannot_be_trained() -> None:
         train(net().requires_grad_(False), blobs(8), Natural(), passes=1)
 
 
+def test_the_net_is_found_in_wrappers_however_many() -> None:
+    inner = nn.Linear(8, 3)
+    before = inner.weight.detach().clone()
+    for model in (Classifier(Classifier(inner)), Smoothed(Classifier(Smoothed(inner, 0.1, 2)), 0.1, 2)):
+        train(model, blobs(8), Natural(), passes=1)
+        assert not torch.equal(inner.weight, before)
+        before = inner.weight.detach().clone()
+
+
+def test_a_model_that_remembers_is_not_trained() -> None:
+    for model in (remembering(net()), Classifier(nn.Sequential(remembering(net())))):
+        with pytest.raises(UnusableBatch, match=r"remembers what .* Train the model within"):
+            train(model, blobs(8), Natural(), passes=2)
+
+
 def test_curves_for_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -1202,6 +1246,10 @@ def test_labels_that_are_missing_are_named() -> None:
         Labelled(inputs, None)
     with pytest.raises(UnusableBatch, match=r"label -1.*pseudo_labels"):
         Labelled(inputs, torch.full((10,), -1))
+    unsure = pseudo_labels(lambda x: torch.where(x[:, :1] > 0.5, x, torch.nan), inputs)
+    with pytest.raises(UnusableBatch, match=r"label -1.* abstained, leave inputs out: inputs\[labels >= 0\]"):
+        Labelled(inputs, unsure)
+    assert len(Labelled(inputs[unsure >= 0], unsure[unsure >= 0]).inputs) == int((inputs[:, 0] > 0.5).sum())
     with pytest.raises(UnusableBatch, match="3 labels for 10 inputs"):
         Labelled(inputs, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(UnusableBatch, match="1 texts for 2 clips"):

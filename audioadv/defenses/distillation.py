@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.defenses.learning import check_lesson, learners, learning, net_of, rejoined
+from audioadv.defenses.learning import check_forgets, check_lesson, learners, learning, net_of, rejoined
 from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import seeded
@@ -40,9 +40,13 @@ class Tempered(Layer):
         super().__init__(model)
         self.temperature, self.net = temperature, getattr(model, "net", None)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Shapes: [batch, *] -> scores [batch, classes]."""
-        scores = self.model(inputs)
+    def extra_repr(self) -> str:
+        """What tells it from another around the same model."""
+        return f"temperature {self.temperature:g}"
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Shapes: inputs [batch, *], lengths [batch] -> scores [batch, classes]."""
+        scores = self.model(inputs) if lengths is None else self.model(inputs, lengths)
         return carrying_all(scores / self.temperature, suspicions(scores))
 
 
@@ -52,6 +56,7 @@ def distill(teacher: Model, student: Model, inputs: Tensor, labels: Tensor, *, t
     `options` are those of `train_at`, and so is what it raises. Shapes: inputs [count, *], labels int64 [count].
     """
     for model in (teacher, student):  # both, before either is changed
+        check_forgets(model)
         learners(net_of(model))
     train_at(temperature, teacher, inputs, labels, **options)
     with torch.no_grad():
@@ -68,6 +73,7 @@ def train_at(
     Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch.
     """
     check_temperature(temperature)
+    check_forgets(model)
     check_lesson(inputs, passes, batch)
     if len(targets) != len(inputs):
         raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each")

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.rest import module_of
 
 
 def net_of(model: Callable[..., Any]) -> nn.Module:
-    """The module that is trained: the model itself, or the one that a `Recogniser` or `Classifier` wraps. Raises UnusableBatch."""
-    net = model if isinstance(model, nn.Module) else getattr(model, "net", None)
-    if not isinstance(net, nn.Module):
+    """The module that is trained: the model itself, or the one in its wrappers, however many. Raises UnusableBatch for none."""
+    net = module_of(model)
+    if net is None:
         raise UnusableBatch(f"{type(model).__name__}: no module in it to be trained. Give a torch.nn.Module, or a wrapper around one")
     return net
 
@@ -24,6 +26,15 @@ def learners(net: nn.Module) -> list[nn.Parameter]:
     if not wanting:
         raise UnusableBatch("all parameters are frozen: nothing to train. Thaw those that are to learn: net.requires_grad_(True)")
     return wanting
+
+
+def check_forgets(model: Callable[..., Any]) -> None:
+    """Raises UnusableBatch for a model that remembers: it would not answer when the same examples come again."""
+    if stated(model).remembers:
+        raise UnusableBatch(
+            f"{getattr(model, 'name', type(model).__name__)} remembers what it was asked, and does not answer when examples come again. "
+            "Train the model within, and give it its memory then: remembering(net)"
+        )
 
 
 def check_lesson(inputs: Tensor, passes: int, batch: int) -> None:

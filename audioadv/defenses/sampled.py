@@ -60,6 +60,10 @@ class Sampled(Layer):
         self.name = f"{getattr(model, 'name', 'the model')}, sampled"
         self.statement = replace(stated(model), random=True)
 
+    def extra_repr(self) -> str:
+        """What tells it from another around the same model."""
+        return f"temperature {self.temperature:g}, seed {self.seed}"
+
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
         """Shapes: inputs [batch, *], lengths [batch] -> as the model's."""
         outputs = self.model(inputs) if lengths is None else self.model(inputs, lengths)

@@ -37,6 +37,10 @@ class Thermometer(nn.Module):
         self.statement = Statement("BPDA" if stand_in else "none")
         self.code = BPDA(self.lamps, self.heights) if stand_in else self.lamps
 
+    def extra_repr(self) -> str:
+        """What tells it from another."""
+        return f"{self.levels} levels from {self.low:g} to {self.high:g}"
+
     def above(self, inputs: Tensor) -> Tensor:
         """How far the inputs stand above each lamp; the whole way is 1. Shapes: as forward."""
         inputs = inputs[:, None] if inputs.ndim == 2 else inputs

@@ -1,7 +1,7 @@
 """A model made from another: what it does not do itself, the other does."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,11 @@ class Wrapped:
     def net(self) -> nn.Module | None:
         """What has parameters, to be left as it is."""
         return self.model if isinstance(self.model, nn.Module) else getattr(self.model, "net", None)
+
+    def setting(self) -> str:
+        """What tells it from another around the same model."""
+        own: Any = self
+        return ", ".join(f"{field.name} {getattr(self, field.name)}" for field in fields(own) if field.name != "model")
 
     def granting(self, access: Access) -> Any:
         """The same, seen by an attacker with this much access."""

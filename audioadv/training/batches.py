@@ -138,8 +138,8 @@ class Labelled:
             raise UnusableBatch(f"{len(self.labels)} labels for {len(self.inputs)} inputs: give one for each")
         if len(self.labels) and int(self.labels.min()) < 0:
             raise UnusableBatch(
-                f"label {int(self.labels.min())}: classes are numbered from 0. Where it stands for a label that is missing, "
-                "let a model guess it: pseudo_labels(model, inputs)"
+                f"label {int(self.labels.min())}: classes are numbered from 0. Where it stands for a label that is missing, let a model "
+                "guess it: pseudo_labels(model, inputs). Where that abstained, leave inputs out: inputs[labels >= 0], labels[labels >= 0]"
             )
         if self.size < 1:
             raise UnusableBatch(f"size {self.size}: a batch has at least one example")

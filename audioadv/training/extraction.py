@@ -18,7 +18,7 @@ from scipy.linalg import qr
 from torch import Tensor, nn
 
 from audioadv.attacks.substitute import substituting
-from audioadv.defenses.learning import check_count, learners, learning
+from audioadv.defenses.learning import check_count, check_forgets, learners, learning
 from audioadv.errors import AccessDenied, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
@@ -94,6 +94,7 @@ def extract(
         raise UnusableBatch("no inputs to ask about: give some, of the kind that the victim is made for")
     if not isinstance(copy, nn.Module):
         raise UnusableBatch(f"a copy that is a {type(copy).__name__}: give a torch.nn.Module, which learns as it is")
+    check_forgets(copy)
     learners(copy)
     check_count("rounds", rounds)
     check_count("queries", len(inputs) if queries is None else queries)

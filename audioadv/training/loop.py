@@ -21,9 +21,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import LBFGS, Adam, Optimizer
 
-from audioadv.defenses.learning import check_count, learners, learning, net_of, rejoined
+from audioadv.defenses.learning import check_count, check_forgets, learners, learning, net_of, rejoined
+from audioadv.defenses.wrapped import Layer, Wrapped
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.models.classifier import Classifier
+from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
 from audioadv.threat.ctc import frames_needed
 from audioadv.threat.goals import Mistranscribe, for_each
@@ -105,9 +107,10 @@ def train(
     end, weights.safetensors. A checkpoint that is there is gone on from. `processes` are those of `processes.together()`.
 
     Raises UnusableCheckpoint for one of another model, method, data or plan; TrainingDiverged for a loss, gradients or weights that are
-    not finite; UnusableBatch for a model without parameters to be trained, data without examples, or a text too long for its clip;
-    OptionError; UnwritableOutput.
+    not finite; UnusableBatch for a model without parameters to be trained, or one that remembers, data without examples, or a text too
+    long for its clip; OptionError; UnwritableOutput.
     """
+    check_forgets(model)
     check_count("passes", passes)
     check_count("every", every)
     if patience is not None:
@@ -220,9 +223,15 @@ def counted(net: nn.Module) -> Iterator[list[Any]]:
 
 
 def layers(model: Model) -> str:
-    """What a model computes, as far as its modules tell, and how a classifier normalises before."""
-    normalised = f", mean {model.mean}, std {model.std}" if isinstance(model, Classifier) else ""
-    return " ".join(repr(net_of(model)).split()) + normalised
+    """What a model computes, as far as its modules tell, how a classifier normalises before, and how a defense around it is set."""
+    told = [" ".join(repr(net_of(model)).split())]
+    while isinstance(model, Classifier | Recogniser | Wrapped | Layer):
+        if isinstance(model, Classifier):
+            told.append(f"mean {model.mean}, std {model.std}")
+        if isinstance(model, Wrapped):
+            told.append(f"{type(model).__name__} {model.setting()}")
+        model = model.net if isinstance(model, Classifier | Recogniser) else model.model
+    return ", ".join(told)
 
 
 def options(steps: Optimizer) -> str:

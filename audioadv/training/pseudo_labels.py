@@ -19,7 +19,10 @@ from audioadv.training.method import Model
 
 @torch.no_grad()
 def pseudo_labels(model: Model, inputs: Tensor, size: int = 500) -> Tensor:
-    """The classes that a model gives inputs, `size` at a time; -1 where it abstains. Shapes: inputs [examples, *] -> int64 [examples]."""
+    """The classes that a model gives inputs, `size` at a time; -1 where it abstains: those inputs teach nothing, and are to be left out.
+
+    Shapes: inputs [examples, *] -> int64 [examples].
+    """
     with at_rest(model):
         return torch.cat([decided(model(some)) for some in torch.split(inputs, size)])
 
