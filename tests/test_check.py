@@ -14,9 +14,11 @@ from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.trace import Sight, Trace
-from audioadv.errors import UnusableBatch
+from audioadv.defenses import remembering
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.sanity.check import check
 from audioadv.evaluation.sanity.indicators import INDICATORS, Checkup, Evidence
+from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L1, L2, Bound, Linf, parse_bound
 from audioadv.threat.channels import parse_channel
 from audioadv.threat.labels import Misclassify
@@ -424,6 +426,15 @@ def test_nothing_to_attack() -> None:
         checked(net, fast(), labels=(labels_of(net, X) + 1) % 3)
     with pytest.raises(UnusableBatch, match="0 examples"):
         checked(net, fast(), x=X[:0])
+
+
+def test_a_model_that_remembers_is_not_asked() -> None:
+    net, labels = small(3, SHAPE), labels_of(small(3, SHAPE), X)
+    model = remembering(net)
+    for looked_at, substitute in ((model, None), (net, model), (Classifier(nn.Sequential(model)), None)):
+        with pytest.raises(OptionError, match=r"remembers.* Play the game of many rounds"):
+            check(objective(looked_at, Misclassify(labels)), BOUND.around(X), fast(), substitute=substitute)
+    assert len(model.store) == 0
 
 
 def test_each_indicator_says_what_to_do() -> None:

@@ -12,11 +12,15 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 from nets import inputs_for, labels_of, small
+from recognisers import linear
 from torch import Tensor, nn
 
 from audioadv.cli import main
+from audioadv.defenses import remembering
+from audioadv.defenses.store import Store
 from audioadv.errors import InputError
 from audioadv.evaluation.sanity.recorded import check_run
+from audioadv.models.recogniser import Recogniser
 
 SHAPE = (1, 5, 6)
 
@@ -44,6 +48,25 @@ def empty() -> tuple[nn.Module, Tensor, Tensor]:
 def misfit() -> tuple[nn.Module, Tensor, Tensor]:
     net, x, labels = classifier()
     return net, x[..., 1:], labels
+
+
+def unlike() -> tuple[nn.Module, Any, Any]:
+    net, x, labels = classifier()
+    return net, x.numpy(), labels
+
+
+def listed() -> tuple[nn.Module, Any, Any]:
+    net, x, labels = classifier()
+    return net, x, labels.tolist()
+
+
+def mindful() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x, labels = classifier()
+    return remembering(net, path="memory.db"), x, labels
+
+
+def mindful_hearing() -> Recogniser:
+    return remembering(linear(), path="memory.db")
 
 
 def nothing() -> int:
@@ -106,6 +129,8 @@ def test_what_cannot_be_checked(tmp_path: Path) -> None:
         ("module:test_check_command:nothing", "int"),
         ("module:test_check_command:empty", "inputs of shape [0, 1, 5, 6]"),
         ("module:test_check_command:misfit", "RuntimeError at line"),
+        ("module:test_check_command:unlike", "inputs are a ndarray. Return a tensor"),
+        ("module:test_check_command:listed", "labels are a list. Return a tensor"),
         ("n" * 300, "Nor is there a folder of that name"),
         (str(tmp_path), "no results"),
     ):
@@ -119,6 +144,16 @@ def test_what_cannot_be_checked(tmp_path: Path) -> None:
     other = run("mnist", "--substitute", "module:recognisers:linear")
     assert other.exit_code == 2
     assert "a net for a net" in other.stderr
+
+
+@pytest.mark.parametrize("kind", ["mindful", "mindful_hearing"])
+@pytest.mark.parametrize("attacked", [True, False], ids=["model", "substitute"])
+def test_a_memory_is_not_written_to(kind: str, attacked: bool, hiss: Path) -> None:
+    model, other = f"module:test_check_command:{kind}", {"mindful": "mnist", "mindful_hearing": "tiny-mel"}[kind]
+    result = run(model) if attacked else run(other, "--substitute", model)
+    assert result.exit_code == 2
+    assert "remembers" in result.stderr
+    assert len(Store("exact", "memory.db")) == 0
 
 
 def failing() -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:

@@ -19,6 +19,7 @@ from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import DONE, NOT_REACHED, common_options, no_use, say
+from audioadv.defenses.statement import stated
 from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
@@ -27,6 +28,7 @@ from audioadv.evaluation.sanity.check import check as examined
 from audioadv.evaluation.sanity.check import quietly
 from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.sanity.recorded import check_run
+from audioadv.evaluation.terms import refuse_memory
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import NETS, load_classifier
 from audioadv.models.recogniser import Recogniser, hears
@@ -155,9 +157,14 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
         except UnknownModel as error:
             raise UnknownModel(f"{error}. Nor is there a folder of that name, with a run in it") from error
     made = called(name.removeprefix("module:"))
+    subject: Any = made[0] if isinstance(made, tuple) and made else made
+    refuse_memory(subject, stated(subject))  # before it is tried out: that would be kept
     if hears(made):
         return load_model(name, device, attacked=True)
-    if isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and all(isinstance(given, Tensor) for given in made[1:]):
+    if isinstance(made, tuple) and len(made) == 3 and callable(made[0]):
+        for what, given in zip(("inputs", "labels"), made[1:], strict=True):
+            if not isinstance(given, Tensor):
+                raise UnusableBatch(f"model {name!r}: {what} are a {type(given).__name__}. Return a tensor: torch.as_tensor({what})")
         if not made[1].ndim or not len(made[1]):
             raise UnusableBatch(
                 f"model {name!r}: inputs of shape {list(made[1].shape)}, with none to attack. Return at least one, batch first"

@@ -23,9 +23,11 @@ from audioadv.attacks.square import square
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.trace import Trace, within
 from audioadv.attacks.union import worst_member
+from audioadv.defenses.statement import stated
 from audioadv.errors import UnusableBatch
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
+from audioadv.evaluation.terms import refuse_memory
 from audioadv.models.access import Access, granted
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import at_rest
@@ -56,14 +58,17 @@ def check(
     with none, and, where there is a `substitute` (a model that takes the same inputs), the attack on that. `progress` is told what
     is being tried.
 
-    Shapes: as in `region.clean` and `objective`. Raises OptionError for an unknown attack, UnusableBatch where nothing is left
-    to attack.
+    Shapes: as in `region.clean` and `objective`. Raises OptionError for an unknown attack and for a model that remembers, which is not
+    asked: it would keep each look, and answer the next one otherwise; UnusableBatch where nothing is left to attack.
 
     >>> from audioadv import Linf, Misclassify, objective
     >>> net, x = torch.nn.Flatten(), torch.tensor([[0.2, 0.8], [0.6, 0.5]])  # the brighter of two pixels
     >>> check(objective(net, Misclassify(torch.tensor([1, 0]))), Linf(0.1).around(x), "pgd").broken
     []
     """
+    for model in (objective.model, substitute):
+        if model is not None:
+            refuse_memory(model, stated(model))
     (named,) = named_attacks(attack, seed).items()
     tell = progress or (lambda stage: None)
     with quietly(), at_rest(objective.model):
