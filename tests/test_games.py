@@ -255,7 +255,7 @@ def test_rules_that_make_no_sense() -> None:
     for bound in (Linf(MIN), Spatial(10, 1)):
         with pytest.raises(OptionError, match="fixed bound"):
             play(nn.Identity(), inputs.reshape(WORLD, 1, 1, CLASSES), goal, ThreatModel(bound, protocol="true-max"), box=None)
-    for rounds in (0, 2.5):
+    for rounds in (0, 2.5, 1e2, "100"):
         with pytest.raises(OptionError, match=f"rounds {rounds}: .*at least one"):
             play(nn.Identity(), inputs, goal, TRUE_MAX, rounds=rounds, box=None)  # type: ignore[arg-type]
     for unfit in (goal, goal & Classify(0)):

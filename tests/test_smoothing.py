@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from recognisers import linear as recogniser
 from scipy.special import ndtri
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binom, binomtest
 from torch import Tensor, nn
 
 from audioadv.attacks import pgd
@@ -82,6 +83,10 @@ def test_bounds_are_those_of_the_books() -> None:
         assert float(lower_bound(hits, draws, alpha)) == pytest.approx(beta.ppf(alpha, hits, draws - hits + 1) if hits else 0, rel=1e-9)
     for heads, tosses in ((5, 10), (0, 7), (60, 100), (533, 1000)):
         assert float(coin_p_value(heads, tosses)) == pytest.approx(binomtest(heads, tosses, 0.5).pvalue, rel=1e-9)
+    tosses = np.array([*range(60), 999, 100_000]).repeat(61)
+    heads = np.minimum(np.tile(np.arange(61), 62) * np.maximum(1, tosses // 60), tosses)
+    book = np.minimum(1.0, 2 * binom.sf(np.maximum(heads, tosses - heads) - 1, tosses, 0.5))
+    np.testing.assert_allclose(coin_p_value(heads, tosses), book, rtol=1e-12)
 
 
 def test_inputs_share_the_sizes_of_noise_but_not_its_signs() -> None:
@@ -238,8 +243,18 @@ def test_noise_that_is_none_and_numbers_that_make_no_sense() -> None:
             SmoothedRecogniser(recogniser(), 0.1, draws)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"precision torch.float64.*bfloat16"):
         Smoothed(net, 1, precision=torch.float64)
-    with pytest.raises(OptionError, match="draws 0"):
-        Smoothed(net, 1).predict(w[None], draws=0)
+    for draws in (0, 1e3, "1000"):
+        said = f"draws {draws}: give a whole number from 1 up"
+        with pytest.raises(OptionError, match=said):
+            Smoothed(net, 1, draws)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match=said):
+            SmoothedRecogniser(recogniser(), 0.1, draws)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match=said):
+            Smoothed(net, 1).predict(w[None], draws=draws)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match=said):
+            Smoothed(net, 1).certify(w[None], draws=draws)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match=said.replace("draws", "select")):
+            Smoothed(net, 1).certify(w[None], select=draws)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="alpha 1"):
         Smoothed(net, 1).certify(w[None], alpha=1)
     with pytest.raises(UnusableBatch, match="classes"):

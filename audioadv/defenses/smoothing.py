@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from scipy.special import betaincinv, ndtri
-from scipy.stats import binom
+from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor
 
+from audioadv.defenses.learning import check_count
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import ABSTAIN, abstained, decided
@@ -107,7 +107,7 @@ class Smoothed(Wrapped):
 
         Shapes: inputs [batch, *], lengths [batch] -> int64 [batch].
         """
-        check_chance(draws, alpha)
+        check_chance(alpha, draws=draws)
         counts = self.counts(inputs, lengths, draws, ESTIMATE)
         if counts.shape[1] < 2:
             raise UnusableBatch(f"scores of {counts.shape[1]} class: a prediction is between two at least. Smooth a model of more classes")
@@ -123,8 +123,7 @@ class Smoothed(Wrapped):
         `select` draws at most choose the class, `draws` others bound its likelihood: 10,000 certify up to 3.2 sigma, 100,000 to 3.8.
         Shapes: inputs [batch, *], lengths [batch] -> [batch] each.
         """
-        for count in (select, draws):
-            check_chance(count, alpha)
+        check_chance(alpha, select=select, draws=draws)
         classes = self.likeliest(inputs, lengths, select)
         counts = self.counts(inputs, lengths, draws, ESTIMATE).gather(1, classes[:, None])[:, 0]
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
@@ -180,16 +179,15 @@ def check_noise(sigma: float, draws: int) -> None:
     """Raises OptionError for noise that is none, or no draw of it."""
     if not 0 < sigma < math.inf:
         raise OptionError(f"sigma {sigma:g}: smoothing needs noise. Give a standard deviation above 0, in the inputs' unit, such as 0.25")
-    if draws < 1 or draws % 1:
-        raise OptionError(f"draws {draws}: give a whole number, at least one")
+    check_count("draws", draws)
 
 
-def check_chance(draws: int, alpha: float) -> None:
+def check_chance(alpha: float, **counts: int) -> None:
     """Raises OptionError for no draw, or a chance that is none."""
-    if draws < 1 or draws % 1 or not 0 < alpha < 1:
-        raise OptionError(
-            f"draws {draws}, alpha {alpha:g}: give a whole number of draws, at least one, and a chance of error in 0..1, such as 0.001"
-        )
+    for name, count in counts.items():
+        check_count(name, count)
+    if not 0 < alpha < 1:
+        raise OptionError(f"alpha {alpha:g}: give a chance of error in 0..1, such as 0.001")
 
 
 def each_example(inputs: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -257,4 +255,4 @@ def lower_bound(hits: Any, draws: int, alpha: float) -> Any:
 def coin_p_value(heads: Any, tosses: Any) -> Any:
     """How likely a fair coin falls at least as unevenly: the exact two-sided test. Shapes: [*] -> float64 [*]."""
     more = np.maximum(heads, tosses - heads)
-    return np.minimum(1.0, 2 * binom.sf(more - 1, tosses, 0.5))
+    return np.minimum(1.0, 2 * betainc(np.maximum(more, 1), tosses - more + 1, 0.5))  # binom.sf; scipy.stats is slow to import

@@ -226,7 +226,7 @@ def play(
         attacker = drawn if threat.protocol == "expectimax" else greedy
     elif threat.protocol == "expectimax" and attacker is not drawn:
         raise OptionError("under expectimax the world draws the inputs. For an attacker that picks them, the protocol is true-max")
-    if rounds < 1 or rounds % 1:
+    if not hasattr(rounds, "__index__") or rounds < 1:
         raise OptionError(f"rounds {rounds}: a game has a whole number of them, at least one")
     if not len(inputs):
         raise UnusableBatch("no inputs to play with: give some")
