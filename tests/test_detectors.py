@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from recognisers import linear as recogniser
@@ -139,6 +140,26 @@ def test_mahalanobis_measures_by_how_one_class_spreads() -> None:
     sense = fit(Mahalanobis(("0",)), net, features).sense
     distance = sense(look(net, ("0",), torch.tensor([[[20.0, 0.0]]]), None)) / sense.weights
     assert distance.item() == pytest.approx(400, rel=0.1)
+
+
+def test_mahalanobis_is_the_distance_to_the_nearest_class_not_to_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 1, 2, generator=generator)
+    features[::2, 0, 0] += 40  # class 1
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        net[1].bias.copy_(torch.tensor([20.0, 0.0]))
+    sense = fit(Mahalanobis(("0",)), net, features).sense
+    near = features[:50]
+    learnt = features[shuffled(features, 0)[40:], 0].double().numpy()
+    sides = [learnt[learnt[:, 0] < 20], learnt[learnt[:, 0] >= 20]]
+    off = np.concatenate([side - side.mean(0) for side in sides])
+    covariance = off.T @ off / len(off)
+    inverse = np.linalg.inv(covariance + 1e-3 * covariance.diagonal().mean() * np.eye(2))
+    apart = [near[:, 0].double().numpy() - side.mean(0) for side in sides]
+    nearest = np.min([np.einsum("ni,ij,nj->n", away, inverse, away) for away in apart], 0)
+    np.testing.assert_allclose(sense(look(net, ("0",), near, None)) / sense.weights, nearest, rtol=1e-2, atol=1e-3)
 
 
 def test_density_is_the_kernels_of_the_same_class() -> None:
@@ -330,6 +351,22 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit(Network(), net, clean, clean[:5], false_positives=0.2)
     with pytest.raises(UnusableBatch, match="not finite"):
         fit(Confidence(), net, clean * math.nan, false_positives=0.2)
+    spoilt = clean.clone()
+    spoilt[:7, 0, 0, 0] = math.inf
+    for kind, place in (
+        (Mahalanobis(("0",)), "layer '0'"),
+        (Mahalanobis(("outputs",)), "outputs"),
+        (Density("inputs"), "inputs"),
+        (Network(passes=1), "inputs"),
+    ):
+        with pytest.raises(UnusableBatch, match=rf"{place}: the features of \d of .* are not finite. Leave those out"):
+            fit(kind, net, spoilt, clean, false_positives=0.2)
+    for kind in (Mahalanobis(("0", "outputs")), Network(passes=1)):
+        with pytest.raises(UnusableBatch, match=r"the features of \d of 96 examples are not finite"):
+            fit(kind, net, clean, spoilt, false_positives=0.2)
+    for kind in KINDS:
+        with torch.inference_mode(), pytest.raises(UnusableBatch, match="inference_mode"):
+            fit(kind, net, clean, clean, false_positives=0.2)
     with pytest.raises(OptionError, match="bandwidth 0"):
         Density(bandwidth=0)
     with pytest.raises(OptionError, match="places"):

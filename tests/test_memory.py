@@ -422,6 +422,25 @@ def test_files_that_are_no_memory(tmp_path: Path) -> None:
         remembering(nn.Flatten(), Near(L2(2)), path=exact)
 
 
+@pytest.mark.parametrize("damage", ["x'00'", "NULL", "'text'", "substr(key, 1, length(key) - 1)", "substr(key, 1, 3)"])
+def test_a_damaged_row_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    model = remembering(nn.Flatten(), Near(L2(0.01)), path=path)
+    model(torch.rand(3, 4, generator=torch.Generator().manual_seed(0)))
+    model.store.close()
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE seen SET key = {damage} WHERE id = 2")
+    database.close()
+    model = remembering(nn.Flatten(), Near(L2(0.01)), path=path)
+    for _ in range(2):
+        with pytest.raises(UnusableMemory, match=r"memory.db: row 2 holds no input .* WHERE id = 2"):
+            model(torch.zeros(1, 4))
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM seen WHERE id = 2")
+    database.close()
+    assert model(torch.zeros(1, 4)).isfinite().all()
+
+
 def test_threads_and_copies_share_a_memory() -> None:
     x, memory = uniform(12, 1, 4, 4), remembering(nn.Flatten())
     with ThreadPoolExecutor(4) as threads:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from audioadv.audio.landmarks import BAND_HZ, landmarks, window_for
 from audioadv.audio.spectrum import OVERLAP
 from audioadv.defenses.store import Store
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import OptionError, UnusableBatch, UnusableMemory
 from audioadv.threat.bounds import Bound
 
 AT_ONCE = 500  # numbers in one question to the database
@@ -115,20 +115,35 @@ def form(example: Tensor) -> bytes:
     return f"{str(example.dtype).removeprefix('torch.')} {' '.join(map(str, example.shape))}\n".encode()
 
 
+def read(key: bytes) -> Tensor:
+    """The input that `form` and `as_bytes` wrote.
+
+    >>> read(form(torch.ones(2)) + as_bytes(torch.ones(2)))
+    tensor([1., 1.])
+    """
+    head, _, content = key.partition(b"\n")
+    dtype, *sizes = head.decode().split()
+    return torch.frombuffer(bytearray(content), dtype=getattr(torch, dtype)).reshape(tuple(map(int, sizes)))
+
+
 @torch.inference_mode(False)  # what is kept is written to again, in whatever mode that may be
 def remembered(store: Store) -> dict[tuple[int, ...], tuple[list[int], Tensor]]:
     """Every input that the store holds, by its shape, in tensors with room to grow, of a type that holds all their numbers; what was
     read before is not read again.
 
-    One that is not finite, as earlier versions let in, is passed over: it would make all others unusable.
+    One that is not finite, as earlier versions let in, is passed over: it would make all others unusable. Raises UnusableMemory for a row
+    that is no input.
     """
     held, upto = store.read
     for number, key in store.database.execute("SELECT id, key FROM seen WHERE id > ?", (upto,)):
-        head, _, content = key.partition(b"\n")
-        dtype, *sizes = head.decode().split()
-        shape = tuple(map(int, sizes))
-        example = torch.frombuffer(bytearray(content), dtype=getattr(torch, dtype)).reshape(shape)
-        upto = number
+        try:
+            example = read(key)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise UnusableMemory(
+                f"{store.name}: row {number} holds no input ({error}): the file is damaged. Name another, or let sqlite3 take the row out: "
+                f"DELETE FROM seen WHERE id = {number}"
+            ) from error
+        shape, upto = tuple(example.shape), number
         if not finite(example):
             continue
         numbers, seen = held.get(shape, (list[int](), example.new_empty(1, *shape)))

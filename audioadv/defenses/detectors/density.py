@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.defenses.detectors.detected import Sense
-from audioadv.defenses.detectors.seen import INPUTS, OUTPUTS, Seen, classes, view
+from audioadv.defenses.detectors.seen import INPUTS, OUTPUTS, Seen, check_finite, classes, view
 from audioadv.errors import OptionError
 
 FARTHEST = -1e4  # an exponent
@@ -43,6 +43,7 @@ class Density:
         return f"kernel density on {self.place if not self.layers else f'layer {self.place}'}"
 
     def learn(self, clean: list[Seen], adversarial: list[Seen], seed: int) -> Sense:
+        check_finite(clean, self.place, self.axis)
         features = torch.cat([view(batch, self.place, self.axis).pooled() for batch in clean])[: self.keep]
         seen = torch.cat([classes(batch) for batch in clean])[: self.keep]
         bandwidth = self.bandwidth

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.defenses.detectors.seen import Seen, look
+from audioadv.defenses.learning import learning
 from audioadv.defenses.likeness import as_bytes
 from audioadv.defenses.statement import Statement, stated
 from audioadv.defenses.wrapped import Wrapped
@@ -119,7 +120,8 @@ def fit(
     `adversarial` are made from the clean ones, row by row; statistics of single layers and Confidence need none. One clean
     example in five sets the threshold, drawn by `seed`: in whatever order they are given, the detector is the same. The model
     is at rest. Shapes: clean and adversarial [examples, *], lengths [examples] in samples.
-    Raises OptionError for a rate that so few examples cannot show, UnusableBatch for what does not fit together.
+    Raises OptionError for a rate that so few examples cannot show, UnusableBatch for what does not fit together, for features that are
+    not finite, and in torch's inference mode.
     """
     held = len(clean) // HELD_OUT
     allowed = math.floor(false_positives * held + 1e-9) if 0 < false_positives < 1 else 0
@@ -141,7 +143,7 @@ def fit(
         return [look(model, kind.layers, inputs[r], None if lengths is None else lengths[r]) for r in some]
 
     order = shuffled(clean, seed)
-    with torch.no_grad(), at_rest(model):
+    with learning(), torch.no_grad(), at_rest(model):
         seen, strange, fresh = watch(clean, order[held:]), watch(adversarial, order[held:]), watch(clean, order[:held])
     sense = kind.learn(seen, strange, seed).requires_grad_(False).eval()
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.defenses.detectors.detected import Sense
-from audioadv.defenses.detectors.seen import OUTPUTS, Seen, classes, view
+from audioadv.defenses.detectors.seen import OUTPUTS, Seen, check_finite, classes, view
 from audioadv.errors import OptionError
 
 RIDGE = 1e-3  # of the mean variance: features that never vary have some
@@ -44,6 +44,8 @@ class Mahalanobis:
     def learn(self, clean: list[Seen], adversarial: list[Seen], seed: int) -> Sense:
         if len(self.places) > 1 and not adversarial:
             raise OptionError(f"{self} weighs its layers by adversarial examples. Give some: fit(kind, model, clean, adversarial)")
+        for place in self.places:
+            check_finite([*clean, *adversarial], place, self.axis)
         seen = torch.cat([classes(batch) for batch in clean])
         gaussians = nn.ModuleList(
             Gaussians(torch.cat([view(batch, place, self.axis).pooled() for batch in clean]), seen) for place in self.places

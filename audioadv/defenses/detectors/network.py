@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audioadv.defenses.detectors.detected import Sense
-from audioadv.defenses.detectors.seen import INPUTS, OUTPUTS, Seen, View, view
+from audioadv.defenses.detectors.seen import INPUTS, OUTPUTS, Seen, View, check_finite, view
 from audioadv.errors import OptionError
 
 STRIDED = 3  # convolutions, each of stride 2; over time, 4
@@ -50,6 +50,7 @@ class Network:
     def learn(self, clean: list[Seen], adversarial: list[Seen], seed: int) -> Sense:
         if not adversarial:
             raise OptionError(f"{self} learns from adversarial examples too. Give some: fit(kind, model, clean, adversarial)")
+        check_finite([*clean, *adversarial], *self.where)
         pairs = [(view(a, *self.where), view(b, *self.where)) for a, b in zip(clean, adversarial, strict=True)]
         mean, square = (torch.cat([one.moment(power) for one, _ in pairs]).mean(0) for power in (1, 2))
         with torch.random.fork_rng(), torch.enable_grad():

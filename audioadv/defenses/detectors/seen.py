@@ -82,6 +82,15 @@ def view(seen: Seen, place: str, axis: int = 1) -> View:
     return ragged_view(values, -(-own * values.shape[-1] // whole))
 
 
+def check_finite(batches: Sequence[Seen], place: str, axis: int = 1) -> None:
+    """Raises UnusableBatch for features that are not all finite: nothing is learnt from those."""
+    finite = torch.cat([view(batch, place, axis).pooled().isfinite().all(1) for batch in batches])
+    if lost := int((~finite).sum()):
+        where = place if place in (INPUTS, OUTPUTS) else f"layer {place!r}"
+        cure = "Leave those out, or look at another place"
+        raise UnusableBatch(f"{where}: the features of {lost} of {len(finite)} examples are not finite. {cure}")
+
+
 def ragged_view(values: Tensor, ends: Tensor) -> View:
     """Features of which a row's own end so far along the last axis. Shapes: values [batch, features, *places, time], ends [batch]."""
     own = inside(ends, values.shape[-1])
