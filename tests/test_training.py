@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,7 @@ from audioadv.training import (
     start_from,
     train,
 )
+from audioadv.training.batches import key
 from audioadv.training.loop import overdue
 from audioadv.training.msd import start_of
 from audioadv.training.nearby import worst_for
@@ -282,6 +284,25 @@ def test_yopo_runs_its_inner_steps_on_the_first_layer_alone() -> None:
         hook.remove()
     with pytest.raises(OptionError, match="no such layer"):
         gradients(Yopo(BOUND, first="nowhere"), model, batch)
+
+
+def test_yopos_step_is_of_the_mean_of_its_rounds() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), blobs(16).first(16)
+    twin, delta = deepcopy(model), random_start(batch.region(BOUND), key(0, 0, 0))
+    method, plainly = Yopo(BOUND, rounds=3, steps=2, step_size=0.25), partial(torch.optim.SGD, lr=1.0)
+    train(model, blobs(16), method, passes=1, optimiser=plainly, schedule=constant, growth=constant)
+    for _ in range(3):
+        middle = twin[0](batch.inputs + delta)
+        middle.retain_grad()
+        torch.autograd.backward(F.cross_entropy(twin[1:](middle), batch.goal.labels))
+        for _ in range(2):
+            inputs = (batch.inputs + delta).requires_grad_()
+            (slope,) = torch.autograd.grad((twin[0](inputs) * middle.grad).sum(), inputs)
+            delta = (delta + 0.25 * 0.1 * slope.sign()).clamp(-0.1, 0.1)
+            delta = (batch.inputs + delta).clamp(0, 1) - batch.inputs
+    for learnt, parameter in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(learnt, parameter - parameter.grad / 3)
 
 
 def test_trades_without_beta_is_natural_and_its_divergence_is_a_divergence() -> None:
