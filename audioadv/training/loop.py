@@ -111,6 +111,58 @@ def train(
     long for its clip; OptionError; UnwritableOutput.
     """
     check_forgets(model)
+    check_plan(data, passes, every, clip, watch, patience)
+    steps = stepping(optimiser, net_of(model))
+    course = Course(model, data, method, steps, processes or Processes(), passes, schedule, growth, clip, seed)
+    net, here, state, folder = course.net, course.here, course.state, None if out is None else Path(out)
+    plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
+    described = course.described(plan)
+    if patience is not None:  # then what is seen decides when it stops, and which weights are kept
+        described["watch"] = str(watch)
+    if folder is not None:
+        make_folder(folder)
+        if (folder / "checkpoint.pt").exists():
+            with reading(folder / "checkpoint.pt"):
+                state = course.state = resumed(load(folder / "checkpoint.pt", course.device, described), net, steps)
+
+    here.begin(net, {**described, "watch": str(watch), "checkpoint": f"{state.number} {state.place} {state.step}"})
+
+    keeper = folder if here.first else None  # who writes
+    clock = Clock(state)
+    clear(steps, net)
+    with torch.random.fork_rng([course.device] if course.device.type == "cuda" else []), counted(course.drawing), learning():
+        while state.number < passes and not state.stopped:
+            order = course.order()
+            net.train()
+            clock.start()
+            for place in range(state.place, len(order)):
+                value = course.learn(order[place], (state.number + place / len(order)) / passes)
+                state.place, state.loss = place + 1, state.loss + value
+                if keeper is not None and (place + 1) % every == 0 and place + 1 < len(order):
+                    clock.stop()
+                    check_weights(course.held, state)
+                    save(keeper / "checkpoint.pt", whole(state, net, steps, described))
+                    clock.start()
+                if progress is not None:
+                    progress((state.number + (place + 1) / len(order)) / passes, value)
+            clock.stop()
+            mark = course.ended(len(order), watch, patience)
+            if tell is not None and here.first:
+                tell(mark)
+            if keeper is not None:
+                save(keeper / "checkpoint.pt", whole(state, net, steps, described))
+                write_curves(keeper, state)
+    if state.best:
+        net.load_state_dict(state.best)
+    net.eval()
+    if keeper is not None:
+        write_curves(keeper, state)  # killed before, it lacks a pass
+        write_weights(net, keeper / "weights.safetensors")
+    return Training(tuple(state.marks), state.stopped)
+
+
+def check_plan(data: Data, passes: int, every: int, clip: float | None, watch: Watch | None, patience: int | None) -> None:
+    """Raises OptionError for a plan that makes no sense, UnusableBatch for what are no data."""
     check_count("passes", passes)
     check_count("every", every)
     if patience is not None:
@@ -121,102 +173,105 @@ def train(
         raise UnusableBatch(f"data is a {type(data).__name__}: no batches to be had. Give Labelled(inputs, labels) or Spoken(clips, texts)")
     if patience is not None and watch is None:
         raise OptionError(f"patience {patience}: robust accuracy is not looked at. Give watch=Watch(bound, test)")
-    net, here, state, folder = net_of(model), processes or Processes(), State(), None if out is None else Path(out)
-    device, steps = learners(net)[0].device, stepping(optimiser, net)
-    held = [parameter for group in steps.param_groups for parameter in group["params"]]
-    rates = [group["lr"] for group in steps.param_groups]
-    plan = f"{passes} passes, {name_of(optimiser)}, {name_of(schedule)}, {name_of(growth)}, clip {clip}, patience {patience}, seed {seed}"
-    described = {"model": forms(net), "method": repr(method), "data": told_apart(data), "plan": plan}
-    described |= {"layers": layers(model), "optimiser": options(steps), "schedules": f"{along(schedule)} and {along(growth)}"}
-    described["set of learning parameters"] = learning_in(net, held)
-    if patience is not None:  # then what is seen decides when it stops, and which weights are kept
-        described["watch"] = str(watch)
-    if folder is not None:
-        make_folder(folder)
-        if (folder / "checkpoint.pt").exists():
-            with reading(folder / "checkpoint.pt"):
-                state = resumed(load(folder / "checkpoint.pt", device, described), net, steps)
 
-    here.begin(net, {**described, "watch": str(watch), "checkpoint": f"{state.number} {state.place} {state.step}"})
 
-    least = 2 if any(isinstance(layer, _BatchNorm) for layer in net.modules()) else 1  # of one example, batchnorm knows no spread
-    clock = Clock(state)
-    clear(steps, net)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), counted(net) as drawing, learning():
-        while state.number < passes and not state.stopped:
-            order = rejoined([rows for rows in data.order(keyed(seed, "pass", state.number)) if len(rows)], least)
-            if not order:
-                raise UnusableBatch(f"{data}: no example to learn from. Give more examples")
-            net.train()
-            clock.start()
-            for place in range(state.place, len(order)):
-                done = (state.number + place / len(order)) / passes
-                for group, rate in zip(steps.param_groups, rates, strict=True):
-                    group["lr"] = rate * share_of(schedule, done)
-                rows, drawn = here.share(order[place], least), key(seed, state.number, place)
-                weight = len(rows) / len(order[place])
-                if not len(rows):  # a batch of fewer examples than processes: this one goes through the motions, and weighs nothing
-                    rows = order[place][:least]
-                torch.manual_seed(key(drawn, here.rank))  # dropout's
-                for defense in drawing:
-                    defense.asked = key(drawn, here.rank, "asked") >> 24
-                batch = data.batch(rows, keyed(drawn, here.rank)).to(device)
-                value = 0.0
-                moment = Moment(share_of(growth, done), drawn, state.memory, partial(here.mean, weight=weight))
-                for loss in method.gradients(model, batch, moment):
-                    value = loss.item()
-                    if not math.isfinite(value):
-                        check_texts(model, batch, rows)
-                        raise TrainingDiverged(f"the loss is {value} in pass {state.number + 1}, batch {place + 1}. {CALMER}")
-                    here.merge(net, weight)
-                    length = length_of([parameter.grad for parameter in held if parameter.grad is not None])
-                    if not length.isfinite():
-                        raise TrainingDiverged(
-                            f"the loss is {value:g} in pass {state.number + 1}, batch {place + 1}, but its gradients are not finite. "
-                            f"Keep the net from roots and logarithms of 0, as of silence. {CALMER}"
-                        )
-                    if clip is not None:
-                        clip_grads_with_norm_(held, clip, length)
-                    steps.step()
-                    clear(steps, net)
-                    state.step += 1
-                value = float(here.mean(torch.tensor(value, dtype=torch.float64), weight))
-                state.place, state.loss = place + 1, state.loss + value
-                if folder is not None and here.first and (place + 1) % every == 0 and place + 1 < len(order):
-                    clock.stop()
-                    check_weights(held, state)
-                    save(folder / "checkpoint.pt", whole(state, net, steps, described))
-                    clock.start()
-                if progress is not None:
-                    progress((state.number + (place + 1) / len(order)) / passes, value)
-            clock.stop()
-            check_weights(held, state)
-            grown = share_of(growth, (state.number + 1) / passes)
-            mark = marked(state, len(order), grown, {} if watch is None else watch.look(model, here))
-            if patience is not None and mark is best_of(state.marks):
-                state.best = {name: value.clone() for name, value in net.state_dict().items()}
-            state.stopped = patience is not None and overdue(state.marks, patience)
-            if tell is not None and here.first:
-                tell(mark)
-            if folder is not None and here.first:
-                save(folder / "checkpoint.pt", whole(state, net, steps, described))
-                write_curves(folder, state)
-    if state.best:
-        net.load_state_dict(state.best)
-    net.eval()
-    if folder is not None and here.first:
-        write_curves(folder, state)  # killed before, it lacks a pass
-        write_weights(net, folder / "weights.safetensors")
-    return Training(tuple(state.marks), state.stopped)
+@final
+@dataclass(eq=False)
+class Course:
+    """A training on its way: what all its batches share, and where it stands."""
+
+    model: Model
+    data: Data
+    method: Method
+    steps: Optimizer
+    here: Processes
+    passes: int
+    schedule: Schedule
+    growth: Schedule
+    clip: float | None
+    seed: int
+    state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        self.net = net_of(self.model)
+        self.device = learners(self.net)[0].device
+        self.held = [parameter for group in self.steps.param_groups for parameter in group["params"]]
+        self.rates = [group["lr"] for group in self.steps.param_groups]  # before the schedule and a checkpoint have been at them
+        self.least = 2 if any(isinstance(layer, _BatchNorm) for layer in self.net.modules()) else 1  # of one, batchnorm knows no spread
+        self.drawing: list[Any] = [layer for layer in self.net.modules() if hasattr(layer, "asked")]  # defenses, by a count of their own
+
+    def described(self, plan: str) -> dict[str, str]:
+        """What a checkpoint and who goes on from it have to agree on."""
+        described = {"model": forms(self.net), "method": repr(self.method), "data": told_apart(self.data), "plan": plan}
+        described |= {"layers": layers(self.model), "optimiser": options(self.steps)}
+        described["schedules"] = f"{along(self.schedule)} and {along(self.growth)}"
+        return {**described, "set of learning parameters": learning_in(self.net, self.held)}
+
+    def order(self) -> list[Tensor]:
+        """The batches of this pass. Shapes: int64 [batch] each. Raises UnusableBatch where there are none."""
+        drawn = self.data.order(keyed(self.seed, "pass", self.state.number))
+        order = rejoined([rows for rows in drawn if len(rows)], self.least)
+        if not order:
+            raise UnusableBatch(f"{self.data}: no example to learn from. Give more examples")
+        return order
+
+    def learn(self, entire: Tensor, done: float) -> float:
+        """One batch, a step for each of the method's gradients; its last loss, over all processes. Shapes: entire int64 [batch]."""
+        state, here = self.state, self.here
+        for group, rate in zip(self.steps.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share_of(self.schedule, done)
+        rows, drawn = here.share(entire, self.least), key(self.seed, state.number, state.place)
+        weight = len(rows) / len(entire)
+        if not len(rows):  # a batch of fewer examples than processes: this one goes through the motions, and weighs nothing
+            rows = entire[: self.least]
+        torch.manual_seed(key(drawn, here.rank))  # dropout's
+        for defense in self.drawing:
+            defense.asked = key(drawn, here.rank, "asked") >> 24
+        batch = self.data.batch(rows, keyed(drawn, here.rank)).to(self.device)
+        value = 0.0
+        moment = Moment(share_of(self.growth, done), drawn, state.memory, partial(here.mean, weight=weight))
+        for loss in self.method.gradients(self.model, batch, moment):
+            value = loss.item()
+            if not math.isfinite(value):
+                check_texts(self.model, batch, rows)
+                raise TrainingDiverged(f"the loss is {value} in pass {state.number + 1}, batch {state.place + 1}. {CALMER}")
+            self.step(value, weight)
+        return float(here.mean(torch.tensor(value, dtype=torch.float64), weight))
+
+    def step(self, value: float, weight: float) -> None:
+        """A step of the optimiser along the gradients that this loss has left, of which this process' part weighs so much."""
+        state, steps = self.state, self.steps
+        self.here.merge(self.net, weight)
+        length = length_of([parameter.grad for parameter in self.held if parameter.grad is not None])
+        if not length.isfinite():
+            raise TrainingDiverged(
+                f"the loss is {value:g} in pass {state.number + 1}, batch {state.place + 1}, but its gradients are not finite. "
+                f"Keep the net from roots and logarithms of 0, as of silence. {CALMER}"
+            )
+        if self.clip is not None:
+            clip_grads_with_norm_(self.held, self.clip, length)
+        steps.step()
+        clear(steps, self.net)
+        state.step += 1
+
+    def ended(self, batches: int, watch: Watch | None, patience: int | None) -> Mark:
+        """The end of a pass: its mark, the weights of the best one, and whether it was the last."""
+        state = self.state
+        check_weights(self.held, state)
+        share = share_of(self.growth, (state.number + 1) / self.passes)
+        mark = marked(state, batches, share, {} if watch is None else watch.look(self.model, self.here))
+        if patience is not None and mark is best_of(state.marks):
+            state.best = {name: value.clone() for name, value in self.net.state_dict().items()}
+        state.stopped = patience is not None and overdue(state.marks, patience)
+        return mark
 
 
 @contextmanager
-def counted(net: nn.Module) -> Iterator[list[Any]]:
-    """The defenses in a net that draw by a count of their own; afterwards their counts are what they were before."""
-    drawing: list[Any] = [layer for layer in net.modules() if hasattr(layer, "asked")]
+def counted(drawing: list[Any]) -> Iterator[None]:
+    """Afterwards the counts that these defenses draw by are what they were before."""
     counts = [defense.asked for defense in drawing]
     try:
-        yield drawing
+        yield
     finally:
         for defense, count in zip(drawing, counts, strict=True):
             defense.asked = count

@@ -40,6 +40,7 @@ from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
+from audioadv.threat.joined import members
 from audioadv.threat.model import ThreatModel, wished
 from audioadv.threat.projections import each
 from audioadv.training.method import check_option
@@ -248,7 +249,7 @@ def play(
         start = sent[example : example + 1, ..., : ends[example]] - own.clean
         return own.inputs(own.project(start + share * own.sample([generator])))[0]
 
-    passing = unseen_too(model, goal).goals[1:] if stated(model).detects else ()
+    passing = members(unseen_too(model, goal))[1:] if stated(model).detects else ()
     hand = Hand([row[..., :end] for row, end in zip(sent, ends, strict=True)], shaken, generator)
     hits, refused, examples, asked = [], [], [], Counter[int]()
     moves = attacker(hand)
