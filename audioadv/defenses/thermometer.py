@@ -31,7 +31,7 @@ class Thermometer(nn.Module):
 
     def __init__(self, levels: int = 16, low: float = 0.0, high: float = 1.0, *, stand_in: bool = True) -> None:
         super().__init__()
-        if not hasattr(levels, "__index__") or levels < 2 or not low < high:
+        if levels % 1 or levels < 2 or not low < high:
             raise OptionError(f"levels {levels} from {low:g} to {high:g}: give a whole number, at least two, and the lower end first")
         self.levels, self.low, self.high = levels, low, high
         self.statement = Statement("BPDA" if stand_in else "none")
