@@ -3,34 +3,95 @@
 >>> import audioadv as aa
 >>> str(aa.parse_bound("snr:min"))
 'snr:min'
+
+A name is imported when it is first asked for: `import audioadv` alone loads no torch.
 """
 
-from audioadv import attacks, defenses, errors, training
-from audioadv.attacks.craft import Crafted, CraftResult, craft, craft_each
-from audioadv.attacks.objective import Objective, objective
-from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
-from audioadv.defenses import defend
-from audioadv.errors import AudioadvError
-from audioadv.evaluation import Checkup, Evaluation, Rate, SpeechEvaluation, check, evaluate
-from audioadv.models.access import Access
-from audioadv.models.bpda import BPDA
-from audioadv.models.classifier import Classifier, load_classifier
-from audioadv.models.recogniser import Emissions, Recogniser
-from audioadv.models.sources import load_model
-from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Bound, Linf, parse_bound
-from audioadv.threat.channels import Channel, parse_channel
-from audioadv.threat.features import Feature
-from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
-from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
-from audioadv.threat.masked import Masked
-from audioadv.threat.measured import Below, Sequence, near
-from audioadv.threat.model import ThreatModel
-from audioadv.threat.stickers import Patch, Sticker
-from audioadv.threat.undetected import Undetected
-from audioadv.threat.warps import Spatial, Timing
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audioadv import attacks, defenses, errors, training
+    from audioadv.attacks.craft import Crafted, CraftResult, craft, craft_each
+    from audioadv.attacks.objective import Objective, objective
+    from audioadv.attacks.result import AttackResult, Outcome
+    from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
+    from audioadv.defenses import defend
+    from audioadv.errors import AudioadvError
+    from audioadv.evaluation.evaluate import Evaluation, evaluate
+    from audioadv.evaluation.rates import Rate
+    from audioadv.evaluation.sanity.check import check
+    from audioadv.evaluation.sanity.indicators import Checkup
+    from audioadv.evaluation.speech import SpeechEvaluation
+    from audioadv.models.access import Access
+    from audioadv.models.bpda import BPDA
+    from audioadv.models.classifier import Classifier, load_classifier
+    from audioadv.models.recogniser import Emissions, Recogniser
+    from audioadv.models.sources import load_model
+    from audioadv.threat.bounds import L0, L1, L2, MIN, SNR, Bound, Linf, parse_bound
+    from audioadv.threat.channels import Channel, parse_channel
+    from audioadv.threat.features import Feature
+    from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
+    from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
+    from audioadv.threat.masked import Masked
+    from audioadv.threat.measured import Below, Sequence, near
+    from audioadv.threat.model import ThreatModel
+    from audioadv.threat.stickers import Patch, Sticker
+    from audioadv.threat.undetected import Undetected
+    from audioadv.threat.warps import Spatial, Timing
 
 __version__ = "0.1.0"
+
+LAYERS = ("attacks", "audio", "cli", "defenses", "errors", "evaluation", "models", "report", "threat", "training")
+HOMES = {
+    "attacks.craft": "CraftResult Crafted craft craft_each",
+    "attacks.objective": "Objective objective",
+    "attacks.result": "AttackResult Outcome",
+    "audio.files": "Clip read_audio read_clip write_wav",
+    "defenses": "defend",
+    "errors": "AudioadvError",
+    "evaluation.evaluate": "Evaluation evaluate",
+    "evaluation.rates": "Rate",
+    "evaluation.sanity.check": "check",
+    "evaluation.sanity.indicators": "Checkup",
+    "evaluation.speech": "SpeechEvaluation",
+    "models.access": "Access",
+    "models.bpda": "BPDA",
+    "models.classifier": "Classifier load_classifier",
+    "models.recogniser": "Emissions Recogniser",
+    "models.sources": "load_model",
+    "threat.bounds": "L0 L1 L2 MIN SNR Bound Linf parse_bound",
+    "threat.channels": "Channel parse_channel",
+    "threat.features": "Feature",
+    "threat.goals": "Goal Mistranscribe Silence Transcribe",
+    "threat.labels": "Classify Misclassify cross_entropy dlr margin",
+    "threat.masked": "Masked",
+    "threat.measured": "Below Sequence near",
+    "threat.model": "ThreatModel",
+    "threat.stickers": "Patch Sticker",
+    "threat.undetected": "Undetected",
+    "threat.warps": "Spatial Timing",
+}
+"""The modules that the public names come from."""
+
+HOME = {name: home for home, names in HOMES.items() for name in names.split()}
+
+
+if not TYPE_CHECKING:  # which would else believe in any name
+
+    def __getattr__(name: str) -> Any:
+        if name in LAYERS:
+            return import_module(f"audioadv.{name}")
+        if name not in HOME:
+            raise AttributeError(f"module 'audioadv' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        globals()[name] = value = getattr(import_module(f"audioadv.{HOME[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({"__doc__", "__file__", "__path__", "__version__", *LAYERS, *HOME})
+
 
 __all__ = [
     "BPDA",

@@ -1,13 +1,17 @@
 """What other people's scripts rely on: names, options, JSON keys, and the README."""
 
+import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 import audioadv as aa
 from audioadv.attacks.craft import Crafted
-from audioadv.cli import main
+from audioadv.cli import COMMANDS, main
 from audioadv.errors import AudioadvError
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +27,32 @@ def test_public_names_exist_and_are_documented() -> None:
     assert set(PROMISED) <= set(aa.__all__)
 
 
+def test_what_is_imported_late_is_what_a_type_checker_sees() -> None:
+    seen, _ = (node for node in ast.parse(Path(aa.__file__).read_text()).body if isinstance(node, ast.If))
+    names = {(node.module, name.name) for node in seen.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert names == {(f"audioadv.{home}", name) for name, home in aa.HOME.items()} | {
+        ("audioadv", name) for name in ("attacks", "defenses", "errors", "training")
+    }
+    assert {name for _, name in names} == set(aa.__all__) <= set(dir(aa))
+    with pytest.raises(AttributeError, match="no attribute 'crft'"):
+        getattr(aa, "crft")  # noqa: B009
+
+
+@pytest.mark.parametrize("call", ["import audioadv", "from audioadv.cli import main; main(['--help'], standalone_mode=False)"])
+def test_torch_is_imported_only_when_it_is_needed(call: str) -> None:
+    subprocess.run([sys.executable, "-c", f"{call}; import sys; assert 'torch' not in sys.modules"], check=True, capture_output=True)
+
+
+def test_ctrl_c_while_torch_is_imported_ends_in_one_word(tmp_path: Path) -> None:
+    # An import that swallows the interrupt, as numpy's within torch's does.
+    (tmp_path / "torch.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(9)\nexcept BaseException: pass\n"
+    )
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from audioadv.cli import main; main(['models'])"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Stopped.\n")
+
+
 def test_every_error_is_in_the_tree_that_its_module_draws() -> None:
     def family(kind: type[AudioadvError]) -> set[str]:
         return {kind.__name__}.union(*(family(child) for child in kind.__subclasses__()))
@@ -31,10 +61,11 @@ def test_every_error_is_in_the_tree_that_its_module_draws() -> None:
         assert name in (aa.errors.__doc__ or "")
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_the_common_options_and_a_place_in_the_readme(name: str) -> None:
-    command = main.commands[name]
-    assert command.help
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.get_short_help_str(limit=100) == COMMANDS[name]
     assert {"json", "device", "seed"} <= {parameter.name.removeprefix("as_") for parameter in command.params if parameter.name}
     assert f"audioadv {name}" in (ROOT / "README.md").read_text()
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -217,7 +216,7 @@ def test_a_rate_that_is_just_met_is_survival(made: Path, monkeypatch: pytest.Mon
         return [Survival(clips[0].name, "noise:20", "go", None, ("go",) * hits + ("no",) * (20 - hits), None)]
 
     for hits, end in ((11, 0), (10, 1)):
-        monkeypatch.setattr(sys.modules["audioadv.cli.survive"], "through", partial(heard, hits))
+        monkeypatch.setattr("audioadv.cli.survive.through", partial(heard, hits))
         assert run("survive", str(made), "--channel", "noise:20", "--rate", "0.55", *LINEAR, "--device", "cpu").exit_code == end
 
 
@@ -227,7 +226,7 @@ def test_ctrl_c_keeps_the_figures_there_are(made: Path, tmp_path: Path, monkeypa
             raise KeyboardInterrupt
         return list(survive(model, clips, channels, **options))
 
-    monkeypatch.setattr(sys.modules["audioadv.cli.survive"], "through", interrupted)
+    monkeypatch.setattr("audioadv.cli.survive.through", interrupted)
     options = ["--channel", "none", "--channel", "noise:20", *LINEAR, "--device", "cpu", "--png", str(tmp_path / "m.png")]
     result = run("survive", str(made), *options)
     assert result.exit_code == 130

@@ -18,9 +18,10 @@ from torch import distributed
 from audioadv.attacks.craft import ATTACKS, craft_each
 from audioadv.cli.attacks import check_fits
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
-from audioadv.cli.options import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT, Folder, Number, common_options, output, say
+from audioadv.cli.options import Folder, Number, common_options, output, say
 from audioadv.cli.outputs import Names, check_writable, make_folder
 from audioadv.cli.progress import run_progress
+from audioadv.cli.statuses import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError
 from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, is_gone, length_of, plan
 from audioadv.evaluation.run.claims import workers

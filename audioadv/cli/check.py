@@ -18,7 +18,8 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
 from audioadv.audio.ragged import pad
-from audioadv.cli.options import DONE, NOT_REACHED, common_options, no_use, say
+from audioadv.cli.options import common_options, no_use, say
+from audioadv.cli.statuses import DONE, NOT_REACHED
 from audioadv.defenses.statement import stated
 from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import planned

@@ -15,23 +15,10 @@ from audioadv.audio.ragged import alike
 from audioadv.cli.attacks import check_fits
 from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import (
-    DONE,
-    NOT_REACHED,
-    STOPPED,
-    WRONG_INPUT,
-    Folder,
-    Number,
-    Problems,
-    clip_arguments,
-    common_options,
-    model_option,
-    no_use,
-    output,
-    say,
-)
+from audioadv.cli.options import Folder, Number, Problems, clip_arguments, common_options, model_option, no_use, output, say
 from audioadv.cli.outputs import Names, check_page, check_writable, make_folder, results_of, save
 from audioadv.cli.progress import bars_on_terminal
+from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model

@@ -1,5 +1,6 @@
 """Ctrl-C between two clips, never within the saving of one, and once without losing what a long search has found."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,6 +8,27 @@ from contextlib import contextmanager
 from types import FrameType
 
 import click
+
+from audioadv.cli.statuses import STOPPED
+
+
+@contextmanager
+def abrupt() -> Iterator[None]:
+    """Ctrl-C inside ends the process at once: for imports, where there is nothing to lose, and some of which swallow the interrupt."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        click.echo("Stopped.", err=True)
+        os._exit(STOPPED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:  # it may be ignored
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

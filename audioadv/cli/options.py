@@ -12,17 +12,14 @@ import click
 import torch
 from click.core import ParameterSource
 
+from audioadv.cli.statuses import OUTPUT
 from audioadv.errors import AudioadvError, OptionError
 from audioadv.models.sources import blamed
 from audioadv.report.tables import silence
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-DONE, NOT_REACHED, WRONG_INPUT, STOPPED = 0, 1, 2, 130
-"""Exit statuses."""
-
 HIGHEST_SEED = 2**32 - 1  # seeds are multiplied and packed into 64 bits
-OUTPUT, FIRST = "audioadv.output", "audioadv.first"  # in click's notes of a call: standard output; who asks whether an error is new
 
 
 @final

@@ -14,19 +14,9 @@ import torch
 from audioadv.attacks.eot import enough
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import (
-    DONE,
-    NOT_REACHED,
-    STOPPED,
-    WRONG_INPUT,
-    Number,
-    Problems,
-    clip_arguments,
-    common_options,
-    model_option,
-    say,
-)
+from audioadv.cli.options import Number, Problems, clip_arguments, common_options, model_option, say
 from audioadv.cli.outputs import check_picture
+from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableTarget
 from audioadv.evaluation.survival import Subject, Survival, together
 from audioadv.evaluation.survival import survive as through

@@ -7,7 +7,8 @@ import click
 
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import read_entries
-from audioadv.cli.options import DONE, WRONG_INPUT, Problems, clip_arguments, common_options, model_option, say
+from audioadv.cli.options import Problems, clip_arguments, common_options, model_option, say
+from audioadv.cli.statuses import DONE, WRONG_INPUT
 from audioadv.models.recogniser import heard_alone
 from audioadv.models.sources import load_model
 
