@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.evaluation.evaluate import ATTACKS
 from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L0, L1, L2, MIN, Bound, Linf
@@ -162,6 +163,40 @@ def test_no_attack_is_left_out() -> None:
     assert {name.partition(" ")[0] for name in TABLE} | ELSEWHERE.keys() == set(attacks.__all__)
     for name, file in ELSEWHERE.items():
         assert name in (Path(__file__).parent / file).read_text()
+
+
+@pytest.mark.parametrize("name", sorted({*ATTACKS, "qin", "transfer"}))
+def test_every_optimiser_is_called_alike(name: str) -> None:
+    """(objective, region, *, seed, progress), and all that is its own has a default: transfer's substitute apart."""
+    taken = signature(getattr(attacks, name)).parameters.values()
+    assert [own.name for own in taken if own.kind is Parameter.POSITIONAL_OR_KEYWORD] == ["objective", "region"]
+    own = {each.name: each.default for each in taken if each.kind is Parameter.KEYWORD_ONLY}
+    assert (own["seed"], own["progress"]) == (0, None)
+    assert [name for name, default in own.items() if default is Parameter.empty] == (["substitute"] if name == "transfer" else [])
+
+
+def test_what_is_exported_besides_the_optimisers() -> None:
+    made_of_another = {"worst_member", "affine", "worsen"}
+    slopes_and_others = {"bandits", "coordinates", "nes", "spsa", "everywhere", "Expectation", "Look"}
+    assert {*attacks.__all__} - {*ATTACKS} == {"qin", "transfer"} | made_of_another | slopes_and_others
+
+
+def test_to_the_end_tells_of_every_step_and_ends_when_told() -> None:
+    net, x, steps = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), list[int]()
+
+    def told(step: int, gauge: Tensor, best: Tensor) -> bool:
+        steps.append(step)
+        assert (gauge <= 0.2 * (1 + 1e-6)).all()
+        assert best.shape == x.shape
+        return step == 7
+
+    region = (Linf(0.2) | L2(0.5)).around(x)
+    found = attacks.worst_member(partial(attacks.to_the_end, steps=20), misclassify(net, x), region.members()[0], progress=told)
+    assert steps == [*range(1, 8)]
+    assert (found.steps == 7).all()
+    assert (found.forwards == 7).all()
+    same = attacks.to_the_end(misclassify(net, x), region.members()[0], steps=7)
+    assert torch.equal(same.adversarial, found.adversarial)
 
 
 def misclassify(net: nn.Module, x: Tensor, **options: object) -> Objective:

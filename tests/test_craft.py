@@ -1,6 +1,7 @@
 """The road from clips to judged 16-bit audio, on a bundled recogniser: contracts, not strength."""
 
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,9 @@ def test_a_clip_that_nothing_is_done_to_is_inside_whoever_is_beside_it() -> None
         assert (result.outcome, result.excess <= 0) == ("needless", True), heard
     silent = aa.Clip("silent", torch.zeros(4000), 16000)
     assert aa.craft(model, [silent], aa.Mistranscribe(["go home"]), bound=aa.SNR(20), steps=1).clips[0].excess <= 0
+
+
+def test_craft_takes_what_craft_each_takes_and_says_so() -> None:
+    assert signature(aa.craft).parameters == signature(aa.craft_each).parameters
+    with pytest.raises(TypeError, match=r"craft\(\) got an unexpected keyword argument 'bond'"):
+        aa.craft(recognisers.linear(), [], aa.Silence(), bond="snr:20")  # type: ignore[call-arg]

@@ -128,6 +128,11 @@ class Progress(NamedTuple):
     found: list[str | None]
 
 
+def never() -> bool:
+    """When to stop, where nobody says."""
+    return False
+
+
 def craft_each(
     model: Recogniser,
     clips: Sequence[Clip],
@@ -145,7 +150,7 @@ def craft_each(
     judge_draws: int = 100,
     rate: float = 0.9,
     progress: Callable[[Progress], None] | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> Iterator[Crafted]:
     """Craft clip by clip: each is yielded when its batch ends, in the order given. What is wrong with the call is said at once.
 
@@ -441,6 +446,51 @@ class CraftResult:
         return [crafted.outcome for crafted in self.clips]
 
 
-def craft(model: Recogniser, clips: Sequence[Clip], goal: TextGoal, **options: Any) -> CraftResult:
-    """`craft_each`, gathered; the options are the same."""
-    return CraftResult(tuple(craft_each(model, clips, goal, **options)))
+def craft(
+    model: Recogniser,
+    clips: Sequence[Clip],
+    goal: TextGoal,
+    *,
+    bound: Bound | str = SMALLEST,
+    attack: str = "shrink",
+    steps: int = 500,
+    restarts: int = 1,
+    seed: int = 0,
+    batch: int = BATCH,
+    channel: Channel | str | None = None,
+    draws: int = 2,
+    check_draws: int = 32,
+    judge_draws: int = 100,
+    rate: float = 0.9,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = never,
+) -> CraftResult:
+    """Change clips until the recogniser hears what the goal wants: `craft_each`, gathered.
+
+    `bound` and `channel` may be specs; the attack has `steps` for each of `restarts` starts, and works on `batch` clips at a time.
+    Over a channel a step averages `draws` of it, an example is chosen by `check_draws` and judged by `judge_draws`, and its goal is
+    reached where that is at least `rate` of them. `progress` is told at every step where the batch stands; once `stop()` is true, the
+    batch at work ends with what it has found, and the clips of those that never began are left out. Raises as `craft_each`.
+    """
+    return CraftResult(
+        tuple(
+            craft_each(
+                model,
+                clips,
+                goal,
+                bound=bound,
+                attack=attack,
+                steps=steps,
+                restarts=restarts,
+                seed=seed,
+                batch=batch,
+                channel=channel,
+                draws=draws,
+                check_draws=check_draws,
+                judge_draws=judge_draws,
+                rate=rate,
+                progress=progress,
+                stop=stop,
+            )
+        )
+    )

@@ -5,36 +5,48 @@ median of three pixels, whose attacker knew nothing of it, 99 so fell, and 26 th
 """
 
 import torch
+from torch import Tensor
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import check_counts, check_sizes, fixed_radius
+from audioadv.attacks.run import Tell, check_counts, check_sizes, fixed_radius
 from audioadv.models.rest import at_rest
 from audioadv.threat.region import Region
 
 
-def to_the_end(objective: Objective, region: Region, *, steps: int = 40, step_size: float = 0.1, seed: int = 0) -> AttackResult:
+def to_the_end(
+    objective: Objective, region: Region, *, steps: int = 40, step_size: float = 0.1, seed: int = 0, progress: Tell | None = None
+) -> AttackResult:
     """From a random start, so many steps of `step_size` times the radius, and where they end.
 
-    Everything is claimed as REACHED: whether it is, another model says. One forward and one backward a step. Shapes: as in
-    `region.clean` and `objective`. Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
+    Everything is claimed as REACHED: whether it is, another model says; `progress` is told where they stand. One forward and one
+    backward a step. Shapes: as in `region.clean` and `objective`. Source: Madry et al. 2018, "Towards deep learning models resistant
+    to adversarial attacks".
     """
     check_counts("to_the_end", steps=steps)
     check_sizes("to_the_end", step_size=step_size)
     fixed_radius(region, "to_the_end")
-    delta, asked = random_start(region, seed), objective.begun(region.clean, region)
+    delta, asked, taken = random_start(region, seed), objective.begun(region.clean, region), 0
     with at_rest(objective.model):
-        for _ in range(steps):
+        for taken in range(1, steps + 1):
             slope = region.pull(delta, asked.look(region.inputs(delta)).slope)
             delta = region.descend(delta, slope, step_size * region.radius)
-    inputs, cost = region.inputs(delta), asked.cost
+            if progress is not None and progress(taken, *sized(region, delta)) is True:
+                break
+    (gauge, inputs), cost = sized(region, delta), asked.cost
     return AttackResult(
         inputs,
         (Outcome.REACHED,) * len(inputs),
-        region.knowing(delta).gauge(inputs),
-        torch.full((len(inputs),), steps),
+        gauge,
+        torch.full((len(inputs),), taken),
         cost.forwards,
         cost.backwards,
         None if region.added else delta,
     )
+
+
+def sized(region: Region, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """What is made with these parameters, and its gauge before it. Shapes: -> [batch], as `region.clean`."""
+    inputs = region.inputs(delta)
+    return region.knowing(delta).gauge(inputs), inputs
