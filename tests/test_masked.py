@@ -286,7 +286,7 @@ def test_a_limit_that_never_binds_leaves_projection_and_rounding_as_they_are() -
     y = within(alone, 1e-3 * noise(*clean.shape))
     for spec in ("masked:0_and_linf:1", "linf:1_and_masked:0", "masked:min_and_linf:1"):
         both = parse_bound(spec).around(clean, lengths, box=BOX, grid=1 / FULL_SCALE).at(alone.radius)
-        assert getattr(both.norm, "gradual", False)
+        assert both.norm.gradual
         assert torch.equal(both.project(y), alone.project(y))
         assert torch.equal(both.inputs(alone.project(y)), alone.inputs(alone.project(y)))
 

@@ -18,7 +18,7 @@ from audioadv.threat.algebra import Mix
 from audioadv.threat.bounds import L0, L1, MIN, Linf, parse_bound
 from audioadv.threat.features import Feature
 from audioadv.threat.labels import Misclassify
-from audioadv.threat.region import Region
+from audioadv.threat.region import Norm, Region
 from audioadv.threat.stickers import Patch, Sticker
 from audioadv.threat.warps import Spatial, Timing, retime, rotate
 
@@ -355,6 +355,28 @@ def test_bounds_from_elsewhere_combine_and_what_cannot_be_inside_is_the_clean_in
             y = region.project(given)
             assert (region.norm.gauge(y) <= region.radius + 1e-6).all()
         assert str(bound).count("balanced:0.1") == 1
+
+
+def test_a_norm_from_elsewhere_is_taken_at_what_makes_a_norm_and_refused_if_it_says_more() -> None:
+    clean = noise(4, 30)
+
+    class Pointed(BalancedNorm):
+        def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+            return self.project(1e6 * slope, radius, None, None)
+
+        sparse = True
+
+    class Derived(Pointed, Norm):
+        sparse = True
+
+    with pytest.raises(OptionError, match=r"norm Pointed: its sparse and extreme would not be heard.*class Pointed\(Norm\)"):
+        replace(Balanced(0.1).around(clean, box=None), norm=Pointed())
+    own, plain = replace(Balanced(0.1).around(clean, box=None), norm=Derived()), Balanced(0.1).around(clean, box=None)
+    assert (own.norm.sparse, plain.norm.sparse, plain.norm.gradual, plain.norm.placed, plain.norm.rounds) == (True, *[False] * 4)
+    assert plain.members() == (plain,)
+    assert plain.limits is None
+    torch.testing.assert_close(plain.extreme(noise(4, 30)), own.extreme(noise(4, 30)), rtol=0, atol=1e-4)
+    assert torch.equal(plain.extent(clean), plain.norm.gauge(clean))
 
 
 def test_a_sound_of_a_minute_is_retimed_as_exactly_as_a_short_one() -> None:

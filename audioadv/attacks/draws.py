@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import OptionError
+from audioadv.threat.combined import Several
 from audioadv.threat.norms import L0Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Norm, Region
@@ -136,7 +137,7 @@ def random_start(region: Region, seed: int) -> Tensor:
 
 def counts(norm: Norm) -> bool:
     """Whether a norm, or a part of it, counts entries."""
-    return isinstance(norm, L0Norm) or any(map(counts, getattr(norm, "norms", ())))
+    return isinstance(norm, L0Norm) or (isinstance(norm, Several) and any(map(counts, norm.norms)))
 
 
 def wide_start(region: Region, seed: int) -> Tensor:

@@ -101,7 +101,7 @@ def born(draws: Draws, herd: int) -> Draws:
 def mutated(region: Region, delta: Tensor, rate: Tensor, draws: Draws) -> Tensor:
     """Each with a random step of the whole radius in a share of its entries. Shapes: delta [some, *], rate [some]."""
     noise, chosen = draws.normal(delta), draws.uniform(delta) < each(rate, delta)
-    step = region.steepest(noise * chosen) if getattr(region.norm, "sparse", False) else region.steepest(noise) * chosen
+    step = region.steepest(noise * chosen) if region.norm.sparse else region.steepest(noise) * chosen
     return region.project(delta + each(region.radius, delta) * step)
 
 

@@ -121,7 +121,7 @@ def find_then_shrink(
         return settle(objective, region, steps=steps, minimal=minimal, seed=seed, momentum=momentum, progress=progress)
     momentum = MOMENTUM if momentum is None else momentum
     ones = torch.ones_like(region.radius)
-    gradual = getattr(region.norm, "gradual", False)
+    gradual = region.norm.gradual
     longest_step = SLOW_STEP if gradual else LONGEST_STEP
     run, radius, shrinks = Run(objective, region, progress), region.radius, minimal or gradual
     if shrinks:

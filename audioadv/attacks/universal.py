@@ -55,7 +55,7 @@ def universal(
         raise OptionError("universal: one change for all has no smallest bound of each. Give the bound a radius")
     run, clean = Run(objective, region, progress), region.clean
     count, width, widest = len(clean), clean.shape[-1], region.widened()
-    if period not in (None, width) and getattr(region.norm, "placed", False):
+    if period not in (None, width) and region.norm.placed:
         raise OptionError(f"universal: period {period} of {width} entries: what this bound allows depends on the place. Leave period out")
     draws = Draws(torch.full((1,), seed, dtype=torch.int64, device=clean.device))
     shared = clean.new_zeros((*clean.shape[1:-1], period or width))

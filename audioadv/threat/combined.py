@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import HALVINGS, INWARD, dot, each, project_l1_l2, sum_of
-from audioadv.threat.region import Map, Norm, extent, from_afar, furthest, portion, tied, towards_zero, widened
+from audioadv.threat.region import Map, Norm, portion
 
 ROUNDS = 40
 STILL = 1e-6
@@ -69,7 +69,7 @@ def furthest_l1_l2(slope: Tensor, first: Tensor, second: Tensor, low: Tensor | N
 
 
 @dataclass(frozen=True, eq=False)
-class Several:
+class Several(Norm):
     """Norms and their radii. Shapes: radii [parts, batch]."""
 
     norms: tuple[Norm, ...]
@@ -78,22 +78,22 @@ class Several:
     @property
     def sparse(self) -> bool:
         """Whether a part's steps move few entries."""
-        return any(getattr(norm, "sparse", False) for norm in self.norms)
+        return any(norm.sparse for norm in self.norms)
 
     @property
     def gradual(self) -> bool:
         """Whether a part's small sets are best entered from larger ones."""
-        return any(getattr(norm, "gradual", False) for norm in self.norms)
+        return any(norm.gradual for norm in self.norms)
 
     @property
     def placed(self) -> bool:
         """Whether a part allows more in one place than in another."""
-        return any(getattr(norm, "placed", False) for norm in self.norms)
+        return any(norm.placed for norm in self.norms)
 
     def widened(self) -> Self:
         """The norms with each part's radius that of the widest example."""
         radii = self.radii.amax(1, keepdim=True).expand_as(self.radii) if self.radii.numel() else self.radii
-        return replace(self, norms=tuple(map(widened, self.norms)), radii=radii)
+        return replace(self, norms=tuple(norm.widened() for norm in self.norms), radii=radii)
 
     def shares(self, delta: Tensor) -> Tensor:
         """Each part's share. Shapes: -> [parts, batch]."""
@@ -104,7 +104,7 @@ class Several:
 
     def at(self, radius: Tensor) -> Self:
         """The norms for regions of another radius."""
-        return replace(self, norms=tuple(tied(norm, portion(radius, own)) for norm, own in zip(self.norms, self.radii, strict=True)))
+        return replace(self, norms=tuple(norm.at(portion(radius, own)) for norm, own in zip(self.norms, self.radii, strict=True)))
 
 
 @final
@@ -125,7 +125,12 @@ class BothNorm(Several):
     def at(self, radius: Tensor) -> Self:
         if self.free is None:
             return super().at(radius)
-        return replace(self, norms=tuple(tied(norm, radius) if i == self.free else norm for i, norm in enumerate(self.norms)))
+        return replace(self, norms=tuple(norm.at(radius) if i == self.free else norm for i, norm in enumerate(self.norms)))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a part does."""
+        return any(norm.rounds for norm in self.norms)
 
     def limits(self, radius: Tensor) -> Tensor:
         """Each part's radius within a region of this radius. Shapes: [batch] -> [parts, batch]."""
@@ -137,8 +142,8 @@ class BothNorm(Several):
     def extent(self, change: Tensor) -> Tensor:
         """The size of a change that need not lie within the parts that stay as they are."""
         if self.free is not None:
-            return extent(self.norms[self.free], change)
-        sizes = [share(extent(norm, change), radius) for norm, radius in zip(self.norms, self.radii, strict=True)]
+            return self.norms[self.free].extent(change)
+        sizes = [share(norm.extent(change), radius) for norm, radius in zip(self.norms, self.radii, strict=True)]
         return torch.stack(sizes).amax(0)
 
     def gauge(self, delta: Tensor) -> Tensor:
@@ -186,10 +191,10 @@ class BothNorm(Several):
         if len(rest) == 2 and {*radii} == {L1Norm, L2Norm}:
             y = furthest_l1_l2(slope, radii[L1Norm], radii[L2Norm], below, above)
         elif len(rest) > 1:
-            inside = [self.settle(furthest(norm, slope, limit, below, above), limits, low, high) for norm, limit in rest]
-            return pick([from_afar(self, slope, radius, low, high), *inside], lambda point: dot(slope, point))
+            inside = [self.settle(norm.extreme(slope, limit, below, above), limits, low, high) for norm, limit in rest]
+            return pick([super().extreme(slope, radius, low, high), *inside], lambda point: dot(slope, point))
         elif rest:
-            y = furthest(rest[0][0], slope, rest[0][1], below, above)
+            y = rest[0][0].extreme(slope, rest[0][1], below, above)
         else:
             assert below is not None
             assert above is not None
@@ -202,10 +207,10 @@ class BothNorm(Several):
         """The box cut by the parts that are boxes themselves, and the other parts with their radii."""
         rest = []
         for norm, limit in zip(self.norms, limits, strict=True):
-            if (box := getattr(norm, "box", None)) is None:
+            if (box := norm.box(like, limit)) is None:
                 rest.append((norm, limit))
                 continue
-            below, above = box(like, limit)
+            below, above = box
             low = below if low is None else torch.maximum(low, below)
             high = above if high is None else torch.minimum(high, above)
         return low, high, rest
@@ -240,8 +245,8 @@ class BothNorm(Several):
 
         A part whose radius is the free one forbids nothing: what is found is measured by it.
         """
-        written = towards_zero(change, grid)
-        owns = [norm for norm in self.norms if hasattr(norm, "quantise")]
+        written = super().quantise(change, grid)
+        owns = [norm for norm in self.norms if norm.rounds]
         if not owns:
             return written
         nearest = owns[0].quantise(change, grid)
@@ -313,7 +318,7 @@ class EitherNorm(Several):
 
     def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """Of the parts' own the furthest up the slope."""
-        points = [furthest(norm, slope, portion(radius, own), low, high) for norm, own in zip(self.norms, self.radii, strict=True)]
+        points = [norm.extreme(slope, portion(radius, own), low, high) for norm, own in zip(self.norms, self.radii, strict=True)]
         return pick(points, lambda point: dot(slope, point))
 
     def steepest(self, slope: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, outward, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, dot, each
-from audioadv.threat.region import Region
+from audioadv.threat.region import Norm, Region
 
 WORDS = ("_or_", "_mix_", "@", "_and_")
 Network = Callable[[Tensor], Tensor | Sequence[Tensor]]
@@ -49,7 +49,7 @@ def normalised(features: Tensor | Sequence[Tensor]) -> Tensor:
 
 @final
 @dataclass(frozen=True, eq=False)
-class FeatureNorm:
+class FeatureNorm(Norm):
     """The distance in features from the clean inputs. Shapes: clean [batch, *], lengths [batch] or None, seen [batch, all]."""
 
     network: Network

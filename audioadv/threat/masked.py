@@ -31,7 +31,7 @@ for it where they can, and where delta is less than half a step it becomes exact
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_decibels, check_inputs, outward, parse_number, plain
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import INWARD, each, sum_of
-from audioadv.threat.region import Region
+from audioadv.threat.region import Norm, Region
 
 LEAST_LEAK_DB = -100.0  # smaller leaks are not looked at
 OVER_RELAXED = 1.8
@@ -111,7 +111,7 @@ def decibels(ratio: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, eq=False)
-class MaskedNorm:
+class MaskedNorm(Norm):
     """The largest ratio of a bin to its limit.
 
     Shapes: limits and eroded [batch, frames, bins], amplitudes of full scale; tapers [batch, time], zero in the padding. `noise`
@@ -123,8 +123,9 @@ class MaskedNorm:
     tapers: Tensor
     window: int
     noise: float
-    gradual = True
-    placed = True
+    gradual: ClassVar[bool] = True
+    placed: ClassVar[bool] = True
+    rounds: ClassVar[bool] = True
 
     def bins(self, delta: Tensor) -> Tensor:
         """The spectrum of each delta. Raises UnusableBatch where the norm was made for other clips."""

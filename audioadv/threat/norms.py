@@ -20,11 +20,12 @@ from audioadv.threat.projections import (
     scale_in_order,
     sum_of,
 )
+from audioadv.threat.region import Norm
 
 
 @final
 @dataclass(frozen=True)
-class LinfNorm:
+class LinfNorm(Norm):
     """The largest absolute change."""
 
     def gauge(self, delta: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class LinfNorm:
 
 @final
 @dataclass(frozen=True)
-class L2Norm:
+class L2Norm(Norm):
     """The Euclidean length of the change."""
 
     def gauge(self, delta: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ SPARSITY = 0.01
 
 @final
 @dataclass(frozen=True)
-class L1Norm:
+class L1Norm(Norm):
     """The sum of absolute changes.
 
     The steepest step of length 1 moves a single entry, and is no way to get anywhere. Steps move the `SPARSITY` of entries
@@ -156,7 +157,7 @@ def least_mover(slope: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, eq=False)
-class L0Norm:
+class L0Norm(Norm):
     """The number of places changed: samples, moments of all channels, or pixels of all colours.
 
     A count is no length: a step can be long and of gauge 1. So the norm is told how many places may change (`count`

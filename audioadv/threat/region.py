@@ -11,93 +11,148 @@ the radii. An attack moves parameters, and asks the objective about inputs.
 """
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Final, Protocol, Self, final
 
 import torch
 from torch import Tensor
 
-from audioadv.errors import UnusableBatch
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.projections import each
 
 
-class Norm(Protocol):
+class Norm(ABC):
     """The geometry of a set that grows with its radius. Deltas are [batch, *], radii and gauges [batch].
 
-    A norm may have more to say: `extreme` (`Region.extreme`); `at(radius)`, where its steps depend on the radius; `sparse`,
-    where they move few entries; `box(like, radius)`, where its sets are boxes; `members(map)`, where they are
-    unions; `extent`, where a change's gauge says little of its size; `quantise(change, grid)`, where its gauge can grow when a
-    change is rounded towards zero; `gradual`, where a small set is best entered from a larger one; `placed`, where what is allowed
-    depends on the place; `widened`, where it has radii of its own for each example.
+    The six abstract methods make a norm. The others say what may be known of one besides; each has a default that is right, if slow or
+    weak. A norm of one's own derives from this class; one that does not is taken at those six, and refused if it has more to say.
     """
 
+    @abstractmethod
     def gauge(self, delta: Tensor) -> Tensor:
         """The smallest radius whose set holds each delta."""
-        ...
 
+    @abstractmethod
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """The nearest point, in the Euclidean sense, of the set within the box low <= delta <= high."""
-        ...
 
+    @abstractmethod
     def steepest(self, slope: Tensor) -> Tensor:
         """argmax of <slope, step> over steps of gauge 1; zero where the slope is zero."""
-        ...
 
+    @abstractmethod
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs almost as fast and is continuous in the slope.
 
         Where `steepest` jumps (a sign, at zero), rounding in the slope would make trajectories part that should agree.
         """
-        ...
 
+    @abstractmethod
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """A random delta of gauge at most 1 for one example. Shapes: clean [*] -> [*]."""
-        ...
 
+    @abstractmethod
     def rows(self, index: Tensor) -> Self:
         """The norm for some of the examples."""
-        ...
+
+    @property
+    def sparse(self) -> bool:
+        """Whether its steps move few entries."""
+        return False
+
+    @property
+    def gradual(self) -> bool:
+        """Whether a small set is best entered from a larger one."""
+        return False
+
+    @property
+    def placed(self) -> bool:
+        """Whether what is allowed depends on the place."""
+        return False
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it has a way of its own to `quantise`."""
+        return False
+
+    def at(self, radius: Tensor) -> "Norm":
+        """The norm for regions of this radius [batch]: another one only where its steps depend on it."""
+        return self
+
+    def widened(self) -> "Norm":
+        """The norm with every example's radii, where it has any of its own, as wide as the widest's."""
+        return self
+
+    def extent(self, change: Tensor) -> Tensor:
+        """The radius of so large a change: its gauge, where that says enough of its size. Shapes: [batch, *] -> [batch]."""
+        return self.gauge(change)
+
+    def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """argmax <slope, y> in the set and the box. Here what is near it: the projection of a point far up the slope, where float32
+        loses some per cent on so long a way. Shapes: as `project`."""
+        size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
+        return self.project(slope * each(FAR * (1 + radius) / size, slope), radius, low, high)
+
+    def box(self, like: Tensor, radius: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The set as limits on each entry, where it is a box. Shapes: like [batch, *] -> as like."""
+        return None
+
+    def members(self, whole: "Map") -> list[tuple["Norm", Tensor, "Map"]]:
+        """The norms, radii and maps of what a set with this map is the union of; none where it is no union."""
+        return []
+
+    def quantise(self, change: Tensor, grid: float) -> Tensor:
+        """A change on the grid, towards zero: where a gauge can grow by that, a norm has a way of its own."""
+        return (change / grid).trunc() * grid
 
 
-def towards_zero(change: Tensor, grid: float) -> Tensor:
-    """The next multiple of the grid towards zero."""
-    return (change / grid).trunc() * grid
+class Measure(Protocol):
+    """What makes a norm: the six methods of `Norm` that have no default."""
+
+    def gauge(self, delta: Tensor) -> Tensor: ...
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor: ...
+    def steepest(self, slope: Tensor) -> Tensor: ...
+    def steady(self, slope: Tensor) -> Tensor: ...
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor: ...
+    def rows(self, index: Tensor) -> Self: ...
 
 
-def tied(norm: Norm, radius: Tensor) -> Norm:
-    """The norm for regions of this radius [batch]: another one only where its steps depend on it."""
-    at = getattr(norm, "at", None)
-    return norm if at is None else at(radius)
+@final
+@dataclass(frozen=True, eq=False)
+class Foreign(Norm):
+    """A norm from elsewhere, which knows nothing of `Norm`. Raises OptionError for one that has more to say than what makes a norm."""
 
+    own: Measure
 
-def extent(norm: Norm, change: Tensor) -> Tensor:
-    """The radius of so large a change: its gauge, where the norm knows no better. Shapes: [batch, *] -> [batch]."""
-    return getattr(norm, "extent", norm.gauge)(change)
+    def __post_init__(self) -> None:
+        if more := [name for name in vars(Norm) if not name.startswith("_") and name not in vars(Measure) and hasattr(self.own, name)]:
+            kind = type(self.own).__name__
+            raise OptionError(f"norm {kind}: its {' and '.join(more)} would not be heard. Derive it: class {kind}(Norm), of threat.region")
 
+    def gauge(self, delta: Tensor) -> Tensor:
+        return self.own.gauge(delta)
 
-def furthest(norm: Norm, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """argmax <slope, y> in the norm's set and the box, where the norm knows its own; else what is near it. Shapes: as `Norm.project`."""
-    own: Callable[..., Tensor] = getattr(norm, "extreme", partial(from_afar, norm))
-    return own(slope, radius, low, high)
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        return self.own.project(delta, radius, low, high)
 
+    def steepest(self, slope: Tensor) -> Tensor:
+        return self.own.steepest(slope)
 
-def from_afar(norm: Norm, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """The projection of a point far up the slope, which nears the furthest: float32 loses some per cent on so long a way."""
-    size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
-    return norm.project(slope * each(FAR * (1 + radius) / size, slope), radius, low, high)
+    def steady(self, slope: Tensor) -> Tensor:
+        return self.own.steady(slope)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return self.own.sample(clean, generator)
+
+    def rows(self, index: Tensor) -> "Foreign":
+        return Foreign(self.own.rows(index))
 
 
 def portion(radius: Tensor, own: Tensor) -> Tensor:
     """radius * own: a part's radius within a region. A part that allows nothing allows nothing in a region without end."""
     return torch.where(own == 0, own, radius * own)
-
-
-def widened(norm: Norm) -> Norm:
-    """The norm with every example's radii, where it has any of its own, as wide as the widest's."""
-    own: Callable[[], Norm] = getattr(norm, "widened", lambda: norm)
-    return own()
 
 
 class Map(Protocol):
@@ -190,6 +245,11 @@ class Region:
     map: Map = ADDED
     known: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        norm: Norm | Measure = self.norm
+        if not isinstance(norm, Norm):
+            object.__setattr__(self, "norm", Foreign(norm))
+
     @property
     def added(self) -> bool:
         """Whether the parameters are the change itself."""
@@ -207,8 +267,7 @@ class Region:
         change = self.fitting(delta) if self.added else self.changed(delta)
         if self.grid is None:
             return self.clean + change
-        quantise = getattr(self.norm, "quantise", towards_zero)
-        written = quantise(change, self.grid)
+        written = self.norm.quantise(change, self.grid)
         return self.clean + (written if rounded is None else torch.where(each(rounded, change), written, change))
 
     def changed(self, parameters: Tensor) -> Tensor:
@@ -224,7 +283,7 @@ class Region:
         With `free`, and always where steps move few entries, only of those entries that the box leaves room to move.
         Shapes: delta [batch, *], slope as clean -> as delta.
         """
-        if self.low is not None and (free or getattr(self.norm, "sparse", False)):
+        if self.low is not None and (free or self.norm.sparse):
             slope = self.unblocked(delta if self.added else self.changed(delta), slope)
         if self.added:
             return self.unpadded(slope)
@@ -243,9 +302,9 @@ class Region:
     @cached_property
     def limits(self) -> tuple[Tensor, Tensor] | None:
         """The allowed changes as limits on each entry, where they are a box; made once, since a step needs them again and again."""
-        if not self.added or (box := getattr(self.norm, "box", None)) is None:
+        if not self.added or (box := self.norm.box(self.clean, self.radius)) is None:
             return None
-        lower, upper = box(self.clean, self.radius)
+        lower, upper = box
         if self.low is None or self.high is None:
             return lower.contiguous(), upper.contiguous()  # a clamp is slower where limits broadcast
         return lower.maximum(self.low), upper.minimum(self.high)
@@ -275,8 +334,8 @@ class Region:
         return self.norm.steepest(self.unpadded(slope))
 
     def extreme(self, slope: Tensor) -> Tensor:
-        """The allowed delta that a linear loss of this slope is greatest at: what a Frank-Wolfe step goes towards (`furthest`)."""
-        return furthest(self.norm, self.unpadded(slope), self.radius, *self.box)
+        """The allowed delta that a linear loss of this slope is greatest at: what a Frank-Wolfe step goes towards (`Norm.extreme`)."""
+        return self.norm.extreme(self.unpadded(slope), self.radius, *self.box)
 
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
@@ -328,7 +387,7 @@ class Region:
 
     def extent(self, change: Tensor) -> Tensor:
         """The radius of so large a change of the inputs; 1 where they are changed by a map. Shapes: as clean -> [batch]."""
-        return extent(self.norm, change) if self.added else torch.ones_like(self.radius)
+        return self.norm.extent(change) if self.added else torch.ones_like(self.radius)
 
     def holds(self, gauge: Tensor) -> Tensor:
         """Whether changes of these gauges are inside; off the grid, up to clean + delta's rounding. Shapes: [batch] -> bool [batch]."""
@@ -371,12 +430,12 @@ class Region:
 
     def at(self, radius: Tensor) -> "Region":
         """The same region with other radii. Shapes: radius [batch]."""
-        return replace(self, radius=radius, norm=tied(self.norm, radius))
+        return replace(self, radius=radius, norm=self.norm.at(radius))
 
     def widened(self) -> "Region":
         """The same region with every example's radii as wide as the widest's: of one change for all, what each would allow at most."""
         radius = self.radius.amax().expand_as(self.radius) if len(self.radius) else self.radius
-        return replace(self, norm=widened(self.norm)).at(radius)
+        return replace(self, norm=self.norm.widened()).at(radius)
 
     def by(self, way: Map) -> "Region":
         """The same region, with another map from its parameters to inputs."""
@@ -389,10 +448,9 @@ class Region:
 
     def members(self) -> tuple["Region", ...]:
         """The regions that this one is the union of: itself, where it is no union."""
-        members = getattr(self.norm, "members", None)
-        if members is None:
-            return (self,)
-        return tuple(replace(self, norm=norm, radius=portion(self.radius, own), map=part) for norm, own, part in members(self.map))
+        members = self.norm.members(self.map)
+        made = (replace(self, norm=norm, radius=portion(self.radius, own), map=part) for norm, own, part in members)
+        return tuple(made) if members else (self,)
 
     def rows(self, index: Tensor, width: int | None = None) -> "Region":
         """The region of some of the examples, cut to `width` along the last axis where they are all shorter."""

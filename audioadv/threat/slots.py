@@ -16,7 +16,7 @@ from torch import Tensor
 from audioadv.threat.combined import Several, pick, share
 from audioadv.threat.norms import L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import dot, each
-from audioadv.threat.region import ADDED, Map, Norm, from_afar, furthest, portion, pull_back
+from audioadv.threat.region import ADDED, Map, Norm, portion, pull_back
 
 HALVINGS, SWEEPS = 24, 20
 LARGEST = 1e6
@@ -118,7 +118,7 @@ class SlotNorm(Several):
 
     def furthest(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> list[Tensor]:
         """Each part as far up the slope as its own set reaches."""
-        return [furthest(norm, own, limit, *box) for norm, own, limit, box in self.sets(slope, radius, low, high)]
+        return [norm.extreme(own, limit, *box) for norm, own, limit, box in self.sets(slope, radius, low, high)]
 
     def longest(self, slope: Tensor, steady: bool = False) -> list[Tensor]:
         """Each part's steepest (or steady) step, as long as its radius."""
@@ -134,21 +134,7 @@ class SlotNorm(Several):
         return slots[0]
 
     def split(self, change: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def gauge(self, delta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-        raise NotImplementedError
-
-    def steepest(self, slope: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def steady(self, slope: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """The parts that a plain change is the sum of, in their slots: of a mix. Shapes: [batch, *] -> [batch, slots, *]."""
         raise NotImplementedError
 
 
@@ -180,7 +166,7 @@ class MixNorm(SlotNorm):
     def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """Every part's own; where their sum leaves the box, the better of these brought inside, and what is found from afar."""
         own = self.project(self.whole(self.furthest(slope, radius, low, high), slope), radius, low, high)
-        return pick([own, from_afar(self, slope, radius, low, high)], lambda point: dot(slope, point))
+        return pick([own, super().extreme(slope, radius, low, high)], lambda point: dot(slope, point))
 
     def steepest(self, slope: Tensor) -> Tensor:
         return self.whole(self.longest(slope), slope)

@@ -25,7 +25,7 @@ from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import Box, as_box, ball, check_inputs, parse_number, plain
 from audioadv.threat.norms import LinfNorm
-from audioadv.threat.region import Region, pull_back
+from audioadv.threat.region import Norm, Region, pull_back
 from audioadv.threat.warps import rotate
 
 Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
@@ -34,7 +34,7 @@ Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
 
 @final
 @dataclass(frozen=True)
-class StickerNorm:
+class StickerNorm(Norm):
     """The largest change, all of it within rectangles; infinite beyond them."""
 
     rectangles: tuple[Rectangle, ...]
