@@ -17,6 +17,7 @@ from test_bound_contracts import BOUNDS, IMAGES, SHARED, SOUNDS, clean_inputs
 from torch import Tensor, nn
 
 from audioadv import attacks
+from audioadv.attacks.catalogue import EVALUATING, evaluating
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
@@ -173,6 +174,19 @@ def test_every_optimiser_is_called_alike(name: str) -> None:
     own = {each.name: each.default for each in taken if each.kind is Parameter.KEYWORD_ONLY}
     assert (own["seed"], own["progress"]) == (0, None)
     assert [name for name, default in own.items() if default is Parameter.empty] == (["substitute"] if name == "transfer" else [])
+
+
+def test_the_catalogue_says_what_evaluate_takes_and_what_needs_a_radius() -> None:
+    assert [*EVALUATING] == [*ATTACKS]
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
+    for name in {*EVALUATING} - {"moves_grid", "worst_of"}:  # of moves, which have no smallest bound
+        if evaluating(name).fixed:
+            bound = L1(MIN) if name == "apgd_l1" else Linf(MIN)
+            with pytest.raises(OptionError, match="radius"):
+                getattr(attacks, name)(misclassify(net, x), bound.around(x))
+    for name, row in TABLE.items():
+        if row.minimal:
+            assert not evaluating(name.partition(" ")[0]).fixed, name
 
 
 def test_what_is_exported_besides_the_optimisers() -> None:

@@ -10,7 +10,7 @@ import torch
 from marks import to_the_bit
 
 import audioadv as aa
-from audioadv.attacks.craft import ATTACKS
+from audioadv.attacks.catalogue import TABLE, crafting, evaluating
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
@@ -165,7 +165,7 @@ def test_what_an_attack_claims_is_judged_again(monkeypatch: pytest.MonkeyPatch) 
         def boast(objective: Objective, region: Region, claimed: torch.Tensor = claimed, **options: object) -> AttackResult:
             return replace(nothing_yet(region), adversarial=claimed[None], outcome=(Outcome.REACHED,), gauge=region.radius)
 
-        monkeypatch.setitem(ATTACKS, "pgd", boast)
+        monkeypatch.setitem(TABLE, "pgd", TABLE["pgd"]._replace(run=boast))
         (result,) = aa.craft(listener, [clip], aa.Transcribe("go"), bound=aa.Linf(radius), attack="pgd").clips
         assert result.outcome == outcome
         assert torch.equal(result.adversarial, claimed if outcome == "reached" else samples)
@@ -208,3 +208,16 @@ def test_craft_takes_what_craft_each_takes_and_says_so() -> None:
     assert signature(aa.craft).parameters == signature(aa.craft_each).parameters
     with pytest.raises(TypeError, match=r"craft\(\) got an unexpected keyword argument 'bond'"):
         aa.craft(recognisers.linear(), [], aa.Silence(), bond="snr:20")  # type: ignore[call-arg]
+
+
+def test_the_same_attack_answers_to_both_its_names(clips: list[Clip], model: aa.Recogniser) -> None:
+    for name in ("shrink", "find_then_shrink"):
+        assert crafting(name) is evaluating(name) is TABLE["shrink"]
+    named = [
+        aa.craft(model, clips[:1], aa.Transcribe("no"), attack=name, steps=3).adversarial[0] for name in ("shrink", "find_then_shrink")
+    ]
+    assert torch.equal(*named)
+    with pytest.raises(aa.errors.OptionError, match=r"attack 'fmn': unknown. Use shrink or pgd or"):
+        aa.craft(model, clips[:1], aa.Transcribe("no"), attack="fmn")
+    with pytest.raises(aa.errors.OptionError, match=r"attack 'qin': unknown. Use one of annealed_pgd, .*find_then_shrink"):
+        evaluating("qin")

@@ -10,7 +10,7 @@ part in the making.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple, final
 
@@ -18,17 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.attacks.apgd import apgd
+from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation, enough
-from audioadv.attacks.estimates import nes
-from audioadv.attacks.genetic import genetic
-from audioadv.attacks.kenansville import kenansville
-from audioadv.attacks.objective import Objective, objective
-from audioadv.attacks.pgd import pgd
-from audioadv.attacks.qin import qin
+from audioadv.attacks.objective import objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.run import check_counts
-from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
@@ -178,7 +172,7 @@ def craft_each(
         check_sound(over.channel)
         over.channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     check_clips(model, clips, goal)
-    call = Call(model, bound.at_rate(model.sample_rate), ATTACKS[attack], steps, restarts, seed, over, judge_draws, progress, stop)
+    call = Call(model, bound.at_rate(model.sample_rate), crafting(attack).run, steps, restarts, seed, over, judge_draws, progress, stop)
     return in_batches(call, clips, goal, batch)
 
 
@@ -195,9 +189,7 @@ def check_goal(model: Recogniser, goal: TextGoal) -> None:
 
 def check_attack(attack: str, bound: Bound) -> None:
     """Raises OptionError for an attack that is unknown, or not for this bound."""
-    if attack not in ATTACKS:
-        raise OptionError(f"attack {attack!r}: unknown. Use {' or '.join(ATTACKS)}")
-    if attack in FIXED and bound.minimal:
+    if crafting(attack).fixed and bound.minimal:
         raise OptionError(f"attack {attack!r} works within a fixed bound, not {bound}. Give a radius, or use the attack 'shrink'")
     if attack == "qin" and not isinstance(bound, Masked):
         raise OptionError(f"attack 'qin' hides a change under a masking threshold, and {bound} has none. Give the bound masked:min")
@@ -403,24 +395,6 @@ def settled(verdict: Verdict, outputs: Emissions, bound: Bound) -> tuple[Outcome
         return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
     why = verdict.impossible(outputs) or bound.senseless(clean)
     return None if why is None else (Outcome.INFEASIBLE, why)
-
-
-def by_nes(objective: Objective, region: Region, *, seed: int = 0, **options: Any) -> AttackResult:
-    """PGD along slopes that are estimated from scores."""
-    return pgd(replace(objective, slopes=nes(seed=seed)), region, seed=seed, **options)
-
-
-ATTACKS: dict[str, Callable[..., AttackResult]] = {
-    "shrink": find_then_shrink,
-    "pgd": pgd,
-    "apgd": apgd,
-    "qin": qin,
-    "nes": by_nes,
-    "genetic": genetic,
-    "kenansville": kenansville,
-}
-FIXED = {"pgd", "apgd", "nes", "genetic"}
-"""Those that work within a fixed bound, and do not look for the smallest."""
 
 
 @final

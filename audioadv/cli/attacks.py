@@ -1,22 +1,18 @@
 """Which --attack goes with which recogniser and channel: said before any work, in the words of the command line."""
 
-from typing import Final
-
+from audioadv.attacks.catalogue import CRAFTING, crafting
 from audioadv.defenses.statement import stated
 from audioadv.errors import AccessDenied, OptionError
-from audioadv.models.access import Access, granted, includes
+from audioadv.models.access import granted, includes
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.channels.channel import Channel
-
-NEEDS: Final = {"genetic": Access.DECISIONS, "kenansville": Access.DECISIONS, "nes": Access.SCORES}
-"""Those that see less than gradients."""
 
 
 def check_fits(attack: str, model: Recogniser, channel: Channel | None) -> None:
     """Raise AccessDenied for an attack that needs more of this recogniser than it grants, OptionError for one that averages no draws."""
-    need, access = NEEDS.get(attack, Access.GRADIENTS), granted(model)
+    need, access = crafting(attack).access, granted(model)
     if not includes(access, need):
-        less = [name for name, wanted in NEEDS.items() if includes(access, wanted)]
+        less = [name for name in CRAFTING if includes(access, crafting(name).access)]
         raise AccessDenied(f"--attack {attack}: needs {need}, and {model.name} grants {access} alone. Use --attack {' or '.join(less)}")
     if attack == "nes" and (channel is not None or stated(model).random):
         what = f"--channel {channel}" if channel is not None else f"{model.name}, which is random"

@@ -15,7 +15,8 @@ import click
 import torch
 from torch import distributed
 
-from audioadv.attacks.craft import ATTACKS, craft_each
+from audioadv.attacks.catalogue import CRAFTING
+from audioadv.attacks.craft import craft_each
 from audioadv.cli.attacks import check_fits
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
 from audioadv.cli.options import Folder, Number, common_options, output, say
@@ -47,7 +48,7 @@ BATCH = 16  # clips, if nobody says
 @click.option("--out", type=Folder(), required=True, metavar="RUN", help="The run's folder. If it is there, go on.")
 @click.option("--model", "models", multiple=True, default=["tiny-mel"], show_default=True, metavar="M", help="May be repeated.")
 @click.option(
-    "--attack", "attacks", multiple=True, type=click.Choice(list(ATTACKS)), default=["shrink"], show_default=True, help="May be repeated."
+    "--attack", "attacks", multiple=True, type=click.Choice(CRAFTING), default=["shrink"], show_default=True, help="May be repeated."
 )
 @click.option("--bound", "bounds", multiple=True, default=["linf:min"], show_default=True, metavar="B", help="May be repeated.")
 @click.option("--channel", "channels", multiple=True, default=["none"], show_default=True, metavar="C", help="May be repeated.")

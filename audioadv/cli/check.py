@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.attacks.craft import ATTACKS as ON_SOUND
+from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import BOX, FULL_SCALE, read_clip
@@ -205,6 +205,4 @@ def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str,
 
 def on_sound(name: str, steps: int, seed: int) -> Attack:
     """An attack of craft's by its name. Raises OptionError."""
-    if name not in ON_SOUND:
-        raise OptionError(f"attack {name!r}: unknown. Use {' or '.join(ON_SOUND)}")
-    return partial(ON_SOUND[name], steps=steps, seed=seed)
+    return partial(crafting(name).run, steps=steps, seed=seed)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import click
 import torch
 
-from audioadv.attacks.craft import ATTACKS, craft_each
+from audioadv.attacks.catalogue import CRAFTING
+from audioadv.attacks.craft import craft_each
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.audio.ragged import alike
@@ -51,7 +52,7 @@ class Job(NamedTuple):
 @click.option(
     "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
 )
-@click.option("--attack", type=click.Choice(list(ATTACKS)), default="shrink", show_default=True, help="How to search.")
+@click.option("--attack", type=click.Choice(CRAFTING), default="shrink", show_default=True, help="How to search.")
 @click.option("--channel", "channel_spec", metavar="C", help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...")
 @click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of the channel for each step.")
 @click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge the file.")
