@@ -1,10 +1,12 @@
 """What every attack keeps to, from one table: PEERS' contracts, each of which some popular library breaks."""
 
+import ast
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from inspect import Parameter, signature
+from inspect import Parameter, getsource, signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,18 @@ def test_the_catalogue_says_what_evaluate_takes_and_what_needs_a_radius() -> Non
     for name, row in TABLE.items():
         if row.minimal:
             assert not evaluating(name.partition(" ")[0]).fixed, name
+
+
+@pytest.mark.parametrize("name", sorted({*ATTACKS, "qin"}))
+def test_what_steps_are_measured_in_is_said_and_a_seed_that_changes_nothing_too(name: str) -> None:
+    what = getattr(attacks, name)
+    said = " ".join((what.__doc__ or "").split())
+    if "step_size" in signature(what).parameters:
+        assert re.search(
+            r"`step_size`( times (the|each member's) radius| \(.*full scale = 1\)|.* \(all full scale = 1\)|.*Adam's rate)", said
+        )
+    used = sum(getattr(node, "id", "") == "seed" for node in ast.walk(ast.parse(getsource(what))))
+    assert ("Draws nothing: `seed` changes nothing." in said) == (used == 0)
 
 
 def test_what_is_exported_besides_the_optimisers() -> None:

@@ -31,11 +31,11 @@ def carlini_wagner(
 ) -> AttackResult:
     """argmin |delta|_2^2 + weight * margin, by Adam on w where input = tanh(w) scaled to the box; weights by bisection.
 
-    `steps` gradients in all, shared by the `searches`. A weight that reaches the goal is lowered, one that does not is
-    raised tenfold, or halfway once both are known, example by example. Each begins at the clean input, but as long as none has reached
-    the goal, the next goes on from where the last has come to: a goal that is far takes more steps than one weight has. Confidence is
-    the goal's own: Misclassify(labels, by=kappa). Draws nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other
-    than L2.
+    `steps` gradients in all, shared by the `searches`. A weight that reaches the goal is lowered, one that does not is raised
+    tenfold, or halfway once both are known, example by example. Each begins at the clean input, but as long as none has reached the
+    goal, the next goes on from where the last has come to: a goal that is far takes more steps than one weight has. Confidence is the
+    goal's own: Misclassify(labels, by=kappa). `step_size` is Adam's rate on w, which has no unit. Draws nothing: `seed` changes
+    nothing. Shapes: as in `region.clean`. Raises OptionError for a norm other than L2.
     """
     check_counts("carlini_wagner", steps=steps, searches=searches)
     check_sizes("carlini_wagner", step_size=step_size, weight=weight)

@@ -31,8 +31,8 @@ def ddn(
 
     The radius begins at `start` (full scale = 1) and changes by the factor 1 - gamma on success, 1 + gamma else; the step
     goes from 1 to 0.01 along a cosine. Made for L2; in another norm the sphere is that norm's. Changes are not rounded to levels,
-    as their code does. Draws nothing. One forward and one backward a step. Shapes: as in `region.clean`. Raises OptionError for L0,
-    and for a bound of which a part stays as it is at any radius.
+    as their code does. Draws nothing: `seed` changes nothing. One forward and one backward a step. Shapes: as in `region.clean`.
+    Raises OptionError for L0, and for a bound of which a part stays as it is at any radius.
     """
     check_counts("ddn", steps=steps)
     check_sizes("ddn", start=start, gamma=gamma)

@@ -35,7 +35,7 @@ def deepfool(
 
     The change is stretched by `overshoot` when it is tried. Costs one forward and one backward a rival and step: `rivals`
     best classes on the clean input, at most. Where a place below the top k is wanted, no rival alone brings it about, and the goal's
-    own margin is the only one. Draws nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
+    own margin is the only one. Draws nothing: `seed` changes nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
     check_counts("deepfool", steps=steps, rivals=rivals)
     if isinstance(region.norm, L0Norm):

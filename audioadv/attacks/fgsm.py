@@ -14,7 +14,7 @@ from audioadv.threat.region import Region
 def fgsm(objective: Objective, region: Region, *, seed: int = 0, progress: Tell | None = None) -> AttackResult:
     """From the clean input to the edge of the region, along the steepest descent (in Linf: the sign).
 
-    Costs two forwards and one backward; draws nothing. Shapes: as in `region.clean` and `objective`.
+    Costs two forwards and one backward. Draws nothing: `seed` changes nothing. Shapes: as in `region.clean` and `objective`.
     """
     fixed_radius(region, "fgsm")
     run = Run(objective, region, progress)

@@ -41,12 +41,13 @@ def fmn(
 ) -> AttackResult:
     """The smallest change that reaches the goal: normalised steps within a ball that shrinks on success and grows without.
 
-    Until an example is found, its ball reaches as far as the margin's linear model says the boundary lies: the margin over the dual norm of
-    its slope, and a little further, since balls are projected onto from a hair inside. One that is not found after a twentieth of the
-    steps, ten at most, goes on without a ball, by the slope's signs (the paper would start it at an input of another class). In Linf all
-    steps go by the signs, which fill a ball that is a box, where the paper takes the slope itself. No step is spent on entries that the
-    box holds back. Steps go from `step_size` to a hundredth of it along a cosine, gamma from its value to 0.001. The loss is the margin,
-    as in the paper, for goals of labels. One forward and one backward a step. Shapes: as in `region.clean`.
+    Until an example is found, its ball reaches as far as the margin's linear model says the boundary lies: the margin over the dual
+    norm of its slope, and a little further, since balls are projected onto from a hair inside. One that is not found after a
+    twentieth of the steps, ten at most, goes on without a ball, by the slope's signs (the paper would start it at an input of another
+    class). In Linf all steps go by the signs, which fill a ball that is a box, where the paper takes the slope itself. No step is
+    spent on entries that the box holds back. Steps go from `step_size` (a length in L2, full scale = 1) to a hundredth of it along a
+    cosine, gamma from its value to 0.001. The loss is the margin, as in the paper, for goals of labels. One forward and one backward
+    a step. Shapes: as in `region.clean`.
 
     In L0 the ball begins at one entry and goes by one at least, as in the paper, unless there are less than 100 steps: what is chosen in a
     wide ball is not given up again in a narrow one. An example that is not found in 15 % of the steps, twenty at most, goes on as in

@@ -69,9 +69,9 @@ def kenansville(
 ) -> AttackResult:
     """Drop the weakest parts of each clip: as many as the region holds, then by bisection as few as bring it to the goal.
 
-    The first query is at the region's edge, and within a fixed region an example leaves as soon as it is at its goal; around a
-    `min` bound it goes on until it knows the number of parts, or `steps` are over. One forward a step, no backward. Nothing is drawn:
-    `seed` changes nothing. It can make a model err; it cannot make it say a phrase. Shapes: [batch, *, time], as in `region.clean`.
+    The first query is at the region's edge, and within a fixed region an example leaves as soon as it is at its goal; around a `min`
+    bound it goes on until it knows the number of parts, or `steps` are over. One forward a step, no backward. Draws nothing: `seed`
+    changes nothing. It can make a model err; it cannot make it say a phrase. Shapes: [batch, *, time], as in `region.clean`.
     """
     check_counts("kenansville", steps=steps)
     plain_changes(region, "kenansville")

@@ -26,8 +26,8 @@ def moves_grid(
     """Each point of a grid over all moves of the region, from one end of each range to the other, until one reaches the goal.
 
     One forward a point, and decisions are enough; 775 points for `Spatial`, 155 for `Timing`. A parameter with one point stays
-    where it is. Draws nothing. Shapes: as in `region.clean`. Raises OptionError for changes that are no moves, a search for the
-    smallest, no points.
+    where it is. Draws nothing: `seed` changes nothing. Shapes: as in `region.clean`. Raises OptionError for changes that are no
+    moves, a search for the smallest, no points.
     """
     ranges = [torch.linspace(-1, 1, count) if count > 1 else torch.zeros(count) for count in points[: moves_of(region, "moves_grid")]]
     if not all(map(len, ranges)) or len(ranges) < region.start().shape[1]:

@@ -99,8 +99,8 @@ def pdpgd(
     linear net of 200 weights, 10 of them large: 4.2 times the smallest change, with any number of steps). L0 is stood in for by the sum
     of |delta|^(2/3), as in the paper. Both rates fall, a hundredfold and tenfold; the primal one from 0.1, in L0 from 0.2, since what
     counts there are entries that go all the way. The loss is softplus(margin + kappa), for goals of labels; an example that is not found
-    after 5 % of the steps (ten at least) goes by the slope's signs, and no step is spent on entries that the box holds back. Draws
-    nothing. One forward and one backward a step.
+    after 5 % of the steps (ten at least) goes by the slope's signs, and no step is spent on entries that the box holds back.
+    Draws nothing: `seed` changes nothing. One forward and one backward a step.
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """

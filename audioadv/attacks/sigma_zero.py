@@ -30,9 +30,10 @@ def sigma_zero(
 ) -> AttackResult:
     """argmin margin + mean of delta^2 / (delta^2 + sigma), by Adam on slopes scaled to 1; entries below a threshold go.
 
-    The threshold rises while the example reaches the goal and falls while it does not; the step falls to a tenth along a
-    cosine. Made for L0 regions; in any other, what is kept is judged by that region's norm. Draws nothing. One forward and
-    one backward a step. Shapes: as in `region.clean`. Raises OptionError for a bound of which a part stays as it is at any radius.
+    The threshold rises while the example reaches the goal and falls while it does not; the step falls from `step_size`, Adam's rate
+    (full scale = 1), to a tenth along a cosine. Made for L0 regions; in any other, what is kept is judged by that region's norm.
+    Draws nothing: `seed` changes nothing. One forward and one backward a step. Shapes: as in `region.clean`. Raises OptionError for a
+    bound of which a part stays as it is at any radius.
     """
     check_counts("sigma_zero", steps=steps)
     check_sizes("sigma_zero", step_size=step_size, sigma=sigma)

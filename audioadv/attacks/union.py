@@ -64,8 +64,9 @@ def msd(
 ) -> AttackResult:
     """Multi steepest descent: from one point, a step of each member, projected onto it; the one of the least loss is taken.
 
-    A step costs a forward and a backward, and a forward more for each member, whose input is kept where it reaches the goal.
-    Shapes: as in `region.clean` and `objective`. Raises OptionError for members that are no plain changes: they share no point.
+    A step is `step_size` times each member's radius. It costs a forward and a backward, and a forward more for each member, whose
+    input is kept where it reaches the goal. Shapes: as in `region.clean` and `objective`. Raises OptionError for members that are no
+    plain changes: they share no point.
     """
     check_counts("msd", steps=steps)
     check_sizes("msd", step_size=step_size)

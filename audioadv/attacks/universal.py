@@ -38,12 +38,12 @@ def universal(
 ) -> AttackResult:
     """One change within the bound that brings as many examples as possible to the goal.
 
-    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than
-    the one before, down to nothing. The change repeats every `period` entries along the last axis (by default it is as long as
-    the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region holds, and its
-    size is that of the widest. Kept is the
-    change that most examples fell to, the latest of such: it is the result's `shared`, which `everywhere` lays upon other
-    examples; those that did not fall are returned clean. By its nature an example's outcome depends on the others.
+    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than the
+    one before, from `step_size` times the radius down to nothing. The change repeats every `period` entries along the last axis (by
+    default it is as long as the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region
+    holds, and its size is that of the widest. Kept is the change that most examples fell to, the latest of such: it is the result's
+    `shared`, which `everywhere` lays upon other examples; those that did not fall are returned clean. By its nature an example's
+    outcome depends on the others.
 
     Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound, and for a period within a bound that
     allows more in one place than in another.
