@@ -43,11 +43,11 @@ def genetic(
 ) -> AttackResult:
     """`steps` generations of `herd` changes each; for the last `descent` of them, steps along slopes from as many queries.
 
-    Those steps are `step_size` times the radius. `mutation` is the share of entries that a child changes at first. Parents are drawn by exp(-choosiness z), z their loss in
-    standard deviations of their herd's. `herd` forwards a step, no backward. Where a model grants decisions only, a goal that
-    can tell is asked how much of the transcript is wrong (`Objective.rank`): that has no slope, and the herd breeds to the end. So it does
-    over a channel, where two scores differ by more than the draws allow a slope.
-    An example that is at its goal within the region leaves. Shapes: as in `region.clean`.
+    Those steps are `step_size` times the radius. `mutation` is the share of entries that a child changes at first. Parents are drawn
+    by exp(-choosiness z), z their loss in standard deviations of their herd's. `herd` forwards a step, no backward. Where a model
+    grants decisions only, a goal that can tell is asked how much of the transcript is wrong (`Objective.rank`): that has no slope,
+    and the herd breeds to the end. So it does over a channel, where two scores differ by more than the draws allow a slope. An
+    example that is at its goal within the region leaves. Shapes: as in `region.clean`.
     """
     check_counts("genetic", steps=steps, herd=herd)
     check_sizes("genetic", step_size=step_size)
