@@ -140,6 +140,13 @@ def test_one_picture_for_all_is_refused_where_each_would_have_its_own() -> None:
             evaluate(net, x, net(x).argmax(1), bound, "pgd")
 
 
+@pytest.mark.parametrize("bound", [Patch((3, 3)), STICKER], ids=str)
+def test_of_no_views_there_is_no_sticker(bound: Patch | Sticker) -> None:
+    result = attacks.rp2(objective(NET, Misclassify(torch.zeros(0, dtype=torch.int64))), bound.around(inputs_for(SHAPE, 0, None)), steps=2)
+    assert result.adversarial.shape == (0, *SHAPE)
+    assert (result.outcome, result.shared) == ((), None)
+
+
 def test_views_that_a_patch_misses_break_no_claim() -> None:
     x = inputs_for((1, 6, 6), 8, (0, 1)).float()
     net = linear(2, (1, 6, 6)).float()

@@ -40,9 +40,9 @@ def rp2(
     with a `palette` [colours, channels], `unprintable`, by Adam; steps of `step_size` (full scale = 1) fall to nothing. What the
     camera does to views is the objective's `expectation`. Views that are at the goal stay: the sticker has to hold for them too.
 
-    Kept is the change that most views fell to, the latest of such: the result's `shared`, as one row of the region's parameters. A
-    patch's views are judged where their region has it; `region.redrawn` has it elsewhere. By its nature an example's outcome depends
-    on the others. Shapes: as in `region.clean`. Raises OptionError for a `min` bound, UnusableBatch for a palette of other channels.
+    Kept is the change that most views fell to, the latest of such: the result's `shared`, as one row of the region's parameters (None for
+    no views). A patch's views are judged where their region has it; `region.redrawn` has it elsewhere. By its nature an example's outcome
+    depends on the others. Shapes: as in `region.clean`. Raises OptionError for a `min` bound, UnusableBatch for a palette of other channels.
     """
     check_counts("rp2", steps=steps, batch=batch)
     check_sizes("rp2", step_size=step_size)
@@ -80,7 +80,8 @@ def rp2(
         delta = upon(region, best)
         inputs = region.inputs(delta)
         run.keep(inputs, run.objective.decide(inputs), delta)
-    return replace(run.result(), shared=best[0], parameters=None if region.added else delta)  # one for all, also those that it missed
+    one = best[0] if count else None  # for all, also those that it missed
+    return replace(run.result(), shared=one, parameters=None if region.added else delta)
 
 
 def upon(region: Region, shared: Tensor) -> Tensor:
