@@ -90,6 +90,14 @@ def test_aimed_goals_are_nearest_first_and_reached_by_any_wrong_class() -> None:
     assert goals[2].rows(torch.tensor([1])).rivals.tolist() == [0]
 
 
+def test_a_label_or_a_class_that_is_ruled_out_is_no_rival() -> None:
+    """Also where a tie at -inf would bring the label among the nearest."""
+    goals = Misclassify([1, 0]).aimed(torch.tensor([[0.0, 5.0, -torch.inf, -torch.inf], [-torch.inf, 1.0, 2.0, 3.0]]), 9)
+    assert [goal.rivals.tolist() for goal in goals] == [[0, 3], [0, 2], [0, 1]]
+    assert [goal.rivals.tolist() for goal in Misclassify(1).aimed(torch.tensor([[-torch.inf, 0.0, -torch.inf]]), 9)] == [[0]]
+    assert [goal.rivals.tolist() for goal in Misclassify(3).aimed(SCORES[:1], 2)] == [[0], [2]]
+
+
 def test_a_joined_goal_is_aimed_where_a_member_is() -> None:
     plain, joined = Misclassify(LABELS), Misclassify(LABELS) & Classify([2, 2])
     assert rivalled(plain)
@@ -133,6 +141,12 @@ def test_labels_out_of_range_or_too_few() -> None:
         Misclassify(0).reached(torch.zeros(2, 3, 4))
     with pytest.raises(OptionError, match="top"):
         Misclassify(0, top=0)
+    with pytest.raises(UnusableBatch, match="rival 4: the model knows 4 classes"):
+        Misclassify(0, rivals=[1, 4]).loss(SCORES)
+    Misclassify(0, rivals=[1, 3]).loss(SCORES)
+    for one in (torch.zeros(2, 1), torch.zeros(2)):
+        with pytest.raises(UnusableBatch, match=r"of two or more.*torch.cat\(\[-z, z\], 1\) / 2"):
+            Misclassify(0).reached(one)
     with pytest.raises(OptionError, match="top 4"):
         Classify(0, top=4).reached(SCORES)
 

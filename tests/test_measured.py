@@ -87,6 +87,12 @@ def test_tokens_are_of_the_models_vocabulary_and_of_any_whole_type() -> None:
     assert goal.loss(SCORES).isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3, 3), (3, 2, 3), (4,)], ids=str)
+def test_scores_have_a_row_of_the_vocabulary_for_each_token(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnusableBatch, match=r"for tokens of shape \(2, 2\): give scores"):
+        Sequence(torch.tensor([[1, 2], [0, 1]])).reached(torch.zeros(shape))
+
+
 def test_data_have_one_row_an_example() -> None:
     outputs = torch.zeros(4, 3)
     for rows in (1, 2):

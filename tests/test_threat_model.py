@@ -77,7 +77,8 @@ def test_claims_that_say_nothing(wrong: dict[str, object], match: str) -> None:
     ("goal", "words"),
     [
         (Misclassify(torch.tensor([1, 2]), margin, top=2, rivals=torch.tensor([0, 0])), "answer 'not class 1,2, nor in the top 2'"),
-        (Classify(5, dlr, by=2.0), "answer 'class 5'"),
+        (Classify(5, dlr, by=2.0), "answer 'class 5, by at least 2'"),
+        (Misclassify(3, by=0.5), "answer 'not class 3, by at least 0.5'"),
         (
             Misclassify(3) & Classify(5) & Undetected(),
             "answer 'not class 3', and to answer 'class 5', and to pass undetected by any detector",

@@ -133,6 +133,11 @@ def describe(labels: Tensor) -> str:
     return ",".join(texts) + (",..." if len(labels) > 8 else "")
 
 
+def leading(by: float) -> str:
+    """A lead in words; none is not worth a word."""
+    return f", by at least {by:g}" if by > 0 else ""
+
+
 def check_goal(confidence: Confidence, top: int, by: float) -> None:
     """`confidence` is a function; `top` counts classes; `by` is a lead, not negative. Raises OptionError."""
     if not callable(confidence):
@@ -161,8 +166,11 @@ class OfLabels(Joins):
                 "the model gives decisions, not scores, but this attack needs scores. Use one on decisions: boundary, hop_skip_jump, "
                 "transfer, moves_grid or kenansville"
             )
-        if outputs.ndim != 2:
-            raise UnusableBatch(f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes]")
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
+            one = " One score of yes or no, z [batch, 1], is two: torch.cat([-z, z], 1) / 2" if outputs.shape[1:] in ((), (1,)) else ""
+            raise UnusableBatch(
+                f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes], of two or more.{one}"
+            )
         if self.highest >= outputs.shape[1]:
             raise UnusableBatch(
                 f"label {self.highest}: the model knows {outputs.shape[1]} classes, 0 to {outputs.shape[1] - 1}. Check the labels"
@@ -264,14 +272,21 @@ class Misclassify(OfLabels):
         return replace(self, labels=picked(self.labels, index), rivals=rivals)
 
     def aimed(self, outputs: Tensor, count: int) -> list["Misclassify"]:
-        """This goal by way of one rival each: the `count` nearest classes, the nearest first. Shapes: outputs [batch, classes]."""
+        """This goal by way of one rival each: the `count` nearest classes, the nearest first. Shapes: outputs [batch, classes].
+
+        A class that is ruled out, by a score of -inf, is no rival: where there are others, the nearest stands in for it.
+        """
         scores, labels = self.scores(outputs)
-        others = scores.detach().scatter(1, labels[:, None], -torch.inf)
-        nearest = others.topk(min(count, scores.shape[1] - 1), 1).indices
-        return [replace(self, rivals=nearest[:, k]) for k in range(nearest.shape[1])]
+        ranked = scores.detach().topk(min(count + 1, scores.shape[1]), 1)
+        others = (
+            (ranked.indices == labels[:, None]).int().argsort(dim=1, stable=True)[:, :-1]
+        )  # a label that is not among them leaves the last
+        nearest, possible = ranked.indices.gather(1, others), ranked.values.gather(1, others) > -torch.inf
+        nearest = torch.where(possible, nearest, nearest[:, :1])
+        return [replace(self, rivals=nearest[:, k]) for k in range(max([1, *possible.sum(1).tolist()]))]
 
     def __str__(self) -> str:
-        return f"not class {describe(self.labels)}" + (f", nor in the top {self.top}" if self.top > 1 else "")
+        return f"not class {describe(self.labels)}" + (f", nor in the top {self.top}" if self.top > 1 else "") + leading(self.by)
 
 
 @final
@@ -315,7 +330,7 @@ class Classify(OfLabels):
         return replace(self, labels=picked(self.labels, index))
 
     def __str__(self) -> str:
-        return f"class {describe(self.labels)}" + (f", in the top {self.top}" if self.top > 1 else "")
+        return f"class {describe(self.labels)}" + (f", in the top {self.top}" if self.top > 1 else "") + leading(self.by)
 
 
 def for_rows(labels: Tensor, outputs: Tensor, noun: str) -> Tensor:
