@@ -48,6 +48,8 @@ def test_a_linear_classifiers_radius_is_its_distance() -> None:
     for wrong in (labels[:1], labels[:3], labels[:, None], torch.tensor(1)):
         with pytest.raises(UnusableBatch, match="for 4 certificates"):
             certified_curve(certificates, wrong, [0.0])
+    with pytest.raises(OptionError, match="radius nan"):
+        certified_curve(certificates, labels, [float("nan")])
 
 
 def test_no_draw_is_made_that_cannot_change_the_class() -> None:

@@ -108,6 +108,24 @@ def test_the_goal_that_is_measured_may_be_named() -> None:
     aa.evaluate(model, X, labels, aa.ThreatModel("linf:0.01", aa.Misclassify(labels) & aa.Undetected()), PGD)
 
 
+def test_a_goal_of_a_confidence_of_ones_own_is_the_same_goal() -> None:
+    def own(scores: Tensor, labels: Tensor) -> Tensor:
+        return scores.gather(1, labels[:, None])[:, 0]
+
+    goal = aa.Misclassify(LABELS, own)
+    for claimed in (goal, aa.Misclassify(LABELS.clone(), own)):
+        aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.01", claimed), PGD, goal=goal)
+    others = (
+        aa.Misclassify(LABELS),
+        aa.Misclassify(1 - LABELS, own),
+        aa.Misclassify(LABELS, own, by=1),
+        aa.Misclassify(LABELS, lambda *_: _),
+    )
+    for other in others:
+        with pytest.raises(OptionError, match="evaluate measures"):
+            aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.01", other), PGD, goal=goal)
+
+
 # Recognisers
 
 

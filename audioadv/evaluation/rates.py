@@ -1,8 +1,14 @@
 """Rates with their intervals."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
+
+from torch import Tensor
+
+from audioadv.errors import OptionError
+from audioadv.threat.model import TOLERANCE
 
 Z95 = 1.959964
 
@@ -47,3 +53,22 @@ class Rate:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.value:.1f} % ({self.hits} of {self.count}, {100 * low:.1f} .. {100 * high:.1f})"
+
+
+def checked_radii(radii: Sequence[float]) -> list[float]:
+    """The radii of a curve. Raises OptionError for what is no row of numbers of at least 0.
+
+    >>> checked_radii([0, 0.5])
+    [0, 0.5]
+    """
+    if isinstance(radii, str) or not isinstance(radii, Iterable) or (isinstance(radii, Tensor) and not radii.ndim):
+        raise OptionError(f"radii {radii!r}: a curve has several. Give numbers of at least 0, for example [0, 0.1, 0.2]")
+    for radius in (given := list(radii)):
+        if not (hasattr(radius, "__float__") and float(radius) >= 0):
+            raise OptionError(f"radius {radius!r}: give numbers of at least 0")
+    return given
+
+
+def security_curve(gauge: Tensor, radii: Sequence[float]) -> list[tuple[float, Rate]]:
+    """For each radius, how many no change up to it (and its rounding) fells. Shapes: gauge [examples], the smallest that does."""
+    return [(radius, Rate(int((gauge > radius * (1 + TOLERANCE)).sum()), len(gauge))) for radius in checked_radii(radii)]

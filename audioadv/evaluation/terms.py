@@ -10,9 +10,10 @@ memory                   of the model's: refused, since what it answers to one q
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from audioadv.defenses.statement import Statement
@@ -22,7 +23,6 @@ from audioadv.models.classifier import granting
 from audioadv.threat.bounds import Bound, as_bound
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import members
-from audioadv.threat.model import told
 from audioadv.threat.undetected import Undetected
 
 
@@ -113,7 +113,7 @@ def agreed(threat: object, goal: Goal, statement: Statement) -> Terms:
         unseen = len(parts) < len(members(wish))
         if unseen and not statement.detects:
             raise OptionError(f"goal {wish}: the model states no detector. Evaluate the one that has it: Detected(model, detector)")
-        if len(parts) != 1 or told(parts[0]) != told(goal):
+        if len(parts) != 1 or not alike(parts[0], goal):
             raise OptionError(f"goal {wish}: evaluate measures '{goal}' here. Say the threat model's goal in words, or give that one")
     access = getattr(threat, "access", None)
     return Terms(
@@ -122,3 +122,22 @@ def agreed(threat: object, goal: Goal, statement: Statement) -> Terms:
         getattr(threat, "knowledge", "adaptive"),
         getattr(threat, "queries", None),
     )
+
+
+def alike(first: Any, second: Any) -> bool:
+    """Whether two goals, or two things that goals are made of, are the same, wherever their tensors lie.
+
+    >>> alike((1, torch.tensor([2, 3])), (1, torch.tensor([2, 3]))), alike(torch.tensor([1]), None)
+    (True, False)
+    """
+    if first is second:
+        return True
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tensor):
+        return first.dtype == second.dtype and torch.equal(first.cpu(), second.cpu())
+    if is_dataclass(first):
+        return all(alike(getattr(first, part.name), getattr(second, part.name)) for part in fields(first))
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(alike, first, second))
+    return bool(first == second)
