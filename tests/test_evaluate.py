@@ -69,6 +69,9 @@ def test_security_curve_of_smallest_radii() -> None:
     assert at_the_tenth.hits == 10  # what falls at a radius is not robust up to it
     with pytest.raises(OptionError, match="magic"):
         evaluate(net, x, labels, Linf(0.1), "magic")
+    for wrong, match in (([0.1, float("nan")], "radius nan"), ([-0.1], "radius -0.1"), (0.3, "radii 0.3"), (["a"], "radius 'a'")):
+        with pytest.raises(OptionError, match=f"{match}: .*numbers of at least 0"):
+            result.curve(wrong)  # type: ignore[arg-type]
 
 
 def test_claims_are_judged_again() -> None:
@@ -154,8 +157,10 @@ def test_a_model_that_gives_no_numbers_is_not_right() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs.flatten(1)[:, :3] * torch.nan
 
-    result = evaluate(Broken(), inputs_for(SHAPE, 3, (0, 1)), torch.tensor([0, 1, 2]), Linf(0.1), "fgsm")
+    with pytest.warns(UserWarning, match="scores of 3 of 3 clean inputs"):
+        result = evaluate(Broken(), inputs_for(SHAPE, 3, (0, 1)), torch.tensor([0, 1, 2]), Linf(0.1), "fgsm")
     assert result.accuracy == Rate(0, 3)
+    assert result.outcome == (Outcome.NOT_FINITE,) * 3
 
 
 def test_a_label_that_is_not_ahead_is_not_right_and_a_lead_asked_of_an_attack_changes_nothing() -> None:
@@ -175,6 +180,91 @@ def test_a_random_model_that_is_even_between_classes_is_not_right() -> None:
             return (inputs.flatten(1).sum(1) + torch.rand(len(inputs)))[:, None] * inputs.new_ones(3)
 
     assert evaluate(Even(), inputs_for(SHAPE, 3, (0, 1)), torch.tensor([0, 1, 2]), Linf(0.1), "fgsm").accuracy == Rate(0, 3)
+
+
+def test_what_an_attack_writes_over_in_its_region_changes_nothing_of_what_it_is_measured_by() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 6, (0, 1))
+
+    def over_the_clean(wanted: Objective, region: Region) -> AttackResult:
+        found = attacks.pgd(wanted, region.at(20 * region.radius), steps=20)
+        moved = region.clean
+        moved += found.adversarial - region.clean
+        return replace(found, adversarial=moved)
+
+    def over_the_radius(wanted: Objective, region: Region) -> AttackResult:
+        region.radius.fill_(0.4)
+        return attacks.pgd(wanted, region, steps=20)
+
+    before = x.clone()
+    for attack in (over_the_clean, over_the_radius):
+        assert evaluate(net, x, labels_of(net, x), Linf(0.4), attacks.pgd).robust_accuracy.hits < 6
+        assert evaluate(net, x, labels_of(net, x), Linf(0.001), attack).robust.all()
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("attack", "match"),
+    [
+        (lambda wanted, region: region.clean, "gives something of type Tensor for 4 inputs.*Return an AttackResult"),
+        (lambda wanted, region: replace(nothing_yet(region), adversarial=region.clean[:2]), r"adversarial inputs of shape \[2, 1, 5, 6\]"),
+        (lambda wanted, region: replace(nothing_yet(region), outcome=(Outcome.MISSED,)), "gives 1 outcomes for 4 inputs"),
+        (lambda wanted, region: replace(nothing_yet(region), gauge=torch.tensor(0.0)), r"gives gauge of shape \[\]"),
+    ],
+)
+@pytest.mark.parametrize("bound", [Linf(0.1), Linf(0.1) | L1(1)], ids=str)
+def test_what_is_no_result_of_these_inputs_is_told(attack: Any, match: str, bound: Any) -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    with pytest.raises(UnusableBatch, match=f"attack 'mine' .*{match}"):
+        evaluate(net, x, labels_of(net, x), bound, {"mine": attack})
+
+
+@pytest.mark.parametrize("name", ["affine", "transfer", "worst_member"])
+def test_an_attack_that_needs_more_than_it_is_given_is_refused(name: str) -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    for given in (getattr(attacks, name), {name: getattr(attacks, name)}):
+        with pytest.raises(OptionError, match=f"attack '{name}' is called with .objective, region. alone: missing .*partial"):
+            evaluate(net, x, labels_of(net, x), Linf(0.1), given)
+    assert evaluate(net, x, labels_of(net, x), Linf(0.1), partial(attacks.worst_member, attacks.fgsm)).accuracy.hits == 4
+
+
+def test_a_class_that_is_ruled_out_does_no_harm_and_no_number_is_no_answer() -> None:
+    net, x = small(4, SHAPE), inputs_for(SHAPE, 12, (0, 1))
+
+    def masked(inputs: Tensor) -> Tensor:
+        return net(inputs).index_fill(1, torch.tensor([1]), -torch.inf)
+
+    labels = masked(x).argmax(1)
+    result = evaluate(masked, x, labels, Linf(0.3), ["apgd", "standard"])
+    assert result.accuracy == Rate(12, 12)
+    assert result.robust_accuracy.hits < 12
+    assert evaluate(lambda inputs: masked(inputs).nan_to_num(nan=0, neginf=-1e3), x, labels, Linf(0.01), "fgsm").accuracy == Rate(12, 12)
+
+    def sometimes(inputs: Tensor) -> Tensor:
+        return torch.where((inputs == x[:1]).flatten(1).all(1)[:, None], torch.nan, net(inputs))
+
+    with pytest.warns(UserWarning, match="scores of 1 of 12 clean inputs are not finite"):
+        result = evaluate(sometimes, x, labels_of(net, x), Linf(0.001), "fgsm")
+    assert result.accuracy == Rate(11, 12)
+    assert result.outcome[0] is Outcome.NOT_FINITE
+
+
+def test_an_attack_that_met_no_numbers_says_so_unless_the_example_falls() -> None:
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 2, (0, 1))
+
+    def lost(wanted: Objective, region: Region) -> AttackResult:
+        return replace(nothing_yet(region), outcome=(Outcome.NOT_FINITE,) * len(region.clean))
+
+    assert evaluate(net, x, labels_of(net, x), Linf(0.01), lost).outcome == (Outcome.NOT_FINITE,) * 2
+    assert evaluate(net, x, labels_of(net, x), Linf(1), {"lost": lost, "pgd": attacks.pgd}).outcome == (Outcome.REACHED,) * 2
+    assert evaluate(net, x, 1 - labels_of(net, x).clamp_max(1), Linf(1), lost).outcome == (Outcome.NEEDLESS,) * 2
+
+
+def test_progress_counts_those_that_are_tried() -> None:
+    net, x, told = linear(2, SHAPE), inputs_for(SHAPE, 8, (0, 1)), list[tuple[str, int, int]]()
+    labels = labels_of(net, x)
+    labels[6:] = 1 - labels[6:]  # the last are wrong from the start
+    evaluate(net, x, labels, Linf(1), {"pgd": attacks.pgd, "fgsm": attacks.fgsm}, batch=4, progress=lambda *seen: told.append(seen))
+    assert told == [("pgd", 4, 6), ("pgd", 6, 6), ("fgsm", 0, 0)]
 
 
 def test_attacks_that_share_a_name_are_numbered() -> None:
@@ -212,6 +302,7 @@ def test_the_curve_says_at_the_bound_what_robust_accuracy_says(radius: float) ->
 
     result = evaluate(brighter, x, torch.tensor([0]), Linf(radius), edge)
     assert result.robust_accuracy == result.curve([radius])[0][1] == Rate(0, 1)
+    assert float(result.gauge) <= Linf(radius).around(x).radius  # what rounding adds is no distance
 
 
 def test_a_bound_that_lets_nothing_be_changed_is_told() -> None:

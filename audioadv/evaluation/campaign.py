@@ -1,6 +1,7 @@
 """What the evaluations of classifiers and of recognisers share: the attacker's terms, who attacks what, and what each attack takes."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self, final
@@ -14,7 +15,7 @@ from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, stated
-from audioadv.errors import OptionError
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import Plan, planned
 from audioadv.evaluation.terms import Terms, agreed, refuse_memory
 from audioadv.models.access import Access
@@ -101,9 +102,67 @@ class Campaign:
         return [*first, *(Round(", ".join(filter(None, (name, way))), attack, adaptive, False) for name, attack in aware.items())]
 
     def strike(self, turn: Round, wanted: Objective, rows: Tensor, region: Region) -> Strike:
-        """This round's attack on some of the examples; `wanted` is its view, begun with all. Shapes: rows int64 [some]."""
+        """This round's attack on some of the examples; `wanted` is its view, begun with all. Shapes: rows int64 [some].
+
+        The attack gets a copy of the region: what it writes over there changes nothing of what its finds are measured by.
+        """
+        copy = region.rows(torch.arange(len(region.clean), device=region.clean.device))
         with at_rest(self.model):
-            result = worst_member(turn.attack, wanted.rows(rows), region)
+            result = worst_member(turn.attack, wanted.rows(rows), copy)
         asked = self.spent[int(turn.static)]
         asked[rows] += result.forwards
         return Strike(result, asked[rows])
+
+
+def in_parts(rows: Tensor, size: int, tell: Callable[[int, int], object] | None = None) -> Iterator[Tensor]:
+    """These rows, so many at a time; after each part, and once where there is none, `tell` learns how many are done, and of how many.
+
+    >>> [part.tolist() for part in in_parts(torch.arange(3), 2, print)]
+    2 3
+    3 3
+    [[0, 1], [2]]
+    """
+    count = len(rows)
+    for first in range(0, max(1, count), size):
+        if count:
+            yield rows[first : first + size]
+        if tell is not None:
+            tell(min(first + size, count), count)
+
+
+def keeping_its_word(name: str, attack: Attack) -> Attack:
+    """The attack of one's own, held to what it is to take and to give. Raises OptionError for one that takes more than
+    (objective, region), and, when it is called, UnusableBatch for what is no result of these examples.
+    """
+    try:
+        inspect.signature(attack).bind(None, None)
+    except TypeError as error:
+        raise OptionError(
+            f"attack {name!r} is called with (objective, region) alone: {error}. Fill in the rest with partial, for example "
+            "partial(attacks.affine, attacks.pgd) or partial(attacks.transfer, substitute=net)"
+        ) from None
+    except ValueError:  # written in C, say, and it does not tell
+        pass
+    return partial(held_to, name, attack)
+
+
+def held_to(name: str, attack: Attack, objective: Objective, region: Region, **options: Any) -> AttackResult:
+    """What the attack gives, once it is known to be a result of these examples. Raises UnusableBatch for what is none."""
+    result: object = attack(objective, region, **options)
+    count = len(region.clean)
+    if not isinstance(result, AttackResult):
+        wrong = f"something of type {type(result).__name__}"
+    elif result.adversarial.shape != region.clean.shape:
+        wrong = f"adversarial inputs of shape {list(result.adversarial.shape)}"
+    elif len(result.outcome) != count:
+        wrong = f"{len(result.outcome)} outcomes"
+    elif counts := [part for part in ("gauge", "steps", "forwards", "backwards") if getattr(result, part).shape != (count,)]:
+        wrong = f"{counts[0]} of shape {list(getattr(result, counts[0]).shape)}"
+    elif result.parameters is not None and not region.added and result.parameters.shape != region.start().shape:
+        wrong = f"parameters of shape {list(result.parameters.shape)}"
+    else:
+        return result
+    raise UnusableBatch(
+        f"attack {name!r} gives {wrong} for {count} inputs of shape {list(region.clean.shape)}. Return an AttackResult with a row for "
+        "each: Run keeps one, run.result(), as in the README's newcomer attack"
+    )

@@ -11,7 +11,7 @@ as it is.
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeGuard, final, overload
@@ -26,17 +26,17 @@ from audioadv.attacks.survivors import Attack
 from audioadv.defenses.statement import PLAIN, Statement
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
-from audioadv.evaluation.campaign import Campaign
-from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.campaign import Campaign, in_parts, keeping_its_word
+from audioadv.evaluation.rates import Rate, security_curve
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.titles import title
+from audioadv.models.abstention import decided
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
 from audioadv.threat.bounds import Bound, Box, as_box
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below
-from audioadv.threat.model import TOLERANCE
 from audioadv.threat.region import Region
 
 
@@ -117,8 +117,9 @@ class Evaluation:
         """The security curve: for each radius, how many are robust to changes up to it (and its rounding), by the smallest found.
 
         Of attacks within a fixed bound it tells little; evaluate with a `min` bound, and attacks that search for the smallest.
+        Raises OptionError for radii that are no numbers of at least 0.
         """
-        return [(radius, Rate(int((self.gauge > radius * (1 + TOLERANCE)).sum()), len(self.gauge))) for radius in radii]
+        return security_curve(self.gauge, radii)
 
     def lines(self) -> list[dict[str, Any]]:
         """One object for the clean inputs, one for each attack, one for their union: rates, intervals and cost.
@@ -153,7 +154,7 @@ class Evaluation:
 def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]", seed: int) -> dict[str, Attack]:
     """Attacks by name, seeded; callables as they come. Of those that share a name, the second is called "pgd 2".
 
-    Raises OptionError for none, for what is none, and for a name that nothing answers to.
+    Raises OptionError for none, for what is none, for one that needs more than (objective, region), and for a name that nothing answers to.
     """
     if not attacks or not (callable(attacks) or isinstance(attacks, Iterable)):
         raise OptionError(
@@ -163,7 +164,7 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
         for name, attack in attacks.items():
             if not callable(attack):
                 raise OptionError(f"attack {name!r}: {attack!r} is not callable. Give one, for example partial(attacks.pgd, steps=40)")
-        return dict(attacks)
+        return {name: keeping_its_word(str(name), attack) for name, attack in attacks.items()}
     found: dict[str, Attack] = {}
     times: Counter[str] = Counter()
     for given in [attacks] if isinstance(attacks, str) or callable(attacks) else attacks:
@@ -171,7 +172,7 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
             raise OptionError(f"attack {given!r}: unknown. Use one of {', '.join(ATTACKS)}")
         name = given if isinstance(given, str) else title(given)
         times[name] += 1
-        attack = partial(getattr(catalogue, given), seed=seed) if isinstance(given, str) else given
+        attack = partial(getattr(catalogue, given), seed=seed) if isinstance(given, str) else keeping_its_word(name, given)
         found[name if times[name] == 1 else f"{name} {times[name]}"] = attack
     return found
 
@@ -193,29 +194,28 @@ NO_ATTACKS = {
 ATTACKS = sorted(set(catalogue.__all__) - NO_ATTACKS)
 
 
-def batches(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """These rows, so many at a time."""
-    for first in range(0, len(rows), size):
-        yield rows[first : first + size]
-
-
 @torch.no_grad()
-def judged(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> Tensor:
-    """Whether the model gets each input right: not merely not beaten, but ahead, by however little. Shapes: -> bool [examples]."""
+def judged(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Whether the model gets each input right: not merely not beaten, but ahead, by however little; and whether its scores decide on
+    no class, since they are no numbers. A class that is ruled out, by a score of -inf, does no harm.
+
+    Shapes: -> bool [examples] each, on the CPU.
+    """
 
     def ahead(outputs: Tensor, labels: Tensor) -> Tensor:
         return Classify(labels, top=goal.top).reached(outputs).float()
 
-    wrong, rights = Below(ahead, 0.5, goal.labels.expand(len(inputs))), []
+    wrong, seen = Below(ahead, 0.5, goal.labels.expand(len(inputs))), [torch.zeros(2, 0, dtype=torch.bool)]
     with at_rest(judge.model):
-        for rows in batches(torch.arange(len(inputs)), batch):
+        for rows in in_parts(torch.arange(len(inputs)), batch):
             some = inputs[rows.to(inputs.device)]
             wanted = replace(judge, goal=wrong.rows(rows)).begun(some)
             outputs = wanted.outputs(some)
             missed = wanted.goal.reached(as_tensor(outputs)) if judge.expectation is None else wanted.decide(some)
-            finite = outputs.isfinite().flatten(1).all(1) if outputs.is_floating_point() else ~torch.zeros_like(missed)
-            rights.append(~missed & finite)
-    return torch.cat(rights) if rights else torch.zeros(0, dtype=torch.bool)
+            mute = decided(outputs) < 0
+            seen.append(torch.stack([~missed & ~mute, mute & outputs.is_floating_point()]).cpu())
+    correct, mute = torch.cat(seen, 1)
+    return correct, mute
 
 
 def are_texts(labels: object) -> TypeGuard[Sequence[str]]:
@@ -295,11 +295,11 @@ def evaluate(
     """Robust accuracy under a bound (or a threat model that has one), against the union of attacks.
 
     `attacks` is a name, several, a callable (objective, region) -> AttackResult, or a mapping from names to such. `goal` is
-    what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack,
-    how many examples are done and of how many. What counts is judged and measured once more on the inputs that came out, and
-    must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16. An example whose label
-    is not ahead of all others is wrong from the start, whatever lead the goal asks for; one that the bound lets nothing be changed of is
-    an UnusableBatch.
+    what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack, how many of
+    the examples that it tries are done, and how many it tries. What counts is judged and measured once more on the inputs that came out,
+    and must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16. An example whose
+    label is not ahead of all others is wrong from the start, whatever lead the goal asks for; so is one whose scores are not numbers, of
+    which it warns; one that the bound lets nothing be changed of is an UnusableBatch.
 
     For a recogniser, `labels` are what is said in each clip and `lengths` [examples] the clips' own, in samples: a clip falls where
     at least `errors` of its words are misheard, and the answer tells word errors too (`evaluation/speech.py`).
@@ -355,19 +355,25 @@ def evaluate(
     rounds = campaign.rounds(unaware, aware, to_its_end=not (bound.minimal or one_for_all))
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
-    correct, judge = judged(judge, goal, inputs, batch).cpu(), judge.begun(inputs)
+    (correct, mute), judge = judged(judge, goal, inputs, batch), judge.begun(inputs)
+    if mute.any():
+        warnings.warn(
+            f"the model's scores of {int(mute.sum())} of {len(inputs)} clean inputs are not finite. They count as wrong", stacklevel=2
+        )
     some = correct.nonzero()[:PEEK, 0]
     for sentence in disagreements(campaign.model, goal.rows(some), inputs[some.to(inputs.device)]):
         warnings.warn(sentence, stacklevel=2)
     gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
     adversarial, ends = inputs.clone(), [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
+    for row in mute.nonzero()[:, 0].tolist():
+        ends[row] = Outcome.NOT_FINITE
     trials: list[Trial] = []
     for turn in rounds:
         wanted = turn.view.begun(inputs)
         tried = correct.clone() if all_attacks_see_all or bound.minimal else correct & gauge.isinf()
         felled, sizes = torch.zeros_like(tried), torch.full_like(gauge, math.inf)
         cost = torch.zeros(2, len(inputs), dtype=torch.int64)
-        for rows in batches(tried.nonzero()[:, 0], batch):
+        for rows in in_parts(tried.nonzero()[:, 0], batch, progress and partial(progress, turn.name)):
             region = bound.around(inputs[rows.to(inputs.device)], box=box)
             result, asked = campaign.strike(turn, wanted, rows, region)
             if one_for_all and result.shared is None:
@@ -382,8 +388,6 @@ def evaluate(
             for row, hit, outcome in zip(rows.tolist(), good.tolist(), result.outcome, strict=True):
                 if hit or (ends[row] is Outcome.MISSED and outcome is Outcome.NOT_FINITE):
                     ends[row] = Outcome.REACHED if hit else outcome
-            if progress is not None:
-                progress(turn.name, int(rows[-1]) + 1, len(inputs))
         trials.append(Trial(turn.name, tried, felled, sizes, cost[0], cost[1], turn.static))
     return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
 

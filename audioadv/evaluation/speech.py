@@ -25,8 +25,8 @@ from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.defenses.statement import PLAIN, Statement
 from audioadv.errors import UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements
-from audioadv.evaluation.campaign import Campaign
-from audioadv.evaluation.rates import Rate
+from audioadv.evaluation.campaign import Campaign, in_parts
+from audioadv.evaluation.rates import Rate, security_curve
 from audioadv.evaluation.terms import refuse_senseless
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser, hears
@@ -34,7 +34,6 @@ from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Mistranscribe
-from audioadv.threat.model import TOLERANCE
 from audioadv.threat.region import Region
 from audioadv.threat.undetected import Undetected
 
@@ -119,9 +118,9 @@ class SpeechEvaluation:
         """The security curve: for each radius, how many clips no change up to it (and its rounding) fells, by the smallest found.
 
         Radii are the norm's: of `snr`, the length of the change itself. Evaluate with a `min` bound, and attacks that search for
-        the smallest.
+        the smallest. Raises OptionError for radii that are no numbers of at least 0.
         """
-        return [(radius, Rate(int((self.gauge > radius * (1 + TOLERANCE)).sum()), len(self.gauge))) for radius in radii]
+        return security_curve(self.gauge, radii)
 
     def lines(self) -> list[dict[str, Any]]:
         """One object for the clean clips, one for each attack, one for their union: word errors, rates, intervals and cost.
@@ -251,9 +250,7 @@ def evaluate_speech(
         wanted = turn.view.begun(waveforms)
         tried = so_far.gauge > 0 if all_attacks_see_all or bound.minimal else so_far.gauge.isinf()
         felled, own, cost = torch.zeros_like(tried), list(before), torch.zeros(2, len(before), dtype=torch.int64)
-        for rows in torch.split(tried.nonzero()[:, 0], batch):
-            if not len(rows):  # all have fallen: of nothing, split makes one part
-                break
+        for rows in in_parts(tried.nonzero()[:, 0], batch, progress and partial(progress, turn.name)):
             here = rows.to(waveforms.device)
             some = lengths[here]
             region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
@@ -266,8 +263,6 @@ def evaluate_speech(
                 samples = written[row, : int(some[row])]
                 found = judge.hears(samples, goal.references[i]) if inside[row] and not late[row] else None
                 own[i], felled[i] = so_far.note(i, found, float(sizes[row]), samples, result.outcome[row], nearest=bound.minimal)
-            if progress is not None:
-                progress(turn.name, int(rows[-1]) + 1, len(before))
         trials.append(SpeechTrial(turn.name, tried, felled, tuple(own), cost[0], cost[1], turn.static))
     texts = goal.references, before, tuple(so_far.heard)
     ends = tuple(so_far.ends), tuple(trials)
