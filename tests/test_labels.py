@@ -145,7 +145,7 @@ def test_labels_out_of_range_or_too_few() -> None:
         Misclassify(0, rivals=[1, 4]).loss(SCORES)
     Misclassify(0, rivals=[1, 3]).loss(SCORES)
     for one in (torch.zeros(2, 1), torch.zeros(2)):
-        with pytest.raises(UnusableBatch, match=r"of two or more.*torch.cat\(\[-z, z\], 1\) / 2"):
+        with pytest.raises(UnusableBatch, match=r"two at least.*torch.cat\(\[-z, z\], 1\) / 2"):
             Misclassify(0).reached(one)
     with pytest.raises(OptionError, match="top 4"):
         Classify(0, top=4).reached(SCORES)

@@ -115,13 +115,8 @@ def test_a_goal_of_a_confidence_of_ones_own_is_the_same_goal() -> None:
     goal = aa.Misclassify(LABELS, own)
     for claimed in (goal, aa.Misclassify(LABELS.clone(), own)):
         aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.01", claimed), PGD, goal=goal)
-    others = (
-        aa.Misclassify(LABELS),
-        aa.Misclassify(1 - LABELS, own),
-        aa.Misclassify(LABELS, own, by=1),
-        aa.Misclassify(LABELS, lambda *_: _),
-    )
-    for other in others:
+    others = aa.Misclassify(LABELS), aa.Misclassify(1 - LABELS, own), aa.Misclassify(LABELS, own, by=1)
+    for other in (*others, aa.Misclassify(LABELS, lambda *_: _)):
         with pytest.raises(OptionError, match="evaluate measures"):
             aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.01", other), PGD, goal=goal)
 

@@ -42,7 +42,9 @@ def rp2(
 
     Kept is the change that most views fell to, the latest of such: the result's `shared`, as one row of the region's parameters (None for
     no views). A patch's views are judged where their region has it; `region.redrawn` has it elsewhere. By its nature an example's outcome
-    depends on the others. Shapes: as in `region.clean`. Raises OptionError for a `min` bound, UnusableBatch for a palette of other channels.
+    depends on the others. Shapes: as in `region.clean`.
+
+    Raises OptionError for a `min` bound, UnusableBatch for a palette of other channels.
     """
     check_counts("rp2", steps=steps, batch=batch)
     check_sizes("rp2", step_size=step_size)

@@ -167,10 +167,8 @@ class OfLabels(Joins):
                 "transfer, moves_grid or kenansville"
             )
         if outputs.ndim != 2 or outputs.shape[1] < 2:
-            one = " One score of yes or no, z [batch, 1], is two: torch.cat([-z, z], 1) / 2" if outputs.shape[1:] in ((), (1,)) else ""
-            raise UnusableBatch(
-                f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes], of two or more.{one}"
-            )
+            cure = " One score of yes or no, z [batch, 1], is two: torch.cat([-z, z], 1) / 2" if outputs.shape[1:] in ((), (1,)) else ""
+            raise UnusableBatch(f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes], two at least.{cure}")
         if self.highest >= outputs.shape[1]:
             raise UnusableBatch(
                 f"label {self.highest}: the model knows {outputs.shape[1]} classes, 0 to {outputs.shape[1] - 1}. Check the labels"
@@ -278,9 +276,7 @@ class Misclassify(OfLabels):
         """
         scores, labels = self.scores(outputs)
         ranked = scores.detach().topk(min(count + 1, scores.shape[1]), 1)
-        others = (
-            (ranked.indices == labels[:, None]).int().argsort(dim=1, stable=True)[:, :-1]
-        )  # a label that is not among them leaves the last
+        others = (ranked.indices == labels[:, None]).int().argsort(dim=1, stable=True)[:, :-1]  # without the label, or else the last
         nearest, possible = ranked.indices.gather(1, others), ranked.values.gather(1, others) > -torch.inf
         nearest = torch.where(possible, nearest, nearest[:, :1])
         return [replace(self, rivals=nearest[:, k]) for k in range(max([1, *possible.sum(1).tolist()]))]
