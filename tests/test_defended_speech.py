@@ -99,6 +99,26 @@ def test_a_defense_is_attacked_twice(clips: tuple[Tensor, Tensor, list[str]]) ->
     assert (plain.static_after, plain.static_accuracy) == (None, None)
 
 
+class Deaf(nn.Module):
+    """Hears as ever, and lets no gradient through."""
+
+    statement = Statement("none")
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return wordy(waveforms, lengths)
+
+
+def test_who_attacks_what_has_no_gradient_behind_a_defense_only_asks(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, _ = clips
+    model = aa.defend(Recogniser(Deaf(), 16000), "bits:12")
+    said = model.transcribe(waveforms, lengths)
+    result = aa.evaluate(model, waveforms, said, "snr:3", "kenansville", lengths=lengths)
+    assert [trial.attack for trial in result.trials] == ["kenansville, static", "kenansville, no gradients"]
+    assert result.robust_accuracy.hits < len(said)
+    assert sum(int(trial.backwards.sum()) for trial in result.trials) == 0
+
+
 def test_who_knows_only_a_substitute_works_on_that(clips: tuple[Tensor, Tensor, list[str]]) -> None:
     waveforms, lengths, said = clips
     threat = aa.ThreatModel("linf:0.03", knowledge="transfer")

@@ -13,8 +13,9 @@ from audioadv import attacks
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
+from audioadv.defenses.preprocessing import defend
 from audioadv.defenses.statement import Statement
-from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
+from audioadv.errors import AccessDenied, AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation import Rate, evaluate
 from audioadv.evaluation.evaluate import ATTACKS
 from audioadv.threat.bounds import L1, L2, MIN, Linf
@@ -265,6 +266,48 @@ def test_progress_counts_those_that_are_tried() -> None:
     labels[6:] = 1 - labels[6:]  # the last are wrong from the start
     evaluate(net, x, labels, Linf(1), {"pgd": attacks.pgd, "fgsm": attacks.fgsm}, batch=4, progress=lambda *seen: told.append(seen))
     assert told == [("pgd", 4, 6), ("pgd", 6, 6), ("fgsm", 0, 0)]
+
+
+class Shut(nn.Module):
+    """A net that lets no gradient through."""
+
+    statement = Statement("none")
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.net(inputs)
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("channel", "bound", "way"),
+    [("depth:6", Linf(1), ""), ("gaussian:0.05", Linf(1), ", EOT 2"), ("gaussian:0.05", L1(30), ", EOT 2")],
+    ids=str,
+)
+def test_behind_a_defense_too_what_has_no_gradient_is_only_asked(channel: str, bound: Any, way: str) -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    model, labels = defend(Shut(net), channel), labels_of(net, x)
+    result = evaluate(model, x, labels, bound, "standard", draws=2, judge_draws=3, all_attacks_see_all=True)
+    assert [trial.attack for trial in result.trials] == ["gradient_free, static", f"gradient_free, no gradients{way}"]
+    assert result.backwards == 0
+    assert all(trial.felled.any() for trial in result.trials)
+
+
+def test_named_attacks_get_slopes_from_scores_unless_these_are_drawn() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    few = {"pgd": partial(attacks.pgd, steps=3), "square": partial(attacks.square, steps=3)}
+    result = evaluate(defend(Shut(net), "depth:6"), x, labels_of(net, x), Linf(0.001), few)
+    assert [trial.attack for trial in result.trials] == ["pgd, static", "square, static", "pgd, no gradients", "square, no gradients"]
+    assert result.backwards == 0
+    drawn = defend(Shut(net), "gaussian:0.01")
+    only = {"square": few["square"]}
+    assert len(evaluate(drawn, x, labels_of(net, x), Linf(0.001), only, draws=2, judge_draws=3).trials) == 2
+    with pytest.raises(AccessDenied, match=r"pgd, no gradients, EOT 2: .* drawn anew .*square"):
+        evaluate(drawn, x, labels_of(net, x), Linf(0.001), {"pgd": few["pgd"]}, draws=2, judge_draws=3)
 
 
 def test_attacks_that_share_a_name_are_numbered() -> None:

@@ -4,10 +4,12 @@ statement         what an attacker does who knows it
 backward: BPDA    nothing more: slopes are the stand-in's already
 backward: none    asks only: Square on scores, HopSkipJump on decisions; what else is wanted, on slopes estimated from scores
 random            averages over draws (EOT): of the defense's channel by keys of his own, where he sees the model; else over looks
+  and none        the same, and asks only: no slopes are to be had of draws, and attacks that want some raise AccessDenied
 detects           wants to pass unseen as well: the goal & model.undetected()
 
-The static attacker knows nothing of this: he attacks the undefended model, looks once, and does not mind being seen. What he finds
-is judged on the defended one all the same. So is all else: on draws of the defender's own, by the half of them.
+The static attacker knows nothing of this: he attacks the undefended model (by asking only, where that has no slopes), looks once, and
+does not mind being seen. What he finds is judged on the defended one all the same. So is all else: on draws of the defender's own, by
+the half of them.
 
 Sources: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security"; Carlini et al. 2019, "On evaluating
 adversarial robustness", section 2.5.
@@ -89,16 +91,19 @@ def planned(
     statement, access = stated(model), granted(model)
     victim = undefended(model) if static is None else static
     knowing = goal if not statement.detects else unseen_too(model, goal)
-    adaptive = judge = objective(model, knowing, lengths)
+    adaptive, judge = seen(model, knowing, lengths, seed), objective(model, knowing, lengths)
     if statement.random:
         adaptive = averaged(model, knowing, lengths, draws, seed)
-        over = Expectation(NOTHING, draws=judge_draws, rate=HALF, hard=0, seed=seed)
-        judge = objective(model, knowing, lengths, over)
-    elif statement.backward == "none" and access is not Access.DECISIONS:
-        adaptive = replace(adaptive, slopes=nes(seed=seed))
+        judge = replace(judge, expectation=Expectation(NOTHING, draws=judge_draws, rate=HALF, hard=0, seed=seed))
     unaware = victim is not model or statement.random or statement.detects
-    plain = objective(granting(victim, access) if static is None else victim, goal, lengths) if unaware else None
+    plain = seen(granting(victim, access) if static is None else victim, goal, lengths, seed) if unaware else None
     return Plan(adaptive, plain, judge, in_words(statement, draws))
+
+
+def seen(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, seed: int) -> Objective:
+    """The goal at one look; slopes are estimated from scores, where the model states that it has none. Shapes: lengths [batch]."""
+    blind = stated(model).backward == "none" and granted(model) is not Access.DECISIONS
+    return objective(model, goal, lengths, slopes=nes(seed=seed) if blind else None)
 
 
 def in_words(statement: Statement, draws: int) -> str:
@@ -136,12 +141,15 @@ def averaged(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, draw
 
 def gradient_free(objective: Objective, region: Region, *, steps: int = 5000, seed: int = 0) -> AttackResult:
     """What is left without slopes: `steps` queries of Square in Linf and L2, PGD on estimated slopes elsewhere; HopSkipJump where
-    there are decisions only, or the smallest change is sought. Shapes: as in `region.clean`.
+    there are decisions only, or the smallest change is sought, and where draws differ too much to estimate slopes from. Shapes: as in
+    `region.clean`.
     """
     if granted(objective.model) is Access.DECISIONS or bool(region.radius.isinf().any()):
         return hop_skip_jump(objective, region, seed=seed)
     if region.added and isinstance(region.norm, LinfNorm | L2Norm):
         return square(objective, region, steps=steps, seed=seed)
+    if objective.expectation is not None:
+        return hop_skip_jump(objective, region, seed=seed)
     return pgd(replace(objective, slopes=nes(seed=seed)), region, seed=seed)
 
 

@@ -15,7 +15,7 @@ from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, stated
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import Plan, planned
 from audioadv.evaluation.terms import Terms, agreed, refuse_memory
 from audioadv.models.access import Access
@@ -93,7 +93,7 @@ class Campaign:
         With `to_its_end`, PGD that goes on past its goal is one of the first, where the model that it attacks has gradients.
         """
         there, adaptive = self.plan.static, self.plan.adaptive
-        if to_its_end and there is not None and there.granted is Access.GRADIENTS:
+        if to_its_end and there is not None and there.granted is Access.GRADIENTS and there.slopes is None:
             unaware = {**unaware, TO_THE_END: partial(to_the_end, seed=self.seed)}
         first = [Round(f"{name}, static", attack, there, True) for name, attack in unaware.items() if there is not None]
         if there is not None and self.terms.knowledge != "adaptive":
@@ -104,11 +104,20 @@ class Campaign:
     def strike(self, turn: Round, wanted: Objective, rows: Tensor, region: Region) -> Strike:
         """This round's attack on some of the examples; `wanted` is its view, begun with all. Shapes: rows int64 [some].
 
-        The attack gets a copy of the region: what it writes over there changes nothing of what its finds are measured by.
+        The attack gets a copy of the region: what it writes over there changes nothing of what its finds are measured by. Raises
+        AccessDenied for one that wants slopes, where there are none and draws differ too much to estimate them.
         """
         copy = region.rows(torch.arange(len(region.clean), device=region.clean.device))
-        with at_rest(self.model):
-            result = worst_member(turn.attack, wanted.rows(rows), copy)
+        try:
+            with at_rest(self.model):
+                result = worst_member(turn.attack, wanted.rows(rows), copy)
+        except AccessDenied as error:
+            if wanted.expectation is None or self.statement.backward != "none":
+                raise
+            raise AccessDenied(
+                f"{turn.name}: {error}. Of answers that are drawn anew no slopes are estimated either: use one that only asks (square, "
+                "genetic, boundary, hop_skip_jump, for a classifier 'standard')"
+            ) from None
         asked = self.spent[int(turn.static)]
         asked[rows] += result.forwards
         return Strike(result, asked[rows])

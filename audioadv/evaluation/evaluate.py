@@ -23,7 +23,7 @@ from audioadv import attacks as catalogue
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
-from audioadv.defenses.statement import PLAIN, Statement
+from audioadv.defenses.statement import PLAIN, Statement, stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
 from audioadv.evaluation.campaign import Campaign, in_parts, keeping_its_word
@@ -350,8 +350,11 @@ def evaluate(
     bound, statement, judge = campaign.terms.bound, campaign.statement, campaign.plan.judge
     unaware = aware = named_attacks(attacks, seed)
     one_for_all = getattr(bound.around(inputs, box=box).map, "shared", False)  # which checks the inputs, before any work
-    if statement.backward == "none" and attacks == "standard":
-        aware = {"gradient_free": partial(gradient_free, seed=seed)}
+    asking: dict[str, Attack] = {"gradient_free": partial(gradient_free, seed=seed)}
+    if attacks == "standard" and statement.backward == "none":
+        aware = asking
+    if attacks == "standard" and campaign.plan.static is not None and stated(campaign.plan.static.model).backward == "none":
+        unaware = asking
     rounds = campaign.rounds(unaware, aware, to_its_end=not (bound.minimal or one_for_all))
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
