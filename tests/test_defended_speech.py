@@ -186,6 +186,8 @@ def test_clips_that_are_none_and_lengths_that_are_no_tensor(clips: tuple[Tensor,
         aa.evaluate(MODEL, waveforms, said, aa.Linf(0.01), PGD, lengths=lengths.tolist())  # type: ignore[call-overload]
     with pytest.raises(UnusableBatch, match="no clips"):
         aa.evaluate(MODEL, waveforms[:0], [], aa.Linf(0.01), PGD, lengths=lengths[:0])
+    with pytest.raises(UnusableBatch, match=r"lengths of type NoneType: .*read_audio"):
+        aa.evaluate(MODEL, waveforms, said, aa.Linf(0.01), PGD)
 
 
 def test_what_remembers_is_played_with(clips: tuple[Tensor, Tensor, list[str]]) -> None:

@@ -13,7 +13,7 @@ import audioadv as aa
 from audioadv import attacks
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.audio.files import FULL_SCALE
+from audioadv.audio.files import FULL_SCALE, Clip, round16
 from audioadv.audio.ragged import pad
 from audioadv.errors import AccessDenied, InputError, OptionError, UnusableBatch
 from audioadv.evaluation.sounds import fsdd
@@ -177,6 +177,45 @@ def test_options_that_a_recogniser_has_no_use_for_are_refused(clips: tuple[Tenso
 def test_a_recogniser_is_asked_for_texts(clips: tuple[Tensor, Tensor, list[str]]) -> None:
     with pytest.raises(UnusableBatch, match="what is said"):
         aa.evaluate(MODEL, clips[0], torch.zeros(6).long(), aa.Linf(0.01), PGD, lengths=clips[1])  # type: ignore[call-overload]
+
+
+def test_clips_are_evaluated_as_they_are_read(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    read = [Clip(str(n), round16(row[:n]), 16000) for row, n in zip(waveforms, lengths.tolist(), strict=True)]
+    padded = aa.evaluate(MODEL, round16(waveforms), said, aa.Linf(0.003), PGD, lengths=lengths)
+    assert str(aa.evaluate(MODEL, read, said, aa.Linf(0.003), PGD)) == str(padded)
+    wrong: list[tuple[object, dict[str, object], type[Exception], str]] = [
+        ([], {}, UnusableBatch, "no clips"),
+        (list(waveforms), {}, UnusableBatch, "clip of type Tensor: give read_audio"),
+        ([replace(clip, sample_rate=8000) for clip in read], {}, UnusableBatch, r"8000 Hz.*clip\.at\(16000\)"),
+        (read[:3], {}, UnusableBatch, "6 texts for 3 clips"),
+        (read, {"lengths": lengths}, OptionError, "lengths: of no use for clips"),
+        (read[0], {}, UnusableBatch, "inputs of type Clip: give clips, read_audio"),
+    ]
+    for inputs, options, error, match in wrong:
+        with pytest.raises(error, match=match):
+            aa.evaluate(MODEL, inputs, said, aa.Linf(0.003), PGD, **options)  # type: ignore[call-overload]
+    with pytest.raises(UnusableBatch, match=r"inputs of type list: give a tensor.*torch\.stack"):
+        aa.evaluate(torch.nn.Flatten(), read, [0] * 6, aa.Linf(0.003), "pgd")  # type: ignore[call-overload]
+
+
+def test_progress_counts_the_clips_that_are_tried(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+    told = list[tuple[str, int, int]]()
+    said, ways = [*said[:5], "not what is said here at all"], {"pgd": PGD["pgd"], "again": PGD["pgd"]}
+    aa.evaluate(MODEL, waveforms, said, aa.Linf(0.05), ways, lengths=lengths, batch=3, progress=lambda *seen: told.append(seen))
+    assert told == [("pgd", 3, 5), ("pgd", 5, 5), ("again", 0, 0)]
+
+
+def test_a_region_written_over_changes_nothing_of_what_is_heard_to_fit(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    waveforms, lengths, said = clips
+
+    def widening(wanted: Objective, region: Region) -> AttackResult:
+        region.radius.fill_(0.05)
+        return PGD["pgd"](wanted, region)
+
+    result = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.0005), widening, lengths=lengths)  # type: ignore[call-overload]
+    assert result.robust.all()
 
 
 def test_a_bound_that_lets_nothing_be_changed_is_told(clips: tuple[Tensor, Tensor, list[str]]) -> None:

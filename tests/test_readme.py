@@ -14,6 +14,7 @@ from torch import nn
 import audioadv as aa
 from audioadv import training
 from audioadv.attacks.objective import objective
+from audioadv.audio.files import Clip, round16
 from audioadv.audio.ragged import pad
 from audioadv.evaluation import games
 from audioadv.threat.bounds import L2, Linf
@@ -35,9 +36,9 @@ def pictures(count: int = 8, side: int = 8, classes: int = 3) -> Scope:
 
 def spoken() -> Scope:
     generator = torch.Generator().manual_seed(0)
-    waveforms, lengths = pad([0.1 * torch.randn(n, generator=generator) for n in (1600, 2240)])
+    clips = [Clip(str(n), round16(0.1 * torch.randn(n, generator=generator)), 16000) for n in (1600, 2240)]
     model = recognisers.linear()
-    return {"model": model, "waveforms": waveforms, "lengths": lengths, "texts": model.transcribe(waveforms, lengths)}
+    return {"model": model, "clips": clips, "texts": model.transcribe(*pad([clip.samples for clip in clips]))}
 
 
 def to_learn() -> Scope:

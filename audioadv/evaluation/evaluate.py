@@ -23,12 +23,13 @@ from audioadv import attacks as catalogue
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
+from audioadv.audio.files import Clip
 from audioadv.defenses.statement import PLAIN, Statement, stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
 from audioadv.evaluation.campaign import Campaign, in_parts, keeping_its_word
 from audioadv.evaluation.rates import Rate, security_curve
-from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech
+from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech, in_one_batch
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.titles import title
 from audioadv.models.abstention import decided
@@ -236,12 +237,12 @@ def as_goal(goal: object, labels: Tensor) -> Misclassify:
 @overload
 def evaluate(
     model: Recogniser,
-    inputs: Tensor,
+    inputs: Tensor | Sequence[Clip],
     labels: Sequence[str],
     threat: Threat | Bound | str,
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
-    lengths: Tensor,
+    lengths: Tensor | None = None,
     errors: float = 0.5,
     batch: int | None = None,
     all_attacks_see_all: bool = False,
@@ -275,7 +276,7 @@ def evaluate(
 
 def evaluate(
     model: Callable[..., Any],
-    inputs: Tensor,
+    inputs: Tensor | Sequence[Clip],
     labels: Tensor | Sequence[str],
     threat: Threat | Bound | str,
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
@@ -301,8 +302,9 @@ def evaluate(
     label is not ahead of all others is wrong from the start, whatever lead the goal asks for; so is one whose scores are not numbers, of
     which it warns; one that the bound lets nothing be changed of is an UnusableBatch.
 
-    For a recogniser, `labels` are what is said in each clip and `lengths` [examples] the clips' own, in samples: a clip falls where
-    at least `errors` of its words are misheard, and the answer tells word errors too (`evaluation/speech.py`).
+    For a recogniser, `inputs` are clips, as of read_audio, and `labels` what is said in each: a clip falls where at least `errors` of
+    its words are misheard, and the answer tells word errors too (`evaluation/speech.py`). Clips that are padded into one tensor already
+    come with their own `lengths` [examples], in samples.
 
     What the model states of itself picks the attack (`adaptive.py`); where it is a defense, every attack is first tried by someone
     who does not know that, on the undefended model (or on `static`), and PGD to its last step as well: what just fools one model
@@ -323,21 +325,21 @@ def evaluate(
     """
     if not callable(model):
         raise UnknownModel(f"model {model!r:.60}: not a model. Give one that can be called, for example load_classifier('mnist')")
-    if not isinstance(inputs, Tensor):
-        raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example torch.as_tensor(inputs)")
     if batch is not None and (type(batch) is not int or batch < 1):
         raise OptionError(f"batch {batch!r}: give how many are attacked at once, a whole number of at least 1")
     how: dict[str, Any] = {"static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed}
     if hears(model):
-        if not are_texts(labels) or lengths is None:
-            raise UnusableBatch("a Recogniser is asked for texts: give what is said in each clip for labels, and lengths=, in samples")
-        if not isinstance(lengths, Tensor):
-            raise UnusableBatch(f"lengths of type {type(lengths).__name__}: give a tensor, for example torch.as_tensor(lengths)")
+        if not are_texts(labels):
+            raise UnusableBatch("a Recogniser is asked for texts: give what is said in each clip for labels")
+        waveforms, lengths = in_one_batch(model, inputs, lengths, labels)
         refuse_ignored({"goal": goal is not None, "box": box != (0.0, 1.0)}, "a recogniser, whose words are counted (errors=)")
         counted: dict[str, Any] = {"errors": errors, "batch": 16 if batch is None else batch, "all_attacks_see_all": all_attacks_see_all}
-        return evaluate_speech(model, inputs, lengths, labels, threat, named_attacks(attacks, seed), **counted, **how, progress=progress)
+        return evaluate_speech(model, waveforms, lengths, labels, threat, named_attacks(attacks, seed), **counted, **how, progress=progress)
     if are_texts(labels) and len(labels):
-        raise UnusableBatch("labels that are texts are for a Recogniser, with the clips' lengths. Give those, or labels as a tensor")
+        raise UnusableBatch("labels that are texts are for a Recogniser. Give one, or labels as a tensor")
+    if not isinstance(inputs, Tensor):
+        cure = "torch.as_tensor(inputs), or of clips that are as long torch.stack([clip.samples for clip in inputs])"
+        raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example {cure}")
     numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels
     labels = as_labels(numbers)
     refuse_ignored({"lengths": lengths is not None, "errors": errors != 0.5}, "a classifier, which is asked about whole inputs")

@@ -18,16 +18,18 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
+from audioadv.attacks.craft import check_clips
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import BOX, FULL_SCALE, round16
+from audioadv.audio.ragged import pad
 from audioadv.defenses.statement import PLAIN, Statement
 from audioadv.errors import UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements
 from audioadv.evaluation.campaign import Campaign, in_parts
 from audioadv.evaluation.rates import Rate, security_curve
-from audioadv.evaluation.terms import refuse_senseless
+from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.threat.bounds import Bound
@@ -197,6 +199,24 @@ def disagreed(model: Recogniser, goal: Mistranscribe, waveforms: Tensor, lengths
     if not len(some):
         return []
     return disagreements(model, goal.rows(rows[:PEEK]), waveforms[some, : int(lengths[some].max())], lengths[some])
+
+
+def in_one_batch(model: Recogniser, inputs: object, lengths: object, references: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Clips, or waveforms [clips, time] with their lengths [clips], as the latter. Raises UnusableBatch for what is neither, and for
+    clips at another rate than the model's."""
+    if isinstance(inputs, Tensor):
+        if not isinstance(lengths, Tensor):
+            wish = "Give lengths=, the clips' own in samples (torch.as_tensor(lengths)), or clips: read_audio(paths)"
+            raise UnusableBatch(f"lengths of type {type(lengths).__name__}: waveforms in one tensor are padded. {wish}")
+        return inputs, lengths
+    if not isinstance(inputs, list | tuple):
+        wish = f"clips, read_audio(paths, {model.sample_rate}), or waveforms in one tensor, with lengths="
+        raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give {wish}")
+    refuse_ignored({"lengths": lengths is not None}, "clips, which have their own")
+    if not inputs:
+        raise UnusableBatch("no clips, and of none there are no word errors: give some")
+    check_clips(model, inputs, Mistranscribe(references))
+    return pad([clip.samples.to(model.device) for clip in inputs])
 
 
 def evaluate_speech(
