@@ -214,7 +214,8 @@ def test_a_region_written_over_changes_nothing_of_what_is_heard_to_fit(clips: tu
         region.radius.fill_(0.05)
         return PGD["pgd"](wanted, region)
 
-    result = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.0005), widening, lengths=lengths)  # type: ignore[call-overload]
+    threat = aa.ThreatModel("linf:0.0005", queries=1000)  # else what is asked to do worse gets a copy anyway
+    result = aa.evaluate(MODEL, waveforms, said, threat, widening, lengths=lengths)
     assert result.robust.all()
 
 

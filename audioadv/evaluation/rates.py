@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
@@ -61,12 +61,14 @@ def checked_radii(radii: Sequence[float]) -> list[float]:
     >>> checked_radii([0, 0.5])
     [0, 0.5]
     """
-    if isinstance(radii, str) or not isinstance(radii, Iterable) or (isinstance(radii, Tensor) and not radii.ndim):
-        raise OptionError(f"radii {radii!r}: a curve has several. Give numbers of at least 0, for example [0, 0.1, 0.2]")
-    for radius in (given := list(radii)):
+    given: Any = radii
+    if not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        raise OptionError(f"radii {given!r}: a curve has several. Give numbers of at least 0, for example [0, 0.1, 0.2]")
+    checked = list(given)
+    for radius in checked:
         if not (hasattr(radius, "__float__") and float(radius) >= 0):
             raise OptionError(f"radius {radius!r}: give numbers of at least 0")
-    return given
+    return checked
 
 
 def security_curve(gauge: Tensor, radii: Sequence[float]) -> list[tuple[float, Rate]]:

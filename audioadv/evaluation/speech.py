@@ -203,7 +203,7 @@ def disagreed(model: Recogniser, goal: Mistranscribe, waveforms: Tensor, lengths
 
 def in_one_batch(model: Recogniser, inputs: object, lengths: object, references: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Clips, or waveforms [clips, time] with their lengths [clips], as the latter. Raises UnusableBatch for what is neither, and for
-    clips at another rate than the model's."""
+    clips at another rate than the model's; OptionError for lengths beside clips."""
     if isinstance(inputs, Tensor):
         if not isinstance(lengths, Tensor):
             wish = "Give lengths=, the clips' own in samples (torch.as_tensor(lengths)), or clips: read_audio(paths)"
