@@ -23,7 +23,6 @@ from audioadv.attacks.catalogue import EVALUATING, evaluating
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
-from audioadv.evaluation.evaluate import ATTACKS
 from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L0, L1, L2, MIN, Bound, Linf
@@ -168,7 +167,7 @@ def test_no_attack_is_left_out() -> None:
         assert name in (Path(__file__).parent / file).read_text()
 
 
-@pytest.mark.parametrize("name", sorted({*ATTACKS, "qin", "transfer"}))
+@pytest.mark.parametrize("name", sorted({*EVALUATING, "qin", "transfer"}))
 def test_every_optimiser_is_called_alike(name: str) -> None:
     """(objective, region, *, seed, progress), and all that is its own has a default: transfer's substitute apart."""
     taken = signature(getattr(attacks, name)).parameters.values()
@@ -178,8 +177,7 @@ def test_every_optimiser_is_called_alike(name: str) -> None:
     assert [name for name, default in own.items() if default is Parameter.empty] == (["substitute"] if name == "transfer" else [])
 
 
-def test_the_catalogue_says_what_evaluate_takes_and_what_needs_a_radius() -> None:
-    assert [*EVALUATING] == [*ATTACKS]
+def test_the_catalogue_says_what_needs_a_radius() -> None:
     net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
     for name in {*EVALUATING} - {"moves_grid", "worst_of"}:  # of moves, which have no smallest bound
         if evaluating(name).fixed:
@@ -191,7 +189,7 @@ def test_the_catalogue_says_what_evaluate_takes_and_what_needs_a_radius() -> Non
             assert not evaluating(name.partition(" ")[0]).fixed, name
 
 
-@pytest.mark.parametrize("name", sorted({*ATTACKS, "qin"}))
+@pytest.mark.parametrize("name", sorted({*EVALUATING, "qin"}))
 def test_what_steps_are_measured_in_is_said_and_a_seed_that_changes_nothing_too(name: str) -> None:
     what = getattr(attacks, name)
     said = " ".join((what.__doc__ or "").split())
@@ -206,7 +204,7 @@ def test_what_steps_are_measured_in_is_said_and_a_seed_that_changes_nothing_too(
 def test_what_is_exported_besides_the_optimisers() -> None:
     made_of_another = {"worst_member", "affine", "worsen"}
     slopes_and_others = {"bandits", "coordinates", "nes", "spsa", "everywhere", "Expectation", "Look"}
-    assert {*attacks.__all__} - {*ATTACKS} == {"qin", "transfer"} | made_of_another | slopes_and_others
+    assert {*attacks.__all__} - {*EVALUATING} == {"qin", "transfer"} | made_of_another | slopes_and_others
 
 
 def test_to_the_end_tells_of_every_step_and_ends_when_told() -> None:

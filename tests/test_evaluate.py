@@ -10,6 +10,7 @@ from nets import inputs_for, labels_of, linear, small
 from torch import Tensor, nn
 
 from audioadv import attacks
+from audioadv.attacks.catalogue import EVALUATING
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
@@ -17,7 +18,6 @@ from audioadv.defenses.preprocessing import defend
 from audioadv.defenses.statement import Statement
 from audioadv.errors import AccessDenied, AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation import Rate, evaluate
-from audioadv.evaluation.evaluate import ATTACKS
 from audioadv.threat.bounds import L1, L2, MIN, Linf
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.model import ThreatModel
@@ -143,7 +143,7 @@ def test_cost_is_what_is_counted_from_outside() -> None:
     assert clean["interval"] == Rate(20, 20).interval
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", EVALUATING)
 def test_every_attack_goes_by_its_name(name: str) -> None:
     """Within a bound that it is made for; one example, at its goal from the first look on where that is a matter of distance."""
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 1, (0, 1))

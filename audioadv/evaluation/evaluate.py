@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeGuard, final, overload
 import torch
 from torch import Tensor
 
-from audioadv import attacks as catalogue
+from audioadv.attacks.catalogue import evaluating
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
@@ -169,30 +169,11 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
     found: dict[str, Attack] = {}
     times: Counter[str] = Counter()
     for given in [attacks] if isinstance(attacks, str) or callable(attacks) else attacks:
-        if not callable(given) and given not in ATTACKS:
-            raise OptionError(f"attack {given!r}: unknown. Use one of {', '.join(ATTACKS)}")
-        name = given if isinstance(given, str) else title(given)
+        name = title(given) if callable(given) else str(given)
         times[name] += 1
-        attack = partial(getattr(catalogue, given), seed=seed) if isinstance(given, str) else keeping_its_word(name, given)
+        attack = keeping_its_word(name, given) if callable(given) else partial(evaluating(given).run, seed=seed)
         found[name if times[name] == 1 else f"{name} {times[name]}"] = attack
     return found
-
-
-NO_ATTACKS = {
-    "nes",
-    "spsa",
-    "bandits",
-    "coordinates",
-    "transfer",
-    "worst_member",
-    "worsen",
-    "everywhere",
-    "qin",
-    "affine",
-    "Expectation",
-    "Look",
-}
-ATTACKS = sorted(set(catalogue.__all__) - NO_ATTACKS)
 
 
 @torch.no_grad()
