@@ -1,8 +1,12 @@
 """Channels: the same draws in any company, the closed forms of each, the stated backward, and specs that read back."""
 
+import io
 import math
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -585,3 +589,16 @@ def test_the_lowest_rates_that_are_offered_can_be_had(clips: list[Tensor]) -> No
     assert "no common measure" in str(parse_channel("codec:mulaw@63.992k").unfit(16000, 16000))
     with pytest.raises(aa.errors.UnusableBatch, match="no common measure"):
         parse_channel("codec:mulaw@63.992k").draw([Key(0, 0, 0)], 16000)
+
+
+def test_ctrl_c_while_a_codec_is_at_work_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libsndfile writes through Python callbacks, in which a KeyboardInterrupt would be lost."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, content: Any) -> int:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().write(content)
+
+    monkeypatch.setattr("audioadv.audio.codecs.io.BytesIO", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        through_codec(torch.zeros(16000), 16000, "mulaw", 64)

@@ -1,11 +1,15 @@
 """Sets of rooms: split by room, aligned, refused where they could not be played, and each role kept to its use."""
 
+import io
 import json
 import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +19,9 @@ from click.testing import CliRunner, Result
 
 import audioadv as aa
 from audioadv.audio.rooms import decay_seconds, measured_rooms, simulate_positions, simulate_room
-from audioadv.audio.roomsets import DEFAULT, Role, Space, aligned, read_rooms
+from audioadv.audio.roomsets import DEFAULT, Role, Space, aligned, read_rooms, write_rooms
 from audioadv.cli import main
+from audioadv.errors import UnusableResponse
 from audioadv.threat.channels import Key, Room, parse_channel
 from audioadv.threat.channels.room import SIZES, draw_response, resized
 
@@ -275,3 +280,48 @@ def test_a_measured_room_plays() -> None:
     heard, _ = Room(made).draw([Key(0, 0, 0)], rate)(torch.randn(1, 2 * taps, generator=torch.Generator().manual_seed(0)), None)
     assert heard.isfinite().all()
     assert 0.02 < made.spaces[0].rt60_seconds < 3
+
+
+SMALL = ("--craft", "1", "--check", "1", "--judge", "1", "--positions", "1", "--rt60", "0.1..0.2")
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_ctrl_c_while_a_response_is_encoded_ends_the_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """libsndfile writes through Python callbacks, in which a KeyboardInterrupt would be lost, and with it a part of the file."""
+    written = []
+
+    class Interrupted(io.BytesIO):
+        def write(self, content: Any) -> int:
+            written.append(len(content))
+            if len(written) == count:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().write(content)
+
+    monkeypatch.setattr("audioadv.audio.roomsets.io.BytesIO", Interrupted)
+    result = run("rooms", str(tmp_path / "set"), *SMALL)
+    assert result.exit_code == 130
+    assert not (tmp_path / "set" / "rooms.json").exists()
+
+
+def test_a_set_that_came_first_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def beaten(stage: Path, *others: Any) -> None:
+        write_rooms(stage, *others)
+        (tmp_path / "rooms.json").write_text("another's")
+
+    monkeypatch.setattr(sys.modules["audioadv.cli.rooms"], "write_rooms", beaten)
+    result = run("rooms", str(tmp_path), *SMALL)
+    assert result.exit_code == 2
+    assert "there is a set of rooms already" in result.stderr
+    assert (tmp_path / "rooms.json").read_text() == "another's"
+    assert not [*tmp_path.rglob("*.flac")]
+
+
+def test_a_damaged_response_is_named(made: Path, tmp_path: Path) -> None:
+    """A header that states no length, as an encoder leaves it that did not come to its end."""
+    shutil.copytree(made, tmp_path / "set")
+    file = next((tmp_path / "set" / "judge").iterdir())
+    content = bytearray(file.read_bytes())
+    content[21:26] = bytes([content[21] & 0xF0, 0, 0, 0, 0])  # 36 bits of STREAMINFO
+    file.write_bytes(content)
+    with pytest.raises(UnusableResponse, match=rf"{file.name}: a response that cannot be read \(.+\). Give WAV or FLAC"):
+        read_rooms(tmp_path / "set")

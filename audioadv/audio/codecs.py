@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
 
+from audioadv.audio.apart import apart
 from audioadv.errors import BrokenInstallation, OptionError
 
 FORMS: Final = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS"), "vorbis": ("OGG", "VORBIS"), "mulaw": ("WAV", "ULAW")}
@@ -79,10 +81,16 @@ def through_codec(samples: Tensor, sample_rate: int, name: str, kilobits: float)
     form, subtype = FORMS[name]
     level = {} if name == "mulaw" else {"compression_level": compression(name, kilobits, sample_rate)}
     mode = {"bitrate_mode": "CONSTANT"} if name == "mp3" else {}
-    content, sound = io.BytesIO(), samples.detach().cpu().clamp(-1, 1).numpy()
-    soundfile.write(content, sound, sample_rate, format=form, subtype=subtype, **level, **mode)
-    content.seek(0)
-    decoded, _ = soundfile.read(content, dtype="float32")
+    sound = samples.detach().cpu().clamp(-1, 1).numpy()
+
+    def there_and_back() -> npt.NDArray[np.float32]:
+        content = io.BytesIO()
+        soundfile.write(content, sound, sample_rate, format=form, subtype=subtype, **level, **mode)
+        content.seek(0)
+        decoded: npt.NDArray[np.float32] = soundfile.read(content, dtype="float32")[0]
+        return decoded
+
+    decoded = apart(there_and_back)
     late = MP3_DELAY if name == "mp3" and len(decoded) > len(sound) else 0
     back = np.zeros(len(sound), np.float32)
     kept = decoded[late : late + len(sound)]

@@ -14,15 +14,17 @@ import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
 
+from audioadv.audio.apart import apart
 from audioadv.audio.files import for_libsndfile
 from audioadv.errors import UnusableResponse, WrongRole
 
@@ -139,12 +141,12 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
 
 
 def read_responses(path: Path) -> tuple[Tensor, int]:
-    """All channels of a file of responses, and its rate in Hz. Shapes: -> [channels, taps]."""
+    """All channels of a file of responses, and its rate in Hz. Shapes: -> [channels, taps]. Raises UnusableResponse."""
     try:
         with path.open("rb") as file:  # not by its name, which may be no text
             samples, rate = soundfile.read(for_libsndfile(file), dtype="float32", always_2d=True, closefd=False)
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "error_string", error)
+    except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:  # a damaged header may state any number of samples
+        reason = getattr(error, "strerror", None) or getattr(error, "error_string", str(error) or "no memory for what its header states")
         raise UnusableResponse(f"{path}: a response that cannot be read ({str(reason).rstrip('.')}). Give WAV or FLAC files") from error
     if not len(samples):
         raise UnusableResponse(f"{path}: a response of zero taps. Measure or export it again")
@@ -159,9 +161,8 @@ def write_rooms(folder: Path, rooms: RoomSet, made: dict[str, Any]) -> None:
     for space in rooms.spaces:
         (folder / space.role).mkdir(parents=True, exist_ok=True)
         samples = space.responses / space.responses.abs().amax(1, keepdim=True) * 0.999
-        grid, content = np.round(samples.T.numpy() * 32768).astype(np.int16), io.BytesIO()
-        soundfile.write(content, grid, rooms.sample_rate, format="FLAC", subtype="PCM_16")
-        (folder / space.role / f"{space.name}.flac").write_bytes(content.getvalue())
+        grid = np.round(samples.T.numpy() * 32768).astype(np.int16)
+        (folder / space.role / f"{space.name}.flac").write_bytes(apart(partial(as_flac, grid, rooms.sample_rate)))
     entries = [
         {"name": space.name, "role": str(space.role), "rt60_seconds": round(space.rt60_seconds, 3)}
         | ({} if space.aimed_seconds is None else {"rt60_aimed_seconds": round(space.aimed_seconds, 3)})
@@ -171,3 +172,10 @@ def write_rooms(folder: Path, rooms: RoomSet, made: dict[str, Any]) -> None:
     lines = ",\n".join("    " + json.dumps(entry) for entry in entries)
     head = json.dumps({"sample_rate": rooms.sample_rate, **made})[1:-1]
     (folder / "rooms.json").write_text(f'{{\n  {head},\n  "rooms": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+
+
+def as_flac(grid: npt.NDArray[np.int16], sample_rate: int) -> bytes:
+    """A FLAC file's bytes. Shapes: grid [taps, channels]. Units: Hz."""
+    content = io.BytesIO()
+    soundfile.write(content, grid, sample_rate, format="FLAC", subtype="PCM_16")
+    return content.getvalue()

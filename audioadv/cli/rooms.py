@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, writ
 from audioadv.cli.options import Folder, common_options, no_use, say
 from audioadv.cli.outputs import check_writable, make_folder
 from audioadv.errors import UnusableResponse, UnwritableOutput
+from audioadv.evaluation.run.on_disk import alone_in
 from audioadv.report.tables import rooms_table, show
 from audioadv.threat.channels.channel import check_path
 from audioadv.threat.channels.keys import Range
@@ -60,8 +62,7 @@ def rooms(
     counts = {Role.CRAFT: craft_rooms, Role.CHECK: check_rooms, Role.JUDGE: judge_rooms}
     check_path(str(out), "rooms")
     check_writable(out)
-    if os.path.exists(out / "rooms.json"):
-        raise UnwritableOutput(f"{out}: there is a set of rooms already. Name another folder, or remove it first")
+    check_new(out)
     if measured is None:
         made = simulate_rooms(counts, positions, read_rt60(rt60), rate, seed)
         how = {"made": "simulated", "rt60_range_seconds": rt60, "seed": seed}
@@ -81,12 +82,20 @@ def rooms(
         say(f"Use them as a channel: --channel room:{out}")
 
 
+def check_new(out: Path) -> None:
+    """Raise UnwritableOutput where there is a set of rooms."""
+    if os.path.exists(out / "rooms.json"):
+        raise UnwritableOutput(f"{out}: there is a set of rooms already. Name another folder, or remove it first")
+
+
 def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:
     """`write_rooms`, all of it or nothing, with what the disk says in words. Raises UnwritableOutput."""
     make_folder(out)
     try:
-        with TemporaryDirectory(prefix=".", dir=out) as stage:
+        with TemporaryDirectory(prefix=".", dir=out) as stage, ExitStack() as moves:
             write_rooms(Path(stage), made, how)
+            moves.enter_context(alone_in(out))
+            check_new(out)  # another call may have come first
             for role in made.roles:
                 (out / role).mkdir(exist_ok=True)
             written = [path.relative_to(stage) for path in sorted(Path(stage).rglob("*.*"))]
