@@ -921,6 +921,16 @@ def test_a_success_that_nobody_reads_is_a_success(folder: Path, closed: str) -> 
         assert (process.returncode, said) == (0, "")
 
 
+@pytest.mark.parametrize("lost", ["2> >(exec true); sleep 0.2", "2>/dev/full", "2>&-"])
+def test_an_error_that_nobody_reads_stops_no_other_clip(folder: Path, lost: str) -> None:
+    process = start(folder, "transcribe", "missing.wav", "hiss.wav", *LINEAR, limit=f"exec {lost}")
+    heard, _ = process.communicate(timeout=120)
+    assert (process.returncode, heard[:10]) == (2, "hiss.wav: ")
+    process = start(folder, "transcribe", "--nonsense", limit=f"exec {lost}")
+    process.communicate(timeout=120)
+    assert process.returncode == 2
+
+
 def long_call(folder: Path) -> "subprocess.Popen[str]":
     """A craft of forty clips, one a batch, as soon as its first results are there."""
     process = start(folder, "craft", *["hiss.wav"] * 40, "--target", "go", "--batch", "1", *QUICK, "--model", "module:recognisers:slow")

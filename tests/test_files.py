@@ -273,6 +273,37 @@ def test_a_wav_whose_recorder_was_ended_says_so(tmp_path: Path, level: float) ->
     assert "zero samples" in refused(tmp_path / "a.wav")
 
 
+def stating(path: Path, stated: int, after: bytes) -> Path:
+    """A WAV of 8000 samples whose header states so many bytes of them; `after` is what comes after all."""
+    write_wav(path, 0.25 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), RATE)
+    content = bytearray(path.read_bytes())
+    content[40:44] = struct.pack("<I", stated)
+    path.write_bytes(bytes(content) + after)
+    return path
+
+
+@pytest.mark.parametrize("after", [b"", bytes(64)])
+def test_a_wav_whose_recorder_stated_a_part_says_so(tmp_path: Path, after: bytes) -> None:
+    why = refused(stating(tmp_path / "a.wav", 1000, after))
+    assert "its header says 1000 bytes of samples, but more follow" in why
+    assert "ffmpeg -ignore_length 1 -i" in why
+
+
+def test_a_part_that_is_followed_by_silence_and_then_by_sound(tmp_path: Path) -> None:
+    file = stating(tmp_path / "a.wav", 1000, b"")
+    content = bytearray(file.read_bytes())
+    content[1044:1200] = bytes(156)
+    file.write_bytes(content)
+    assert "its header says 1000 bytes of samples, but more follow" in refused(file)
+
+
+@pytest.mark.parametrize(
+    "after", [b"\0", b"\1\2\3\4\5", b"abcd\4\0\0\0zzzz", b"LIST\4\0\0\0INFO", bytes(64), b"ID3\3" + bytes(60), b"TAG" + bytes(125)]
+)
+def test_what_is_no_sound_may_follow_the_samples(tmp_path: Path, after: bytes) -> None:
+    assert len(read_clip(stating(tmp_path / "a.wav", 16000, after)).samples) == 8000
+
+
 def test_zero_samples(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0), RATE)
     assert "zero samples" in refused(tmp_path / "a.wav")

@@ -154,6 +154,8 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
             except (soundfile.SoundFileError, ValueError) as error:
                 raise _cut_short(path, f"decoding stopped with: {error}") from error
             guessed = sound.format == "MP3" and not re.search(rb"Xing|Info|VBRI", start)
+            if more := _unstated(sound, end):
+                raise _cut_short(path, more, "-ignore_length 1 ")
             if missing := _missing(sound, end):
                 raise _cut_short(path, missing)
             if len(samples) < frames and not guessed:
@@ -208,11 +210,9 @@ def _last_bytes(file: BinaryIO, count: int) -> bytes:
 def _missing(sound: soundfile.SoundFile, end: bytes) -> str:
     """What a file that was cut short lacks, as far as libsndfile, which repairs such files in silence, shows; else "".
 
-    WAV, AIFF, AU, W64: libsndfile's log notes `data : 32000 (should be 28794)`, or `data : 0` and after it what is no chunk: samples,
-    whose number a recorder that was ended has not come to write. Ogg: the last page is cut, or carries no end-of-stream flag.
+    WAV, AIFF, AU, W64: libsndfile's log notes `data : 32000 (should be 28794)`.
+    Ogg: the last page is cut, or carries no end-of-stream flag.
     """
-    if re.search(r"data\s*: 0\n(\*\*\*|Have 0 marker)", sound.extra_info):
-        return "its header says 0 bytes of samples, but some follow"
     for stated, there in re.findall(r"(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", sound.extra_info):
         if int(there) < int(stated) < STREAMED:
             return f"{there} of {stated} bytes are there"
@@ -224,6 +224,23 @@ def _missing(sound: soundfile.SoundFile, end: bytes) -> str:
     return ""
 
 
-def _cut_short(path: Path, evidence: str) -> UnreadableAudio:
-    cure = f"Copy or download it again, or keep what is there: ffmpeg -i {typed(path)} OUT.wav"
+def _unstated(sound: soundfile.SoundFile, end: bytes) -> str:
+    """What a WAV holds beyond the samples that its header states, since the recorder was ended before it stated them all; else "".
+
+    libsndfile's log notes `data : 1000`, and after it what is no chunk. That may be an ID3 tag, or zeros that only fill a block.
+    """
+    found = re.search(
+        r"Length : (\d+)\n.*\ndata\s*: (\d+)\n(?:\*\*\* Unknown chunk marker \((?!3334449\))|Have 0 marker at position (\d+))",
+        sound.extra_info,
+        re.DOTALL,
+    )
+    if not found:
+        return ""
+    length, stated, zeros = (int(number or 0) for number in found.groups())
+    filled = stated and zeros and not any(end[max(0, len(end) - (length - zeros)) :])
+    return "" if filled else f"its header says {stated} bytes of samples, but {'more' if stated else 'some'} follow"
+
+
+def _cut_short(path: Path, evidence: str, how: str = "") -> UnreadableAudio:
+    cure = f"Copy or download it again, or keep what is there: ffmpeg {how}-i {typed(path)} OUT.wav"
     return UnreadableAudio(f"{path}: truncated or damaged ({evidence.rstrip('.')}). {cure}")

@@ -4,7 +4,6 @@ A command's file, and with it torch, is imported when the command runs: Ctrl-C m
 """
 
 import errno
-import os
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -13,6 +12,7 @@ import click
 
 from audioadv.cli.interrupts import abrupt
 from audioadv.cli.statuses import FIRST, STOPPED, WRONG_INPUT
+from audioadv.cli.streams import settle_streams
 from audioadv.errors import AudioadvError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -47,13 +47,11 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([*COMMANDS.items()])
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        settle_streams()
+        return super().main(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        for name in ("stdout", "stderr"):  # closed by who called, they are None: what goes there is not wanted
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-            stream: Any = getattr(sys, name)
-            if hasattr(stream, "reconfigure"):  # what its encoding lacks is written as its number: a name costs no result
-                stream.reconfigure(errors="backslashreplace")
         try:
             with abrupt():
                 from audioadv.models.sources import blamed
