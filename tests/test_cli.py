@@ -24,6 +24,7 @@ from audioadv.attacks.craft import craft_each
 from audioadv.audio.files import Clip, read_clip
 from audioadv.cli import COMMANDS, main
 from audioadv.cli.interrupts import unbroken
+from audioadv.errors import UnwritableOutput
 from audioadv.report.page import write_page
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,7 @@ QUICK = [*LINEAR, "--steps", "40", "--no-picture", "--device", "cpu", "--json"]
 KEYS = {
     "clip", "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "bound", "excess", "snr_db", "relative_db",
     "steps", "forwards", "backwards", "seconds", "saw", "out", "note", "notices",
+    "model", "attack", "bound_asked", "seed", "restarts",
 }  # fmt: skip
 
 
@@ -929,6 +931,69 @@ def test_an_error_that_nobody_reads_stops_no_other_clip(folder: Path, lost: str)
     process = start(folder, "transcribe", "--nonsense", limit=f"exec {lost}")
     process.communicate(timeout=120)
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize("moved", range(1, 5))
+def test_a_kill_between_the_renames_of_one_clip_is_mended_by_the_next_call(folder: Path, moved: int) -> None:
+    """Until then no result speaks of the files; and the clip keeps its NAME."""
+    again = ["craft", "hiss.wav", "--target", "go", *QUICK, "--bound", "linf:0.2"]
+    assert run("craft", "hiss.wav", "--target", "Open the door", *QUICK).exit_code == 0
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", "first").exit_code == 0
+    killed = (
+        "import os, signal; from audioadv.cli import main, outputs; replace, moves = os.replace, []\n"
+        "def kill(here, there):\n"
+        "    if str(here).startswith('adversarial/.audioadv-') and not str(here).endswith('.part'):\n"
+        "        moves.append(there)\n"
+        f"        if len(moves) == {moved} + 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    replace(here, there)\n"
+        "os.replace = kill\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    assert subprocess.run([sys.executable, "-c", killed, *again], cwd=folder, env=environment, check=False).returncode == -signal.SIGKILL
+    out = folder / "adversarial"
+    assert (out / "results.jsonl").read_text() == ""
+    soundfile.write("other.wav", noise(0.5), 16000)
+    assert run("craft", "other.wav", "--target", "go", *QUICK).exit_code == 0
+    records = {name: json.loads((out / f"{name}.json").read_text()) for name in ("hiss", "other")}
+    assert [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()] == [*records.values()]
+    assert (records["hiss"]["target"], records["hiss"]["bound_asked"]) == ("go", "linf:0.2")
+    assert (out / "hiss.wav").read_bytes() != (folder / "first" / "hiss.wav").read_bytes()
+    assert run(*again).exit_code == 0
+    assert files(out) == {f"{name}{end}" for name in records for end in (".wav", ".clean.wav", ".json")} | {"results.jsonl", "index.html"}
+
+
+def test_an_earlier_result_is_known_however_it_is_written(folder: Path) -> None:
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK).exit_code == 0
+    results = folder / "adversarial" / "results.jsonl"
+    record = json.loads(results.read_text())
+    compact = json.dumps(dict(reversed(record.items())), separators=(",", ":"))
+    results.write_text(compact + '\n{"name": "another"}\nno result\n')
+    run("craft", "hiss.wav", "--target", "go", *QUICK)
+    kept = results.read_text().splitlines()
+    assert kept[:2] == ['{"name": "another"}', "no result"]
+    assert [json.loads(line)["name"] for line in kept[2:]] == ["hiss"]
+
+
+def test_a_picture_that_does_not_fit_costs_no_sound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise UnwritableOutput(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("audioadv.cli.outputs.draw_pair", full)
+    result = run("craft", "hiss.wav", "--target", "go", *[option for option in QUICK if option != "--no-picture"])
+    (line,) = lines(result)
+    assert result.exit_code == 0
+    assert line["notices"] == ["no picture: adversarial/hiss.png: cannot be written (No space left on device)"]
+    assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
+
+
+def test_a_craft_that_cannot_write_leaves_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise UnwritableOutput("the disk is full")
+
+    monkeypatch.setattr("audioadv.cli.outputs.write_and_judge", full)
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", "new/deep").exit_code == 2
+    assert files(folder) == {"hiss.wav"}
 
 
 def long_call(folder: Path) -> "subprocess.Popen[str]":

@@ -130,9 +130,32 @@ def test_a_page_about_what_craft_wrote(folder: Path) -> None:  # noqa: F811
     assert run("craft", "hiss.wav", "--target", "go", *QUICK, "--no-picture").exit_code == 0
     assert run("report", "adversarial").stdout == "Read and listen: adversarial/report.html\n"
     page = Page(Path("adversarial/report.html"))
-    assert "crafted within snr:…" in page.text
+    assert "crafted within snr:min" in page.text
+    assert "attack shrink, bound snr:min, seed 0; made by audioadv craft" in page.text
     assert [audio["src"] for audio in page.of("audio")] == ["hiss.clean.wav", "hiss.wav"]
     assert Path("adversarial/hiss.png").exists()
+
+
+def test_bounds_that_were_asked_for_are_told_apart(folder: Path) -> None:  # noqa: F811
+    shutil.copy("hiss.wav", "second.wav")
+    bounds = ("snr:10", "snr:60_or_linf:0.2")
+    for clip, bound in zip(("hiss.wav", "second.wav"), bounds, strict=True):
+        assert run("craft", clip, "--target", "go", *QUICK, "--bound", bound, "--seed", "3").exit_code == 0
+    write_report(Path("adversarial"), pictures=False)
+    page = Page(Path("adversarial/report.html"))
+    assert f"crafted within {', '.join(bounds)}" in page.text
+    assert "seed 3; made" in page.text
+
+
+def test_a_folder_of_craft_that_does_not_say_its_bound(folder: Path) -> None:  # noqa: F811
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK).exit_code == 0
+    results = Path("adversarial/results.jsonl")
+    line = json.loads(results.read_text())
+    results.write_text(json.dumps({key: line[key] for key in line if key not in ("attack", "bound_asked", "seed", "restarts")}) + "\n")
+    write_report(Path("adversarial"), pictures=False)
+    text = Page(Path("adversarial/report.html")).text
+    assert "whose bound is not recorded" in text
+    assert "bound bound" not in text
 
 
 def test_strange_names_and_texts_stay_texts(folder: Path) -> None:  # noqa: F811

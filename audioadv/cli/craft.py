@@ -17,7 +17,7 @@ from audioadv.cli.attacks import check_fits
 from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import Folder, Number, Problems, clip_arguments, common_options, model_option, no_use, output, say
-from audioadv.cli.outputs import Names, check_page, check_writable, make_folder, results_of, save
+from audioadv.cli.outputs import Names, check_page, check_writable, finish_killed, results_of, save
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
@@ -129,6 +129,7 @@ def craft(
 
     if channel is not None:
         channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
+    finish_killed(out)
     jobs: list[Job] = []
     names, earlier = Names(out, [entry.path for entry in entries]), results_of(out)
     for entry, text in zip(entries, texts, strict=True):
@@ -156,6 +157,8 @@ def craft(
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "restarts": restarts, "seed": seed, "batch": batch}
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
+    asked_for = {"model": model_name, "attack": attack, "bound_asked": str(bound), "seed": seed, "restarts": restarts}
+    asked_for |= {} if channel is None else {"rate_asked": rate}
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
         with stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:
@@ -163,10 +166,9 @@ def craft(
             for row, (place, job, result) in enumerate(zip(order, jobs, crafted, strict=False)):
                 if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:
                     continue  # it was not tried to the end
-                make_folder(out)  # only now: options that craft refuses leave nothing behind
                 with unbroken(), problems.told():
                     own = goal.rows(torch.tensor([row]))
-                    lines[place] = save(names, job.name, job.entry, result, own, model, model_name, picture=not no_picture)
+                    lines[place] = save(names, job.name, job.entry, result, own, model, asked_for, picture=not no_picture)
                     if as_json:
                         say(json.dumps(lines[place]))
             stopped = asked() and len(lines) + problems.count - told < len(jobs)

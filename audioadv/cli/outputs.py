@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from audioadv.attacks.craft import Crafted
+from audioadv.audio.whole import write_whole
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput
 from audioadv.evaluation.run.on_disk import alone_in, source, write_and_judge
@@ -31,6 +32,7 @@ from audioadv.threat.goals import TextGoal
 
 SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
 STAGE = ".audioadv-"  # what a folder that files are made in is called, before its own part
+MOVES = "moves"  # in it, once all is written: what is to be moved, and the result
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 PAGE_SAYS = "Each figure is of the 16-bit file, read back."  # on craft's page, and hardly on another
 
@@ -67,6 +69,19 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnwritableOutput(f"--out {folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
+
+
+@contextmanager
+def made_for_files(folder: Path) -> Iterator[None]:
+    """Within it, the folder is there; what was made for it and got no file goes again. Raises UnwritableOutput."""
+    made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        for place in made:
+            with suppress(OSError):  # it has something in it
+                place.rmdir()
 
 
 def check_page(folder: Path) -> None:
@@ -143,25 +158,30 @@ def results_of(folder: Path) -> dict[str, str]:
 
 
 def save(
-    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, spec: str, *, picture: bool
+    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, asked: Mapping[str, Any], *, picture: bool
 ) -> dict[str, Any]:
     """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
 
-    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. `spec` is what the command line calls
-    the model. Raises UnwritableOutput, and then nothing of the clip was written.
+    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. `asked` is what the command line asks
+    for. A picture that cannot be written is a notice: the sound has no need of it. Raises UnwritableOutput, and then nothing of the clip
+    was written.
     """
     folder = names.folder
     with staged(names, name, entry.path) as (stage, name):
-        line = write_and_judge(stage, name, crafted, goal, model)
+        line = write_and_judge(stage, name, crafted, goal, model) | asked
         if line["reached"]:
             line["out"] = str(folder / f"{name}.wav")
             if picture:
                 heard = crafted.clean_transcript, line["adversarial_transcript"]
                 title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"
-                draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
-        record = {"name": name, **source(crafted, entry.path, folder, entry.text), "model": spec, **line}
+                try:
+                    draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
+                except UnwritableOutput as error:
+                    line["notices"] = (*line["notices"], f"no picture: {str(error).replace(str(stage), str(folder))}")
+        record = {"name": name, **source(crafted, entry.path, folder, entry.text), **line}
         (stage / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (stage / "results.jsonl").write_bytes(with_line(folder / "results.jsonl", name, json.dumps(record)))
+        made = [suffix for suffix in SUFFIXES if (stage / (name + suffix)).exists()]
+        write_whole(stage / MOVES, json.dumps({"name": name, "made": made, "record": record}).encode())
     return line
 
 
@@ -170,14 +190,13 @@ def staged(names: Names, name: str, clip: Path) -> Iterator[tuple[Path, str]]:
     """A hidden folder whose files take their places when all of them are written, else none does; and the NAME that they must have."""
     folder = names.folder
     try:
-        with alone_in(folder):
+        with made_for_files(folder), alone_in(folder):
+            finish(folder)
             if not names.free(name, clip, results := results_of(folder)):
                 name = names.new(clip, results)
-            for left in folder.glob(STAGE + "*"):  # by a call that was killed while it wrote
-                shutil.rmtree(left, ignore_errors=True)
             with TemporaryDirectory(prefix=STAGE, dir=folder) as stage:
                 yield Path(stage), name
-                put_in_place(Path(stage), folder, name)
+                put_in_place(Path(stage), folder)
     except UnwritableOutput as error:  # where it was tried says nothing to a user
         raise UnwritableOutput(str(error).replace(str(stage), str(folder))) from error
     except OSError as error:
@@ -186,21 +205,58 @@ def staged(names: Names, name: str, clip: Path) -> Iterator[tuple[Path, str]]:
         ) from error
 
 
-def put_in_place(stage: Path, folder: Path, name: str) -> None:
-    """Move one clip's files to where they belong; those that were not made go. Raises UnwritableOutput before the first is moved."""
-    for place in (folder / (name + suffix) for suffix in SUFFIXES):
+def finish_killed(folder: Path) -> None:
+    """Finish what a call that was killed had begun to put into a folder, if that is there. Raises UnwritableOutput."""
+    if not os.path.isdir(folder):
+        return
+    try:
+        with alone_in(folder):
+            finish(folder)
+    except OSError as error:
+        raise UnwritableOutput(f"--out {folder}: cannot be written ({error.strerror}). Make room, or name another folder") from error
+
+
+def finish(folder: Path) -> None:
+    """Put in place what a killed call had written whole, and take away what it had not. Alone in the folder."""
+    for left in folder.glob(STAGE + "*"):
+        if (left / MOVES).exists():
+            put_in_place(left, folder)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def put_in_place(stage: Path, folder: Path) -> None:
+    """Move one clip's files to where they belong, by the stage's note; those that were not made go. Once more after a kill, it goes on.
+
+    While they move, no result speaks of them. Raises UnwritableOutput before the first is moved.
+    """
+    note = json.loads((stage / MOVES).read_text(encoding="utf-8"))
+    places = {suffix: folder / (note["name"] + suffix) for suffix in SUFFIXES}
+    for place in places.values():
         if place.is_dir():
             raise UnwritableOutput(f"{place}: a folder, where a file of this clip belongs. Move it away, or name another --out")
-    for suffix in SUFFIXES:
-        if (made := stage / (name + suffix)).exists():
-            os.replace(made, folder / made.name)
-        else:
-            (folder / made.name).unlink(missing_ok=True)
-    os.replace(stage / "results.jsonl", folder / "results.jsonl")
+    results, others = folder / "results.jsonl", other_lines(folder / "results.jsonl", note["name"])
+    (stage / "others").write_bytes(b"\n".join([*others, b""]))
+    (stage / "all").write_bytes(b"\n".join([*others, json.dumps(note["record"]).encode(), b""]))
+    if results.exists():
+        os.replace(stage / "others", results)
+    for suffix, place in places.items():
+        if suffix not in note["made"]:
+            place.unlink(missing_ok=True)
+        elif (made := stage / place.name).exists():  # else it was moved before the kill
+            os.replace(made, place)
+    os.replace(stage / "all", results)
 
 
-def with_line(results: Path, name: str, line: str) -> bytes:
-    """The results with this line in, in place of an earlier one for the same name."""
-    earlier = results.read_bytes().split(b"\n") if results.exists() else []
-    start = f'{{"name": {json.dumps(name)}, '.encode()
-    return b"\n".join([*(kept for kept in earlier if kept and not kept.startswith(start)), line.encode(), b""])
+def other_lines(results: Path, name: str) -> list[bytes]:
+    """The lines of a results file but those of this name, as they stand there."""
+    lines = results.read_bytes().split(b"\n") if results.exists() else []
+    return [line for line in lines if line and name_in(line) != name]
+
+
+def name_in(line: bytes) -> str | None:
+    """Whose result a line is; None for one that is no result."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record.get("name") if isinstance(record, dict) else None

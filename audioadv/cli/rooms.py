@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.audio.rooms import measured_rooms, simulate_rooms
 from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
 from audioadv.cli.options import Folder, common_options, no_use, say
-from audioadv.cli.outputs import check_writable, make_folder
+from audioadv.cli.outputs import check_writable, made_for_files
 from audioadv.errors import UnusableResponse, UnwritableOutput
 from audioadv.evaluation.run.on_disk import alone_in
 from audioadv.report.tables import rooms_table, show
@@ -90,9 +90,8 @@ def check_new(out: Path) -> None:
 
 def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:
     """`write_rooms`, all of it or nothing, with what the disk says in words. Raises UnwritableOutput."""
-    make_folder(out)
     try:
-        with TemporaryDirectory(prefix=".", dir=out) as stage, ExitStack() as moves:
+        with made_for_files(out), TemporaryDirectory(prefix=".", dir=out) as stage, ExitStack() as moves:
             write_rooms(Path(stage), made, how)
             moves.enter_context(alone_in(out))
             check_new(out)  # another call may have come first

@@ -8,13 +8,14 @@ from audioadv.audio.files import read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.run.run_file import read_run, shown
-from audioadv.evaluation.run.summary import KEYS, NEEDED, settings_of, summarise
+from audioadv.evaluation.run.summary import KEYS, NEEDED, UNRECORDED, settings_of, summarise
 from audioadv.report.charts import density_chart, success_chart
 from audioadv.report.page import write_from_template
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
 
 MOST_FAILURES = 50  # clips told for each outcome
+UNSAID = ("-", "none", UNRECORDED)  # of a setting
 Lines = Sequence[dict[str, Any]]
 
 
@@ -41,7 +42,7 @@ def write_report(folder: Path, *, clips: int = 6, pictures: bool = True) -> Path
         for line in shown_lines:
             line["picture"] = picture_of(folder, line, pictures)
     labelled = [(row["label"], some) for row, some in groups]
-    same = ", ".join(f"{key} {printable(rows[0][key])}" for key in KEYS if key not in varied and rows[0][key] not in ("-", "none"))
+    same = ", ".join(f"{key} {printable(rows[0][key])}" for key in KEYS if key not in varied and rows[0][key] not in UNSAID)
     return write_from_template(
         folder / "report.html",
         "report.html",
@@ -70,9 +71,11 @@ def lede(lines: Lines, rows: Lines, run: Mapping[str, Any] | None) -> str:
     clips = len({line.get("audio_filepath", line["name"]) for line in lines})
     parts = [f"{clips} clip{'s' * (clips != 1)}"]
     for key, word in (("attack", "attack"), ("bound", "bound"), ("channel", "channel")):
-        kinds = list(dict.fromkeys(row[key] for row in rows if row[key] not in ("-", "none")))
+        kinds = list(dict.fromkeys(row[key] for row in rows if row[key] not in UNSAID))
         parts += [f"{word} {printable(kinds[0])}" if len(kinds) == 1 else f"{len(kinds)} {word}s"] if kinds else []
     if run is None:
+        seeds = sorted({line["seed"] for line in lines if "seed" in line})
+        parts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
         return f"{', '.join(parts)}; made by audioadv craft."
     arguments = run.get("arguments", {})
     return f"{', '.join(parts)}; at most {arguments.get('--steps')} steps, seed {arguments.get('--seed')}."
@@ -81,9 +84,9 @@ def lede(lines: Lines, rows: Lines, run: Mapping[str, Any] | None) -> str:
 def claims(run: Mapping[str, Any] | None, rows: Lines) -> list[list[str]]:
     """The threat models in words, sentence by sentence: one version of what all share, all versions of what they do not."""
     if run is None:
-        bounds = ", ".join(dict.fromkeys(row["bound"] for row in rows))
+        bounds = ", ".join(dict.fromkeys(row["bound"] for row in rows if row["bound"] != UNRECORDED))
         return [
-            [f"Single examples, crafted within {bounds}."],
+            [f"Single examples, crafted within {bounds}." if bounds else "Single examples, whose bound is not recorded."],
             ["They show what can be done to these clips; they are no rate over a test set."],
         ]
     told = [[f"{part.rstrip('.')}." for part in threat["claim"].split(". ")] for threat in run.get("threat_models", [])]

@@ -21,7 +21,7 @@ KINDS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("clip", "clean_transcript", "target", "outcome", "note", "bound"), str),
     **dict.fromkeys(("adversarial_transcript", "text", "model", "attack", "bound_asked", "channel"), str | None),
     **dict.fromkeys(("excess", "snr_db", "relative_db"), float | int | None),
-    **dict.fromkeys(("steps", "forwards", "backwards"), int),
+    **dict.fromkeys(("steps", "forwards", "backwards", "seed", "restarts"), int),
     "seconds": float | int,
     "reached": bool,
 }
