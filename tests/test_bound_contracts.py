@@ -311,6 +311,8 @@ def test_radii_that_are_none(kind: Callable[[object], Bound], radius: object) ->
         "sticker:8",
         "patch:0x1",
         "patch:ax1",
+        "patch:1_0",
+        "sticker:1_0+0",
         "feature:0.5",
         "feature:0.5:no_such_file:net",
         "linf:min_or_l1:3",

@@ -483,6 +483,14 @@ def test_a_crop_above_one_lays_the_image_on_black() -> None:
         ("packets:2", "from 0 to 1"),
         ("median:4", "odd number"),
         ("depth:0", "1 to 16"),
+        ("depth:1_0", "'1_0'"),
+        ("noise:2_0", "'2_0'"),
+        ("gain:\N{ARABIC-INDIC DIGIT SIX}", "cannot be read"),
+        ("packets:0.1@3_0", "cannot be read"),
+        ("room:", "nothing comes after ':'"),
+        ("noise:20@", "nothing comes after '@'"),
+        ("codec:mp3@", "nothing comes after '@'"),
+        ("loudspeaker:", "nothing comes after ':'"),
     ],
 )
 def test_specs_that_make_no_sense(spec: str, said: str) -> None:
@@ -542,6 +550,7 @@ def test_noise_that_is_partly_silent_is_drawn_where_it_is_not(tmp_path: Path) ->
         ("shift:300..900", 4000, 16000, "nothing is left of a clip of 250 ms"),
         ("shift:-900..-250", 4000, 16000, "nothing is left"),
         ("packets:1", 4000, 16000, "nothing of the clip arrives"),
+        ("drop:1", 4000, 16000, "nothing of the clip arrives"),
         ("band:9000..12000", 4000, 16000, "ends at 8000"),
         ("codec:mp3@320k", 4000, 16000, "8 to 160 kbit/s"),
         ("codec:opus@24k", 4000, 11025, "no sample rate of 11025 Hz"),
@@ -550,7 +559,7 @@ def test_noise_that_is_partly_silent_is_drawn_where_it_is_not(tmp_path: Path) ->
 def test_what_leaves_nothing_or_cannot_be_done_is_unfit(spec: str, length: int, rate: int, said: str) -> None:
     assert said in str(parse_channel(spec).unfit(length, rate))
     assert said in str(parse_channel(f"{spec}_or_gain:3").unfit(length, rate))
-    for fine in ("shift:-900..300", "packets:0.5..1", "band:7000..12000", "codec:mp3@64k"):
+    for fine in ("shift:-900..300", "packets:0.5..1", "drop:0.5..1", "band:7000..12000", "codec:mp3@64k"):
         assert parse_channel(fine).unfit(8000, 16000) is None
 
 

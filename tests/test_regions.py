@@ -79,7 +79,23 @@ def test_specs_come_back(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["linf", "linf:", "linf:loud", "linf:-1", "linf:nan", "linf:inf", "linf:1/0", "l3:1", "snr:nan", "", "0.01"]
+    "spec",
+    [
+        "linf",
+        "linf:",
+        "linf:loud",
+        "linf:-1",
+        "linf:nan",
+        "linf:inf",
+        "linf:1/0",
+        "l3:1",
+        "snr:nan",
+        "",
+        "0.01",
+        "linf:1_0",
+        "linf:8/2_5",
+        "linf:\N{FULLWIDTH DIGIT ONE}",
+    ],
 )
 def test_malformed_specs_say_what_to_write(spec: str) -> None:
     with pytest.raises(MalformedSpec, match=r"linf:|snr:|l2:"):

@@ -399,3 +399,9 @@ def test_a_grey_patch_that_fools_is_no_clean_input() -> None:
         objective(Bright(), Misclassify(torch.tensor([1]))), Patch((6, 6)).around(torch.full((1, 1, 6, 6), 0.7)), random_start=False
     )
     assert result.outcome == (Outcome.REACHED,)
+
+
+def test_a_delay_that_leaves_nothing_is_senseless() -> None:
+    assert Timing(8000, 0.05).senseless(torch.zeros(8000)) == "Nothing of 8000 samples is left by that delay. Give less."
+    assert Timing(7999, 0.05).senseless(torch.zeros(8000)) is None
+    assert Timing().senseless(torch.zeros(100)) is None

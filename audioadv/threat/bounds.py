@@ -24,6 +24,7 @@ from torch import Tensor
 
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.threat.algebra import Combines, both, either, mix
+from audioadv.threat.decimals import decimal
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import length_of
 from audioadv.threat.region import ROUNDED, Norm, Region
@@ -272,7 +273,7 @@ def outward(value: float, way: int, digits: int = 4) -> str:
 def parse_number(text: str) -> float:
     """A decimal number or a fraction such as 8/255."""
     above, slash, below = text.partition("/")
-    return float(above) / float(below) if slash else float(above)
+    return decimal(above) / decimal(below) if slash else decimal(above)
 
 
 def parse_bound(spec: str) -> Bound:

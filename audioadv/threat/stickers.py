@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import Box, as_box, ball, check_inputs, parse_number, plain
+from audioadv.threat.decimals import integer
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.region import Norm, Region, pull_back
 from audioadv.threat.warps import rotate
@@ -105,7 +106,7 @@ class Sticker(Combines):
         rectangles = []
         for part in text.split(","):
             sizes, *firsts = part.split("+")
-            rectangles.append((tuple(map(int, sizes.split("x"))), tuple(map(int, firsts))))
+            rectangles.append((tuple(map(integer, sizes.split("x"))), tuple(map(integer, firsts))))
         return Sticker(tuple(rectangles))
 
     @staticmethod
@@ -244,7 +245,7 @@ class Patch(Combines):
     def parse(text: str) -> "Patch":
         """The patch of `8x8` or `8x8,20`. Raises ValueError or MalformedSpec."""
         size, _, turn = text.partition(",")
-        return Patch(tuple(map(int, size.split("x"))), parse_number(turn or "0"))
+        return Patch(tuple(map(integer, size.split("x"))), parse_number(turn or "0"))
 
     def __str__(self) -> str:
         return f"patch:{'x'.join(map(str, self.size))}" + (f",{plain(self.turn)}" if self.turn else "")

@@ -180,7 +180,10 @@ class Timing(Moved):
         return self.reach()
 
     def senseless(self, clean: Tensor) -> str | None:
-        return None if clean.ndim < 3 else "Only sound [time] or [channels, time] has a timing; for images take spatial."
+        if clean.ndim >= 3:
+            return "Only sound [time] or [channels, time] has a timing; for images take spatial."
+        late = not isinstance(self.delay, str) and self.delay >= clean.shape[-1]
+        return f"Nothing of {clean.shape[-1]} samples is left by that delay. Give less." if late else None
 
 
 def parse_moved(kind: type[Spatial] | type[Timing], text: str) -> Spatial | Timing:

@@ -13,6 +13,7 @@ from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.channels.channel import Channel, OneNumber, Play, Played, all_of
 from audioadv.threat.channels.keys import Key, whole
+from audioadv.threat.decimals import integer
 
 HIGHEST_RATE = 192_000  # Hz
 LONGEST_RATIO = 2000  # a resampling filter is as long as a rate over what it has in common with the other
@@ -132,7 +133,7 @@ class Resample(Channel):
 
     @classmethod
     def read(cls, text: str) -> Self:
-        return cls(int(text))
+        return cls(integer(text))
 
     def __str__(self) -> str:
         return f"resample:{self.rate_hz}"

@@ -14,6 +14,7 @@ from audioadv.threat.channels.channel import Backward, Channel, Play, Played, al
 from audioadv.threat.channels.clock import Resample
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
+from audioadv.threat.decimals import decimal
 
 USUAL: Final = {"mp3": 64.0, "opus": 24.0, "vorbis": 5.0, "mulaw": 64.0}
 
@@ -46,7 +47,7 @@ class Codec(Channel):
     @classmethod
     def read(cls, text: str) -> Self:
         name, _, rate = text.partition("@")
-        return cls(name, float(rate.removesuffix("k")) if rate else None)
+        return cls(name, decimal(rate.removesuffix("k")) if rate else None)
 
     def __str__(self) -> str:
         return f"codec:{self.name}@{number(self.kilobits)}" + ("" if self.name == "vorbis" else "k")
@@ -104,7 +105,7 @@ class Packets(Channel):
     @classmethod
     def read(cls, text: str) -> Self:
         share, _, milliseconds = text.partition("@")
-        return cls(Range.read(share), float(milliseconds or 20))
+        return cls(Range.read(share), decimal(milliseconds or "20"))
 
     def __str__(self) -> str:
         return f"packets:{self.share}" + ("" if self.milliseconds == 20 else f"@{number(self.milliseconds)}")

@@ -17,6 +17,7 @@ from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
+from audioadv.threat.decimals import decimal
 from audioadv.threat.projections import each
 from audioadv.threat.warps import rotate
 
@@ -54,7 +55,7 @@ class Rotate(Channel):
     @classmethod
     def read(cls, text: str) -> Self:
         degrees, _, pixels = text.partition("@")
-        return cls(Range.read(degrees), float(pixels or 0))
+        return cls(Range.read(degrees), decimal(pixels or "0"))
 
     def __str__(self) -> str:
         return f"rotate:{self.degrees}" + (f"@{number(self.pixels)}" if self.pixels else "")
@@ -151,6 +152,9 @@ class Drop(OneNumber):
     @property
     def random(self) -> bool:
         return self.range.high > 0
+
+    def unfit(self, length: int, sample_rate: int) -> str | None:
+        return f"{self}: nothing of the clip arrives. Lose less" if self.range.low >= 1 else None
 
     def draw(self, keys: Sequence[Key], sample_rate: int = 16000) -> Play:
         shares = self.range.draw([key.generator() for key in keys])

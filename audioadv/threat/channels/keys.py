@@ -12,6 +12,7 @@ from torch import Tensor
 
 from audioadv.audio.roomsets import Role
 from audioadv.errors import MalformedSpec
+from audioadv.threat.decimals import decimal
 
 
 @final
@@ -67,7 +68,7 @@ class Range:
     def read(text: str) -> "Range":
         """The range that a spec writes. Raises ValueError."""
         low, dots, high = text.partition("..")
-        return Range(float(low), float(high if dots else low))
+        return Range(decimal(low), decimal(high if dots else low))
 
     def __str__(self) -> str:
         return number(self.low) if self.low == self.high else f"{number(self.low)}..{number(self.high)}"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
 from audioadv.threat.channels.keys import Key, Range, ratio_of, whole
+from audioadv.threat.decimals import integer
 
 
 @final
@@ -62,7 +63,7 @@ class Rounding(Channel):
 
     @classmethod
     def read(cls, text: str) -> Self:
-        return cls(int(text))
+        return cls(integer(text))
 
     def __str__(self) -> str:
         return f"{self.NAME}:{self.bits}"

@@ -89,9 +89,11 @@ def parse_part(spec: str) -> Channel:
     """One channel, neither chain nor choice."""
     if spec == str(NOTHING):
         return NOTHING
-    name, _, value = spec.partition(":")
+    name, given, value = spec.partition(":")
     if name not in KINDS:
         raise MalformedSpec(f"channel {spec!r}: not a channel. Known: {', '.join(KINDS)}; joined by _then_ and _or_")
+    if (given and not value) or (name != Room.NAME and value.endswith("@")):  # an unset variable's
+        raise MalformedSpec(f"channel {spec!r}: nothing comes after {spec[-1]!r}. Write for example {KINDS[name].EXAMPLE}")
     try:
         return KINDS[name].read(value)
     except ValueError:

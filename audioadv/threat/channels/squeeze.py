@@ -14,6 +14,7 @@ from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key, whole
+from audioadv.threat.decimals import integer
 
 
 def windows(inputs: Tensor, width: int) -> Tensor:
@@ -47,7 +48,7 @@ class Window(Channel):
     @classmethod
     def read(cls, text: str) -> Self:
         """From what a spec says after the colon. Raises ValueError."""
-        return cls(int(text))
+        return cls(integer(text))
 
     def __str__(self) -> str:
         return f"{self.NAME}:{self.width}"
