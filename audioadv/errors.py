@@ -81,3 +81,12 @@ class TrainingDiverged(AudioadvError):
 
 class BrokenInstallation(AudioadvError):
     """Packages that do not fit together."""
+
+
+def with_extra(name: str) -> str:
+    """How an extra of audioadv is installed, which no index has: from a checkout.
+
+    >>> with_extra("hf")
+    "in a checkout of audioadv, pip install -e '.[hf]'"
+    """
+    return f"in a checkout of audioadv, pip install -e '.[{name}]'"

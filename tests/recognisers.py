@@ -38,6 +38,14 @@ def listen_nowhere(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return log_probs * torch.nan, frames
 
 
+def listen_and_abstain(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The blank NaN, all others impossible (`models/abstention.py`)."""
+    log_probs, frames = listen(waveforms, lengths)
+    silent = torch.full_like(log_probs, -torch.inf)
+    silent[..., 0] = torch.nan
+    return silent, frames
+
+
 def listen_until_killed(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The second of two workers does not survive its first start for long; the first waits for that in its second batch, so that
     there is work left to die at, however late the second began: the two batches of needless clips at least, of 6 calls each."""
@@ -79,6 +87,10 @@ def mortal() -> Recogniser:
 
 def small() -> Recogniser:
     return Recogniser(listen_in_little_memory, sample_rate=16000, name="small")
+
+
+def abstaining() -> Recogniser:
+    return Recogniser(listen_and_abstain, sample_rate=16000, name="abstaining")
 
 
 def nowhere() -> Recogniser:

@@ -383,6 +383,43 @@ def test_models_are_listed(folder: Path) -> None:
     assert "tiny-mel" in run("models").stdout
 
 
+def test_weights_of_pipelines_are_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    about = {line["model"]: line["about"] for line in lines(run("models", "--json"))}
+    assert about["torchaudio:WAV2VEC2_ASR_BASE_960H"] == "torchaudio downloads its weights on first use"
+    weights = folder / "hub/checkpoints/wav2vec2_fairseq_base_ls960_asr_ls960.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    about = {line["model"]: line["about"] for line in lines(run("models", "--json"))}
+    assert about["torchaudio:WAV2VEC2_ASR_BASE_960H"] == "its weights are here"
+    assert about["torchaudio:WAV2VEC2_ASR_BASE_100H"] == "torchaudio downloads its weights on first use"
+
+
+@pytest.mark.parametrize("name", ["test.json", "test.manifest", "test.JSONL"])
+def test_a_manifest_may_have_other_names(folder: Path, name: str) -> None:
+    Path(name).write_text('{"audio_filepath": "hiss.wav"}\n{"audio_filepath": "missing.wav"}\n')
+    result = run("transcribe", name, *LINEAR, "--json")
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+    assert (result.exit_code, result.stderr.count("Error")) == (2, 1)
+
+
+@pytest.mark.parametrize("content", ['{\n  "name": "hiss"\n}\n', '["hiss.wav"]\n', "hiss.wav\n"])
+def test_other_json_is_told_once(folder: Path, content: str) -> None:
+    Path("hiss.json").write_text(content)
+    result = run("transcribe", "hiss.json", *LINEAR)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: hiss.json: not JSON Lines. A manifest has one object a line")
+    assert result.stderr.count("Error") == 1
+
+
+def test_what_is_not_a_number_is_no_silence(folder: Path) -> None:
+    result = run("transcribe", "hiss.wav", "--model", "module:recognisers:nowhere")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "hiss.wav: nowhere gives NaN for it" in result.stderr
+    (line,) = lines(run("transcribe", "hiss.wav", "--model", "module:recognisers:abstaining", "--json"))
+    assert (line["transcript"], line["notices"]) == ("", ["no answer: the recogniser abstains"])
+
+
 # What is wrong, told once, with status 2
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_is_also_named_by_its_results(made: Path) -> None:
     options = ["--channel", "none", *LINEAR, "--device", "cpu", "--json"]
     assert lines(run("survive", str(made / "results.jsonl"), *options)) == lines(run("survive", str(made), *options))
+
+
+def test_results_are_named_line_by_line(made: Path, tmp_path: Path) -> None:
+    line = json.loads((made / "results.jsonl").read_text())
+    for name in ("hiss", "again", "third"):
+        for end in (".wav", ".json"):
+            shutil.copy(made / f"hiss{end}", tmp_path / f"{name}{end}")
+    kept = [{**line, "name": "again"}, {**line, "name": "third", "reached": False}]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(some) + "\n" for some in kept))
+    options = ["--channel", "none", *LINEAR, "--device", "cpu", "--json"]
+    (heard,) = lines(run("survive", str(tmp_path / "results.jsonl"), *options))
+    assert heard["clip"] == str(tmp_path / "again.wav")
+    result = run("survive", str(tmp_path / "gone" / "results.jsonl"), *options)
+    assert result.exit_code == 2
+    assert "results.jsonl: no results to be read (No such file" in result.stderr
 
 
 def sound(path: Path) -> Tensor:

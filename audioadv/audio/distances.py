@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from audioadv.audio.hearing import Hearing
 from audioadv.audio.masking import SILENCE_DB, level_db, masking_threshold
 from audioadv.audio.spectrum import frame_seconds, spectrum
-from audioadv.errors import BrokenInstallation
+from audioadv.errors import BrokenInstallation, with_extra
 
 SEGMENT_SECONDS = 0.03
 SEGMENT_DB = (-10.0, 35.0)
@@ -113,7 +113,7 @@ def pesq_mos(clean: Tensor, adversarial: Tensor, sample_rate: int) -> float:
         import pesq
     except ImportError as error:
         raise BrokenInstallation(
-            f"PESQ needs the package pesq ({error}), which a C compiler builds. Install it: pip install 'audioadv[pesq]'"
+            f"PESQ needs the package pesq ({error}), which a C compiler builds. Install it: {with_extra('pesq')}"
         ) from error
     if not bool(clean.any() and adversarial.any()):  # the package takes logarithms of both
         return math.nan

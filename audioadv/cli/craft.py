@@ -94,9 +94,9 @@ def craft(
 
     Each is changed as little as can be found (a bound of :min), or as the bound allows. With a channel, it must be heard so
     after that, in --rate of --judge draws that it was not made on ('audioadv survive' has more channels). A CLIP is a sound file, or a JSON
-    Lines manifest (*.jsonl) of sound files whose lines may hold a target. DIR gets NAME.json and a line in results.jsonl for each,
-    NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html. A later call's results
-    for the same CLIP take the place of these, and no other file's. Ctrl-C keeps what is found by then.
+    Lines manifest (*.jsonl, *.json, *.manifest) of sound files whose lines may hold a target. DIR gets NAME.json and a line in
+    results.jsonl for each, NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html. A
+    later call's results for the same CLIP take the place of these, and no other file's. Ctrl-C keeps what is found by then.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"

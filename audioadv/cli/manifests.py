@@ -30,14 +30,14 @@ class Entry:
 
 
 def read_entries(paths: Iterable[Path], problems: Problems) -> list[Entry]:
-    """Each file as it stands, each *.jsonl as the entries in it: what cannot be read is told, and the rest goes on."""
+    """Each file as it stands, each manifest as the entries in it: what cannot be read is told, and the rest goes on."""
     entries = []
     for path in paths:
-        if path.suffix.lower() != ".jsonl":
+        if path.suffix.lower() not in MANIFESTS:
             entries.append(Entry(path))
             continue
         with problems.told():
-            for number, line in numbered_lines(path):
+            for number, line in checked_lines(path):
                 with problems.told():
                     entries.append(as_entry(path, number, line))
     return entries
@@ -55,6 +55,22 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     if not numbered:
         raise InputError(f"{path}: a manifest without a line. Write one object a line: {EXAMPLE}")
     return numbered
+
+
+def checked_lines(path: Path) -> list[tuple[int, str]]:
+    """`numbered_lines`; of a file that may be any JSON, by its name, the first must be an object. Raises InputError."""
+    numbered = numbered_lines(path)
+    if path.suffix.lower() != ".jsonl" and not is_object(numbered[0][1]):
+        raise InputError(f"{path}: not JSON Lines. A manifest has one object a line: {EXAMPLE}; name sound files themselves")
+    return numbered
+
+
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object, whole."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_name(text: str) -> bool:
@@ -88,4 +104,5 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
     return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None)
 
 
+MANIFESTS = (".jsonl", ".json", ".manifest")  # the last two are NeMo's
 EXAMPLE = '{"audio_filepath": "kitchen.wav", "target": "open the door"}'

@@ -6,8 +6,9 @@ import json
 import click
 
 from audioadv.cli.options import common_options, say
+from audioadv.errors import with_extra
 from audioadv.models import classifier
-from audioadv.models.sources import BUNDLED, PIPELINES, WEIGHTS
+from audioadv.models.sources import BUNDLED, PIPELINES, WEIGHTS, fetched
 from audioadv.report.tables import models_table, show
 
 
@@ -34,11 +35,11 @@ def models(as_json: bool, device: str, seed: int) -> None:
             "model": f"torchaudio:{name}",
             "source": "torchaudio",
             "installed": torchaudio,
-            "about": "torchaudio downloads its weights on first use",
+            "about": "its weights are here" if torchaudio and fetched(name) else "torchaudio downloads its weights on first use",
         }
         for name in PIPELINES
     ]
-    about = "transformers' CTC models, by local folder or hub name" + ("" if transformers else "; needs: pip install 'audioadv[hf]'")
+    about = "transformers' CTC models, by local folder or hub name" + ("" if transformers else f"; needs: {with_extra('hf')}")
     lines += [
         {"model": "hf:NAME_OR_FOLDER", "source": "transformers", "installed": transformers, "about": about},
         {

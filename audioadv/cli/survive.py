@@ -18,6 +18,7 @@ from audioadv.cli.options import Number, Problems, clip_arguments, common_option
 from audioadv.cli.outputs import check_picture
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableTarget
+from audioadv.evaluation.run.ledger import read_results
 from audioadv.evaluation.survival import Subject, Survival, together
 from audioadv.evaluation.survival import survive as through
 from audioadv.models.recogniser import Recogniser
@@ -58,7 +59,7 @@ def survive(
 ) -> None:
     """Put clips through channels, and count how often they work.
 
-    A CLIP is a sound file, a folder that craft or bench wrote, or a JSON Lines manifest (*.jsonl) of sound files. What craft wrote
+    A CLIP is a sound file, a folder that craft or bench wrote, or a JSON Lines manifest of sound files. What craft wrote
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
     through the same draws. A clip that was made to be misheard works where --errors of its words are wrong.
     Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
@@ -105,11 +106,14 @@ def survive(
 
 
 def crafted_in(path: Path) -> list[Path]:
-    """The adversarial files of a folder that craft wrote, of one of a run's settings or of them all, or of its results.jsonl; a file
-    is itself. Raises InputError for a folder without any.
+    """The adversarial files of a folder that craft wrote, of one of a run's settings or of them all, or of the lines of a results.jsonl;
+    a file is itself. Raises InputError for a folder or results without any.
     """
-    if path.name == "results.jsonl":  # the list of what was made
-        path = path.parent
+    if path.name == "results.jsonl":  # the list of what was made, or a part of it
+        listed = [path.parent / f"{line['name']}.wav" for line in read_results(path) if line.get("reached")]
+        if not listed:
+            raise InputError(f"{path}: no result in it that was reached. Name one that has some, or the files themselves")
+        return listed
     if not os.path.isdir(path):  # which, unlike the path's own, says no where it may not look
         return [path]
     run = os.path.exists(path / "run.json")

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel
+from audioadv.errors import AudioadvError, BrokenInstallation, UnknownModel, with_extra
 from audioadv.models.access import Access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
@@ -111,6 +111,13 @@ def load_bundled(name: str) -> Recogniser:
     return Recogniser(net, sample_rate=16000, vocabulary=ALPHABET, name=name)
 
 
+def fetched(pipeline: str) -> bool:
+    """Whether the weights of one of torchaudio's pipelines are on this machine, where torchaudio keeps them."""
+    import torchaudio
+
+    return Path(torch.hub.get_dir(), "checkpoints", getattr(torchaudio.pipelines, pipeline)._path).is_file()
+
+
 def lower_case(labels: list[str], blank: str, gap: str = "|") -> tuple[str, ...]:
     """A model's labels as a vocabulary: blank empty, word gap a space, letters small; other marks keep to themselves.
 
@@ -156,7 +163,7 @@ def load_transformers(name: str) -> Recogniser:
     try:
         from transformers import AutoModelForCTC, AutoProcessor
     except ImportError as error:
-        raise BrokenInstallation(f"model 'hf:{name}' needs the transformers library: pip install 'audioadv[hf]'") from error
+        raise BrokenInstallation(f"model 'hf:{name}' needs the transformers library: {with_extra('hf')}") from error
     try:
         net, processor = AutoModelForCTC.from_pretrained(name), AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:

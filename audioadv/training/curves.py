@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, final
 
-from audioadv.errors import BrokenInstallation
+from audioadv.errors import BrokenInstallation, with_extra
 from audioadv.training.watch import Mark
 
 
@@ -19,7 +19,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise BrokenInstallation("TensorBoard's curves need its package: pip install 'audioadv[curves]'") from error
+            raise BrokenInstallation(f"TensorBoard's curves need its package: {with_extra('curves')}") from error
         self.open: Any = lambda **options: SummaryWriter(str(folder), **options)
         self.writer: Any = None
 
