@@ -83,6 +83,9 @@ class BrokenInstallation(AudioadvError):
     """Packages that do not fit together."""
 
 
+ONLY_IN_A_CHECKOUT = "samples/, with its rooms, comes with a checkout of audioadv alone: pip install -e . there"
+
+
 def with_extra(name: str) -> str:
     """How an extra of audioadv is installed, which no index has: from a checkout.
 

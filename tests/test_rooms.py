@@ -325,3 +325,13 @@ def test_a_damaged_response_is_named(made: Path, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(UnusableResponse, match=rf"{file.name}: a response that cannot be read \(.+\). Give WAV or FLAC"):
         read_rooms(tmp_path / "set")
+
+
+def test_an_install_without_samples_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audioadv.audio.roomsets.DEFAULT", tmp_path)
+    with pytest.raises(UnusableResponse, match=r"channel 'room': .* comes with a checkout of audioadv alone.*room:OUT"):
+        read_rooms(tmp_path)
+    monkeypatch.setattr(sys.modules["audioadv.cli.check"], "SAMPLES", (tmp_path / "phone.wav",))
+    result = run("check", "tiny-mel")
+    assert result.exit_code == 2
+    assert "comes with a checkout of audioadv alone: pip install -e . there. Or name clips of your own: --clip FILE" in result.stderr

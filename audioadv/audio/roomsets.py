@@ -26,7 +26,7 @@ from torch import Tensor
 
 from audioadv.audio.apart import apart
 from audioadv.audio.files import for_libsndfile
-from audioadv.errors import UnusableResponse, WrongRole
+from audioadv.errors import ONLY_IN_A_CHECKOUT, UnusableResponse, WrongRole
 
 DEFAULT = Path(__file__).parents[2] / "samples/rooms"
 
@@ -123,8 +123,10 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
         rate = int(index["sample_rate"])
         entries = [(e["name"], Role(e["role"]), float(e["rt60_seconds"]), e.get("rt60_aimed_seconds")) for e in index["rooms"]]
     except FileNotFoundError as error:
-        place = "OUT, and name it: room:OUT" if folder == DEFAULT else folder
-        raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {place}") from error
+        if folder == DEFAULT:
+            cure = f"{ONLY_IN_A_CHECKOUT}. Or make a set of your own, audioadv rooms OUT, and name it: room:OUT"
+            raise UnusableResponse(f"channel 'room': its rooms are not here, at {folder}. {cure}") from error
+        raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {folder}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableResponse(f"{folder / 'rooms.json'}: not a set of rooms ({error}). Make it again: audioadv rooms {folder}") from error
     spaces = []

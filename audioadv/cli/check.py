@@ -21,7 +21,7 @@ from audioadv.audio.ragged import pad
 from audioadv.cli.options import common_options, no_use, say
 from audioadv.cli.statuses import DONE, NOT_REACHED
 from audioadv.defenses.statement import stated
-from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
+from audioadv.errors import ONLY_IN_A_CHECKOUT, AudioadvError, OptionError, UnknownModel, UnreadableAudio, UnusableBatch
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.images import digits
@@ -41,7 +41,7 @@ from audioadv.threat.goals import Transcribe
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
 
-SAMPLES = [Path(__file__).parents[2] / "samples" / name for name in ("phone.wav", "market.wav", "kitchen.wav")]
+SAMPLES = tuple(Path(__file__).parents[2] / "samples" / name for name in ("phone.wav", "market.wav", "kitchen.wav"))
 IMAGES = 12
 
 
@@ -127,7 +127,7 @@ def checkups(
     if other is not None and hears(other) != hears(model):
         raise OptionError(f"--substitute {substitute}: not of {subject}'s kind. A recogniser stands in for a recogniser, a net for a net")
     if hears(model):
-        wanted, region = on_clips(model, clips or tuple(SAMPLES), target, spec or "snr:20", seed)
+        wanted, region = on_clips(model, clips or samples(), target, spec or "snr:20", seed)
         chosen = {name: on_sound(name, steps, seed) for name in attacks or ("shrink",)}
     else:
         no_use(("clips", "target", "steps"), f"{subject} is a classifier, which hears no clip")
@@ -141,6 +141,13 @@ def checkups(
             check_takes(f"--substitute {substitute}", replace(wanted, model=other), region.clean)
     for name, attack in chosen.items():
         yield name, examined(wanted, region, attack, substitute=other, seed=seed)
+
+
+def samples() -> tuple[Path, ...]:
+    """Three clips that come with the project. Raises UnreadableAudio where they did not."""
+    if gone := [path for path in SAMPLES if not path.exists()]:
+        raise UnreadableAudio(f"{gone[0]}: no such file. {ONLY_IN_A_CHECKOUT}. Or name clips of your own: --clip FILE")
+    return SAMPLES
 
 
 def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
