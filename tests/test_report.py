@@ -158,6 +158,16 @@ def test_a_folder_of_craft_that_does_not_say_its_bound(folder: Path) -> None:  #
     assert "bound bound" not in text
 
 
+def test_the_page_of_craft_is_as_the_report(folder: Path) -> None:  # noqa: F811
+    assert run("craft", "hiss.wav", "--target", "go", *QUICK).exit_code == 0
+    page = Page(Path("adversarial/index.html"))
+    names = [name for name, _ in page.elements]
+    assert {"body", "main", "header", "article"} <= {*names}
+    assert "table" not in names, "nothing that a small screen would have to scroll"
+    assert [audio["aria-label"] for audio in page.of("audio")] == ["hiss, clean", "hiss, adversarial"]
+    assert page.of("img")[0]["alt"].startswith("Waveforms and spectrograms of hiss")
+
+
 def test_strange_names_and_texts_stay_texts(folder: Path) -> None:  # noqa: F811
     line = {
         "name": "a b/<i>#1", "clip": "<i>.wav", "clean_transcript": "<script>alert(1)</script>", "target": '"><b>',
