@@ -488,7 +488,50 @@ def test_a_goal_of_silence_is_told(manifest: Path) -> None:
     assert run("craft", "0.wav", "--silence", *LINEAR, "--steps", "5", "--device", "cpu", "--out", "crafted").exit_code in (0, 1)
     wrong = run("bench", "crafted/results.jsonl", "--out", "run", *QUICK)
     assert wrong.exit_code == 2
-    assert "line 1: target '', and bench has no --silence. Give --target TEXT or --untargeted" in wrong.stderr
+    assert "line 1: target '' is no text to be heard as. Give --silence for all, --target TEXT or --untargeted" in wrong.stderr
+
+
+def test_silence_errors_and_restarts_are_as_crafts(manifest: Path) -> None:
+    def claimed(out: str) -> tuple[dict[str, Any], list[str]]:
+        stated = json.loads(Path(out, "run.json").read_text())
+        return stated["arguments"], [threat["claim"] for threat in stated["threat_models"]]
+
+    hushed = lines(run("bench", "list.jsonl", "--out", "hushed", *QUICK, "--limit", "3", "--silence", "--restarts", "2", "--json"))
+    heard = {(line["target"], line["adversarial_transcript"], line["reached"]) for line in hushed}
+    assert ("", "", True) in heard
+    assert heard <= {("", "", True), ("", None, False)}
+    arguments, (claim,) = claimed("hushed")
+    assert (arguments["--silence"], arguments["--restarts"]) == (True, 2)
+    assert "hear each clip as nothing at all" in claim
+    command = ["bench", "list.jsonl", "--out", "wrong", *QUICK, "--limit", "3", "--untargeted"]
+    misheard = lines(run(*command, "--errors", "1", "--json"))
+    assert len(misheard) == 3
+    arguments, (claim,) = claimed("wrong")
+    assert arguments["--errors"] == 1
+    assert "at least 100 % of the words wrong" in claim
+    again = run(*command)
+    assert again.exit_code == 2
+    assert "--errors: was 1.0, now not given" in again.stderr
+    for options, said in (
+        (["--target", "go", "--errors", "1"], "--errors says nothing here"),
+        (["--silence", "--untargeted", "--target", "go"], "three different goals"),
+    ):
+        refused = run("bench", "list.jsonl", "--out", "none", *QUICK, *options)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_restarts_are_handed_on(manifest: Path, monkeypatch: pytest.MonkeyPatch, restarts: int) -> None:
+    given = []
+
+    def crafted(*arguments: Any, **options: Any) -> Any:
+        given.append((options["restarts"], arguments[2]))
+        return aa.craft_each(*arguments, **options)
+
+    monkeypatch.setattr("audioadv.evaluation.run.bench.craft_each", crafted)
+    run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1", "--untargeted", "--errors", "2", "--restarts", str(restarts))
+    assert [(asked, goal.errors) for asked, goal in given] == [(restarts, 2.0)]
 
 
 def test_damaged_results_are_told(manifest: Path) -> None:

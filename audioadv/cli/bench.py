@@ -19,7 +19,7 @@ from audioadv.attacks.catalogue import CRAFTING
 from audioadv.attacks.craft import craft_each
 from audioadv.cli.attacks import check_fits
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
-from audioadv.cli.options import Folder, Number, common_options, output, say
+from audioadv.cli.options import BATCH, Folder, common_options, errors_option, no_use, output, say, search_options
 from audioadv.cli.outputs import Names, check_writable, make_folder
 from audioadv.cli.progress import run_progress
 from audioadv.cli.statuses import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT
@@ -38,9 +38,9 @@ from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import NOT_AS, Silence, Transcribe
 from audioadv.threat.model import ThreatModel
 
+USUAL_ERRORS = 0.5
 LONGEST_FOLDER = 80  # characters of its name
 FEW = 3  # differences that a message tells
-BATCH = 16  # clips, if nobody says
 
 
 @click.command()
@@ -53,12 +53,10 @@ BATCH = 16  # clips, if nobody says
 @click.option("--bound", "bounds", multiple=True, default=["linf:min"], show_default=True, metavar="B", help="May be repeated.")
 @click.option("--channel", "channels", multiple=True, default=["none"], show_default=True, metavar="C", help="May be repeated.")
 @click.option("--target", metavar="TEXT", help="What every clip is to be heard as, in place of its own target.")
+@click.option("--silence", is_flag=True, help="Every clip is to be heard as nothing at all, whatever its target.")
 @click.option("--untargeted", is_flag=True, help="Every clip is to be misheard, whatever its target.")
-@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
-@click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of a channel for each step.")
-@click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file.")
-@click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
-@click.option("--batch", type=click.IntRange(min=1), default=BATCH, show_default=True, help="Clips attacked at once.")
+@errors_option
+@search_options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N clips; more can follow later.")
 @common_options
 @click.pass_context
@@ -71,11 +69,14 @@ def bench(
     bounds: tuple[str, ...],
     channels: tuple[str, ...],
     target: str | None,
+    silence: bool,
     untargeted: bool,
+    errors: float,
     steps: int,
     draws: int,
     judge_draws: int,
     rate: float,
+    restarts: int,
     batch: int,
     limit: int | None,
     as_json: bool,
@@ -85,7 +86,7 @@ def bench(
     """Attack every clip of a manifest under every setting.
 
     MANIFEST is JSON Lines: audio_filepath (relative to it), duration, text (what is said) and, if you like, target (what
-    should be heard). A clip without a target is to be misheard: at least half of its words wrong. RUN gets the files of each
+    should be heard). A clip without a target is to be misheard: at least --errors of its words wrong. RUN gets the files of each
     clip, a line for each in results.jsonl, and run.json, which says what is claimed.
 
     Killed or stopped anywhere, a run goes on where it was: start the same command again. Under torchrun all workers share
@@ -97,14 +98,18 @@ def bench(
     torchrun --nproc-per-node 4 --max-restarts 3 -m audioadv bench test.jsonl --out run
     audioadv report run
     """
-    if target is not None and untargeted:
-        raise click.UsageError("--target and --untargeted are two different goals. Give one of them")
-    options = {"steps": steps, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
+    goals = {"--target": target is not None, "--silence": silence, "--untargeted": untargeted}
+    if len(given := [option for option, there in goals.items() if there]) > 1:
+        raise click.UsageError(f"{' and '.join(given)} are {'two' if len(given) == 2 else 'three'} different goals. Give one of them")
+    options = {"steps": steps, "restarts": restarts, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
     settings = as_settings(models, attacks, bounds, channels)
     entries, complaints = read_lines(manifest)
     check_writable(out)
     earlier = read_earlier(out / "results.jsonl")
-    jobs = as_jobs(entries, out, settings, target, untargeted, earlier)
+    wish = Wish(target, silence, untargeted, errors)
+    jobs = as_jobs(entries, out, settings, wish, earlier)
+    if jobs and all(job.target is not None for job in jobs):
+        no_use(("errors",), "it is for clips to be misheard, and each has another goal")
     claims = workers(str(out.absolute()))
     context.meta[FIRST] = claims.first  # a start that is refused is refused to each worker, and at each restart
     load = lru_cache(maxsize=1)(partial(load_model, device=own_device(device), attacked=True))
@@ -120,6 +125,8 @@ def bench(
         context.exit(WRONG_INPUT)
     arguments: dict[str, Any] = {"MANIFEST": seen_from(out, manifest), "--model": models, "--attack": attacks, "--bound": bounds}
     arguments |= {"--channel": channels, "--target": target, "--untargeted": untargeted}
+    arguments |= {"--silence": silence or None, "--errors": None if errors == USUAL_ERRORS else errors}
+    arguments |= {"--restarts": None if restarts == 1 else restarts}  # runs from before these options go on
     arguments |= {"--steps": steps, "--draws": draws, "--judge": judge_draws, "--rate": rate, "--seed": seed}
     started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
     make_folder(out)
@@ -215,12 +222,20 @@ def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in lines}
 
 
+class Wish(NamedTuple):
+    """What the command line wants of every clip, in place of its own target; and the share of words wrong where one is misheard."""
+
+    target: str | None = None
+    silence: bool = False
+    untargeted: bool = False
+    errors: float = USUAL_ERRORS
+
+
 def as_jobs(
     entries: Sequence[tuple[str, Entry]],
     out: Path,
     settings: Sequence[Setting],
-    target: str | None,
-    untargeted: bool,
+    wish: Wish,
     earlier: Mapping[str, Mapping[str, Any]],
 ) -> list[Job]:
     """A job for each entry. Raises OptionError where files of the run would come to lie among the clips.
@@ -240,8 +255,9 @@ def as_jobs(
         text, own, seconds = entry.text, entry.target, entry.seconds
         if own is not None and own.startswith(NOT_AS):  # the manifest is the result of an untargeted run
             text, own = text or own.removeprefix(NOT_AS), None
-        wanted = None if untargeted else own if target is None else target
-        job = Job(where, entry.path, "", text, wanted, length_of(entry.path) if seconds is None else seconds)
+        wanted = "" if wish.silence else None if wish.untargeted else own if wish.target is None else wish.target
+        length = length_of(entry.path) if seconds is None else seconds
+        job = Job(where, entry.path, "", text, wanted, length, wish.silence, wish.errors)
         known = kept.get((seen_from(out, entry.path), text, job.wish))
         jobs.append(replace(job, name=names.keep(known.pop(0))) if known else job)
     return [job if job.name else replace(job, name=names.new(job.path)) for job in jobs]
@@ -307,9 +323,13 @@ def threat_models(jobs: Sequence[Job], settings: Sequence[Setting], names: Conta
     """The claim of each bound and channel that has results of these names: as an object, and in words."""
     pairs = [(job, setting) for setting in settings for job in jobs if f"{setting.folder}/{job.name}" in names]
     targets = {job.target for job, _ in pairs} - {None}
-    wishes = [f"hear each clip as {next(iter(targets))!r}" if len(targets) == 1 else "hear each clip as its target"] if targets else []
-    if any(job.target is None for job, _ in pairs):
-        wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least half of the words wrong")
+    wishes = []
+    if targets:
+        one = "nothing at all" if targets == {""} else repr(next(iter(targets))) if len(targets) == 1 else "its target"
+        wishes.append(f"hear each clip as {one}")
+    if errors := {job.errors for job, _ in pairs if job.target is None}:
+        share = "half" if errors == {USUAL_ERRORS} else f"{100 * errors.pop():g} %"
+        wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least {share} of the words wrong")
     claims = dict.fromkeys((setting.bound, setting.channel) for _, setting in pairs)
     made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]
     return [{**json.loads(threat.to_json()), "claim": " ".join(str(threat).split())} for threat in made]

@@ -16,7 +16,19 @@ from audioadv.audio.ragged import alike
 from audioadv.cli.attacks import check_fits
 from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
-from audioadv.cli.options import Folder, Number, Problems, clip_arguments, common_options, model_option, no_use, output, say
+from audioadv.cli.options import (
+    Folder,
+    Number,
+    Problems,
+    clip_arguments,
+    common_options,
+    errors_option,
+    model_option,
+    no_use,
+    output,
+    say,
+    search_options,
+)
 from audioadv.cli.outputs import Names, check_page, check_writable, finish_killed, results_of, save
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
@@ -46,7 +58,7 @@ class Job(NamedTuple):
 @click.option(
     "--not-as", "references", multiple=True, metavar="TEXT", help="What is said, to be misheard: once for all clips, or once for each."
 )
-@click.option("--errors", type=Number(0, min_open=True), default=0.5, show_default=True, help="Words misheard, of those --not-as says.")
+@errors_option
 @click.option("--lead-in", type=Number(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Silence to put before each clip.")
 @model_option
 @click.option(
@@ -54,14 +66,7 @@ class Job(NamedTuple):
 )
 @click.option("--attack", type=click.Choice(CRAFTING), default="shrink", show_default=True, help="How to search.")
 @click.option("--channel", "channel_spec", metavar="C", help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...")
-@click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of the channel for each step.")
-@click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge the file.")
-@click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do.")
-@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip.")
-@click.option(
-    "--restarts", type=click.IntRange(min=1), default=1, show_default=True, help="Starts of what has not come there; the best is kept."
-)
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Clips attacked at once.")
+@search_options
 @click.option("--out", type=Folder(), default="adversarial", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--no-picture", is_flag=True, help="Draw nothing.")
 @common_options

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast, final
 
@@ -19,6 +19,7 @@ from audioadv.report.tables import silence
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+BATCH = 16  # clips, if nobody says
 HIGHEST_SEED = 2**32 - 1  # seeds are multiplied and packed into 64 bits
 
 
@@ -51,6 +52,27 @@ clip_arguments = click.argument("clips", nargs=-1, required=True, metavar="CLIP.
 model_option = click.option(
     "--model", "model_name", default="tiny-mel", show_default=True, metavar="M", help="The recogniser ('audioadv models' lists them)."
 )
+
+
+errors_option = click.option(
+    "--errors", type=Number(0, min_open=True), default=0.5, show_default=True, help="Words misheard of each said, where that is the goal."
+)
+SEARCH = (
+    click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of a channel for each step."),
+    click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file."),
+    click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do."),
+    click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip."),
+    click.option(
+        "--restarts", type=click.IntRange(min=1), default=1, show_default=True, help="Starts of what has not come there; the best is kept."
+    ),
+    click.option("--batch", type=click.IntRange(min=1), default=BATCH, show_default=True, help="Clips attacked at once."),
+)
+
+
+def search_options(command: Command) -> Command:
+    """How long and through what an attack on clips searches, and who judges: as `draws`, `judge_draws`, `rate`, `steps`, `restarts` and
+    `batch`."""
+    return cast(Command, reduce(lambda decorated, option: option(decorated), reversed(SEARCH), cast(Any, command)))
 
 
 def no_use(names: Iterable[str], why: str) -> None:

@@ -168,7 +168,7 @@ def save(
     """
     folder = names.folder
     with staged(names, name, entry.path) as (stage, name):
-        line = write_and_judge(stage, name, crafted, goal, model) | asked
+        line = {**write_and_judge(stage, name, crafted, goal, model), **asked}
         if line["reached"]:
             line["out"] = str(folder / f"{name}.wav")
             if picture:

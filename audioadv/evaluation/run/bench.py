@@ -35,7 +35,7 @@ from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
-from audioadv.threat.goals import NOT_AS, Mistranscribe, TextGoal, Transcribe, as_texts, check_spelt
+from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, TextGoal, Transcribe, as_texts, check_spelt
 
 STAGE = ".stage-"  # what a folder that files are made in begins with; its maker is alone in it
 
@@ -60,7 +60,7 @@ class Setting:
 @dataclass(frozen=True)
 class Job:
     """One clip of the manifest. `name` is that of its files; `text` is what is said, `target` what is to be heard, None for
-    anything but the text."""
+    anything but the text, of whose words the share `errors` is to be wrong. With `silence`, nothing is to be heard."""
 
     where: str
     path: Path
@@ -68,6 +68,8 @@ class Job:
     text: str | None
     target: str | None
     seconds: float
+    silence: bool = False
+    errors: float = 0.5
 
     @property
     def wish(self) -> str:
@@ -76,19 +78,35 @@ class Job:
 
     def goal(self, model: Recogniser) -> TextGoal:
         """What the model is to make of the clip. Raises UnusableTarget for texts that it never writes, or none at all."""
+        if self.silence:
+            return Silence()
         if not self.wish:  # the manifest is the result of craft --silence
-            raise UnusableTarget(f"{self.where}: target {self.target!r}, and bench has no --silence. Give --target TEXT or --untargeted")
+            raise UnusableTarget(
+                f"{self.where}: target {self.target!r} is no text to be heard as. Give --silence for all, --target TEXT or --untargeted"
+            )
         if self.target is None and not plain_words(self.text or ""):
             raise UnusableTarget(
                 f"{self.where}: neither a target nor a text. Say what it should be heard as (target, or --target TEXT), or what is "
                 "said in it (text), to have that misheard"
             )
         try:
-            goal = Mistranscribe(plain_words(self.text or "")) if self.target is None else Transcribe(self.target)
+            goal = Mistranscribe(plain_words(self.text or ""), self.errors) if self.target is None else Transcribe(self.target)
             check_spelt(goal, model.vocabulary)
         except UnusableTarget as error:
             raise UnusableTarget(f"{self.where}: {error}") from error
         return goal
+
+
+def all_in_one(goals: Sequence[TextGoal]) -> TextGoal:
+    """The goals of single clips, which are of one kind, as that of them all."""
+    texts = [text for goal in goals for text in goal.texts]
+    match goals[0]:
+        case Silence():
+            return goals[0]
+        case Mistranscribe(errors=errors):
+            return Mistranscribe(texts, errors)
+        case _:
+            return Transcribe(texts)
 
 
 class Batch(NamedTuple):
@@ -176,8 +194,7 @@ class Bench:
     def save(self, setting: Setting, usable: Sequence[tuple[Job, Clip]], model: Recogniser) -> list[Line]:
         """As `attack`, at once. Nothing takes its place before all of it is written."""
         goals = [job.goal(model) for job, _ in usable]
-        texts = [text for goal in goals for text in goal.texts]
-        together = Mistranscribe(texts) if isinstance(goals[0], Mistranscribe) else Transcribe(texts)
+        together = all_in_one(goals)
         options = {**self.options, "bound": setting.bound, "attack": setting.attack, "channel": setting.channel, "batch": len(usable)}
         results = craft_each(model, [clip for _, clip in usable], together, progress=self.progress, **options)
         place, lines = self.folder / setting.folder, []
