@@ -1033,6 +1033,20 @@ def test_a_craft_that_cannot_write_leaves_no_folder(folder: Path, monkeypatch: p
     assert files(folder) == {"hiss.wav"}
 
 
+def test_a_signal_may_be_told_of_while_something_else_is(folder: Path) -> None:
+    telling = (
+        "import signal, sys; from audioadv.cli.streams import settle_streams; settle_streams()\n"
+        "signal.signal(signal.SIGALRM, lambda number, frame: print('heard', file=sys.stderr, flush=True))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)\n"
+        "for _ in range(20000): print('at work', file=sys.stderr, flush=True)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", telling], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.count(b"at work") == 20000
+    assert b"heard" in done.stderr
+
+
 def long_call(folder: Path) -> "subprocess.Popen[str]":
     """A craft of forty clips, one a batch, as soon as its first results are there."""
     process = start(folder, "craft", *["hiss.wav"] * 40, "--target", "go", "--batch", "1", *QUICK, "--model", "module:recognisers:slow")

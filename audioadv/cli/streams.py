@@ -12,10 +12,11 @@ class Heedless(io.FileIO):
     """A file that goes on in silence where nobody reads (`2>&1 | head -1`) or nothing fits (`2>/dev/full`)."""
 
     def write(self, content: Any, /) -> int:
-        try:
-            return super().write(content)
-        except OSError:
-            return memoryview(content).nbytes
+        rest = memoryview(content)
+        with suppress(OSError):
+            while rest:
+                rest = rest[super().write(rest) or len(rest) :]
+        return len(content)
 
 
 def settle_streams() -> None:
@@ -31,5 +32,5 @@ def settle_streams() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     with suppress(OSError, AttributeError):  # of no file, as a test's
-        heedless = io.BufferedWriter(Heedless(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(heedless, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+        raw: Any = Heedless(sys.stderr.fileno(), "w", closefd=False)  # no buffer, which a signal's handler could not write to meanwhile
+        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
