@@ -3,6 +3,8 @@
 Source: Graves et al. 2006, "Connectionist temporal classification" (best path decoding).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,12 +29,27 @@ def transcripts(log_probs: Float[Tensor, "batch frames letters"], frames: Int[Te
     blank = vocabulary.index("")
     best = log_probs.argmax(-1)
     writes = kept(best, frames, blank).cpu()
-    columns = best.cpu()
-    return [" ".join("".join(vocabulary[c] for c in row[keep].tolist()).split()) for row, keep in zip(columns, writes, strict=True)]
+    return [text_of(row[keep].tolist(), vocabulary) for row, keep in zip(best.cpu(), writes, strict=True)]
+
+
+def text_of(columns: Sequence[int], vocabulary: tuple[str, ...]) -> str:
+    """What these columns write, one after the other: no two spaces, and none at the ends."""
+    return " ".join("".join(vocabulary[column] for column in columns).split())
 
 
 CLEARANCE = 1e-3
 """Nats by which a frame's letter must lead. Sums in floating point differ with a batch's shape, by some 1e-5 here."""
+
+
+def leaders(
+    log_probs: Float[Tensor, "batch frames letters"], frames: Int[Tensor, " batch"]
+) -> tuple[Int[Tensor, "batch frames"], Bool[Tensor, "batch frames"]]:
+    """Each frame's likeliest letter, and whether it leads clearly or is padding.
+
+    Shapes: log_probs [batch, frames, letters], frames [batch] -> [batch, frames] twice.
+    """
+    (lead, next_best), (best, _) = (pair.unbind(-1) for pair in log_probs.topk(2, dim=-1))
+    return best, (lead - next_best > CLEARANCE) | (torch.arange(best.shape[1], device=best.device) >= frames[:, None])
 
 
 def writes_exactly(
@@ -48,8 +65,7 @@ def writes_exactly(
     As in `transcripts`, gaps between words count once, and not at the ends; `gap` is their column, -1 where there is none.
     Shapes: log_probs [batch, frames, letters], frames [batch], targets [batch, longest], target_lengths [batch] -> bool [batch].
     """
-    (lead, next_best), (best, _) = (pair.unbind(-1) for pair in log_probs.topk(2, dim=-1))
-    clear = (lead - next_best > CLEARANCE) | (torch.arange(best.shape[1], device=best.device) >= frames[:, None])
+    best, clear = leaders(log_probs, frames)
     writes = kept(best, frames, blank)
     gaps = writes & (best == gap)
     letters = writes & ~gaps

@@ -49,8 +49,9 @@ class Emissions:
 class Recogniser:
     """A CTC recogniser: any callable `(waveforms, lengths) -> (log_probs, frames)`, with its rate and letters.
 
-    `vocabulary` names each output column; the empty string is the CTC blank and " " the gap between words. Lengths are
-    in samples, and the waveforms are zero past them. A callable that has more to say may give Emissions.
+    `vocabulary` names each output column, a letter or a longer piece (" the", with the gap that it brings); the empty string is
+    the CTC blank and " " the gap between words. Lengths are in samples, and the waveforms are zero past them. A callable that
+    has more to say may give Emissions.
     Raises OptionError for a rate that no sound has, and for a vocabulary that is no texts or has no blank.
 
     >>> def deaf(waveforms, lengths):

@@ -11,6 +11,7 @@ temperature `SHARPNESS`, which is what the CTC recursion computes when it is han
 log-probabilities. So no alignment is a choice made once, and none is paid for that the scores have outgrown.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -22,13 +23,13 @@ SHARPNESS = 10.0
 LEAST = 1e-6  # share of the alignments
 
 
-def frames_needed(text: str) -> int:
-    """The fewest frames that write a text under CTC: one a letter, and a blank between equal neighbours.
+def frames_needed(written: Sequence[object]) -> int:
+    """The fewest frames that write such letters or columns under CTC: one each, and a blank between equal neighbours.
 
     >>> frames_needed("hello")
     6
     """
-    return len(text) + sum(a == b for a, b in pairwise(text))
+    return len(written) + sum(a == b for a, b in pairwise(written))
 
 
 def likelihood_loss(

@@ -17,13 +17,15 @@ from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableTarget
 from audioadv.models.abstention import abstained
-from audioadv.models.decoding import writes_exactly
+from audioadv.models.decoding import kept, leaders, text_of, writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
 from audioadv.threat.joined import Joins
 from audioadv.threat.projections import sum_of
+from audioadv.threat.spelling import columns_of, in_pieces, too_long
 
 LOST = 1.0  # nats: a letter that is so far behind is not heard
+SHOWN = 40  # pieces of a model, in a message
 NOT_AS = "not: "  # what a goal's text begins with, where the rest is not to be heard: result lines say so too
 
 
@@ -69,20 +71,45 @@ class Spelling(NamedTuple):
 
 @lru_cache(maxsize=256)
 def spell(texts: tuple[str, ...], vocabulary: tuple[str, ...], device: torch.device) -> Spelling:
-    """The columns that spell each text. Raises UnusableTarget for a letter that the model does not write."""
-    column = {letter: place for place, letter in enumerate(vocabulary)}
-    for text in texts:
-        if strange := sorted(set(text) - set(vocabulary)):
-            letters = "".join(
-                sorted((letter for letter in vocabulary if letter.strip()), key=lambda letter: (not letter.isalpha(), letter))
-            )
-            raise UnusableTarget(
-                f"text {text!r}: the model does not write {', '.join(map(repr, strange))}. "
-                f"Use its letters only ({letters}{' and space' if ' ' in vocabulary else ''}), with numbers spelt out"
-            )
-    rows = [torch.tensor([column[letter] for letter in text], dtype=torch.int64) for text in texts]
-    columns = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-    return Spelling(columns, torch.tensor([len(text) for text in texts], device=device), vocabulary.index(""))
+    """The columns that spell each text (`spelling.py`). Raises UnusableTarget for one that the model cannot write."""
+    rows = [columns_of(text, vocabulary) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        if row is None:
+            raise UnusableTarget(unwritten(text, vocabulary))
+    return in_rows([row for row in rows if row is not None], vocabulary, device)
+
+
+def spell_as_heard(texts: tuple[str, ...], outputs: Emissions) -> Spelling:
+    """As `spell`, for each clip in the pieces that lead in it: all of them where they write the text, else as many as fit."""
+    plain, vocabulary = spell(texts, outputs.vocabulary, outputs.log_probs.device), outputs.vocabulary
+    if not in_pieces(texts, vocabulary):
+        return plain
+    best, frames = outputs.log_probs.argmax(-1), outputs.frames.tolist()
+    keep, rows = kept(best, outputs.frames, plain.blank), list[Sequence[int]]()
+    for row, (text, count) in enumerate(zip(texts, frames, strict=True)):
+        own = best[row][keep[row]].tolist()
+        near = own if text_of(own, vocabulary) == text else columns_of(text, vocabulary, frozenset(own)) or ()
+        rows.append(near if frames_needed(near) <= count else plain.columns[row, : plain.lengths[row]].tolist())
+    return in_rows(rows, vocabulary, outputs.log_probs.device)
+
+
+def in_rows(rows: Sequence[Sequence[int]], vocabulary: tuple[str, ...], device: torch.device) -> Spelling:
+    """Columns, a row a text, as tensors."""
+    columns = torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True).to(device)
+    return Spelling(columns, torch.tensor([len(row) for row in rows], device=device), vocabulary.index(""))
+
+
+def unwritten(text: str, vocabulary: tuple[str, ...]) -> str:
+    """What of a text a model does not write, and what it writes."""
+    pieces = sorted({piece for piece in vocabulary if piece.strip()}, key=lambda piece: (not piece.strip().isalpha(), piece))
+    gap = " and space" if " " in vocabulary else ""
+    if not any(len(piece) > 1 and piece.strip(" '").isalpha() for piece in pieces):  # but for marks such as <unk>
+        what, known, numbers = sorted({*text} - {*vocabulary}), f"letters only ({''.join(pieces)}{gap})", ", with numbers spelt out"
+    else:
+        begun = max(end for end in range(len(text)) if columns_of(text[:end], vocabulary) is not None)
+        shown = ", ".join(map(repr, pieces[:SHOWN])) + (", ..." if len(pieces) > SHOWN else "")
+        what, known, numbers = sorted({*text} - {*"".join(vocabulary)}) or [text[begun:]], f"pieces only ({shown}{gap})", ""
+    return f"text {text!r}: the model does not write {', '.join(map(repr, what))}. Use its {known}{numbers}"
 
 
 def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
@@ -96,16 +123,6 @@ def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
 def for_each(texts: tuple[str, ...], count: int) -> tuple[str, ...]:
     """One text for each of so many clips: where there is one, it is all clips'."""
     return texts * count if len(texts) == 1 else texts
-
-
-def too_long(text: str, frames: int) -> str | None:
-    """Why a text does not fit so many frames, and how much of it does; None where it fits."""
-    needed = frames_needed(text)
-    if needed <= frames:
-        return None
-    prefix = max((text[:n].rstrip() for n in range(len(text)) if frames_needed(text[:n].rstrip()) <= frames), key=len)
-    fits = f"The longest part that fits is {prefix!r}" if prefix else "No part of it fits"
-    return f"The target needs {needed} frames, but the clip has {frames}. {fits}: shorten the target or take a longer clip."
 
 
 def letters_wrong(text: str, heard: str) -> int:
@@ -128,13 +145,18 @@ def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float | Tensor) ->
 
 
 def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Tensor:
-    """Whether each clip is heard as its text: letter by letter, or by vote where the model has one. Shapes: -> bool [batch]."""
-    if outputs.voted is None:
+    """Whether each clip is heard as its text, by vote where the model has one: letter by letter, or in whatever pieces.
+
+    Shapes: -> bool [batch].
+    """
+    if outputs.voted is None and not in_pieces(texts, outputs.vocabulary):
         gap = outputs.vocabulary.index(" ") if " " in outputs.vocabulary else -1
         return writes_exactly(outputs.log_probs, outputs.frames, *spelling, gap)
-    wanted = for_each(texts, len(outputs.voted))
-    said = torch.tensor([said == text for said, text in zip(outputs.voted, wanted, strict=True)], device=outputs.log_probs.device)
-    return said & ~abstained(outputs)
+    heard = outputs.transcripts()
+    wanted = for_each(texts, len(heard))
+    said = torch.tensor([own == text for own, text in zip(heard, wanted, strict=True)], device=outputs.log_probs.device)
+    sure = ~abstained(outputs)
+    return said & (sure if outputs.voted is not None else sure & leaders(outputs.log_probs, outputs.frames)[1].all(1))
 
 
 def ctc_hold(outputs: Emissions, spelling: Spelling) -> Tensor:
@@ -171,7 +193,7 @@ class Transcribe(Joins):
         return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank)
 
     def margin(self, outputs: Emissions, slack: float | Tensor = 0.0) -> Tensor:
-        return ctc_margin(outputs, self.spelt(outputs), slack)
+        return ctc_margin(outputs, spell_as_heard(for_each(self.texts, len(outputs.log_probs)), outputs), slack)
 
     def reached(self, outputs: Emissions) -> Tensor:
         return writes(outputs, self.spelt(outputs), self.texts)
@@ -189,7 +211,7 @@ class Transcribe(Joins):
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
         texts = for_each(self.texts, len(outputs.frames))
-        return [too_long(text, frames) for text, frames in zip(texts, outputs.frames.tolist(), strict=True)]
+        return [too_long(text, frames, outputs.vocabulary) for text, frames in zip(texts, outputs.frames.tolist(), strict=True)]
 
     def __str__(self) -> str:
         return " | ".join(self.texts)
@@ -259,8 +281,7 @@ class Mistranscribe(Joins):
         return self.references
 
     def loss(self, outputs: Emissions) -> Tensor:
-        texts = for_each(self.references, len(outputs.log_probs))
-        return ctc_hold(outputs, spell(texts, outputs.vocabulary, outputs.log_probs.device))
+        return ctc_hold(outputs, spell_as_heard(for_each(self.references, len(outputs.log_probs)), outputs))
 
     def cost(self, outputs: Emissions) -> Tensor:
         """The CTC loss of the references, a letter: what a model learns that is to resist. Shapes: -> [batch]."""
