@@ -153,3 +153,50 @@ def test_a_net_that_writes_over_its_waveforms_is_told() -> None:
 
     with pytest.raises(UnusableBatch, match="writes over its inputs"):
         Recogniser(net, 8000, ("", "a", "b")).transcribe(torch.ones(1, 800), torch.tensor([800]))
+
+
+def test_a_letter_that_never_occurs_costs_what_one_does_that_hardly_ever_does() -> None:
+    """Losses, margins and slopes with a column of -inf are those without the column."""
+    weights = torch.randn(80, 4, generator=torch.Generator().manual_seed(1))
+
+    def net(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (waveforms.unfold(1, 80, 80) @ weights).log_softmax(-1), lengths // 80
+
+    def suppressing(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs, frames = net(waveforms, lengths)
+        return torch.nn.functional.pad(log_probs, (0, 1), value=-torch.inf), frames
+
+    letters = ("", " ", "a", "b")
+    clips, lengths = torch.randn(2, 800, generator=torch.Generator().manual_seed(0)), torch.tensor([800, 640])
+    for goal in (aa.Transcribe("a b"), aa.Silence(), aa.Mistranscribe("ab"), aa.Transcribe(["a", "bb"])):
+        found = []
+        for model in (Recogniser(net, 8000, letters), Recogniser(suppressing, 8000, (*letters, "<unk>"))):
+            inputs = clips.clone().requires_grad_()
+            values = [goal.loss(model(inputs, lengths)), goal.margin(model(inputs, lengths), 0.5)]
+            slopes = [torch.autograd.grad(value.sum(), inputs)[0] for value in values]
+            found.append([*values, *slopes, goal.reached(model(inputs, lengths))])
+        for plain, masked in zip(*found, strict=True):
+            assert plain.isfinite().all()
+            torch.testing.assert_close(masked, plain)
+    never = Recogniser(suppressing, 8000, (*letters, "x"))(clips, lengths)
+    assert aa.Transcribe("x").loss(never).isfinite().all(), "a letter that it has, but never writes, is far off and no more"
+
+
+@pytest.mark.parametrize(
+    ("waveforms", "lengths", "fault"),
+    [
+        (torch.zeros(1, 8000), torch.tensor([9000]), r"lengths \[9000\] for waveforms of \[1, 8000\]"),
+        (torch.zeros(1, 8000), torch.tensor([-1]), r"lengths \[-1\]"),
+        (torch.zeros(1, 0), torch.tensor([0]), r"waveforms: .*\[1, 0\].*a sample at least"),
+        (torch.zeros(8000), torch.tensor([8000]), r"waveforms: .*\[8000\].*samples\[None\]"),
+        (torch.zeros(1, 8000).int(), torch.tensor([8000]), "waveforms: torch.int32"),
+        (torch.zeros(1, 8000), [8000], "lengths of type list"),
+        (torch.zeros(1, 8000), torch.tensor([8000.0]), "lengths: torch.float32"),
+        (torch.zeros(1, 8000), torch.tensor([8000, 8000]), r"lengths: .*\[2\] for waveforms of \[1, 8000\]"),
+    ],
+)
+def test_what_are_no_clips_is_named(waveforms: torch.Tensor, lengths: torch.Tensor, fault: str) -> None:
+    model = recognisers.linear()
+    for ask in (model, model.transcribe):
+        with pytest.raises(UnusableBatch, match=fault):
+            ask(waveforms, lengths)

@@ -14,6 +14,7 @@ from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
 from audioadv.models.rest import at_rest, modules_of, only_read
 
+NEVER = -1e4  # nats, of a letter that cannot occur: beside -inf, margins and slopes are no numbers
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -88,7 +89,11 @@ class Recogniser:
         object.__setattr__(self, "vocabulary", lower)
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:
-        """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions. Raises UnusableBatch for a net that gives none."""
+        """Shapes: waveforms [batch, time], lengths [batch] in samples -> Emissions.
+
+        Raises UnusableBatch for what are no clips, and for a net that gives no emissions.
+        """
+        check_clips(waveforms, lengths)
         said = self.net(waveforms, lengths)
         return said if isinstance(said, Emissions) else self.emitted(said, len(waveforms))
 
@@ -116,6 +121,9 @@ class Recogniser:
                 "Let it give floating-point numbers, and frames that are counted in integers: frames.long()"
             )
         log_probs = log_probs.float() if log_probs.dtype.itemsize < 4 else log_probs  # CTC knows no others
+        never = log_probs.isneginf()
+        if never.is_cuda or bool(never.any()):
+            log_probs = log_probs.masked_fill(never, NEVER)
         said = Emissions(log_probs, frames.long(), self.vocabulary)
         return said if frames.is_cuda else counted(said, self.name)  # at each step of an attack, a GPU would be waited for
 
@@ -126,12 +134,29 @@ class Recogniser:
         return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
     def transcribe(self, waveforms: Tensor, lengths: Tensor) -> list[str]:
-        """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device."""
+        """Greedy transcripts. Shapes: waveforms [batch, time], lengths [batch] in samples; on any device. Raises UnusableBatch."""
+        check_clips(waveforms, lengths)
         return hear(self, waveforms, lengths).transcripts() if len(waveforms) else []
 
     def granting(self, access: Access) -> "Recogniser":
         """The same recogniser, seen by an attacker with this much access."""
         return replace(self, access=access)
+
+
+def check_clips(waveforms: object, lengths: object) -> None:
+    """Raises UnusableBatch for what are no clips with their lengths; what lengths on a GPU say, nobody waits for."""
+    sound = isinstance(waveforms, Tensor) and waveforms.ndim == 2 and waveforms.is_floating_point()
+    if not isinstance(waveforms, Tensor) or not sound or waveforms.shape[1] < 1 <= len(waveforms):
+        given = f"{waveforms.dtype} {list(waveforms.shape)}" if isinstance(waveforms, Tensor) else type(waveforms).__name__
+        raise UnusableBatch(f"waveforms: {given}. Give floating-point [batch, time], a sample at least; of one clip, samples[None]")
+    if not isinstance(lengths, Tensor):
+        raise UnusableBatch(f"lengths of type {type(lengths).__name__}: give a tensor, for example torch.as_tensor(lengths)")
+    if lengths.shape != waveforms.shape[:1] or lengths.dtype not in INTEGERS:
+        raise UnusableBatch(
+            f"lengths: {lengths.dtype} {list(lengths.shape)} for waveforms of {list(waveforms.shape)}. Give each clip a whole number"
+        )
+    if not lengths.is_cuda and bool(((lengths < 0) | (lengths > waveforms.shape[1])).any()):
+        raise UnusableBatch(f"lengths {lengths.tolist()} for waveforms of {list(waveforms.shape)}: give samples, from 0 to the width")
 
 
 def hears(model: Any) -> TypeGuard[Recogniser]:
