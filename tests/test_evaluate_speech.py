@@ -15,7 +15,7 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import FULL_SCALE, Clip, round16
 from audioadv.audio.ragged import pad
-from audioadv.errors import AccessDenied, InputError, OptionError, UnusableBatch
+from audioadv.errors import AccessDenied, InputError, OptionError, UnusableBatch, UnusableTarget
 from audioadv.evaluation.sounds import fsdd
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser
@@ -268,3 +268,24 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_words_are_compared_without_case_and_punctuation() -> None:
     assert WordErrors.of(["Five.", "it's  me"], ["five", "its me"]).wrong == (0, 1)
+
+
+def test_references_are_compared_as_words_and_checked_before_any_attack(clips: tuple[Tensor, Tensor, list[str]]) -> None:
+    """Punctuation is no error; what the model never writes is told with its number, whatever was heard."""
+    waveforms, lengths, said = clips
+    written = [f"{text.replace(' ', '-', 1).capitalize()}." for text in said]
+    result = aa.evaluate(MODEL, waveforms, written, aa.Linf(0.001), {"pgd": partial(attacks.pgd, steps=1)}, lengths=lengths)
+    assert result.before.wrong == (0,) * len(said)
+    for text, why in (
+        ("...", r"reference 5, '\.\.\.': there is no word"),
+        ("ça va", "reference 5: .*does not write 'ç'"),
+        ("", "reference 5"),
+    ):
+        with pytest.raises(UnusableTarget, match=why):
+            aa.evaluate(MODEL, waveforms, [*said[:5], text], aa.Linf(0.001), PGD, lengths=lengths)
+    marks = Recogniser(wordy, 16000, tuple("." if letter == said[0][0] else letter for letter in MODEL.vocabulary))
+    heard = marks.transcribe(waveforms, lengths)
+    assert any("." in text for text in heard)
+    clean = aa.evaluate(marks, waveforms, heard, aa.Linf(1e-5), {"pgd": partial(attacks.pgd, steps=1)}, lengths=lengths)
+    assert set(clean.outcome) == {Outcome.MISSED}
+    assert clean.references == tuple(heard), "as it stands, for a model that writes it"

@@ -25,17 +25,17 @@ from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.audio.ragged import pad
 from audioadv.defenses.statement import PLAIN, Statement
-from audioadv.errors import UnknownModel, UnusableBatch
+from audioadv.errors import UnknownModel, UnusableBatch, UnusableTarget
 from audioadv.evaluation.adaptive import PEEK, disagreements
 from audioadv.evaluation.campaign import Campaign, in_parts
 from audioadv.evaluation.rates import Rate, security_curve
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
-from audioadv.evaluation.words import WordErrors
+from audioadv.evaluation.words import WordErrors, plain_words
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
-from audioadv.threat.goals import Mistranscribe
+from audioadv.threat.goals import Mistranscribe, Transcribe, as_texts, check_spelt
 from audioadv.threat.region import Region
 from audioadv.threat.undetected import Undetected
 
@@ -219,6 +219,24 @@ def in_one_batch(model: Recogniser, inputs: object, lengths: object, references:
     return pad([clip.samples.to(model.device) for clip in inputs])
 
 
+def misheard(references: Sequence[str], errors: float, model: Recogniser) -> Mistranscribe:
+    """To mishear each reference: as it stands where the model writes all of it, else its words without punctuation.
+
+    Raises UnusableTarget, with the reference's number, for one without a word, or of letters that the model does not write.
+    """
+    texts = list[str]()
+    for number, given in enumerate(as_texts(references)):
+        written = all(letter in "".join(model.vocabulary) for letter in given)
+        texts.append(given if written else plain_words(given))
+        if not plain_words(given):
+            raise UnusableTarget(f"reference {number}, {given!r}: there is no word in it to mishear. Give what was said in the clip")
+        try:
+            check_spelt(Transcribe(texts[-1]), model.vocabulary)
+        except UnusableTarget as error:
+            raise UnusableTarget(f"reference {number}: {error}") from error
+    return Mistranscribe(texts, errors)
+
+
 def evaluate_speech(
     model: Recogniser,
     waveforms: Tensor,
@@ -240,13 +258,14 @@ def evaluate_speech(
 
     Within a fixed bound each attack goes for as many word errors as it can get (`attacks.worsen`); a `min` bound, or a limit on
     queries, asks for `errors` alone. Only clips that are under `errors` are attacked. A model that remembers is an OptionError.
-    Shapes: waveforms [clips, time], lengths [clips] in samples. Raises UnusableBatch, OptionError, AccessDenied, UnknownModel.
+    Shapes: waveforms [clips, time], lengths [clips] in samples.
+    Raises UnusableBatch, UnusableTarget, OptionError, AccessDenied, UnknownModel.
     """
     if not len(references) == len(waveforms) == len(lengths):
         raise UnusableBatch(f"{len(references)} texts and {len(lengths)} lengths for {len(waveforms)} clips: give one of each for each")
     if not len(references):
         raise UnusableBatch("no clips, and of none there are no word errors: give some")
-    goal, waveforms = Mistranscribe(references, errors), round16(waveforms)
+    goal, waveforms = misheard(references, errors, model), round16(waveforms)
     if static is not None and not (hears(static) and static.sample_rate == model.sample_rate):
         raise UnknownModel(f"static: no recogniser at {model.sample_rate} Hz, as {model.name} is one. Give one that hears the same clips")
     options: dict[str, Any] = {"lengths": lengths, "static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed}
