@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 import audioadv as aa
 from audioadv.audio.codecs import through_codec
 from audioadv.audio.ragged import pad
-from audioadv.audio.roomsets import Role, RoomSet, Space
+from audioadv.audio.roomsets import DEFAULT, Role, RoomSet, Space, read_rooms, write_rooms
 from audioadv.threat.channels import (
     NOTHING,
     Band,
@@ -39,6 +40,7 @@ from audioadv.threat.channels import (
     fingerprint,
     parse_channel,
 )
+from audioadv.threat.channels.noise import babble, hum
 
 ROOT = Path(__file__).parent.parent
 BABBLE = str(ROOT / "samples/babble.wav")
@@ -157,6 +159,18 @@ def test_the_backward_is_what_is_stated(spec: str) -> None:
         assert slope.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("spec", [*(s for s in SOUND if "_or_" not in s), "resample:11025", *IMAGE])
+def test_in_half_precision_it_is_the_same_but_for_rounding(spec: str, dtype: torch.dtype) -> None:
+    channel, generator = parse_channel(spec), torch.Generator().manual_seed(0)
+    inputs = torch.rand(1, 3, 32, 32, generator=generator) if spec in IMAGE else 0.1 * torch.randn(1, 16000, generator=generator)
+    inputs = inputs.to(dtype)
+    heard, plain = (channel.draw([Key(0, 0, 0)])(given, None)[0] for given in (inputs, inputs.float()))
+    assert heard.dtype is dtype
+    coarse = 0.15 if any(kind in spec for kind in ("depth", "bits", "jpeg")) else 0.0  # where it may round the other way
+    assert (heard.float() - plain).abs().max() <= coarse + 8 * torch.finfo(dtype).eps * inputs.abs().max().clamp_min(plain.abs().max())
+
+
 # Closed forms
 
 
@@ -223,6 +237,19 @@ def test_colours_fall_as_they_should() -> None:
             assert upper / lower == pytest.approx(ratio, rel=0.15)
 
 
+def test_babble_swells_with_syllables_and_hum_has_eight_harmonics() -> None:
+    crowd = babble(30 * 16000, 16000, torch.Generator().manual_seed(0)).unflatten(0, (-1, 2000)).square().mean(1)  # by 1/8 s
+    assert crowd.std() / crowd.mean() > 0.2, "six talkers, of whom noise alone would leave 0.1"
+    for seed in range(4):
+        power = torch.fft.rfft(hum(16000, 16000, torch.Generator().manual_seed(seed))).abs().square()
+        mains = 50 if power[50] > power[60] else 60
+        harmonics = torch.arange(1, 9) * mains
+        least = (0.1 / torch.arange(1, 9) * 8000).square()  # the amplitude is 0.1 to 1.1 over the harmonic's number
+        assert (power[harmonics] >= 0.99 * least).all()
+        assert (power[harmonics] <= 125 * least).all()
+        assert power[harmonics].sum() > 0.999 * power.sum()
+
+
 def gain_at(channel: aa.Channel, hz: float) -> float:
     sound = tone(hz)[None]
     heard, _ = channel.draw([Key(0, 0, 0)])(sound, None)
@@ -272,6 +299,8 @@ def test_resampling_loses_what_lies_above() -> None:
     for folded in (4200, 4400, 5000, 7000):
         assert gain_at(Resample(8000), folded) < -60
     assert gain_at(parse_channel("codec:mulaw@64k"), 4200) < -60
+    long, deep = 0.5 * torch.sin(math.pi * 99 / 16000 * torch.arange(160000))[None], slice(40000, 120000)  # at 0.99 of what 100 Hz hold
+    assert Resample(100).draw([Key(0, 0, 0)])(long, None)[0][:, deep].norm() < 1e-3 * long[:, deep].norm()
     assert gain_at(Resample(32000), 5000) == pytest.approx(0, abs=0.1)
 
 
@@ -319,6 +348,24 @@ def test_codecs_are_aligned_and_audibly_close(name: str, rate: float, clips: lis
     assert snr(clips[0], back) > 10
 
 
+@pytest.mark.parametrize(("name", "low", "high"), [("mp3", 32, 128), ("opus", 16, 64)])
+def test_codecs_take_the_bits_that_they_are_asked_for(name: str, low: float, high: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, write = list[int](), soundfile.write
+
+    def weighed(file: io.BytesIO, *args: object, **options: object) -> None:
+        write(file, *args, **options)
+        sizes.append(len(file.getvalue()))
+
+    monkeypatch.setattr(soundfile, "write", weighed)
+    hiss = 0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0))
+    for rate in (low, high):
+        through_codec(hiss, 16000, name, rate)
+        assert sizes[-1] * 8 / 2 / 1000 == pytest.approx(rate, rel=0.1)
+    for quality in (1, 9):  # of Vorbis
+        through_codec(hiss, 16000, "vorbis", quality)
+    assert sizes[-1] > 1.5 * sizes[-2]
+
+
 def test_fewer_bits_are_worse(clips: list[Tensor]) -> None:
     figures = [snr(clips[0], through_codec(clips[0], 16000, "opus", rate)) for rate in (12, 24, 64)]
     assert figures == sorted(figures)
@@ -334,6 +381,32 @@ def test_what_is_not_finite_stays_so_and_harms_no_neighbour(spec: str, clips: li
     assert heard[1].isfinite().all()
     loud, _ = parse_channel(spec).draw([Key(0, 0, 0)])(1e30 * clips[0][None], lengths[1:])
     assert loud.shape == clips[0][None].shape
+
+
+def test_a_room_is_that_of_its_folder_however_often_it_is_read(tmp_path: Path) -> None:
+    for channel in (parse_channel(f"room:{DEFAULT}"), Room(read_rooms(DEFAULT)), Room(read_rooms(str(DEFAULT)))):
+        assert parse_channel(str(channel)) == channel == parse_channel("room")
+        assert hash(channel) == hash(parse_channel("room"))
+    only = Room(read_rooms().only(Role.CRAFT))
+    assert only != parse_channel("room"), "but of one role it is another"
+    response = torch.zeros(1, 40)
+    response[0, 0] = 1
+    sets = [RoomSet((Space(name, Role.JUDGE, response, 0.1),), 16000) for name in ("one", "two")]
+    assert Room(sets[0]) == Room(sets[0]) != Room(sets[1])
+    write_rooms(tmp_path, sets[0], {})
+    spec = f"room:{tmp_path}"
+    before = parse_channel(spec)
+    assert read_rooms(tmp_path) is read_rooms(str(tmp_path))
+    write_rooms(tmp_path, sets[1], {})
+    os.utime(tmp_path / "rooms.json", ns=(0, 0))
+    assert [space.name for space in read_rooms(tmp_path).spaces] == ["two"]
+    assert parse_channel(spec) != before
+
+
+def test_a_clip_meets_the_same_draws_in_whatever_precision() -> None:
+    clip = torch.tensor([0.25, -0.5, 0.0])
+    assert len({fingerprint(clip.to(dtype)) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}) == 1
+    assert fingerprint(clip) == fingerprint(clip * torch.tensor([1.0, 1.0, -1.0])) == 6130061170716 != fingerprint(-clip)
 
 
 # The algebra

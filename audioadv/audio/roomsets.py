@@ -114,10 +114,18 @@ def level(response: Tensor, name: str) -> Tensor:
     return response / response.norm()
 
 
-@lru_cache(maxsize=8)
 def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
-    """A set as `write_rooms` leaves it. Raises UnusableResponse for a folder without one, or a set that does not hold together."""
-    folder = Path(folder)
+    """A set as `write_rooms` leaves it, read once while it is the same.
+
+    Raises UnusableResponse for a folder without one, or a set that does not hold together.
+    """
+    index = Path(folder) / "rooms.json"
+    return read_once(Path(folder), index.resolve(), index.stat().st_mtime_ns if index.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def read_once(folder: Path, index_file: Path, written: int) -> RoomSet:
+    """As `read_rooms`, of an index that lies there and was `written` then: in another place, or written again, it is read again."""
     try:
         index: dict[str, Any] = json.loads((folder / "rooms.json").read_text(encoding="utf-8"))
         rate = int(index["sample_rate"])

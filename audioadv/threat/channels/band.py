@@ -10,7 +10,7 @@ from torch import Tensor
 from audioadv.audio.convolution import convolve
 from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec
-from audioadv.threat.channels.channel import Channel, Play, Played, all_of
+from audioadv.threat.channels.channel import Channel, Play, Played, all_of, in_single
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 
 HALF_SECONDS = 0.04  # of a filter's response, on each side
@@ -38,6 +38,7 @@ def filtered(gain: Tensor, sample_rate: int) -> Play:
     half = round(HALF_SECONDS * sample_rate)
     responses = zero_phase(gain, half)
 
+    @in_single
     def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
         lengths = all_of(waveforms) if lengths is None else lengths
         return convolve(waveforms, responses.to(waveforms), ahead=half) * inside(lengths, waveforms.shape[1]), lengths

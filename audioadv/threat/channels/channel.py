@@ -168,6 +168,18 @@ class Pick(Channel):
         return play
 
 
+def in_single(play: Play) -> Play:
+    """The map, computed in float32 where inputs have fewer bits, and back: FFTs, long filters, places and codecs want no less."""
+
+    def single(inputs: Tensor, lengths: Tensor | None) -> Played:
+        if inputs.dtype.itemsize >= 4 or not inputs.is_floating_point():
+            return play(inputs, lengths)
+        outputs, ends = play(inputs.float(), lengths)
+        return outputs.to(inputs.dtype), ends
+
+    return single
+
+
 def all_of(waveforms: Tensor) -> Tensor:
     """The lengths of rows without padding. Shapes: [rows, time] -> [rows]."""
     return torch.full((len(waveforms),), waveforms.shape[-1], device=waveforms.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec, UnusableBatch
-from audioadv.threat.channels.channel import Channel, OneNumber, Play, Played, all_of
+from audioadv.threat.channels.channel import Channel, OneNumber, Play, Played, all_of, in_single
 from audioadv.threat.channels.keys import Key, whole
 from audioadv.threat.decimals import integer
 
@@ -77,6 +77,7 @@ def played_for(time: int, factor: float) -> int:
 def played_at(factors: Tensor) -> Play:
     """The map that plays each row at its own speed. Shapes: factors [rows], double."""
 
+    @in_single
     def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
         lengths = all_of(waveforms) if lengths is None else lengths
         rows = [at_speed(row[:n], f) for row, n, f in zip(waveforms, lengths.tolist(), factors.tolist(), strict=True)]
@@ -153,6 +154,7 @@ class Resample(Channel):
         if why := self.unfit(0, sample_rate):
             raise UnusableBatch(why)
 
+        @in_single
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths
             return there_and_back(waveforms, lengths, sample_rate, self.rate_hz), lengths

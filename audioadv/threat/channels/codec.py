@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioadv.audio.codecs import RATES, check_codec, lack, through_codecs
 from audioadv.errors import MalformedSpec
-from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
+from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of, in_single
 from audioadv.threat.channels.clock import Resample
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
@@ -73,6 +73,7 @@ class Codec(Channel):
         line = self.line(sample_rate)
         narrow = None if line is None else line.draw(keys, sample_rate)
 
+        @in_single
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths
             if narrow is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import MalformedSpec, UnusableBatch
-from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played
+from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played, in_single
 from audioadv.threat.channels.keys import Key, Numbers, Range, number
 from audioadv.threat.channels.level import straight_through
 from audioadv.threat.decimals import decimal
@@ -68,6 +68,7 @@ class Rotate(Channel):
         generators, side = [key.generator() for key in keys], Range(-self.pixels, self.pixels)
         moves = torch.stack([self.degrees.draw(generators).deg2rad(), side.draw(generators), side.draw(generators)], dim=1)
 
+        @in_single
         def play(images: Tensor, lengths: Tensor | None) -> Played:
             return rotate(images, moves.to(images)), lengths
 
@@ -96,6 +97,7 @@ class Crop(OneNumber):
         share, x, y = self.range.draw(generators), Range(-0.5, 0.5).draw(generators), Range(-0.5, 0.5).draw(generators)
         none = torch.zeros_like(share)
 
+        @in_single
         def play(images: Tensor, lengths: Tensor | None) -> Played:
             height, width = images.shape[-2:]
             rows = [share, none, (1 - share) * x * width, none, share, (1 - share) * y * height]

@@ -39,8 +39,11 @@ class Key(NamedTuple):
 
 
 def fingerprint(clip: Tensor) -> int:
-    """A number for a clip's content. Shapes: clip [*], without padding."""
-    content = clip.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # bytes: NumPy knows no bfloat16
+    """A number for a clip's content, the same in whatever precision holds it, and whatever the sign of its zeros, which a file drops.
+
+    Shapes: clip [*], without padding.
+    """
+    content = clip.detach().cpu().float().contiguous() + 0.0
     return int.from_bytes(hashlib.blake2b(content.numpy().tobytes(), digest_size=6).digest(), "little")
 
 

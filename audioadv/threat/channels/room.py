@@ -15,14 +15,14 @@ from audioadv.audio.convolution import convolve
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import DEFAULT, Role, RoomSet, Space, read_rooms
 from audioadv.errors import MalformedSpec, UnusableBatch, UnusableResponse
-from audioadv.threat.channels.channel import Channel, Play, Played, all_of, check_path
+from audioadv.threat.channels.channel import Channel, Play, Played, all_of, check_path, in_single
 from audioadv.threat.channels.keys import Key
 
 SIZES = 1.65  # to craft in, rooms are this many times as large or as small at most
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Room(Channel):
     """A room of the set, drawn among those of the key's role, and a position in it; to craft in, at a size of its own.
 
@@ -36,6 +36,17 @@ class Room(Channel):
 
     def __post_init__(self) -> None:
         check_path(self.rooms.source, "rooms")
+
+    @property
+    def which(self) -> object:
+        """What tells it from others: the folder that its rooms are of and their names, or else the set itself."""
+        return (self.rooms.source, *((space.role, space.name) for space in self.rooms.spaces)) if self.rooms.source else self.rooms
+
+    def __eq__(self, other: object) -> bool:
+        return self.which == other.which if isinstance(other, Room) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.which)
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -61,6 +72,7 @@ class Room(Channel):
         taps = [len(response) for response in responses]
         padded = torch.nn.utils.rnn.pad_sequence(responses, batch_first=True)
 
+        @in_single
         def play(waveforms: Tensor, lengths: Tensor | None) -> Played:
             lengths = all_of(waveforms) if lengths is None else lengths
             for tap, length in zip(taps, lengths.tolist(), strict=True):
