@@ -185,6 +185,24 @@ def test_a_better_herd_comes_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[-1] < seen[0] - 0.5
 
 
+def test_a_herd_that_has_come_to_a_stop_mutates_more_and_one_that_goes_on_does_not() -> None:
+    """A step back from the edge of the box leaves an entry as it was: such entries come of mutation alone."""
+    back = dict[bool, list[float]]()
+    for stalled in (True, False):
+        unmoved = back[stalled] = []
+
+        def judge(inputs: Tensor, stalled: bool = stalled, unmoved: list[float] = unmoved) -> Tensor:
+            unmoved.append(float((inputs == 0.5).double().mean()))
+            lead = torch.full_like(inputs[:, 0], 9.0 if stalled else 9 * 0.5 ** len(unmoved))
+            return torch.stack([lead, 0 * lead], 1)
+
+        wanted = objective(judge, Misclassify(torch.tensor([0])))
+        attacks.genetic(wanted, Linf(0.1).around(torch.full((1, 400), 0.5)), steps=8, herd=10, descent=0.0, seed=1)
+    assert max(back[True][:3]) < 0.02, "as little as at first, until it is seen"
+    assert back[True][-1] > 0.15
+    assert back[False][-1] < 0.05
+
+
 def attentive(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """As `recognisers.listen`, but what the first frame says in one direction speaks for silence everywhere."""
     log_probs, frames = recognisers.listen(waveforms, lengths)
