@@ -12,6 +12,9 @@ thresholds at every bin. Three columns, each the absolute difference over all fr
     its maskers     ours, given the maskers that ART has kept: the same maskers have the same skirts and the same sum
     repaired        ART with that one function written as the papers have it: the same maskers are kept
 
+The code of Qin et al. too drops maskers as it goes along, and keeps those that only a dropped one beats. Beside it ours is lower, over
+1 dB in 1 to 19 % of the bins of four clips, by 32 dB at most.
+
 What is left comes from under 26 Hz, where we cap the threshold in quiet at 68 dB and ART has none under 20 Hz: it keeps peaks
 there that we do not hear, and they beat others, or the other way round. So it is in all 49 frames with a bin over 1 dB, 37 of them
 in singing.flac. Bins under 26 Hz themselves are left out; `over 1 dB` is the share of all others. On all 12 clips, dB:

@@ -11,8 +11,9 @@ Source: Qin et al. 2019, "Imperceptible, robust, and targeted adversarial exampl
 Adam, and the last quarter of stage 2 at a tenth of its step, as in the code that came with it. Numbers are the paper's,
 from int16 to full scale. Different here: each step is looked at, not each tenth; a clip that stage 1 has not brought to the goal in
 its share of the steps stays in it until it is there; stage 1 goes by plain signs, where their code hands the signs to Adam; the masking
-threshold is the region's own; alpha has no floor (0.0005 in their code); the penalty is in decibels, where their code compares powers,
-so that there a bin far over the threshold outweighs all others.
+threshold is the region's own (theirs keeps tones that only a dropped one beats: `Hearing.simplified`); alpha has no floor (0.0005 in
+their code); the penalty is in decibels, where their code compares powers, so that there a bin far over the threshold outweighs all
+others.
 """
 
 import math

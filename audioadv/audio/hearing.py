@@ -39,7 +39,9 @@ class Hearing:
     temporal            whether sounds also mask what follows (200 ms) and precedes (20 ms) them
     simplified          Qin et al. 2019, "Imperceptible, Robust, and Targeted Adversarial Examples for Automatic Speech
                         Recognition", after Lin and Abdulla 2015: every peak is a tone, at the plain sum of its three bins; no
-                        noise maskers; skirts of 27 dB a Bark, upwards 0.37 less for each dB over 40
+                        noise maskers; skirts of 27 dB a Bark, upwards 0.37 less for each dB over 40. As in the papers, a tone goes
+                        where any stronger one is near, itself dropped or not; the code of Qin et al. compares it with those
+                        that are left, and keeps more: its threshold is higher then, by 30 dB in places
     """
 
     sample_rate: int = 16000
