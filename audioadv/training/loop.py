@@ -29,6 +29,7 @@ from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
 from audioadv.threat.ctc import frames_needed
 from audioadv.threat.goals import Mistranscribe, for_each
+from audioadv.threat.spelling import columns_of
 from audioadv.training.batches import Batch, Data, key, keyed
 from audioadv.training.checkpoint import forms, load, make_folder, name_of, reading, save, write_text, write_weights
 from audioadv.training.method import Method, Model, Moment
@@ -349,9 +350,10 @@ def check_texts(model: Model, batch: Batch, rows: Tensor) -> None:
     """Raises UnusableBatch for a text that is too long for its clip: no alignment writes it, and its loss is infinite."""
     if isinstance(batch.goal, Mistranscribe):
         with torch.no_grad(), at_rest(model):
-            frames = batch.outputs(model, batch.inputs).frames.tolist()
-        for row, text, count in zip(rows.tolist(), for_each(batch.goal.texts, len(rows)), frames, strict=True):
-            if (needed := frames_needed(text)) > count:
+            outputs = batch.outputs(model, batch.inputs)
+        texts = for_each(batch.goal.texts, len(rows))
+        for row, text, count in zip(rows.tolist(), texts, outputs.frames.tolist(), strict=True):
+            if (needed := frames_needed(columns_of(text, outputs.vocabulary) or text)) > count:
                 raise UnusableBatch(f"clip {row}: {text!r} needs {needed} frames, and the clip has {count}. Leave it out, or mend its text")
 
 
