@@ -22,6 +22,7 @@ from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L1, L2, Bound, Linf, parse_bound
 from audioadv.threat.channels import parse_channel
 from audioadv.threat.labels import Misclassify
+from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -160,17 +161,12 @@ def test_misses_that_walk_outside() -> None:
     def no_projection(wanted: Objective, region: Region) -> AttackResult:
         return attacks.pgd(wanted, replace(region, norm=Unprojected()), step_size=0.5, steps=10, random_start=False)
 
-    class Unprojected:
-        box = None
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(Linf(0).norm(torch.zeros(0)), name)
+    class Unprojected(LinfNorm):
+        def box(self, *_: object) -> None:
+            return None
 
         def project(self, delta: Tensor, *_: object) -> Tensor:
             return delta
-
-        def rows(self, index: Tensor) -> "Unprojected":
-            return self
 
     found = checked(linear(3, SHAPE), no_projection, Linf(0.005), probes=False)
     assert found.broken == ["outside the bound"]
@@ -236,15 +232,9 @@ def test_noise_beats_the_attack() -> None:
         """Each example gets its neighbour's slope."""
         return plain_pgd(wanted, replace(region, norm=Neighbour()))
 
-    class Neighbour:
-        def __getattr__(self, name: str) -> object:
-            return getattr(Linf(0).norm(torch.zeros(0)), name)
-
+    class Neighbour(LinfNorm):
         def steepest(self, slope: Tensor) -> Tensor:
             return -slope.sign().roll(1, 0)
-
-        def rows(self, index: Tensor) -> "Neighbour":
-            return self
 
     x = inputs_for((3,), COUNT, (0, 1))
     found = checked(small(3, (3,)), out_of_order, Linf(0.2), x).broken

@@ -216,8 +216,8 @@ def test_a_run(hiss: Path) -> None:
     result = run("run", "--model", "module:recognisers:linear")
     assert result.exit_code == 0
 
-    saw, missed = line["saw"], {**line, "reached": False, "outcome": "missed", "bound": "linf:0.01", "out": None}
-    assert rewritten({**missed, "bound": "linf:min", "saw": {**saw, "reached": False}}) == ["unbounded misses"]
+    saw, missed = line["saw"], {**line, "reached": False, "outcome": "missed", "bound_asked": "linf:0.01", "out": None}
+    assert rewritten({**missed, "bound_asked": "linf:min", "saw": {**saw, "reached": False}}) == ["unbounded misses"]
     assert rewritten(missed) == ["claims fail"]  # reached in its batch, but not in the file
     assert rewritten({**missed, "saw": {**saw, "reached": False, "zero": 50}}) == ["no gradient"]
     assert rewritten({**missed, "saw": {**saw, "reached": False, "spent": 0.2}}) == ["budget unspent"]

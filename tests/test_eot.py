@@ -412,7 +412,7 @@ def test_a_rate_is_the_share_of_check_draws_that_reach(clips: list[Tensor]) -> N
     objective.memory.shares[0] = 1.0
     rate = float(objective.rates(waveforms, torch.tensor([True]), torch.zeros(1)))
     heard = heard_through(recognisers.linear(), waveforms[0], channel, draws=50, clip=name, role=Role.CHECK)
-    hits = sum(text == "go" for part in heard for text in part.transcripts())
+    hits = sum(int(aa.Transcribe("go").reached(part).sum()) for part in heard)  # by a clear lead, as attacks judge
     assert 0.1 < rate < 0.9
     assert rate == pytest.approx(hits / 50, abs=0.021)  # a lead of no more than rounding counts for one and not for the other
     assert float(objective.rates(waveforms, torch.tensor([False]), torch.zeros(1))) == 0

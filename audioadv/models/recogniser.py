@@ -144,7 +144,7 @@ class Recogniser:
 
 
 def check_clips(waveforms: object, lengths: object) -> None:
-    """Raises UnusableBatch for what are no clips with their lengths; what lengths on a GPU say, nobody waits for."""
+    """Raises UnusableBatch for what are no clips with their lengths; what lengths elsewhere than on the CPU say, nobody waits for."""
     sound = isinstance(waveforms, Tensor) and waveforms.ndim == 2 and waveforms.is_floating_point()
     if not isinstance(waveforms, Tensor) or not sound or waveforms.shape[1] < 1 <= len(waveforms):
         given = f"{waveforms.dtype} {list(waveforms.shape)}" if isinstance(waveforms, Tensor) else type(waveforms).__name__
@@ -155,7 +155,7 @@ def check_clips(waveforms: object, lengths: object) -> None:
         raise UnusableBatch(
             f"lengths: {lengths.dtype} {list(lengths.shape)} for waveforms of {list(waveforms.shape)}. Give each clip a whole number"
         )
-    if not lengths.is_cuda and bool(((lengths < 0) | (lengths > waveforms.shape[1])).any()):
+    if lengths.is_cpu and bool(((lengths < 0) | (lengths > waveforms.shape[1])).any()):
         raise UnusableBatch(f"lengths {lengths.tolist()} for waveforms of {list(waveforms.shape)}: give samples, from 0 to the width")
 
 
