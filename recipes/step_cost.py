@@ -13,8 +13,9 @@ Only steps that the whole batch took with one forward each are compared; `steps`
 what one projection costs, as a share of the floor, both added up over these steps. It is the same at each: it looks at every bin,
 wherever the change is.
 
-Two cores. Of an AMD EPYC, linf:min and snr:min: tiny-mel 0.93 to 1.02, tiny-wave 0.93 to 0.96. Of an Intel Xeon with AMX, where the same
-floor is sooner done, linf:min: tiny-mel 0.99 (never), tiny-wave 1.07 and 1.08 (never), 1.22 (soon).
+Two cores. Of an AMD EPYC, linf:min and snr:min: tiny-mel 0.93 to 1.02, tiny-wave 0.93 to 0.96. Of an Intel Xeon with AMX, linf:min, 2 runs
+of 50 steps: tiny-mel 1.01 (never) and 1.03 (soon), tiny-wave 0.97 and 0.97; it was 1.07 and 1.22 while the margin sent back shares of its
+alignments that were subnormal (`threat/ctc.py`).
 """
 
 import json
