@@ -728,7 +728,7 @@ def made(reached: bool, snr_db: float | None, **more: Any) -> dict[str, Any]:
 def test_a_row_counts_what_is_reached_and_what_would_be_played() -> None:
     some = [made(True, 30.0), made(True, 20.0), made(True, None), made(False, 5.0)]  # the last over a channel, too seldom
     (row,) = summarise(some)
-    assert (row["model"], row["bound"], row["channel"]) == ("-", "bound not recorded", "none")
+    assert (row["model"], row["bound"], row["channel"]) == ("-", "snr, radius not recorded", "none")
     assert (row["reached"], row["clips"], row["snr_db"], row["relative_db"], row["forwards"]) == (3, 4, 25.0, -25.0, 10)
     assert row["outcomes"] == {"reached": 2, "needless": 1, "missed": 1}
     assert row["wer_before"][0] == 0

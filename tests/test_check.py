@@ -172,6 +172,11 @@ def test_misses_that_walk_outside() -> None:
     assert found.broken == ["outside the bound"]
 
 
+def test_a_search_is_known_as_one_whatever_it_is_wrapped_in() -> None:
+    for attack in (attacks.fmn, partial(attacks.fmn, steps=30), partial(partial(attacks.ddn, steps=30), seed=1)):
+        assert "outside the bound" not in checked(small(3, SHAPE), attack, L2(0.3), probes=False).broken
+
+
 def test_a_success_that_a_later_step_lost() -> None:
     found = checked(small(3, SHAPE), partial(plain_pgd, back=0.5, steps=21), probes=False)
     assert found.broken == ["success lost"]

@@ -17,6 +17,7 @@ from audioadv.audio.files import FULL_SCALE, Clip, round16
 from audioadv.audio.ragged import pad
 from audioadv.errors import AccessDenied, InputError, OptionError, UnusableBatch, UnusableTarget
 from audioadv.evaluation.sounds import fsdd
+from audioadv.evaluation.speech import misheard
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.region import Region
@@ -283,6 +284,9 @@ def test_references_are_compared_as_words_and_checked_before_any_attack(clips: t
     ):
         with pytest.raises(UnusableTarget, match=why):
             aa.evaluate(MODEL, waveforms, [*said[:5], text], aa.Linf(0.001), PGD, lengths=lengths)
+    marked = Recogniser(wordy, 16000, (*MODEL.vocabulary, "</s>"))
+    letters = "".join(letter for letter in MODEL.vocabulary if letter.isalpha())[:2]
+    assert misheard([f"{letters}/{letters}"], 0.5, marked).references == (f"{letters} {letters}",), "a mark's signs are none of its letters"
     marks = Recogniser(wordy, 16000, tuple("." if letter == said[0][0] else letter for letter in MODEL.vocabulary))
     heard = marks.transcribe(waveforms, lengths)
     assert any("." in text for text in heard)

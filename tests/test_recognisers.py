@@ -9,7 +9,7 @@ import audioadv as aa
 from audioadv.audio.files import Clip
 from audioadv.errors import OptionError, UnusableBatch, UnusableTarget
 from audioadv.models.alphabet import ALPHABET
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.rest import at_rest, modules_of
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
@@ -167,17 +167,20 @@ def test_a_letter_that_never_occurs_costs_what_one_does_that_hardly_ever_does() 
         return torch.nn.functional.pad(log_probs, (0, 1), value=-torch.inf), frames
 
     letters = ("", " ", "a", "b")
+    wide = (*letters, "<unk>")
     clips, lengths = torch.randn(2, 800, generator=torch.Generator().manual_seed(0)), torch.tensor([800, 640])
     for goal in (aa.Transcribe("a b"), aa.Silence(), aa.Mistranscribe("ab"), aa.Transcribe(["a", "bb"])):
         found = []
-        for model in (Recogniser(net, 8000, letters), Recogniser(suppressing, 8000, (*letters, "<unk>"))):
+        says = Recogniser(lambda *clips: Emissions(*suppressing(*clips), wide), 8000, wide)
+        for model in (Recogniser(net, 8000, letters), Recogniser(suppressing, 8000, wide), says):
             inputs = clips.clone().requires_grad_()
             values = [goal.loss(model(inputs, lengths)), goal.margin(model(inputs, lengths), 0.5)]
             slopes = [torch.autograd.grad(value.sum(), inputs)[0] for value in values]
             found.append([*values, *slopes, goal.reached(model(inputs, lengths))])
-        for plain, masked in zip(*found, strict=True):
+        for plain, *masked in zip(*found, strict=True):
             assert plain.isfinite().all()
-            torch.testing.assert_close(masked, plain)
+            for own in masked:
+                torch.testing.assert_close(own, plain)
     never = Recogniser(suppressing, 8000, (*letters, "x"))(clips, lengths)
     assert aa.Transcribe("x").loss(never).isfinite().all(), "a letter that it has, but never writes, is far off and no more"
 

@@ -1,6 +1,8 @@
 """Regions: padding, grid, box and radii, whatever the norm."""
 
 import math
+import pickle
+from copy import deepcopy
 
 import pytest
 import torch
@@ -186,3 +188,10 @@ def test_a_steady_step_climbs_almost_as_fast_as_the_steepest(bound: Linf | L2 | 
     slope = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
     steady, steepest = ((slope * step).sum(1) for step in (region.steady(slope), region.steepest(slope)))
     assert (steady >= share * steepest).all()
+
+
+def test_a_copy_of_a_region_is_one_of_plain_changes_too() -> None:
+    region = Linf(0.1).around(torch.rand(2, 3))
+    for copy in (deepcopy(region), pickle.loads(pickle.dumps(region))):
+        assert copy.added
+        assert copy.limits is not None

@@ -143,7 +143,7 @@ def test_bounds_that_were_asked_for_are_told_apart(folder: Path) -> None:  # noq
         assert run("craft", clip, "--target", "go", *QUICK, "--bound", bound, "--seed", "3").exit_code == 0
     write_report(Path("adversarial"), pictures=False)
     page = Page(Path("adversarial/report.html"))
-    assert f"crafted within {', '.join(bounds)}" in page.text
+    assert f"crafted within {'; '.join(bounds)}" in page.text
     assert "seed 3; made" in page.text
 
 
@@ -154,8 +154,12 @@ def test_a_folder_of_craft_that_does_not_say_its_bound(folder: Path) -> None:  #
     results.write_text(json.dumps({key: line[key] for key in line if key not in ("attack", "bound_asked", "seed", "restarts")}) + "\n")
     write_report(Path("adversarial"), pictures=False)
     text = Page(Path("adversarial/report.html")).text
-    assert "whose bound is not recorded" in text
-    assert "bound bound" not in text
+    assert "crafted within snr, radius not recorded." in text
+    shutil.copy("hiss.wav", "second.wav")
+    assert run("craft", "second.wav", "--target", "go", *QUICK, "--seed", "3", "--bound", "snr:10").exit_code == 0
+    write_report(Path("adversarial"), pictures=False)
+    text = Page(Path("adversarial/report.html")).text
+    assert "attack shrink (of some, it is not recorded), 2 bounds, seed 3 (of some, it is not recorded); made" in text
 
 
 def test_the_page_of_craft_is_as_the_report(folder: Path) -> None:  # noqa: F811

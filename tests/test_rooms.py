@@ -331,7 +331,15 @@ def test_an_install_without_samples_says_where_they_are(tmp_path: Path, monkeypa
     monkeypatch.setattr("audioadv.audio.roomsets.DEFAULT", tmp_path)
     with pytest.raises(UnusableResponse, match=r"channel 'room': .* comes with a checkout of audioadv alone.*room:OUT"):
         read_rooms(tmp_path)
-    monkeypatch.setattr(sys.modules["audioadv.cli.check"], "SAMPLES", (tmp_path / "phone.wav",))
+    monkeypatch.setattr("audioadv.cli.check.SAMPLES", (tmp_path / "phone.wav",))
     result = run("check", "tiny-mel")
     assert result.exit_code == 2
     assert "comes with a checkout of audioadv alone: pip install -e . there. Or name clips of your own: --clip FILE" in result.stderr
+
+
+def test_a_folder_that_cannot_be_looked_at_is_no_set(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "pool")
+    (tmp_path / "pool").symlink_to(tmp_path / "loop")
+    for folder in (tmp_path / "loop", Path("a" * 300)):
+        with pytest.raises(UnusableResponse):
+            read_rooms(folder)

@@ -191,6 +191,8 @@ def test_what_was_made_to_be_misheard_survives_where_it_is(tmp_path: Path) -> No
     told = [*LINEAR, "--device", "cpu", "--channel", "none", "--json"]
     (line,) = lines(run("survive", out, "--errors", "1", *told))
     assert (line["target"], line["rate"], line["clean_hits"], line["wer_to_target"]) == (f"not: {said}", 1, 0, None)
+    (line,) = lines(run("survive", out, *told))
+    assert line["rate"] == 1, "as it was crafted"
     (line,) = lines(run("survive", out, "--errors", "9", *told))
     assert line["rate"] == 0
     again = run("craft", str(tmp_path / "out/results.jsonl"), *options)

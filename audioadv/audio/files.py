@@ -155,7 +155,7 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
                 raise _cut_short(path, f"decoding stopped with: {error}") from error
             guessed = sound.format == "MP3" and not re.search(rb"Xing|Info|VBRI", start)
             if more := _unstated(sound, end):
-                raise _cut_short(path, more, "-ignore_length 1 ")
+                raise _cut_short(path, more, "-ignore_length 1 ", ". Where that is no sound, leave out -ignore_length 1")
             if missing := _missing(sound, end):
                 raise _cut_short(path, missing)
             if len(samples) < frames and not guessed:
@@ -241,6 +241,6 @@ def _unstated(sound: soundfile.SoundFile, end: bytes) -> str:
     return "" if filled else f"its header says {stated} bytes of samples, but {'more' if stated else 'some'} follow"
 
 
-def _cut_short(path: Path, evidence: str, how: str = "") -> UnreadableAudio:
-    cure = f"Copy or download it again, or keep what is there: ffmpeg {how}-i {typed(path)} OUT.wav"
+def _cut_short(path: Path, evidence: str, how: str = "", more: str = "") -> UnreadableAudio:
+    cure = f"Copy or download it again, or keep what is there: ffmpeg {how}-i {typed(path)} OUT.wav{more}"
     return UnreadableAudio(f"{path}: truncated or damaged ({evidence.rstrip('.')}). {cure}")

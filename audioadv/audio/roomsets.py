@@ -120,7 +120,11 @@ def read_rooms(folder: str | Path = DEFAULT) -> RoomSet:
     Raises UnusableResponse for a folder without one, or a set that does not hold together.
     """
     index = Path(folder) / "rooms.json"
-    return read_once(Path(folder), index.resolve(), index.stat().st_mtime_ns if index.is_file() else 0)
+    try:
+        place, written = index.resolve(), index.stat().st_mtime_ns
+    except (OSError, RuntimeError, ValueError):  # which reading it will say more of
+        place, written = index, 0
+    return read_once(Path(folder), place, written)
 
 
 @lru_cache(maxsize=8)

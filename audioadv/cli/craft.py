@@ -164,6 +164,7 @@ def craft(
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     asked_for = {"model": model_name, "attack": attack, "bound_asked": str(bound), "seed": seed, "restarts": restarts}
     asked_for |= {} if channel is None else {"rate_asked": rate}
+    asked_for |= {"errors_asked": errors} if references else {}
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
         with stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:

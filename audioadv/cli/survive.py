@@ -38,7 +38,7 @@ USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", 
 @click.option("--channel", "specs", multiple=True, default=USUAL, show_default=True, metavar="C", help="May be repeated; none: the file.")
 @click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of each channel for each clip.")
 @click.option("--rate", type=Number(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
-@click.option("--errors", type=Number(0, min_open=True), default=0.5, show_default=True, help="Words misheard, where craft had --not-as.")
+@click.option("--errors", type=Number(0, min_open=True), help="Words misheard, where that is the goal; else as it was crafted.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the matrix.")
 @model_option
 @common_options
@@ -50,7 +50,7 @@ def survive(
     specs: tuple[str, ...],
     draws: int,
     rate: float,
-    errors: float,
+    errors: float | None,
     png: Path | None,
     model_name: str,
     as_json: bool,
@@ -89,7 +89,8 @@ def survive(
     try:
         for entry, target in zip(entries, wanted, strict=True):
             with problems.told():
-                clip = replace(subject(entry, target, model, model_name), errors=errors)
+                clip = subject(entry, target, model, model_name)
+                clip = clip if errors is None else replace(clip, errors=errors)
                 for channel in channels:
                     with problems.told():  # what does not fit one channel may fit the next
                         (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
@@ -149,6 +150,7 @@ def subject(entry: Entry, target: str | None, model: Recogniser, spec: str) -> S
         target=target,
         text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if isinstance(text, str)), None),
         clean=read_clip(clean, model.sample_rate).samples if os.path.exists(clean) else None,
+        errors=asked if isinstance(asked := record.get("errors_asked"), float | int) and asked > 0 else 0.5,
     )
 
 

@@ -155,6 +155,17 @@ def keeping_its_word(name: str, attack: Attack) -> Attack:
     return partial(held_to, name, attack)
 
 
+def bare(attack: Attack) -> Attack:
+    """The function that is called in the end, by a partial or by what holds it to its word.
+
+    >>> bare(keeping_its_word("mine", partial(to_the_end, seed=1))) is to_the_end
+    True
+    """
+    while isinstance(attack, partial):
+        attack = attack.args[1] if attack.func is held_to else attack.func
+    return attack
+
+
 def held_to(name: str, attack: Attack, objective: Objective, region: Region, **options: Any) -> AttackResult:
     """What the attack gives, once it is known to be a result of these examples. Raises UnusableBatch for what is none."""
     result: object = attack(objective, region, **options)

@@ -344,7 +344,8 @@ def evaluate(
     (correct, mute), judge = judged(judge, goal, inputs, batch), judge.begun(inputs)
     if mute.any():
         warnings.warn(
-            f"the model's scores of {int(mute.sum())} of {len(inputs)} clean inputs are not finite. They count as wrong", stacklevel=2
+            f"the model's scores of {int(mute.sum())} of {len(inputs)} clean inputs are not finite, or it abstains. They count as wrong",
+            stacklevel=2,
         )
     some = correct.nonzero()[:PEEK, 0]
     for sentence in disagreements(campaign.model, goal.rows(some), inputs[some.to(inputs.device)]):

@@ -37,6 +37,7 @@ from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Mistranscribe, Transcribe, as_texts, check_spelt
 from audioadv.threat.region import Region
+from audioadv.threat.spelling import columns_of
 from audioadv.threat.undetected import Undetected
 
 
@@ -226,8 +227,7 @@ def misheard(references: Sequence[str], errors: float, model: Recogniser) -> Mis
     """
     texts = list[str]()
     for number, given in enumerate(as_texts(references)):
-        written = all(letter in "".join(model.vocabulary) for letter in given)
-        texts.append(given if written else plain_words(given))
+        texts.append(plain_words(given) if columns_of(given, model.vocabulary) is None else given)
         if not plain_words(given):
             raise UnusableTarget(f"reference {number}, {given!r}: there is no word in it to mishear. Give what was said in the clip")
         try:

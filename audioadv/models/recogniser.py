@@ -95,7 +95,9 @@ class Recogniser:
         """
         check_clips(waveforms, lengths)
         said = self.net(waveforms, lengths)
-        return said if isinstance(said, Emissions) else self.emitted(said, len(waveforms))
+        said = said if isinstance(said, Emissions) else self.emitted(said, len(waveforms))
+        log_probs = finite_floor(said.log_probs)
+        return said if log_probs is said.log_probs else replace(said, log_probs=log_probs)
 
     def emitted(self, said: object, clips: int) -> Emissions:
         """What a net of two tensors says. Raises UnusableBatch."""
@@ -121,9 +123,6 @@ class Recogniser:
                 "Let it give floating-point numbers, and frames that are counted in integers: frames.long()"
             )
         log_probs = log_probs.float() if log_probs.dtype.itemsize < 4 else log_probs  # CTC knows no others
-        never = log_probs.isneginf()
-        if never.is_cuda or bool(never.any()):
-            log_probs = log_probs.masked_fill(never, NEVER)
         said = Emissions(log_probs, frames.long(), self.vocabulary)
         return said if frames.is_cuda else counted(said, self.name)  # at each step of an attack, a GPU would be waited for
 
@@ -157,6 +156,15 @@ def check_clips(waveforms: object, lengths: object) -> None:
         )
     if lengths.is_cpu and bool(((lengths < 0) | (lengths > waveforms.shape[1])).any()):
         raise UnusableBatch(f"lengths {lengths.tolist()} for waveforms of {list(waveforms.shape)}: give samples, from 0 to the width")
+
+
+def finite_floor(log_probs: Tensor) -> Tensor:
+    """The same, with NEVER, and no slope, for letters that cannot occur (-inf), whose infinite costs would make NaN.
+
+    Shapes: [batch, frames, letters].
+    """
+    never = log_probs.isneginf()
+    return log_probs.masked_fill(never, NEVER) if never.is_cuda or bool(never.any()) else log_probs
 
 
 def hears(model: Any) -> TypeGuard[Recogniser]:

@@ -8,14 +8,15 @@ from audioadv.audio.files import read_clip
 from audioadv.errors import InputError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.run.run_file import read_run, shown
-from audioadv.evaluation.run.summary import KEYS, NEEDED, UNRECORDED, settings_of, summarise
+from audioadv.evaluation.run.summary import KEYS, NEEDED, settings_of, summarise
 from audioadv.report.charts import density_chart, success_chart
 from audioadv.report.page import write_from_template
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
 
 MOST_FAILURES = 50  # clips told for each outcome
-UNSAID = ("-", "none", UNRECORDED)  # of a setting
+UNSAID = ("-", "none")  # of a setting
+SOME = " (of some, it is not recorded)"
 Lines = Sequence[dict[str, Any]]
 
 
@@ -72,21 +73,25 @@ def lede(lines: Lines, rows: Lines, run: Mapping[str, Any] | None) -> str:
     parts = [f"{clips} clip{'s' * (clips != 1)}"]
     for key, word in (("attack", "attack"), ("bound", "bound"), ("channel", "channel")):
         kinds = list(dict.fromkeys(row[key] for row in rows if row[key] not in UNSAID))
-        parts += [f"{word} {printable(kinds[0])}" if len(kinds) == 1 else f"{len(kinds)} {word}s"] if kinds else []
+        unknown = SOME if key == "attack" and any(row[key] == "-" for row in rows) else ""
+        parts += [(f"{word} {printable(kinds[0])}" if len(kinds) == 1 else f"{len(kinds)} {word}s") + unknown] if kinds else []
     if run is None:
         seeds = sorted({line["seed"] for line in lines if "seed" in line})
-        parts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []
+        unknown = "" if all("seed" in line for line in lines) else SOME
+        parts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{unknown}"] if seeds else []
         return f"{', '.join(parts)}; made by audioadv craft."
     arguments = run.get("arguments", {})
-    return f"{', '.join(parts)}; at most {arguments.get('--steps')} steps, seed {arguments.get('--seed')}."
+    starts = arguments.get("--restarts") or 1
+    steps = f"at most {arguments.get('--steps')} steps{f' in each of {starts} starts' if starts > 1 else ''}"
+    return f"{', '.join(parts)}; {steps}, seed {arguments.get('--seed')}."
 
 
 def claims(run: Mapping[str, Any] | None, rows: Lines) -> list[list[str]]:
     """The threat models in words, sentence by sentence: one version of what all share, all versions of what they do not."""
     if run is None:
-        bounds = ", ".join(dict.fromkeys(row["bound"] for row in rows if row["bound"] != UNRECORDED))
+        bounds = "; ".join(dict.fromkeys(row["bound"] for row in rows))
         return [
-            [f"Single examples, crafted within {bounds}." if bounds else "Single examples, whose bound is not recorded."],
+            [f"Single examples, crafted within {bounds}."],
             ["They show what can be done to these clips; they are no rate over a test set."],
         ]
     told = [[f"{part.rstrip('.')}." for part in threat["claim"].split(". ")] for threat in run.get("threat_models", [])]

@@ -8,10 +8,10 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.ASC
 def decimal(text: str) -> float:
     """The number; infinities and NaN are for the reader to refuse. Raises ValueError.
 
-    >>> decimal("-6"), decimal("1e-3"), decimal(".5")
+    >>> decimal("-6"), decimal("1e-3"), decimal(" .5 ")
     (-6.0, 0.001, 0.5)
     """
-    if NUMBER.fullmatch(text) is None:
+    if NUMBER.fullmatch(text.strip(" ")) is None:
         raise ValueError(text)
     return float(text)
 
@@ -22,6 +22,6 @@ def integer(text: str) -> int:
     >>> integer("16")
     16
     """
-    if re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None:
+    if re.fullmatch(r"[+-]?\d+", text.strip(" "), re.ASCII) is None:
         raise ValueError(text)
     return int(text)

@@ -187,7 +187,10 @@ class Map(Protocol):
 @final
 @dataclass(frozen=True)
 class Added:
-    """The parameters are the change."""
+    """The parameters are the change. There is one such map (`ADDED`), for copies of a region too."""
+
+    def __reduce__(self) -> str:
+        return "ADDED"
 
     @property
     def boxed(self) -> bool:

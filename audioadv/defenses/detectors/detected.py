@@ -100,6 +100,9 @@ class Detected(Wrapped):
         inner = super().net
         return nn.ModuleList([self.detector.sense, *([inner] if isinstance(inner, nn.Module) else [])])
 
+    def setting(self) -> str:
+        return f"detector {self.detector}, threshold {self.detector.threshold!r}, unit {self.detector.unit!r}"
+
     def undetected(self) -> Undetected:
         """The goal of passing every detector of this model."""
         return Undetected()

@@ -206,6 +206,7 @@ class Bench:
                     line |= {"out": str(place / f"{job.name}.wav") if line["reached"] else None, "seed": self.options["seed"]}
                     gauge = crafted.gauge if line["reached"] else None
                     head = {"name": f"{setting.folder}/{job.name}", **source(crafted, job.path, self.folder, job.text), **setting.line()}
+                    head |= {"errors_asked": job.errors} if job.target is None and not job.silence else {}
                     lines.append({**head, **line, "gauge": gauge})
                     (stage / f"{job.name}.json").write_text(json.dumps(lines[-1], indent=2) + "\n", encoding="utf-8")
                 place.mkdir(exist_ok=True)

@@ -14,14 +14,15 @@ NEEDED = (
     "backwards", "seconds",
 )  # fmt: skip
 """What a line must hold to be counted."""
-UNRECORDED = "bound not recorded"  # by craft, once: a line's `bound` is the one that was found
+UNRECORDED = "radius not recorded"  # by craft, once: a line's `bound` is the one that was found
 
 
 def settings_of(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
     """The lines of each model, attack, bound and channel, in order of appearance. What a line does not say is a dash."""
     found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        key = line.get("model") or "-", line.get("attack") or "-", line.get("bound_asked") or UNRECORDED, line.get("channel") or "none"
+        bound = line.get("bound_asked") or f"{line['bound'].partition(':')[0]}, {UNRECORDED}"
+        key = line.get("model") or "-", line.get("attack") or "-", bound, line.get("channel") or "none"
         found.setdefault(key, []).append(line)
     return found
 

@@ -25,6 +25,7 @@ from audioadv.attacks.trace import Trace, within
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import stated
 from audioadv.errors import UnusableBatch
+from audioadv.evaluation.campaign import bare
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.evaluation.terms import refuse_memory
@@ -102,13 +103,13 @@ def watched(objective: Objective, region: Region, name: str, attack: Attack) -> 
     result = worst_member(attack, trace.watching(objective), region)
     claims = torch.tensor(result.reached) & inside(region, result)
     felled = claims & objective.begun(region.clean).decide(result.adversarial).cpu()
-    inner = getattr(attack, "func", attack)
+    names = {name, getattr(bare(attack), "__name__", "")}
     return Evidence(
         sights=trace.sights(result),
         felled=felled.tolist(),
         claimed=int(claims.sum()),
         refuted=int((claims & ~felled).sum()),
-        searching=bool(SEARCHES & {name, getattr(inner, "__name__", "")}) or not bool(region.radius.isfinite().all()),
+        searching=bool(SEARCHES & names) or not bool(region.radius.isfinite().all()),
         passes=trace.passes,
     )
 

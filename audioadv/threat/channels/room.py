@@ -39,8 +39,12 @@ class Room(Channel):
 
     @property
     def which(self) -> object:
-        """What tells it from others: the folder that its rooms are of and their names, or else the set itself."""
-        return (self.rooms.source, *((space.role, space.name) for space in self.rooms.spaces)) if self.rooms.source else self.rooms
+        """What tells it from others: the folder that its rooms are of, their rate and names, or else the set itself."""
+        return (
+            (self.rooms.source, self.rooms.sample_rate, *((space.role, space.name) for space in self.rooms.spaces))
+            if self.rooms.source
+            else self.rooms
+        )
 
     def __eq__(self, other: object) -> bool:
         return self.which == other.which if isinstance(other, Room) else NotImplemented
