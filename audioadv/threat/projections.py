@@ -68,14 +68,15 @@ def project_l2(
     """
     radius = radius * INWARD
     length = length_of(delta)
+    scaled = each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * delta
     if low is None or high is None:
-        return each((radius / length.clamp_min(1e-30)).clamp_max(1.0), delta) * delta
+        return scaled
     if delta.is_cuda:  # all rows, since to ask which ones would be to wait
         scale = scale_in_order(delta.abs().flatten(1), torch.where(delta > 0, high, -low).flatten(1), radius)
         return torch.minimum(torch.maximum(each(scale, delta) * delta, low), high)
-    boxed = torch.minimum(torch.maximum(delta, low), high)
-    rows = (length_of(boxed) > radius).nonzero()[:, 0]
-    if not len(rows):
+    boxed = torch.minimum(torch.maximum(scaled, low), high)
+    rows = ((boxed != scaled).flatten(1).any(1) & (length > radius)).nonzero()[:, 0]
+    if not len(rows):  # mostly the box cuts nothing off
         return boxed
     own = delta[rows]
     room = torch.where(own > 0, high[rows], -low[rows]).flatten(1)
