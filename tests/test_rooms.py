@@ -308,7 +308,7 @@ def test_a_set_that_came_first_is_not_replaced(tmp_path: Path, monkeypatch: pyte
         write_rooms(stage, *others)
         (tmp_path / "rooms.json").write_text("another's")
 
-    monkeypatch.setattr(sys.modules["audioadv.cli.rooms"], "write_rooms", beaten)
+    monkeypatch.setattr("audioadv.cli.rooms.write_rooms", beaten)
     result = run("rooms", str(tmp_path), *SMALL)
     assert result.exit_code == 2
     assert "there is a set of rooms already" in result.stderr
