@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from audioadv import attacks, defenses, errors, training
-    from audioadv.attacks.craft import Crafted, CraftResult, craft, craft_each
+    from audioadv.attacks.craft import craft, craft_each
+    from audioadv.attacks.crafted import Crafted, CraftResult
     from audioadv.attacks.objective import Objective, objective
     from audioadv.attacks.result import AttackResult, Outcome
     from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
@@ -45,7 +46,8 @@ __version__ = "0.1.0"
 
 LAYERS = ("attacks", "audio", "cli", "defenses", "errors", "evaluation", "models", "report", "threat", "training")
 HOMES = {
-    "attacks.craft": "CraftResult Crafted craft craft_each",
+    "attacks.craft": "craft craft_each",
+    "attacks.crafted": "CraftResult Crafted",
     "attacks.objective": "Objective objective",
     "attacks.result": "AttackResult Outcome",
     "audio.files": "Clip read_audio read_clip write_wav",

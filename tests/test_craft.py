@@ -206,7 +206,9 @@ def test_a_clip_that_nothing_is_done_to_is_inside_whoever_is_beside_it() -> None
 
 def test_craft_takes_what_craft_each_takes_and_says_so() -> None:
     assert signature(aa.craft).parameters == signature(aa.craft_each).parameters
-    with pytest.raises(TypeError, match=r"craft\(\) got an unexpected keyword argument 'bond'"):
+    assert signature(aa.craft).return_annotation is aa.CraftResult
+    assert (aa.craft.__name__, "gathered" in (aa.craft.__doc__ or "")) == ("craft", True)
+    with pytest.raises(TypeError, match=r"craft_each\(\) got an unexpected keyword argument 'bond'"):
         aa.craft(recognisers.linear(), [], aa.Silence(), bond="snr:20")  # type: ignore[call-arg]
 
 

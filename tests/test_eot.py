@@ -16,7 +16,6 @@ from torch import Tensor
 import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
 from audioadv.attacks.agreement import Agreement, weight
-from audioadv.attacks.craft import Verdict
 from audioadv.attacks.eot import REMEMBERED, Expectation
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run
@@ -35,6 +34,7 @@ from audioadv.attacks.settle import (
     stride_at,
 )
 from audioadv.attacks.survivors import restarted, started
+from audioadv.attacks.verdict import Verdict
 from audioadv.audio.files import Clip
 from audioadv.audio.gains import along_gains
 from audioadv.audio.ragged import pad

@@ -10,7 +10,7 @@ import click
 import pytest
 
 import audioadv as aa
-from audioadv.attacks.craft import Crafted
+from audioadv.attacks.crafted import Crafted
 from audioadv.cli import COMMANDS, main
 from audioadv.errors import AudioadvError
 

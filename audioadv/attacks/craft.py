@@ -7,25 +7,25 @@ of them holds. Over a channel, it is judged by the share of judge draws that are
 part in the making.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, NamedTuple, final
+from functools import partial, wraps
+from inspect import signature
+from typing import NamedTuple, ParamSpec, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from audioadv.attacks.catalogue import crafting
-from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation, enough
+from audioadv.attacks.crafted import Crafted, CraftResult
+from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.run import check_counts
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
+from audioadv.attacks.verdict import Verdict
 from audioadv.audio.files import BOX, FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
@@ -35,8 +35,7 @@ from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
 from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
 from audioadv.threat.channels.channel import NOTHING, Channel
-from audioadv.threat.channels.heard import heard_through
-from audioadv.threat.channels.keys import Key, fingerprint
+from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import as_channel, check_sound
 from audioadv.threat.goals import TextGoal
 from audioadv.threat.joined import is_goal, members
@@ -46,70 +45,7 @@ from audioadv.threat.region import Region
 
 BATCH = 16
 SMALLEST = Linf(MIN)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Crafted:
-    """What became of one clip. `adversarial` [time] is on the 16-bit grid: the clean clip where nothing was found.
-
-    `excess` says how far it lies outside the bound, in the bound's unit, at most 0 for inside; for a `min` bound, `bound`
-    is the smallest that holds it, and `gauge` is that size as a number, in its norm's unit. `seconds` is this clip's share of
-    its batch's time. Over a channel, `hits` of `draws` judge draws are heard as wanted, and `adversarial` is the best that was
-    found even where that is too few. `saw` is what the attack saw of it; None where there was none.
-    """
-
-    clip: Clip
-    target: str
-    clean_transcript: str
-    adversarial: Tensor
-    adversarial_transcript: str
-    outcome: Outcome
-    note: str
-    bound: str
-    excess: float
-    snr_db: float
-    relative_db: float
-    steps: int
-    forwards: int
-    backwards: int
-    seconds: float
-    channel: str | None = None
-    hits: int = 0
-    draws: int = 0
-    gauge: float = 0.0
-    saw: Sight | None = None
-
-    @property
-    def reached(self) -> bool:
-        """Whether the 16-bit clip is heard as wanted; over a channel, often enough."""
-        return self.outcome in (Outcome.REACHED, Outcome.NEEDLESS)
-
-    @property
-    def rate(self) -> float:
-        """The share of judge draws that are heard as wanted; without a channel, 1 or 0."""
-        return self.hits / self.draws if self.draws else float(self.reached)
-
-    def line(self) -> dict[str, Any]:
-        """The result as one JSON object; a figure that is not finite (no change at all) becomes None."""
-        figures = {"excess": self.excess, "snr_db": self.snr_db, "relative_db": self.relative_db}
-        return {
-            "clip": self.clip.name,
-            "clean_transcript": self.clean_transcript,
-            "target": self.target,
-            "adversarial_transcript": self.adversarial_transcript,
-            "reached": self.reached,
-            "outcome": str(self.outcome),
-            "note": self.note,
-            "bound": self.bound,
-            **{name: value if math.isfinite(value) else None for name, value in figures.items()},
-            "steps": self.steps,
-            "forwards": self.forwards,
-            "backwards": self.backwards,
-            "seconds": round(self.seconds, 3),
-            "saw": None if self.saw is None else asdict(self.saw),
-            **({} if self.channel is None else {"channel": self.channel, "hits": self.hits, "draws": self.draws, "rate": self.rate}),
-        }
+Asked = ParamSpec("Asked")
 
 
 @final
@@ -244,7 +180,7 @@ def craft_batch(call: Call, clips: list[Clip], goal: TextGoal) -> Iterator[Craft
     alone = [heard_alone(call.model, clip.samples) for clip in clips]
     goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
     verdicts = [Verdict(call.model, own, clip.samples, call.over, call.judge_draws) for own, clip in zip(goals, clips, strict=True)]
-    early = [settled(verdict, outputs, call.bound) for verdict, outputs in zip(verdicts, alone, strict=True)]
+    early = [verdict.settled(outputs, call.bound) for verdict, outputs in zip(verdicts, alone, strict=True)]
     found = attacked(call, clips, goal, region, lengths, early)
     share = (found.counts[1] + 1) / (found.counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):
@@ -304,7 +240,7 @@ def attacked(
     return Found(samples, ends, counts, saw, region.knowing(parameters))
 
 
-def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdict: "Verdict", seconds: float) -> Crafted:
+def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdict: Verdict, seconds: float) -> Crafted:
     """What became of one clip, heard alone on its 16-bit samples; `alone` is the clean clip's."""
     bound, over, changed, (outcome, note) = call.bound, call.over, found.samples[i], found.ends[i]
     own, outputs = (
@@ -344,127 +280,22 @@ def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdi
     )
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """How one clip is judged: alone, and over a channel by its rate. `clean` [time] numbers the draws."""
+def gathered(each: Callable[Asked, Iterator[Crafted]]) -> Callable[Asked, CraftResult]:
+    """`each`, all at once: a call of the same options, so that they are spelt in one place."""
 
-    model: Recogniser
-    goal: TextGoal
-    clean: Tensor
-    over: Expectation | None
-    draws: int
+    @wraps(each, assigned=())
+    def craft(*arguments: Asked.args, **options: Asked.kwargs) -> CraftResult:
+        """Change clips until the recogniser hears what the goal wants: `craft_each`, gathered.
 
-    def hits(self, samples: Tensor, outputs: Emissions) -> int:
-        """How many judge draws are heard as wanted; without a channel, whether `outputs` are, which the samples gave alone."""
-        if self.over is None:
-            return int(self.goal.reached(outputs))
-        if self.over.channel.unfit(len(samples), self.model.sample_rate):
-            return 0  # what cannot be played is never heard
-        clip, seed = fingerprint(self.clean), self.over.seed
-        heard = heard_through(self.model, samples, self.over.channel, draws=self.draws, clip=clip, seed=seed)
-        return sum(int(self.goal.rows(torch.zeros(len(part.frames), dtype=torch.int64)).reached(part).sum()) for part in heard)
+        `bound` and `channel` may be specs; the attack has `steps` for each of `restarts` starts, and works on `batch` clips at a time.
+        Over a channel a step averages `draws` of it, an example is chosen by `check_draws` and judged by `judge_draws`, and its goal is
+        reached where that is at least `rate` of them. `progress` is told at every step where the batch stands; once `stop()` is true,
+        the batch at work ends with what it has found, and the clips of those that never began are left out. Raises as `craft_each`.
+        """
+        return CraftResult(tuple(each(*arguments, **options)))
 
-    def impossible(self, outputs: Emissions) -> str | None:
-        """Why the goal can never be reached, even at the length that the clip has at most; `outputs` are what it gave alone."""
-        longest = len(self.clean) if self.over is None else self.over.channel.lengths(len(self.clean))[1]
-        if longest != len(self.clean):
-            outputs = heard_alone(self.model, F.pad(self.clean, (0, longest - len(self.clean))))
-        return self.goal.impossible(outputs)[0]
-
-    def enough(self, hits: int) -> bool:
-        """Whether so many are a goal reached."""
-        return bool(hits) if self.over is None else enough(hits, self.draws, self.over.rate)
-
-    def often_enough(self, hits: int) -> tuple[Outcome, str]:
-        """How it ended, and in words."""
-        assert self.over is not None
-        through = "" if self.over.channel == NOTHING else f" of {self.over.channel}"
-        heard = f"Heard as wanted in {hits} of {self.draws} judge draws{through}"
-        if self.enough(hits):
-            return Outcome.REACHED, f"{heard}."
-        return Outcome.MISSED, f"{heard}, but {self.over.rate:.0%} were asked for. More steps, more draws or a wider bound may do it."
+    vars(craft)["__signature__"] = signature(each).replace(return_annotation=CraftResult)
+    return craft
 
 
-def settled(verdict: Verdict, outputs: Emissions, bound: Bound) -> tuple[Outcome, str] | None:
-    """How a clip ends before any attack, and why: needless, infeasible, or not yet (None)."""
-    clean = verdict.clean
-    if verdict.over is not None and (why := verdict.over.channel.unfit(len(clean), verdict.model.sample_rate)):
-        return Outcome.INFEASIBLE, why
-    if bool(verdict.goal.reached(outputs)) and verdict.enough(verdict.hits(clean, outputs)):
-        return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
-    why = verdict.impossible(outputs) or bound.senseless(clean)
-    return None if why is None else (Outcome.INFEASIBLE, why)
-
-
-@final
-@dataclass(frozen=True)
-class CraftResult:
-    """All clips of one call, in the order given."""
-
-    clips: tuple[Crafted, ...]
-
-    @property
-    def adversarial(self) -> list[Tensor]:
-        """The 16-bit samples of each clip, [time]."""
-        return [crafted.adversarial for crafted in self.clips]
-
-    @property
-    def reached(self) -> list[bool]:
-        """Whether each is heard as wanted."""
-        return [crafted.reached for crafted in self.clips]
-
-    @property
-    def outcome(self) -> list[Outcome]:
-        """How each ended."""
-        return [crafted.outcome for crafted in self.clips]
-
-
-def craft(
-    model: Recogniser,
-    clips: Sequence[Clip],
-    goal: TextGoal,
-    *,
-    bound: Bound | str = SMALLEST,
-    attack: str = "shrink",
-    steps: int = 500,
-    restarts: int = 1,
-    seed: int = 0,
-    batch: int = BATCH,
-    channel: Channel | str | None = None,
-    draws: int = 2,
-    check_draws: int = 32,
-    judge_draws: int = 100,
-    rate: float = 0.9,
-    progress: Callable[[Progress], None] | None = None,
-    stop: Callable[[], bool] = never,
-) -> CraftResult:
-    """Change clips until the recogniser hears what the goal wants: `craft_each`, gathered.
-
-    `bound` and `channel` may be specs; the attack has `steps` for each of `restarts` starts, and works on `batch` clips at a time.
-    Over a channel a step averages `draws` of it, an example is chosen by `check_draws` and judged by `judge_draws`, and its goal is
-    reached where that is at least `rate` of them. `progress` is told at every step where the batch stands; once `stop()` is true, the
-    batch at work ends with what it has found, and the clips of those that never began are left out. Raises as `craft_each`.
-    """
-    return CraftResult(
-        tuple(
-            craft_each(
-                model,
-                clips,
-                goal,
-                bound=bound,
-                attack=attack,
-                steps=steps,
-                restarts=restarts,
-                seed=seed,
-                batch=batch,
-                channel=channel,
-                draws=draws,
-                check_draws=check_draws,
-                judge_draws=judge_draws,
-                rate=rate,
-                progress=progress,
-                stop=stop,
-            )
-        )
-    )
+craft = gathered(craft_each)

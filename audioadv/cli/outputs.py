@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, final
 
-from audioadv.attacks.craft import Crafted
+from audioadv.attacks.crafted import Crafted
 from audioadv.audio.whole import write_whole
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput

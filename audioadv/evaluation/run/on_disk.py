@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from audioadv.attacks.craft import Crafted
+from audioadv.attacks.crafted import Crafted
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import read_clip, write_wav
 from audioadv.models.recogniser import Recogniser, heard_alone
