@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, final
 
 import click
 import torch
@@ -98,15 +98,12 @@ def bench(
     torchrun --nproc-per-node 4 --max-restarts 3 -m audioadv bench test.jsonl --out run
     audioadv report run
     """
-    goals = {"--target": target is not None, "--silence": silence, "--untargeted": untargeted}
-    if len(given := [option for option, there in goals.items() if there]) > 1:
-        raise click.UsageError(f"{' and '.join(given)} are {'two' if len(given) == 2 else 'three'} different goals. Give one of them")
+    wish = Wish(target, silence, untargeted, errors).checked()
     options = {"steps": steps, "restarts": restarts, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
     settings = as_settings(models, attacks, bounds, channels)
     entries, complaints = read_lines(manifest)
     check_writable(out)
     earlier = read_earlier(out / "results.jsonl")
-    wish = Wish(target, silence, untargeted, errors)
     jobs = as_jobs(entries, out, settings, wish, earlier)
     if jobs and all(job.target is not None for job in jobs):
         no_use(("errors",), "it is for clips to be misheard, and each has another goal")
@@ -123,18 +120,13 @@ def bench(
         complain(error)
     if not seen.names:
         context.exit(WRONG_INPUT)
-    arguments: dict[str, Any] = {"MANIFEST": seen_from(out, manifest), "--model": models, "--attack": attacks, "--bound": bounds}
-    arguments |= {"--channel": channels, "--target": target, "--untargeted": untargeted}
-    arguments |= {"--silence": silence or None, "--errors": None if errors == USUAL_ERRORS else errors}
-    arguments |= {"--restarts": None if restarts == 1 else restarts}  # runs from before these options go on
-    arguments |= {"--steps": steps, "--draws": draws, "--judge": judge_draws, "--rate": rate, "--seed": seed}
+    named = {"--model": models, "--attack": attacks, "--bound": bounds, "--channel": channels}
+    arguments = {"MANIFEST": seen_from(out, manifest), **named, **wish.arguments(), **search_arguments(options)}
     started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
     make_folder(out)
     deciding = {**arguments, **seen.weights}
     check_goes_on(out, deciding, seen.traits)
-    if changed := changed_clips(earlier, jobs, settings, out):
-        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
-        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
+    check_clips(changed_clips(earlier, jobs, settings, out), out)
     names = seen.names | earlier.keys()  # what has a result is claimed, however few are asked for now
     state_run(
         out,
@@ -179,11 +171,23 @@ def bench(
         say(f"A page to read and listen: audioadv report {shlex.quote(click.format_filename(out))}")
     gone = [] if stopped else [line["name"] for line in lines if is_gone(out, line)]
     if gone:
-        cure = "Take their lines out of results.jsonl, and start the same command again"
-        complain(InputError(f"{out / gone[0]}.wav: gone, and not made again, one of {len(gone)} clips that were reached. {cure}"))
+        complain(files_gone(out, gone))
     wrong = bool(complaints or seen.complaints or gone) or len(lines) < len(seen.names)
     status = WRONG_INPUT if wrong else DONE if all(line["reached"] for line in lines) else NOT_REACHED
     context.exit(STOPPED if stopped else DONE if claims.launched else status)
+
+
+def check_clips(changed: list[str], out: Path) -> None:
+    """Raises OptionError for results of clips that are others now."""
+    if changed:
+        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
+        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
+
+
+def files_gone(out: Path, names: list[str]) -> InputError:
+    """What to say of clips that were reached, and whose files are no longer there."""
+    cure = "Take their lines out of results.jsonl, and start the same command again"
+    return InputError(f"{out / names[0]}.wav: gone, and not made again, one of {len(names)} clips that were reached. {cure}")
 
 
 def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[str], channels: Sequence[str]) -> list[Setting]:
@@ -222,6 +226,7 @@ def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in lines}
 
 
+@final
 class Wish(NamedTuple):
     """What the command line wants of every clip, in place of its own target; and the share of words wrong where one is misheard."""
 
@@ -229,6 +234,24 @@ class Wish(NamedTuple):
     silence: bool = False
     untargeted: bool = False
     errors: float = USUAL_ERRORS
+
+    def checked(self) -> Self:
+        """Itself. Raises UsageError for more than one goal."""
+        goals = {"--target": self.target is not None, "--silence": self.silence, "--untargeted": self.untargeted}
+        if len(given := [option for option, there in goals.items() if there]) > 1:
+            raise click.UsageError(f"{' and '.join(given)} are {'two' if len(given) == 2 else 'three'} different goals. Give one of them")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """As options and their values; None for one that a run from before there was such an option does not state."""
+        errors = None if self.errors == USUAL_ERRORS else self.errors
+        return {"--target": self.target, "--untargeted": self.untargeted, "--silence": self.silence or None, "--errors": errors}
+
+
+def search_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `craft_each` is asked, as options and their values; None as in `Wish.arguments`."""
+    restarts = {"--restarts": None if options["restarts"] == 1 else options["restarts"]}
+    return restarts | {f"--{name.removesuffix('_draws')}": options[name] for name in ("steps", "draws", "judge_draws", "rate", "seed")}
 
 
 def as_jobs(
@@ -268,6 +291,7 @@ def own_device(device: str) -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}" if device == "cuda" else device
 
 
+@final
 class Examined(NamedTuple):
     """What can be done: settings that make sense, the names of results to come, each model's weights and traits, and what is wrong."""
 

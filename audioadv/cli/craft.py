@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import click
 import torch
@@ -38,13 +38,65 @@ from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
+from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.specs import check_sound, parse_channel
-from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, Transcribe, check_spelt
+from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, TextGoal, Transcribe, check_spelt
 
 
+@final
+class Aim(NamedTuple):
+    """What the command line wants clips to be heard as: one of three goals, for all clips or for each, or what the manifest says."""
+
+    targets: tuple[str, ...]
+    silence: bool
+    references: tuple[str, ...]
+    errors: float
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The texts on the command line."""
+        return self.targets or self.references
+
+    def texts(self, entries: list[Entry]) -> list[str | None]:
+        """The text of each entry's goal; None where there is none. Raises UsageError for goals that do not fit together."""
+        if sum(map(bool, (self.targets, self.silence, self.references))) > 1:
+            raise click.UsageError("--target, --silence and --not-as are three different goals. Give one of them")
+        if self.given:
+            if len(self.given) not in (1, len(entries)):
+                raise click.UsageError(f"{len(self.given)} texts for {len(entries)} clips: give one for all, or one for each")
+            return [*self.given] if len(self.given) == len(entries) else [*self.given] * len(entries)
+        if not self.silence and all(entry.target is None for entry in entries):
+            raise click.UsageError("nothing to be heard as. Give --target TEXT, --silence or --not-as TEXT, or a manifest with targets")
+        return [entry.target for entry in entries]
+
+    def goal(self, texts: list[str]) -> TextGoal:
+        """The goal of clips with these texts."""
+        return Silence() if self.silence else Mistranscribe(texts, self.errors) if self.references else Transcribe(texts)
+
+    def check(self, text: str, model: Recogniser) -> None:
+        """Raises UnusableTarget for a text that is empty or that the model could never write."""
+        check_spelt(Mistranscribe(text) if self.references else Transcribe(text), model.vocabulary)
+
+    def check_own(self, entry: Entry, text: str | None, model: Recogniser) -> None:
+        """As `check`, for the text of one entry, where it is its own: the manifest's, or one of many on the command line."""
+        if self.silence or len(self.given) == 1:
+            return
+        if text is None:
+            raise UnusableTarget(f"{entry.path}: no target. Give one with --target, or in the manifest")
+        if not self.given and (not text or text.startswith(NOT_AS)):  # from the results of such a run
+            goal = f"--not-as {text.removeprefix(NOT_AS)!r}" if text else "--silence"
+            raise UnusableTarget(f"{entry.path}: target {text!r} is no text to be heard as. Give {goal} for all, or --target TEXT")
+        try:
+            self.check(text, model)
+        except UnusableTarget as error:
+            raise UnusableTarget(f"{entry.path}: {error}") from error
+
+
+@final
 class Job(NamedTuple):
-    """One clip to attack: where it comes from, the NAME of its files, its sound and the text of its goal."""
+    """One clip to attack: its place among those given, where it comes from, the NAME of its files, its sound and the text of its goal."""
 
+    place: int
     entry: Entry
     name: str
     clip: Clip
@@ -65,7 +117,14 @@ class Job(NamedTuple):
     "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
 )
 @click.option("--attack", type=click.Choice(CRAFTING), default="shrink", show_default=True, help="How to search.")
-@click.option("--channel", "channel_spec", metavar="C", help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...")
+@click.option(
+    "--channel",
+    "channel_spec",
+    default="none",
+    show_default=True,
+    metavar="C",
+    help="What must be survived: room_then_noise:20..30, codec:mp3@64k, ...",
+)
 @search_options
 @click.option("--out", type=Folder(), default="adversarial", show_default=True, metavar="DIR", help="Where the results go.")
 @click.option("--no-picture", is_flag=True, help="Draw nothing.")
@@ -82,7 +141,7 @@ def craft(
     model_name: str,
     spec: str,
     attack: str,
-    channel_spec: str | None,
+    channel_spec: str,
     draws: int,
     judge_draws: int,
     rate: float,
@@ -110,73 +169,55 @@ def craft(
     audioadv craft samples/kitchen.wav --not-as "the kettle is on the stove in the kitchen" --errors 1 --bound snr:30 --attack apgd
     audioadv craft samples/kitchen.wav --model tiny-wave --silence --lead-in 0.64 --bound sticker:10240+0
     """
-    bound = parse_bound(spec)
-    if channel_spec in (None, "none"):
+    bound, channel = parse_bound(spec), None if channel_spec == "none" else check_sound(parse_channel(channel_spec))
+    if channel is None:
         no_use(("draws", "judge_draws", "rate"), "it is for a --channel, and there is none")
     if not references:
         no_use(("errors",), "it is for words of --not-as, and there are none")
-    channel = None if channel_spec is None or channel_spec == "none" else check_sound(parse_channel(channel_spec))
-    problems = Problems()
+    aim, problems = Aim(targets, silence, references, errors), Problems()
     entries = read_entries(clips, problems)
     if not entries:
         context.exit(WRONG_INPUT)
-    texts = wanted_texts(entries, targets, silence, references)
-    kind = Mistranscribe if references else Transcribe
-    check_writable(out)
-    check_page(out)
-    if os.path.exists(out / "run.json"):
-        raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
+    texts = aim.texts(entries)
+    check_folder(out)
     model = load_model(model_name, device, attacked=True)
     check_fits(attack, model, channel)
-    given = targets or references
-    if len(given) == 1:
-        check_text(kind, given[0], model)  # wrong for one, it is wrong for all
-
+    if len(aim.given) == 1:
+        aim.check(aim.given[0], model)  # wrong for one, it is wrong for all
     if channel is not None:
         channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
     finish_killed(out)
-    jobs: list[Job] = []
     names, earlier = Names(out, [entry.path for entry in entries]), results_of(out)
-    for entry, text in zip(entries, texts, strict=True):
+    jobs: list[Job] = []
+    for place, (entry, text) in enumerate(zip(entries, texts, strict=True)):
         name = names.new(entry.path, earlier)
         with problems.told():
-            if not silence and len(given) != 1:
-                check_own_text(entry, text, kind, model, in_manifest=not given)
-            clip = read_clip(entry.path, model.sample_rate)
-            clip = clip.led_in(lead_in) if lead_in else clip
-            if clip.seconds > LONGEST_SECONDS:
-                raise InputError(
-                    f"{entry.path}: {clip.seconds:.1f} s with --lead-in {lead_in:g}, but at most {LONGEST_SECONDS} s are read. Give less"
-                )
-            if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
-                raise UnusableResponse(f"{entry.path}: {why}")
-            jobs.append(Job(entry, name, clip, text or ""))
+            aim.check_own(entry, text, model)
+            jobs.append(Job(place, entry, name, read_job(entry.path, model, lead_in, channel), text or ""))
     if not jobs:
         context.exit(WRONG_INPUT)
-    order = alike([len(job.clip.samples) for job in jobs], batch)
-    jobs = [jobs[i] for i in order]
-    wanted = [job.text for job in jobs]
-    goal = Silence() if silence else Mistranscribe(wanted, errors) if references else Transcribe(wanted)
+    jobs = [jobs[i] for i in alike([len(job.clip.samples) for job in jobs], batch)]
+    goal = aim.goal([job.text for job in jobs])
     check_sound_bound(bound, max(len(job.clip.samples) for job in jobs))
 
-    lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "restarts": restarts, "seed": seed, "batch": batch}
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     asked_for = {"model": model_name, "attack": attack, "bound_asked": str(bound), "seed": seed, "restarts": restarts}
     asked_for |= {} if channel is None else {"rate_asked": rate}
     asked_for |= {"errors_asked": errors} if references else {}
+    lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
         with stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
-            for row, (place, job, result) in enumerate(zip(order, jobs, crafted, strict=False)):
+            for row, (job, result) in enumerate(zip(jobs, crafted, strict=False)):
                 if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:
                     continue  # it was not tried to the end
                 with unbroken(), problems.told():
                     own = goal.rows(torch.tensor([row]))
-                    lines[place] = save(names, job.name, job.entry, result, own, model, asked_for, picture=not no_picture)
+                    lines[job.place] = save(names, job.name, job.entry, result, own, model, asked_for, picture=not no_picture)
                     if as_json:
-                        say(json.dumps(lines[place]))
+                        say(json.dumps(lines[job.place]))
             stopped = asked() and len(lines) + problems.count - told < len(jobs)
     except KeyboardInterrupt:
         stopped = True
@@ -194,37 +235,24 @@ def craft(
     )
 
 
-def wanted_texts(entries: list[Entry], targets: tuple[str, ...], silence: bool, references: tuple[str, ...]) -> list[str | None]:
-    """The text of each entry's goal; None where there is none. Raises UsageError for goals that do not fit together."""
-    if sum(map(bool, (targets, silence, references))) > 1:
-        raise click.UsageError("--target, --silence and --not-as are three different goals. Give one of them")
-    if given := targets or references:
-        if len(given) not in (1, len(entries)):
-            raise click.UsageError(f"{len(given)} texts for {len(entries)} clips: give one for all, or one for each")
-        return [*given] if len(given) == len(entries) else [*given] * len(entries)
-    if not silence and all(entry.target is None for entry in entries):
-        raise click.UsageError("nothing to be heard as. Give --target TEXT, --silence or --not-as TEXT, or a manifest with targets")
-    return [entry.target for entry in entries]
+def check_folder(out: Path) -> None:
+    """Raises UnwritableOutput for a folder that takes no files, or that holds something else than what craft made."""
+    check_writable(out)
+    check_page(out)
+    if os.path.exists(out / "run.json"):
+        raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
 
 
-def check_text(kind: type[Transcribe] | type[Mistranscribe], text: str, model: Recogniser) -> None:
-    """Raise UnusableTarget for a text that is empty or that the model could never write."""
-    check_spelt(kind(text), model.vocabulary)
-
-
-def check_own_text(
-    entry: Entry, text: str | None, kind: type[Transcribe] | type[Mistranscribe], model: Recogniser, in_manifest: bool
-) -> None:
-    """As `check_text`, for the text of one entry, which a manifest or the command line says."""
-    if text is None:
-        raise UnusableTarget(f"{entry.path}: no target. Give one with --target, or in the manifest")
-    if in_manifest and (not text or text.startswith(NOT_AS)):  # from the results of such a run
-        goal = f"--not-as {text.removeprefix(NOT_AS)!r}" if text else "--silence"
-        raise UnusableTarget(f"{entry.path}: target {text!r} is no text to be heard as. Give {goal} for all, or --target TEXT")
-    try:
-        check_text(kind, text, model)
-    except UnusableTarget as error:
-        raise UnusableTarget(f"{entry.path}: {error}") from error
+def read_job(path: Path, model: Recogniser, lead_in: float, channel: Channel | None) -> Clip:
+    """A clip as it is attacked. Raises InputError for one that is too long with its lead-in, UnusableResponse where the channel does not
+    take it."""
+    clip = read_clip(path, model.sample_rate)
+    clip = clip.led_in(lead_in) if lead_in else clip
+    if clip.seconds > LONGEST_SECONDS:
+        raise InputError(f"{path}: {clip.seconds:.1f} s with --lead-in {lead_in:g}, but at most {LONGEST_SECONDS} s are read. Give less")
+    if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
+        raise UnusableResponse(f"{path}: {why}")
+    return clip
 
 
 def tell(lines: list[dict[str, Any]], page: Path | None) -> None:
