@@ -24,12 +24,12 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import Clip
-from audioadv.defenses.statement import PLAIN, Statement, stated
+from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
 from audioadv.evaluation.campaign import Campaign, in_parts, keeping_its_word
-from audioadv.evaluation.rates import Rate, security_curve
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech, in_one_batch
+from audioadv.evaluation.standing import Attempt, Standing
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.titles import title
 from audioadv.models.abstention import decided
@@ -49,107 +49,19 @@ class Threat(Protocol):
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One attack's part. Shapes [examples]: tried and felled bool; gauge (infinite where not felled), forwards, backwards.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trial(Attempt):
+    """One attack's part, of a classifier. Shapes: gauge [examples], infinite where it did not fell."""
 
-    A `static` one did not know of the defense.
-    """
-
-    attack: str
-    tried: Tensor
-    felled: Tensor
     gauge: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    static: bool = False
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What became of each example, and what it took.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation(Standing):
+    """What became of each example of a classifier; a random one is right where it is in more than half of its draws."""
 
-    Shapes: correct and robust bool [examples]; gauge [examples], of the nearest adversarial input found (zero where the model
-    was wrong from the start, infinite where none was found); adversarial [examples, *], clean where none was found.
-    `statement` is what the model says of itself; a random one is right where it is in more than half of its draws.
-    """
-
-    bound: str
-    correct: Tensor
-    gauge: Tensor
-    adversarial: Tensor
-    outcome: tuple[Outcome, ...]
     trials: tuple[Trial, ...]
-    statement: Statement = PLAIN
-
-    @property
-    def robust(self) -> Tensor:
-        """Right, and not felled by any attack: the union over attacks. Shapes: bool [examples]."""
-        return self.correct & self.gauge.isinf()
-
-    @property
-    def accuracy(self) -> Rate:
-        """Clean accuracy."""
-        return Rate(int(self.correct.sum()), len(self.correct))
-
-    @property
-    def robust_accuracy(self) -> Rate:
-        """Robust accuracy, against these attacks: an upper bound of the true one."""
-        return Rate(int(self.robust.sum()), len(self.robust))
-
-    @property
-    def static_accuracy(self) -> Rate | None:
-        """Robust accuracy against an attacker who does not know of the defense; None where there is none to know of."""
-        found = [trial.felled for trial in self.trials if trial.static]
-        return Rate(int((self.correct & ~torch.stack(found).any(0)).sum()), len(self.correct)) if found else None
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes of all attacks, one for each example and pass; judging the clean inputs and each find is not in it."""
-        return sum(int(trial.forwards.sum()) for trial in self.trials)
-
-    @property
-    def backwards(self) -> int:
-        """Backward passes of all attacks."""
-        return sum(int(trial.backwards.sum()) for trial in self.trials)
-
-    def curve(self, radii: Sequence[float]) -> list[tuple[float, Rate]]:
-        """The security curve: for each radius, how many are robust to changes up to it (and its rounding), by the smallest found.
-
-        Of attacks within a fixed bound it tells little; evaluate with a `min` bound, and attacks that search for the smallest.
-        Raises OptionError for radii that are no numbers of at least 0.
-        """
-        return security_curve(self.gauge, radii)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """One object for the clean inputs, one for each attack, one for their union: rates, intervals and cost.
-
-        An attack's accuracy is what its own finds leave: it may not have seen those that fell before.
-        """
-        rows = [("clean", self.accuracy, 0, 0)]
-        for trial in self.trials:
-            left = Rate(int((self.correct & ~trial.felled).sum()), len(self.correct))
-            rows.append((trial.attack, left, int(trial.forwards.sum()), int(trial.backwards.sum())))
-        rows.append(("all", self.robust_accuracy, self.forwards, self.backwards))
-        keys = ("attack", "accuracy", "interval", "count", "forwards", "backwards")
-        return [
-            dict(zip(keys, (name, rate.value, rate.interval, rate.count, forwards, backwards), strict=True))
-            for name, rate, forwards, backwards in rows
-        ]
-
-    def __str__(self) -> str:
-        """A table: rate with interval, and passes an example."""
-        wide = max(20, *(len(trial.attack) + 2 for trial in self.trials)) if self.trials else 20
-        said = "" if self.statement == PLAIN else f" ({self.statement})"
-        head = f"{self.bound}{said}\n{'':{wide}}{'accuracy':34}{'forwards':>10}{'backwards':>10}   an example"
-        rows = [
-            f"{line['attack']:{wide}}{Rate(round(line['accuracy'] * line['count']), line['count'])!s:34}"
-            f"{line['forwards'] / max(line['count'], 1):10.1f}{line['backwards'] / max(line['count'], 1):10.1f}"
-            for line in self.lines()
-            if line["count"]
-        ]
-        return "\n".join([head, *rows])
 
 
 def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]", seed: int) -> dict[str, Attack]:
@@ -375,8 +287,18 @@ def evaluate(
             for row, hit, outcome in zip(rows.tolist(), good.tolist(), result.outcome, strict=True):
                 if hit or (ends[row] is Outcome.MISSED and outcome is Outcome.NOT_FINITE):
                     ends[row] = Outcome.REACHED if hit else outcome
-        trials.append(Trial(turn.name, tried, felled, sizes, cost[0], cost[1], turn.static))
-    return Evaluation(str(bound), correct, gauge, adversarial, tuple(ends), tuple(trials), statement)
+        trials.append(
+            Trial(attack=turn.name, tried=tried, felled=felled, gauge=sizes, forwards=cost[0], backwards=cost[1], static=turn.static)
+        )
+    return Evaluation(
+        bound=str(bound),
+        correct=correct,
+        gauge=gauge,
+        adversarial=adversarial,
+        outcome=tuple(ends),
+        trials=tuple(trials),
+        statement=statement,
+    )
 
 
 def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResult) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,10 @@ no better than; where a detector refuses the clip, the attacker has got nothing.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -24,11 +24,10 @@ from audioadv.attacks.survivors import Attack
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.audio.ragged import pad
-from audioadv.defenses.statement import PLAIN, Statement
 from audioadv.errors import UnknownModel, UnusableBatch, UnusableTarget
 from audioadv.evaluation.adaptive import PEEK, disagreements
 from audioadv.evaluation.campaign import Campaign, in_parts
-from audioadv.evaluation.rates import Rate, security_curve
+from audioadv.evaluation.standing import Attempt, Standing
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.words import WordErrors, plain_words
 from audioadv.models.recogniser import Recogniser, hears
@@ -42,43 +41,29 @@ from audioadv.threat.undetected import Undetected
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class SpeechTrial:
-    """One attack's part. Shapes [clips]: tried and felled bool, forwards, backwards; `heard` is the worst that it found, clip by clip.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SpeechTrial(Attempt):
+    """One attack's part, of a recogniser; `heard` is the worst that it found, clip by clip."""
 
-    A `static` one did not know of the defense.
-    """
-
-    attack: str
-    tried: Tensor
-    felled: Tensor
     heard: tuple[str, ...]
-    forwards: Tensor
-    backwards: Tensor
-    static: bool = False
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class SpeechEvaluation:
-    """What became of each clip, and what it took.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SpeechEvaluation(Standing):
+    """What became of each clip of a recogniser.
 
-    A clip falls where its word error rate comes to `errors`. Shapes: gauge [clips], of the nearest change found that fells it (zero where
-    it was misheard so from the start, infinite where none was found); adversarial [clips, time], what `heard` was heard of.
-    `statement` is what the model says of itself; of a random one, `heard` is what half of its draws are no better than.
+    A clip is right while its word error rate is under `errors`. `heard` was heard of `adversarial` [clips, time]; of a random
+    recogniser, it is what half of its draws are no better than.
     """
 
-    bound: str
     errors: float
     references: tuple[str, ...]
     heard_before: tuple[str, ...]
     heard: tuple[str, ...]
-    gauge: Tensor
-    adversarial: Tensor
     lengths: Tensor
-    outcome: tuple[Outcome, ...]
     trials: tuple[SpeechTrial, ...]
-    statement: Statement = PLAIN
+    each: ClassVar[str] = "a clip"
 
     @property
     def before(self) -> WordErrors:
@@ -91,83 +76,24 @@ class SpeechEvaluation:
         return WordErrors.of(self.references, self.heard)
 
     @property
-    def robust(self) -> Tensor:
-        """Whether each clip's word error rate is under `errors` still. Shapes: bool [clips]."""
-        return self.gauge.isinf()
-
-    @property
-    def accuracy(self) -> Rate:
-        """Clips whose word error rate was under `errors` before."""
-        return Rate(int((self.gauge > 0).sum()), len(self.gauge))
-
-    @property
-    def robust_accuracy(self) -> Rate:
-        """Clips whose word error rate is under `errors` still: an upper bound of the true number."""
-        return Rate(int(self.robust.sum()), len(self.gauge))
-
-    @property
     def static_after(self) -> WordErrors | None:
         """Word errors on the worst that was found by someone who does not know of the defense; None where there is none to know of."""
         found = [WordErrors.of(self.references, trial.heard).wrong for trial in self.trials if trial.static]
         return WordErrors(tuple(map(max, *found, found[0])), self.before.words) if found else None
 
-    @property
-    def static_accuracy(self) -> Rate | None:
-        """Clips whose word error rate is under `errors` still, against that attacker."""
-        felled = [trial.felled for trial in self.trials if trial.static]
-        return Rate(int(((self.gauge > 0) & ~torch.stack(felled).any(0)).sum()), len(self.gauge)) if felled else None
+    def figures(self) -> Iterator[dict[str, Any]]:
+        """Word error rates, and their intervals."""
+        for errors in (self.before, *(WordErrors.of(self.references, trial.heard) for trial in self.trials), self.after):
+            yield {"wer": errors.value, "wer_interval": errors.interval}
 
-    def curve(self, radii: Sequence[float]) -> list[tuple[float, Rate]]:
-        """The security curve: for each radius, how many clips no change up to it (and its rounding) fells, by the smallest found.
+    def heading(self) -> str:
+        """Word errors, and clips under `errors`."""
+        return f"{'WER, %':26}{f'clips under {100 * self.errors:g} %':34}"
 
-        Radii are the norm's: of `snr`, the length of the change itself. Evaluate with a `min` bound, and attacks that search for
-        the smallest. Raises OptionError for radii that are no numbers of at least 0.
-        """
-        return security_curve(self.gauge, radii)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """One object for the clean clips, one for each attack, one for their union: word errors, rates, intervals and cost.
-
-        An attack's figures are what its own finds leave: it may not have seen clips that fell before.
-        """
-        rows = [("clean", self.accuracy, self.before, 0, 0)]
-        for trial in self.trials:
-            left = Rate(int(((self.gauge > 0) & ~trial.felled).sum()), len(self.gauge))
-            rows.append((trial.attack, left, WordErrors.of(self.references, trial.heard), *passes(trial)))
-        total = [sum(counts) for counts in zip((0, 0), *map(passes, self.trials), strict=True)]
-        rows.append(("all", self.robust_accuracy, self.after, total[0], total[1]))
-        return [
-            {
-                "attack": name,
-                "wer": errors.value,
-                "wer_interval": errors.interval,
-                "accuracy": rate.value,
-                "interval": rate.interval,
-                "count": rate.count,
-                "forwards": forwards,
-                "backwards": backwards,
-            }
-            for name, rate, errors, forwards, backwards in rows
-        ]
-
-    def __str__(self) -> str:
-        """A table: word errors and clips under `errors`, both with intervals, and passes a clip."""
-        wide = max(20, *(len(trial.attack) + 2 for trial in self.trials)) if self.trials else 20
-        said = "" if self.statement == PLAIN else f" ({self.statement})"
-        kinds = f"{'WER, %':26}{f'clips under {100 * self.errors:g} %':34}{'forwards':>10}{'backwards':>10}   a clip"
-        head = f"{self.bound}{said}\n{'':{wide}}{kinds}"
-        rows = []
-        for line in self.lines():
-            low, high = line["wer_interval"]
-            errors = f"{100 * line['wer']:.1f} ({100 * low:.1f} .. {100 * high:.1f})"
-            rate, count = Rate(round(line["accuracy"] * line["count"]), line["count"]), line["count"]
-            rows.append(f"{line['attack']:{wide}}{errors:26}{rate!s:34}{line['forwards'] / count:10.1f}{line['backwards'] / count:10.1f}")
-        return "\n".join([head, *rows])
-
-
-def passes(trial: SpeechTrial) -> tuple[int, int]:
-    """Forwards and backwards of all clips."""
-    return int(trial.forwards.sum()), int(trial.backwards.sum())
+    def cells(self, line: dict[str, Any]) -> str:
+        """Both of them, with intervals."""
+        rate, low, high = (100 * figure for figure in (line["wer"], *line["wer_interval"]))
+        return f"{f'{rate:.1f} ({low:.1f} .. {high:.1f})':26}{super().cells(line)}"
 
 
 @final
@@ -302,10 +228,25 @@ def evaluate_speech(
                 samples = written[row, : int(some[row])]
                 found = judge.hears(samples, goal.references[i]) if inside[row] and not late[row] else None
                 own[i], felled[i] = so_far.note(i, found, float(sizes[row]), samples, result.outcome[row], nearest=bound.minimal)
-        trials.append(SpeechTrial(turn.name, tried, felled, tuple(own), cost[0], cost[1], turn.static))
-    texts = goal.references, before, tuple(so_far.heard)
-    ends = tuple(so_far.ends), tuple(trials)
-    return SpeechEvaluation(str(bound), errors, *texts, so_far.gauge, so_far.adversarial, lengths, *ends, statement)
+        trials.append(
+            SpeechTrial(
+                attack=turn.name, tried=tried, felled=felled, heard=tuple(own), forwards=cost[0], backwards=cost[1], static=turn.static
+            )
+        )
+    return SpeechEvaluation(
+        bound=str(bound),
+        errors=errors,
+        references=goal.references,
+        heard_before=before,
+        heard=tuple(so_far.heard),
+        correct=so_far.gauge > 0,
+        gauge=so_far.gauge,
+        adversarial=so_far.adversarial,
+        lengths=lengths,
+        outcome=tuple(so_far.ends),
+        trials=tuple(trials),
+        statement=statement,
+    )
 
 
 @final
