@@ -65,12 +65,12 @@ from torch.nn import functional as F
 from audioadv.attacks.craft import BATCH
 from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
-from audioadv.audio.files import BOX, FULL_SCALE, round16
+from audioadv.audio.files import FULL_SCALE, round16
 from audioadv.audio.ragged import alike, pad
 from audioadv.evaluation.rates import wilson
 from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.models.sources import load_model
-from audioadv.threat.bounds import parse_bound
+from audioadv.threat.bounds import around_sound, parse_bound
 from audioadv.threat.goals import Transcribe, spell
 
 Line = dict[str, Any]
@@ -103,7 +103,7 @@ def ours(model: Recogniser, batch: list[Pair], spec: str, forwards: int, seed: i
     began = time.perf_counter()
     waveforms, lengths = pad([pair.clip.samples.to(model.device) for pair in batch])
     bound, goal = parse_bound(spec), Transcribe([pair.target for pair in batch])
-    region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    region = around_sound(bound, waveforms, lengths)
     loudness = region.norm.gauge(waveforms)
     traces: list[list[tuple[int, float]]] = [[] for _ in batch]
     clock: list[float] = []

@@ -33,11 +33,10 @@ from torch.nn import functional as F
 from audioadv.attacks.craft import BATCH
 from audioadv.attacks.objective import objective
 from audioadv.attacks.shrink import find_then_shrink
-from audioadv.audio.files import BOX, FULL_SCALE
 from audioadv.audio.ragged import pad
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
-from audioadv.threat.bounds import parse_bound
+from audioadv.threat.bounds import around_sound, parse_bound
 from audioadv.threat.goals import Transcribe, spell
 
 
@@ -70,7 +69,7 @@ def measure(
     """(seconds of a step, of the floor after it, of a projection, clips found by then) for each step that the whole batch took."""
     waveforms, lengths = pad([pair.clip.samples.to(model.device) for pair in batch])
     bound, timed = parse_bound(spec), objective(model, goal, lengths)
-    region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    region = around_sound(bound, waveforms, lengths)
     for _ in range(warm):
         floor(model, waveforms, lengths, goal)
     unit = region.at(torch.ones_like(region.radius))

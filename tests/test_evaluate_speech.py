@@ -293,3 +293,30 @@ def test_references_are_compared_as_words_and_checked_before_any_attack(clips: t
     clean = aa.evaluate(marks, waveforms, heard, aa.Linf(1e-5), {"pgd": partial(attacks.pgd, steps=1)}, lengths=lengths)
     assert set(clean.outcome) == {Outcome.MISSED}
     assert clean.references == tuple(heard), "as it stands, for a model that writes it"
+
+
+class Hyphens(torch.nn.Module):
+    """Writes a dash: "well-known", from a mean of 0.02 on "well known", which says the same, and from 0.04 on "go away"."""
+
+    vocabulary = ("", " ", "-", *"abcdefghijklmnopqrstuvwxyz")
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        texts = ("well-known", "well known", "go away   ")
+        columns = torch.tensor([[column for letter in text for column in (self.vocabulary.index(letter), 0)] for text in texts])
+        mean = waveforms.sum(1) / lengths
+        chosen = torch.stack([0 * mean, 100 * (mean - 0.02), 300 * (mean - 0.1 / 3)], 1).softmax(1)
+        shown = torch.nn.functional.one_hot(columns, len(self.vocabulary)).float()
+        return (20 * torch.einsum("bk,kfv->bfv", chosen, shown)).log_softmax(-1), torch.full_like(lengths, 20)
+
+
+def test_a_goal_counts_words_as_its_judge_does() -> None:
+    model = Recogniser(Hyphens(), 16000, Hyphens.vocabulary)
+    waveforms, lengths = torch.zeros(2, 1600), torch.full((2,), 1600)
+    attack = {"pgd": partial(attacks.pgd, steps=40, step_size=0.05, random_start=False)}
+    table = aa.evaluate(model, waveforms, ["well-known"] * 2, aa.Linf(0.1), attack, lengths=lengths)
+    assert (table.robust_accuracy.hits, table.heard) == (0, ("go away", "go away"))
+    spaced = Clip("spaced", round16(torch.full((1600,), 0.03)), 16000)
+    (crafted,) = aa.craft(model, [spaced], aa.Mistranscribe("well-known", 0.5), bound=aa.Linf(0.1), steps=20).clips
+    assert (crafted.clean_transcript, crafted.outcome, crafted.adversarial_transcript) == ("well known", Outcome.REACHED, "go away")
+    with pytest.raises(UnusableTarget, match=r"reference '\.\.\.': there is nothing to mishear"):
+        aa.Mistranscribe(["a word", "..."])

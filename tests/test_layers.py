@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parent.parent / "audioadv"
-LAYERS = ["errors", "audio", "models", "threat", "defenses", "attacks", "training", "evaluation", "report", "cli"]
-FILES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem == "errors")
+LAYERS = ["errors", "options", "audio", "models", "threat", "defenses", "attacks", "training", "evaluation", "report", "cli"]
+FILES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ("errors", "options"))
 
 
 def layer(path: Path) -> str:

@@ -19,11 +19,12 @@ from torch import Tensor
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
+from audioadv.attacks.run import Run, Tell, finite_rows
 from audioadv.attacks.survivors import Told, merged, nothing_yet, one_after_another, standing
 from audioadv.attacks.union import worst_member
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.combined import share
 from audioadv.threat.projections import each
 from audioadv.threat.region import ADDED, Region, portion

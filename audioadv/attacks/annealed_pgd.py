@@ -11,9 +11,10 @@ from functools import partial
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.labels import cross_entropy, margin
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region

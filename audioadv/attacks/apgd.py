@@ -14,9 +14,10 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import one_after_another, restarted
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.joined import rivalled, several
 from audioadv.threat.labels import Confidence, dlr
 from audioadv.threat.projections import each

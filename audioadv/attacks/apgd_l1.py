@@ -12,8 +12,9 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

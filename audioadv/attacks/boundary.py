@@ -10,8 +10,9 @@ from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut
+from audioadv.attacks.run import Run, Tell, boxed, cut
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.projections import dot, each, length_of
 from audioadv.threat.region import Region
 

@@ -21,19 +21,19 @@ from audioadv.attacks.crafted import Crafted, CraftResult
 from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import check_counts
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
 from audioadv.attacks.verdict import Verdict
-from audioadv.audio.files import BOX, FULL_SCALE, Clip
+from audioadv.audio.files import Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
-from audioadv.threat.bounds import MIN, Bound, Linf, as_bound
+from audioadv.options import check_counts
+from audioadv.threat.bounds import MIN, Bound, Linf, around_sound, as_bound
 from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import as_channel, check_sound
@@ -100,15 +100,16 @@ def craft_each(
     check_counts("craft", steps=steps, restarts=restarts, batch=batch, judge_draws=judge_draws)
     check_goal(model, goal)
     check_attack(attack, bound)
-    over, channel = None, NOTHING if channel is None else as_channel(channel)
-    if channel != NOTHING or stated(model).random:
-        memory = ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
-        over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
+    channel, memory = NOTHING if channel is None else as_channel(channel), ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
+    over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
+    drawn = channel != NOTHING or stated(model).random
+    if drawn:
         # What cannot be drawn is said before any work is done.
-        check_sound(over.channel)
-        over.channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
+        check_sound(channel)
+        channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     check_clips(model, clips, goal)
-    call = Call(model, bound.at_rate(model.sample_rate), crafting(attack).run, steps, restarts, seed, over, judge_draws, progress, stop)
+    run, whole = crafting(attack).run, bound.at_rate(model.sample_rate)
+    call = Call(model, whole, run, steps, restarts, seed, over if drawn else None, judge_draws, progress, stop)
     return in_batches(call, clips, goal, batch)
 
 
@@ -176,7 +177,7 @@ def craft_batch(call: Call, clips: list[Clip], goal: TextGoal) -> Iterator[Craft
     """One ragged batch, from clean clips to judged results."""
     began, device = time.perf_counter(), call.model.device
     waveforms, lengths = (tensor.to(device) for tensor in pad([clip.samples.to(device) for clip in clips]))
-    region = call.bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    region = around_sound(call.bound, waveforms, lengths)
     alone = [heard_alone(call.model, clip.samples) for clip in clips]
     goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
     verdicts = [Verdict(call.model, own, clip.samples, call.over, call.judge_draws) for own, clip in zip(goals, clips, strict=True)]

@@ -46,7 +46,7 @@ class Crafted:
     @property
     def reached(self) -> bool:
         """Whether the 16-bit clip is heard as wanted; over a channel, often enough."""
-        return self.outcome in (Outcome.REACHED, Outcome.NEEDLESS)
+        return self.outcome.reached
 
     @property
     def rate(self) -> float:

@@ -9,9 +9,10 @@ import torch
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region

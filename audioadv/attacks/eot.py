@@ -36,10 +36,10 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import Look, Objective, Score, check_fit, judged, of_rows, slope_at
-from audioadv.attacks.run import check_counts
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.options import check_counts, is_whole
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_kind
@@ -116,7 +116,7 @@ class Expectation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel", as_channel(self.channel))
         check_counts("expectation", draws=self.draws, check_draws=self.check_draws)
-        if type(self.seed) is not int or not -SEEDS <= self.seed < SEEDS:
+        if not is_whole(self.seed) or not -SEEDS <= self.seed < SEEDS:
             raise OptionError(f"seed {self.seed!r}: give a whole number of at most 63 bits, for example 0")
         if not self.sample_rate >= 1:
             raise OptionError(f"sample_rate {self.sample_rate}: give hertz, for example 16000")

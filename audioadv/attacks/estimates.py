@@ -19,19 +19,10 @@ from torch.nn import functional as F
 
 from audioadv.attacks.draws import Draws, example_keys, mix
 from audioadv.attacks.objective import Look, Objective
-from audioadv.attacks.run import check_counts
 from audioadv.audio.ragged import inside
-from audioadv.errors import OptionError
-from audioadv.threat.bounds import Box, is_number
+from audioadv.options import check_counts, check_sizes
+from audioadv.threat.bounds import Box
 from audioadv.threat.projections import each, length_of
-
-
-def check(source: str, counts: dict[str, int], lengths: dict[str, float]) -> None:
-    """Counts are whole numbers of at least 1, lengths finite numbers above 0. Raises OptionError."""
-    check_counts(source, **counts)
-    for name, length in lengths.items():
-        if not is_number(length) or length <= 0:
-            raise OptionError(f"{source}: {name} {length!r}: give a finite number above 0")
 
 
 @final
@@ -88,7 +79,9 @@ class RandomDirections:
     known: Begun = NOT_YET
 
     def __post_init__(self) -> None:
-        check("nes" if self.kind is Draws.normal else "spsa", {"draws": self.draws}, {"reach": self.reach})
+        name = "nes" if self.kind is Draws.normal else "spsa"
+        check_counts(name, draws=self.draws)
+        check_sizes(name, reach=self.reach)
 
     def begun(self, clean: Tensor, box: Box) -> "RandomDirections":
         return replace(self, known=Begun(example_keys(self.seed, clean), box))
@@ -129,7 +122,8 @@ class Coordinates:
     known: Begun = NOT_YET
 
     def __post_init__(self) -> None:
-        check("coordinates", {"entries": self.entries}, {"reach": self.reach})
+        check_counts("coordinates", entries=self.entries)
+        check_sizes("coordinates", reach=self.reach)
 
     def begun(self, clean: Tensor, box: Box) -> "Coordinates":
         return replace(self, known=Begun(example_keys(self.seed, clean), box))
@@ -169,8 +163,8 @@ class Bandits:
     prior: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        lengths = {"reach": self.reach, "spread": self.spread, "rate": self.rate}
-        check("bandits", {"draws": self.draws, "tile": self.tile}, lengths)
+        check_counts("bandits", draws=self.draws, tile=self.tile)
+        check_sizes("bandits", reach=self.reach, spread=self.spread, rate=self.rate)
 
     def begun(self, clean: Tensor, box: Box) -> "Bandits":
         return replace(self, known=Begun(example_keys(self.seed, clean), box), prior=[])

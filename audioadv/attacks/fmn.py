@@ -12,10 +12,11 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_region, check_sizes, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, check_region, cut, finite_rows, restless
 from audioadv.attacks.survivors import nearest, one_after_another, starts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.joined import kappa
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, LinfNorm

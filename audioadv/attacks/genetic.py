@@ -20,8 +20,9 @@ from audioadv.attacks.draws import GOLDEN, Draws, mix
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.objective import Objective, box_of
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, cut, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.region import Region
 
 WINDOW: Final = 64  # samples: of the windows that singular spectrum analysis looks at

@@ -11,9 +11,10 @@ import torch
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts
+from audioadv.attacks.run import Run, Tell
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Warp
 

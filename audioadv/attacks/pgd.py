@@ -13,9 +13,10 @@ from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius, row_sums
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each, sum_of
 from audioadv.threat.region import Region

@@ -26,10 +26,11 @@ from torch import Tensor
 from audioadv.attacks.nudge import nudge
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, finite_rows
+from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.audio.spectrum import frame_counts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.masked import MaskedNorm, decibels
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
@@ -58,8 +59,7 @@ class Search:
 
     def rows(self, stay: Tensor, width: int) -> "Search":
         """The search of those that stay, cut to `width` along the last axis."""
-        cut = (x[stay][..., :width] for x in (self.delta, self.won, self.mean, self.square))
-        return Search(*cut, *(x[stay] for x in (self.radius, self.alpha, self.found, self.age)))
+        return Search(*cut((stay, width), *vars(self).values()))
 
     def adapt(self, reached: Tensor) -> None:
         """The penalty weighs more where the goal stands it, less where it is missed. Shapes: reached bool [batch]."""

@@ -22,6 +22,11 @@ class Outcome(StrEnum):
     NOT_FINITE = "not_finite"
 
     @property
+    def reached(self) -> bool:
+        """Whether the goal is reached, by a change or without one."""
+        return self in (Outcome.REACHED, Outcome.NEEDLESS)
+
+    @property
     def sentence(self) -> str:
         """The outcome in words."""
         return SENTENCES[self]
@@ -61,4 +66,4 @@ class AttackResult:
     @property
     def reached(self) -> list[bool]:
         """Whether each example is where the goal wanted it: by the attack, or from the start."""
-        return [outcome in (Outcome.REACHED, Outcome.NEEDLESS) for outcome in self.outcome]
+        return [outcome.reached for outcome in self.outcome]

@@ -233,20 +233,6 @@ def fixed_radius(region: Region, attack: str) -> None:
         )
 
 
-def check_counts(attack: str, **counts: int) -> None:
-    """Raises OptionError for counts that are not whole numbers of at least 1: an attack of no steps would miss and say no more."""
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise OptionError(f"{attack}: {name} {count!r}: give a whole number of at least 1")
-
-
-def check_sizes(attack: str, **sizes: float) -> None:
-    """Raises OptionError for sizes that are no finite numbers above 0: an attack of negative steps would walk away, and miss."""
-    for name, size in sizes.items():
-        if not (hasattr(size, "__float__") and 0 < float(size) < math.inf):
-            raise OptionError(f"{attack}: {name} {size!r}: give a finite number above 0")
-
-
 def plain_changes(region: Region, attack: str) -> None:
     """Raises OptionError for a region with parameters of its own, for an attack that changes inputs sample by sample."""
     if not region.added:

@@ -42,9 +42,10 @@ from torch import Tensor
 from audioadv.attacks.nudge import nudge, own_size
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, restless
 from audioadv.attacks.settle import settle
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -86,9 +87,7 @@ class Search:
 
     def rows(self, stay: Tensor, width: int) -> "Search":
         """The search of those that stay, cut to `width` along the last axis."""
-        cut = self.delta[stay][..., :width], self.velocity[stay][..., :width]
-        own = self.gamma, self.fails, self.found, self.radius, self.stage, self.low, self.lower, self.proven, self.slack
-        return Search(*cut, *(x[stay] for x in (*own, self.begun, self.near)))
+        return Search(*cut((stay, width), *vars(self).values()))
 
 
 def find_then_shrink(

@@ -9,9 +9,10 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_counts, check_sizes, cut, finite_rows, fixed_radius, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, fixed_radius, plain_changes
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L2Norm, LinfNorm
 from audioadv.threat.projections import each, length_of

@@ -10,8 +10,9 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import Tell, check_counts, check_sizes, fixed_radius
+from audioadv.attacks.run import Tell, fixed_radius
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import Region
 
 

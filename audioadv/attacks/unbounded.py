@@ -11,8 +11,9 @@ import torch
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Tell, check_counts
+from audioadv.attacks.run import Tell
 from audioadv.attacks.survivors import Attack, one_after_another
+from audioadv.options import check_counts
 from audioadv.threat.region import Region
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.combined import share
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region

@@ -18,9 +18,10 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_counts, check_sizes, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, finite_rows, plain_changes
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 

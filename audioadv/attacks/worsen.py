@@ -46,8 +46,8 @@ def worsen(
         total = merged(total, replace(found, rate=reached.to(found.gauge)), left)  # by rate: what is missed replaces nothing found
         left = left[reached]
         far |= set(left.tolist()) if errors >= own[0] else set()
-    some = Outcome.REACHED, Outcome.NEEDLESS  # of a lower rung, perhaps
-    ends = [end if end not in some or i in far else Outcome.MISSED for i, end in enumerate(total.outcome)]
+    # what is reached may be so on a lower rung alone
+    ends = [Outcome.MISSED if end.reached and i not in far else end for i, end in enumerate(total.outcome)]
     return replace(total, outcome=tuple(ends), rate=None)
 
 

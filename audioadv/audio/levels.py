@@ -1,22 +1,13 @@
 """How loud a sound is, and how loud a perturbation is beside it.
 
 Full scale is +-1. Decibels of an amplitude ratio r are 20 log10 r, of an energy ratio 10 log10 r. Zeros change no sum and no
-maximum, so the padding of a batch does not matter to `snr_db` and `relative_db`; it does to `rms`.
+maximum, so the padding of a batch does not matter.
 """
 
 import math
 
 import torch
 from torch import Tensor
-
-
-def rms(samples: Tensor) -> Tensor:
-    """Root of the mean square, full scale = 1. Shapes: [*, time] -> [*].
-
-    >>> rms(torch.tensor([0.3, -0.3, 0.3, -0.3]))
-    tensor(0.3000)
-    """
-    return samples.square().mean(dim=-1).sqrt()
 
 
 def snr_db(clean: Tensor, adversarial: Tensor) -> Tensor:

@@ -35,10 +35,9 @@ from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import NOT_AS, Silence, Transcribe
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Silence, Transcribe
 from audioadv.threat.model import ThreatModel
 
-USUAL_ERRORS = 0.5
 LONGEST_FOLDER = 80  # characters of its name
 FEW = 3  # differences that a message tells
 

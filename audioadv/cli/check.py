@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.survivors import Attack
-from audioadv.audio.files import BOX, FULL_SCALE, read_clip
+from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import common_options, no_use, say
 from audioadv.cli.statuses import DONE, NOT_REACHED
@@ -36,7 +36,7 @@ from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest, modules_of
 from audioadv.models.sources import called, load_model, raised
 from audioadv.report.tables import checkup_table, show
-from audioadv.threat.bounds import parse_bound
+from audioadv.threat.bounds import around_sound, parse_bound
 from audioadv.threat.goals import Transcribe
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
@@ -206,7 +206,7 @@ def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str,
             raise UnusableBatch(f"--clip {clip}: nothing can be changed within {spec}. {why} Or leave this clip out")
     waveforms, lengths = pad([samples.to(model.device) for samples in sounds])
     lengths = lengths.to(model.device)
-    region = bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+    region = around_sound(bound, waveforms, lengths)
     return planned(model, Transcribe(target), lengths, seed=seed).adaptive, region
 
 

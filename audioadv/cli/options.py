@@ -16,6 +16,7 @@ from audioadv.cli.statuses import OUTPUT
 from audioadv.errors import AudioadvError, OptionError
 from audioadv.models.sources import blamed
 from audioadv.report.tables import silence
+from audioadv.threat.goals import USUAL_ERRORS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,15 +56,29 @@ model_option = click.option(
 
 
 errors_option = click.option(
-    "--errors", type=Number(0, min_open=True), default=0.5, show_default=True, help="Words misheard of each said, where that is the goal."
+    "--errors",
+    type=Number(0, min_open=True),
+    default=USUAL_ERRORS,
+    show_default=True,
+    help="Share of the words said that must be misheard, where that is the goal.",
 )
 SEARCH = (
     click.option("--draws", type=click.IntRange(min=1), default=2, show_default=True, help="Draws of a channel for each step."),
     click.option("--judge", "judge_draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws that judge a file."),
-    click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of them that must do."),
+    click.option(
+        "--rate",
+        type=Number(0, 1, min_open=True),
+        default=0.9,
+        show_default=True,
+        help="Share of these draws that must be heard as wanted.",
+    ),
     click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Most steps for each clip."),
     click.option(
-        "--restarts", type=click.IntRange(min=1), default=1, show_default=True, help="Starts of what has not come there; the best is kept."
+        "--restarts",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Starts for clips that are not reached yet; the best is kept.",
     ),
     click.option("--batch", type=click.IntRange(min=1), default=BATCH, show_default=True, help="Clips attacked at once."),
 )

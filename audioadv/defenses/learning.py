@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.defenses.statement import stated
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import UnusableBatch
 from audioadv.models.rest import module_of
+from audioadv.options import check_count
 
 
 def net_of(model: Callable[..., Any]) -> nn.Module:
@@ -43,17 +44,6 @@ def check_lesson(inputs: Tensor, passes: int, batch: int) -> None:
     check_count("batch", batch)
     if not len(inputs):
         raise UnusableBatch("no inputs to learn from: give some")
-
-
-def check_count(name: str, count: int, least: int = 1) -> None:
-    """Raises OptionError for what is no whole number of at least `least`.
-
-    >>> check_count("passes", 1.5)
-    Traceback (most recent call last):
-    audioadv.errors.OptionError: passes 1.5: give a whole number from 1 up
-    """
-    if not hasattr(count, "__index__") or count < least:
-        raise OptionError(f"{name} {count}: give a whole number from {least} up")
 
 
 def rejoined(batches: Sequence[Tensor], least: int = 2) -> list[Tensor]:

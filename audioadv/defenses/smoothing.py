@@ -29,12 +29,12 @@ import torch
 from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor
 
-from audioadv.defenses.learning import check_count
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import ABSTAIN, abstained, decided
 from audioadv.models.rest import at_rest
 from audioadv.models.suspicion import carrying_all, suspicions
+from audioadv.options import check_count
 from audioadv.threat.channels.keys import Key, fingerprint
 
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most

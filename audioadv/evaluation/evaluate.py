@@ -35,7 +35,9 @@ from audioadv.evaluation.titles import title
 from audioadv.models.abstention import decided
 from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest
+from audioadv.options import check_counts
 from audioadv.threat.bounds import Bound, Box, as_box
+from audioadv.threat.goals import USUAL_ERRORS
 from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
 from audioadv.threat.measured import Below
 from audioadv.threat.region import Region
@@ -136,7 +138,7 @@ def evaluate(
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
     lengths: Tensor | None = None,
-    errors: float = 0.5,
+    errors: float = USUAL_ERRORS,
     batch: int | None = None,
     all_attacks_see_all: bool = False,
     static: Recogniser | None = None,
@@ -175,7 +177,7 @@ def evaluate(
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
     lengths: Tensor | None = None,
-    errors: float = 0.5,
+    errors: float = USUAL_ERRORS,
     goal: Misclassify | None = None,
     box: Box = (0.0, 1.0),
     batch: int | None = None,
@@ -218,8 +220,7 @@ def evaluate(
     """
     if not callable(model):
         raise UnknownModel(f"model {model!r:.60}: not a model. Give one that can be called, for example load_classifier('mnist')")
-    if batch is not None and (type(batch) is not int or batch < 1):
-        raise OptionError(f"batch {batch!r}: give how many are attacked at once, a whole number of at least 1")
+    check_counts("evaluate", draws=draws, judge_draws=judge_draws, **({} if batch is None else {"batch": batch}))
     how: dict[str, Any] = {"static": static, "draws": draws, "judge_draws": judge_draws, "seed": seed}
     if hears(model):
         if not are_texts(labels):
@@ -235,7 +236,7 @@ def evaluate(
         raise UnusableBatch(f"inputs of type {type(inputs).__name__}: give a tensor, for example {cure}")
     numbers: Any = torch.zeros(0, dtype=torch.int64) if are_texts(labels) else labels
     labels = as_labels(numbers)
-    refuse_ignored({"lengths": lengths is not None, "errors": errors != 0.5}, "a classifier, which is asked about whole inputs")
+    refuse_ignored({"lengths": lengths is not None, "errors": errors != USUAL_ERRORS}, "a classifier, which is asked about whole inputs")
     inputs = inputs.detach()
     batch, box = 500 if batch is None else batch, None if box is None else as_box(box)
     if len(labels) != len(inputs):

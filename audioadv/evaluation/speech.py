@@ -22,22 +22,23 @@ from audioadv.attacks.craft import check_clips
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.worsen import worsen
-from audioadv.audio.files import BOX, FULL_SCALE, round16
+from audioadv.audio.files import round16
 from audioadv.audio.ragged import pad
 from audioadv.errors import UnknownModel, UnusableBatch, UnusableTarget
 from audioadv.evaluation.adaptive import PEEK, disagreements
 from audioadv.evaluation.campaign import Campaign, in_parts
 from audioadv.evaluation.standing import Attempt, Standing
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
-from audioadv.evaluation.words import WordErrors, plain_words
+from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser, hears
-from audioadv.threat.bounds import Bound
+from audioadv.threat.bounds import Bound, around_sound
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
-from audioadv.threat.goals import Mistranscribe, Transcribe, as_texts, check_spelt
+from audioadv.threat.goals import USUAL_ERRORS, Mistranscribe, Transcribe, as_texts, check_spelt
 from audioadv.threat.region import Region
 from audioadv.threat.spelling import columns_of
 from audioadv.threat.undetected import Undetected
+from audioadv.threat.words import plain_words
 
 
 @final
@@ -171,7 +172,7 @@ def evaluate_speech(
     threat: object,
     attacks: Mapping[str, Attack],
     *,
-    errors: float = 0.5,
+    errors: float = USUAL_ERRORS,
     batch: int = 16,
     all_attacks_see_all: bool = False,
     static: Callable[..., Any] | None = None,
@@ -203,7 +204,7 @@ def evaluate_speech(
 
     looks = judge_draws if statement.random else 1
     plain, judge = Judge(model, looks), Judge(model, looks, statement.detects)  # a clip that nobody attacked is heard, refused or not
-    bound.around(waveforms[:1], lengths[:1], BOX)  # which checks that it is one for sounds, before any work
+    around_sound(bound, waveforms[:1], lengths[:1])  # which checks that it is one for sounds, before any work
     clips = [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)]
     refuse_senseless(bound, clips)
     before = tuple(plain.hears(samples, text) or "" for samples, text in zip(clips, goal.references, strict=True))
@@ -218,7 +219,7 @@ def evaluate_speech(
         for rows in in_parts(tried.nonzero()[:, 0], batch, progress and partial(progress, turn.name)):
             here = rows.to(waveforms.device)
             some = lengths[here]
-            region = bound.around(waveforms[here, : int(some.max())], some, BOX, 1.0 / FULL_SCALE)
+            region = around_sound(bound, waveforms[here, : int(some.max())], some)
             result, asked = campaign.strike(turn, wanted, rows, region)
             cost[:, rows] = torch.stack([result.forwards, result.backwards])
             reached = torch.tensor(result.reached)

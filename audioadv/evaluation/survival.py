@@ -13,15 +13,17 @@ from typing import Any, final
 
 from torch import Tensor
 
-from audioadv.errors import OptionError, UnusableBatch, UnusableResponse
+from audioadv.errors import UnusableBatch, UnusableResponse
 from audioadv.evaluation.rates import wilson
-from audioadv.evaluation.words import WordErrors, plain_words
+from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser, heard_alone
+from audioadv.options import check_count
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
 from audioadv.threat.channels.specs import check_sound
-from audioadv.threat.goals import NOT_AS
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS
+from audioadv.threat.words import plain_words
 
 
 @final
@@ -38,7 +40,7 @@ class Subject:
     target: str
     text: str | None = None
     clean: Tensor | None = None
-    errors: float = 0.5
+    errors: float = USUAL_ERRORS
 
 
 @final
@@ -55,7 +57,7 @@ class Survival:
     text: str | None
     heard: tuple[str, ...]
     clean_heard: tuple[str, ...] | None
-    errors: float = 0.5
+    errors: float = USUAL_ERRORS
 
     @property
     def hits(self) -> int:
@@ -107,8 +109,7 @@ def survive(
 
     Raises OptionError for no draw at all or a channel for images, UnusableBatch for a clean clip of another length.
     """
-    if draws < 1:
-        raise OptionError(f"draws {draws}: a rate takes at least one draw")
+    check_count("draws", draws)
     for channel in channels:
         if channel is not None:
             check_sound(channel)

@@ -1,17 +1,16 @@
 """Word errors of a whole set of clips, with their interval.
 
-Text is compared in lower case, without punctuation but the apostrophe.
-
 Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": words of one clip
 are wrong together, so that clips are drawn again, not words.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
 import torch
+
+from audioadv.threat.words import words_wrong
 
 BOOTSTRAPS: Final = 2000
 
@@ -33,12 +32,8 @@ class WordErrors:
     @staticmethod
     def of(references: Sequence[str], heard: Sequence[str]) -> "WordErrors":
         """What of the references was misheard. A reference has a word at least."""
-        import jiwer
-
-        said = [plain_words(text) for text in references]
-        pairs = [jiwer.process_words(text, plain_words(own)) for text, own in zip(said, heard, strict=True)]
-        wrong = tuple(pair.substitutions + pair.insertions + pair.deletions for pair in pairs)
-        return WordErrors(wrong, tuple(len(text.split()) for text in said))
+        pairs = [words_wrong(said, own) for said, own in zip(references, heard, strict=True)]
+        return WordErrors(tuple(wrong for wrong, _ in pairs), tuple(words for _, words in pairs))
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -65,14 +60,3 @@ class WordErrors:
         low, high = self.interval
         clips = f"{sum(self.wrong)} of {sum(self.words)} words in {len(self.words)} clips"
         return f"WER {100 * self.value:.1f} % ({clips}, {100 * low:.1f} .. {100 * high:.1f})"
-
-
-def plain_words(text: str) -> str:
-    """Lower case, single spaces, no punctuation but the apostrophe within a word.
-
-    >>> plain_words("It's a well-known  'trick', Sir!")
-    "it's a well known trick sir"
-    """
-    letters = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    spaced = "".join(" " if unicodedata.category(letter)[0] in "PS" and letter != "'" else letter for letter in letters)
-    return " ".join(word for word in (part.strip("'") for part in spaced.split()) if word)

@@ -22,7 +22,9 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, final, r
 import torch
 from torch import Tensor
 
+from audioadv.audio.files import BOX, FULL_SCALE
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
+from audioadv.options import is_number
 from audioadv.threat.algebra import Combines, both, either, mix
 from audioadv.threat.decimals import decimal
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
@@ -128,9 +130,9 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
     return Region(clean, radius, norm, inside, low, high, grid)
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a finite number: True is none, nor is a tensor of one."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def around_sound(bound: "Bound", waveforms: Tensor, lengths: Tensor | None = None) -> Region:
+    """The bound around sounds, as 16-bit files hold what is made of them. Shapes: waveforms [batch, time], lengths [batch]."""
+    return bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
 
 
 def check_radius(name: str, radius: Radius, example: str = "") -> None:

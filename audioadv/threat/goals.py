@@ -23,7 +23,9 @@ from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margi
 from audioadv.threat.joined import Joins
 from audioadv.threat.projections import sum_of
 from audioadv.threat.spelling import columns_of, in_pieces, too_long
+from audioadv.threat.words import plain_words, words_wrong
 
+USUAL_ERRORS = 0.5  # words wrong, for each word said: a clip that is half misheard
 LOST = 1.0  # nats: a letter that is so far behind is not heard
 SHOWN = 40  # pieces of a model, in a message
 NOT_AS = "not: "  # what a goal's text begins with, where the rest is not to be heard: result lines say so too
@@ -265,13 +267,14 @@ class Mistranscribe(Joins):
     """
 
     references: tuple[str, ...]
-    errors: float = 0.5
+    errors: float = USUAL_ERRORS
 
-    def __init__(self, references: str | Sequence[str], errors: float = 0.5) -> None:
+    def __init__(self, references: str | Sequence[str], errors: float = USUAL_ERRORS) -> None:
         object.__setattr__(self, "references", as_texts(references))
         object.__setattr__(self, "errors", errors)
-        if not self.references or not all(self.references):
-            raise UnusableTarget("reference '': there is nothing to mishear. Give what was said in the clip")
+        if not self.references or not all(map(plain_words, self.references)):
+            empty = next((text for text in self.references if not plain_words(text)), "")
+            raise UnusableTarget(f"reference {empty!r}: there is nothing to mishear. Give what was said in the clip")
         if not 0 < self.errors < math.inf:
             raise OptionError(f"errors {self.errors}: how many words wrong, for each word said? Give a share above 0, for example 0.5")
 
@@ -297,12 +300,9 @@ class Mistranscribe(Joins):
 
     def apart(self, outputs: Emissions) -> Tensor:
         """What each word error rate is short of. Shapes: -> [batch]."""
-        import jiwer
-
         heard = outputs.transcripts()
-        references = for_each(self.references, len(heard))
-        rates = [jiwer.wer(said, text) for said, text in zip(references, heard, strict=True)]
-        short = torch.tensor([self.errors - rate for rate in rates], dtype=torch.float64, device=outputs.log_probs.device)
+        pairs = [words_wrong(said, text) for said, text in zip(for_each(self.references, len(heard)), heard, strict=True)]
+        short = torch.tensor([self.errors - wrong / words for wrong, words in pairs], dtype=torch.float64, device=outputs.log_probs.device)
         return short.masked_fill(abstained(outputs), torch.inf)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import abstained, classes_of
-from audioadv.threat.bounds import is_number
+from audioadv.options import is_number, is_whole
 from audioadv.threat.joined import Joins
 
 Confidence = Callable[..., Tensor]
@@ -142,7 +142,7 @@ def check_goal(confidence: Confidence, top: int, by: float) -> None:
     """`confidence` is a function; `top` counts classes; `by` is a lead, not negative. Raises OptionError."""
     if not callable(confidence):
         raise OptionError(f"confidence {confidence!r}: not a function. Give the function itself: audioadv.threat.labels.dlr, not its name")
-    if type(top) is not int or top < 1 or not is_number(by) or by < 0:
+    if not is_whole(top) or top < 1 or not is_number(by) or by < 0:
         raise OptionError(f"top {top!r}, by {by!r}: top is a count of at least 1, by a difference of scores of at least 0")
 
 

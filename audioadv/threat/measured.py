@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.threat.bounds import is_number
+from audioadv.options import is_number
 from audioadv.threat.joined import Joins
 from audioadv.threat.labels import lead
 from audioadv.threat.projections import length_of

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, UnusableResponse
 from audioadv.models.access import Access, as_access, includes
+from audioadv.options import is_whole
 from audioadv.threat.bounds import Box, as_bound, parse_bound
 from audioadv.threat.channels.specs import as_channel, parse_channel
 from audioadv.threat.goals import Mistranscribe
@@ -78,8 +79,10 @@ class ThreatModel:
             if str(getattr(self, name)) not in known:
                 raise MalformedSpec(f"{name} {getattr(self, name)!r}: unknown. Use {', '.join(known[:-1])} or {known[-1]}")
         object.__setattr__(self, "access", Access(self.access))
-        if self.queries is not None and (type(self.queries) is not int or self.queries < 1):
-            raise MalformedSpec(f"queries {self.queries!r}: give a number of forwards of at least 1, or None for any number")
+        if self.queries is not None:
+            if not is_whole(self.queries) or self.queries < 1:
+                raise MalformedSpec(f"queries {self.queries!r}: give a number of forwards of at least 1, or None for any number")
+            object.__setattr__(self, "queries", int(self.queries))  # JSON knows no other whole numbers
         if not self.goal if isinstance(self.goal, str) else not is_goal(self.goal):
             raise MalformedSpec(f"goal {self.goal!r}: say what the attacker wants, for example 'misclassify', or give a goal")
 

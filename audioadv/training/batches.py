@@ -18,7 +18,7 @@ from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import abstained
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.bounds import Bound, Box
-from audioadv.threat.goals import Goal, Mistranscribe
+from audioadv.threat.goals import USUAL_ERRORS, Goal, Mistranscribe
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
 from audioadv.training.checkpoint import name_of
@@ -186,7 +186,7 @@ class Spoken:
     seconds: float = 48.0
     sample_rate: int = 16000
     spoil: Spoil | None = None
-    errors: float = 0.5  # of the attacker's goal, `Mistranscribe`
+    errors: float = USUAL_ERRORS  # of the attacker's goal, `Mistranscribe`
 
     def __post_init__(self) -> None:
         for name, part in (("clips", self.clips), ("texts", self.texts)):

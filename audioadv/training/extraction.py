@@ -18,11 +18,12 @@ from scipy.linalg import qr
 from torch import Tensor, nn
 
 from audioadv.attacks.substitute import substituting
-from audioadv.defenses.learning import check_count, check_forgets, learners, learning
+from audioadv.defenses.learning import check_forgets, learners, learning
 from audioadv.errors import AccessDenied, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.threat.bounds import Box
 from audioadv.training.method import check_option
 

@@ -10,8 +10,8 @@ from typing import final
 from torch import Tensor
 
 from audioadv.attacks.draws import random_start
-from audioadv.defenses.learning import check_count
 from audioadv.errors import AccessDenied
+from audioadv.options import check_count
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, descend

@@ -15,8 +15,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from audioadv.defenses.learning import check_count
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.training.adversarial import Adversarial
 from audioadv.training.batches import Batch, key
 from audioadv.training.method import Method, Model, Moment, check_option

@@ -21,12 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import LBFGS, Adam, Optimizer
 
-from audioadv.defenses.learning import check_count, check_forgets, learners, learning, net_of, rejoined
+from audioadv.defenses.learning import check_forgets, learners, learning, net_of, rejoined
 from audioadv.defenses.wrapped import Layer, Wrapped
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.threat.ctc import frames_needed
 from audioadv.threat.goals import Mistranscribe, for_each
 from audioadv.threat.spelling import columns_of

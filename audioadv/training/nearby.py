@@ -11,9 +11,9 @@ from torch import Tensor
 
 from audioadv.attacks.draws import random_start, wide_start
 from audioadv.attacks.objective import slope_at
-from audioadv.defenses.learning import check_count
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.threat.bounds import Bound, as_bound
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region

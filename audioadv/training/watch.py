@@ -14,9 +14,9 @@ from torch import Tensor
 from audioadv.attacks.objective import objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.union import worst_member
-from audioadv.defenses.learning import check_count
 from audioadv.errors import UnusableBatch
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import slope_at
-from audioadv.defenses.learning import check_count, net_of
+from audioadv.defenses.learning import net_of
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model, Moment, descend

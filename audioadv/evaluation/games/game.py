@@ -37,6 +37,7 @@ from audioadv.models.abstention import abstained
 from audioadv.models.access import as_access, granted
 from audioadv.models.classifier import granting
 from audioadv.models.rest import at_rest
+from audioadv.options import check_count
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
@@ -227,8 +228,7 @@ def play(
         attacker = drawn if threat.protocol == "expectimax" else greedy
     elif threat.protocol == "expectimax" and attacker is not drawn:
         raise OptionError("under expectimax the world draws the inputs. For an attacker that picks them, the protocol is true-max")
-    if not hasattr(rounds, "__index__") or rounds < 1:
-        raise OptionError(f"rounds {rounds}: a game has a whole number of them, at least one")
+    check_count("rounds", rounds)
     if not len(inputs):
         raise UnusableBatch("no inputs to play with: give some")
     if not has_entry(goal, len(inputs) - 1) or (has_entry(goal, len(inputs)) and not has_entry(goal, NOBODY)):

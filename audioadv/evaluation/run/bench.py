@@ -31,11 +31,11 @@ from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.ledger import Ledger, Line
 from audioadv.evaluation.run.on_disk import alone_in, digest_of, seen_from, source, write_and_judge
-from audioadv.evaluation.words import plain_words
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
-from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, TextGoal, Transcribe, as_texts, check_spelt
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Mistranscribe, Silence, TextGoal, Transcribe, as_texts, check_spelt
+from audioadv.threat.words import plain_words
 
 STAGE = ".stage-"  # what a folder that files are made in begins with; its maker is alone in it
 
@@ -69,7 +69,7 @@ class Job:
     target: str | None
     seconds: float
     silence: bool = False
-    errors: float = 0.5
+    errors: float = USUAL_ERRORS
 
     @property
     def wish(self) -> str:

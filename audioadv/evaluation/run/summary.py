@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from audioadv.evaluation.rates import Rate
-from audioadv.evaluation.words import WordErrors, plain_words
+from audioadv.evaluation.words import WordErrors
+from audioadv.threat.words import plain_words
 
 KEYS = ("model", "attack", "bound", "channel")
 NEEDED = (

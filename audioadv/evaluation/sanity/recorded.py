@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 
 from audioadv.attacks.trace import SPILL, Sight
-from audioadv.audio.files import BOX, FULL_SCALE, read_clip
+from audioadv.audio.files import BOX, read_clip
 from audioadv.errors import InputError, OptionError
 from audioadv.evaluation.run.ledger import check_results, read_results
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.recogniser import Recogniser, heard_alone
-from audioadv.threat.bounds import SNR, Ball, parse_bound
+from audioadv.threat.bounds import SNR, Ball, around_sound, parse_bound
 
 Line = Mapping[str, Any]
 Group = dict[tuple[str, str, int], Line]
@@ -116,7 +116,7 @@ def too_large(folder: Path, line: Line) -> bool:
         return False
     before, after = read_clip(clean), read_clip(adversarial)
     bound = parse_bound(line["bound"]).at_rate(before.sample_rate)
-    region = bound.around(before.samples[None], box=BOX, grid=1.0 / FULL_SCALE)
+    region = around_sound(bound, before.samples[None])
     if not region.added or len(before.samples) != len(after.samples):
         return region.added
     return bool(region.gauge(after.samples[None]) > region.radius * (1 + SPILL))

@@ -1,0 +1,49 @@
+"""The numbers that options are: counts and sizes. NumPy's are as good as Python's; True is none, nor is a tensor."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from audioadv.errors import OptionError
+
+
+def is_whole(number: Any) -> bool:
+    """Whether it is a whole number.
+
+    >>> [is_whole(number) for number in (3, 3.0, True, "3")]
+    [True, False, False, False]
+    """
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def is_number(number: Any) -> bool:
+    """Whether it is a finite number.
+
+    >>> [is_number(number) for number in (3, 0.5, math.inf, True, "3")]
+    [True, True, False, False, False]
+    """
+    return not isinstance(number, bool) and isinstance(number, Real) and math.isfinite(number)
+
+
+def check_count(name: str, count: Any, least: int = 1) -> None:
+    """Raises OptionError for what is no whole number of at least `least`.
+
+    >>> check_count("passes", 1.5)
+    Traceback (most recent call last):
+    audioadv.errors.OptionError: passes 1.5: give a whole number of at least 1
+    """
+    if not is_whole(count) or count < least:
+        raise OptionError(f"{name} {count!r}: give a whole number of at least {least}")
+
+
+def check_counts(who: str, **counts: Any) -> None:
+    """Raises OptionError for counts that are not whole numbers of at least 1: an attack of no steps would miss and say no more."""
+    for name, count in counts.items():
+        check_count(f"{who}: {name}", count)
+
+
+def check_sizes(who: str, **sizes: Any) -> None:
+    """Raises OptionError for sizes that are no finite numbers above 0: an attack of negative steps would walk away, and miss."""
+    for name, size in sizes.items():
+        if not is_number(size) or size <= 0:
+            raise OptionError(f"{who}: {name} {size!r}: give a finite number above 0")
