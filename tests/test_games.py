@@ -256,7 +256,7 @@ def test_rules_that_make_no_sense() -> None:
         with pytest.raises(OptionError, match="fixed bound"):
             play(nn.Identity(), inputs.reshape(WORLD, 1, 1, CLASSES), goal, ThreatModel(bound, protocol="true-max"), box=None)
     for rounds in (0, 2.5, 1e2, "100"):
-        with pytest.raises(OptionError, match=f"rounds {rounds}: .*at least one"):
+        with pytest.raises(OptionError, match=f"rounds {rounds!r}: .*at least 1"):
             play(nn.Identity(), inputs, goal, TRUE_MAX, rounds=rounds, box=None)  # type: ignore[arg-type]
     for unfit in (goal, goal & Classify(0)):
         with pytest.raises(UnusableBatch, match=r"5 inputs: .* one for each"):

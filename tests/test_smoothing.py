@@ -246,7 +246,7 @@ def test_noise_that_is_none_and_numbers_that_make_no_sense() -> None:
     with pytest.raises(OptionError, match=r"precision torch.float64.*bfloat16"):
         Smoothed(net, 1, precision=torch.float64)
     for draws in (0, 1e3, "1000"):
-        said = f"draws {draws}: give a whole number of at least 1"
+        said = f"draws {draws!r}: give a whole number of at least 1"
         with pytest.raises(OptionError, match=said):
             Smoothed(net, 1, draws)  # type: ignore[arg-type]
         with pytest.raises(OptionError, match=said):
