@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Event
 from typing import Any
 
 import pytest
@@ -39,7 +41,7 @@ from audioadv.evaluation.run.run_file import fingerprint_of
 from audioadv.models.abstention import abstained
 from audioadv.models.access import granted
 from audioadv.models.recogniser import Recogniser, hear
-from audioadv.models.rest import at_rest, module_of, modules_of
+from audioadv.models.rest import HELD, at_rest, module_of, modules_of
 from audioadv.models.suspicion import suspicions
 from audioadv.threat.bounds import Linf
 from audioadv.threat.labels import Misclassify
@@ -185,6 +187,43 @@ def test_a_net_rests_however_deep_it_lies(around: Callable[[nn.Module], Any]) ->
         assert not net.training
     aa.evaluate(around(net), X, labels_of(linear(3, SHAPE), X), "linf:0.02", {"pgd": partial(attacks.pgd, steps=2)})
     assert int(net.norm.num_batches_tracked) == 0
+
+
+def state_of(net: nn.Module) -> tuple[bool, bool, str]:
+    """What rest changes: training mode, wanting gradients, and how convolutions on CUDA round."""
+    (parameter,) = net.parameters()
+    return net.training, parameter.requires_grad, torch.backends.cudnn.conv.fp32_precision
+
+
+def test_a_net_that_two_threads_attack_rests_until_the_last_is_done() -> None:
+    net = nn.Linear(3, 2, bias=False).train()
+    whole, before, at_work = nn.Sequential(net), state_of(net), Event()
+
+    def short() -> None:
+        with at_rest(net):
+            at_work.wait(10)
+        raise KeyError  # one that fails leaves the other at rest as well
+
+    with ThreadPoolExecutor(1) as worker:
+        other = worker.submit(short)
+        while net.training:
+            time.sleep(0.001)
+        with at_rest(whole), at_rest(net):
+            at_work.set()
+            assert isinstance(other.exception(10), KeyError)
+            assert state_of(net) == (False, False, "ieee")
+    assert state_of(net) == before
+    assert not HELD
+
+
+def test_what_is_changed_while_a_net_rests_is_changed_back_by_whoever_comes_next() -> None:
+    net = nn.Linear(3, 2, bias=False).eval()
+    with at_rest(net):
+        net.train()
+        with at_rest(net):
+            assert not net.training
+        assert net.training
+    assert not HELD
 
 
 class Dropping(nn.Module):

@@ -1,11 +1,13 @@
 """A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
+from threading import RLock
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +51,8 @@ def all_bits() -> Iterator[None]:
     As torch comes, cuDNN rounds their factors to TF32's ten bits, and one clip's scores differ by some 1e-3 with the shape of its
     batch: of forty smallest examples, two that were heard in their batch were not heard alone.
     """
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = conv.fp32_precision
-    try:
-        conv.fp32_precision = "ieee"
+    with holding([(torch.backends.cudnn.conv, "fp32_precision", "ieee")]):  # type: ignore[attr-defined]
         yield
-    finally:
-        conv.fp32_precision = before
 
 
 @contextmanager
@@ -163,15 +160,46 @@ def at_rest(model: Callable[..., Any]) -> Iterator[None]:
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[None]:
     """The net in evaluation mode with its parameters frozen, and afterwards as it was before."""
-    modes = [(module, module.training) for module in net.modules() if module.training]
-    wanting = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    modes = [(module, "training", False) for module in net.modules()]
+    with holding([*modes, *((parameter, "requires_grad", False) for parameter in net.parameters())]):
+        net.eval()  # for nets that do more on being told than to note it
+        yield
+
+
+@final
+@dataclass(eq=False)
+class Held:
+    """An attribute that is held at another value than its own, which was `before`, and by how many at once."""
+
+    part: Any
+    name: str
+    before: Any
+    holders: int = 0
+
+
+HELD: Final = dict[tuple[int, str], Held]()  # by id: tensors are equal by their values
+TURN: Final = RLock()
+
+
+@contextmanager
+def holding(wishes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes at these values, and afterwards as before; where several threads hold one, the last one out brings it back."""
+    own = list[Held]()
     try:
-        net.eval()
-        for parameter in wanting:
-            parameter.requires_grad_(False)
+        with TURN:
+            for part, name, value in wishes:
+                if (before := getattr(part, name)) != value:
+                    setattr(part, name, value)
+                    HELD[id(part), name] = Held(part, name, before)
+                if held := HELD.get((id(part), name)):
+                    held.holders += 1
+                    own.append(held)
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter in wanting:
-            parameter.requires_grad_(True)
+        with TURN:
+            for held in own:
+                held.holders -= 1
+                if not held.holders:
+                    setattr(held.part, held.name, held.before)
+                    if HELD.get(key := (id(held.part), held.name)) is held:
+                        del HELD[key]
