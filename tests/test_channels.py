@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import audioadv as aa
-from audioadv.audio.codecs import through_codec
+from audioadv.audio.codecs import RATES, through_codec
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import DEFAULT, Role, RoomSet, Space, read_rooms, write_rooms
 from audioadv.threat.channels import (
@@ -346,6 +346,17 @@ def test_codecs_are_aligned_and_audibly_close(name: str, rate: float, clips: lis
     back = through_codec(clips[0], 16000, name, rate)
     assert back.shape == clips[0].shape
     assert snr(clips[0], back) > 10
+
+
+@pytest.mark.parametrize("rate", RATES["opus"])
+def test_opus_keeps_the_end_of_a_sound_of_any_length(rate: int) -> None:
+    for milliseconds in range(200, 220):
+        times = torch.arange(rate * milliseconds // 1000) / rate
+        end = times >= milliseconds / 1000 - 0.005
+        sound = torch.where(end, 0.4 * (2000 * math.pi * times).sin(), 0.1 * (880 * math.pi * times).sin())
+        back = through_codec(sound, rate, "opus", 64)
+        assert back.shape == sound.shape
+        assert (back - sound)[end].norm() < 0.2 * sound[end].norm(), milliseconds
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("mp3", 32, 128), ("opus", 16, 64)])

@@ -27,6 +27,7 @@ RATES: Final = {
     "opus": (8000, 12000, 16000, 24000, 48000),
 }
 MP3_DELAY = 1105  # samples: 576 of the encoder, 529 of the decoder; files of few bits a second lack the tag that says so
+OPUS_TAIL = 0.02  # seconds, a packet: libsndfile writes too few for the encoder's delay, and the end of many sounds would be lost
 OPUS_RANGE = (6.0, 256.0)  # kbit/s between which libsndfile's compression level runs; for MP3 it depends on the sample rate
 
 
@@ -82,10 +83,11 @@ def through_codec(samples: Tensor, sample_rate: int, name: str, kilobits: float)
     level = {} if name == "mulaw" else {"compression_level": compression(name, kilobits, sample_rate)}
     mode = {"bitrate_mode": "CONSTANT"} if name == "mp3" else {}
     sound = samples.detach().cpu().clamp(-1, 1).numpy()
+    given = np.pad(sound, (0, round(OPUS_TAIL * sample_rate))) if name == "opus" else sound
 
     def there_and_back() -> npt.NDArray[np.float32]:
         content = io.BytesIO()
-        soundfile.write(content, sound, sample_rate, format=form, subtype=subtype, **level, **mode)
+        soundfile.write(content, given, sample_rate, format=form, subtype=subtype, **level, **mode)
         content.seek(0)
         decoded: npt.NDArray[np.float32] = soundfile.read(content, dtype="float32")[0]
         return decoded
