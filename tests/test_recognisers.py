@@ -203,3 +203,36 @@ def test_what_are_no_clips_is_named(waveforms: torch.Tensor, lengths: torch.Tens
     for ask in (model, model.transcribe):
         with pytest.raises(UnusableBatch, match=fault):
             ask(waveforms, lengths)
+
+
+class InOtherNumbers(nn.Module):
+    """Hears as the linear stand-in does, in numbers of its own; one that `converts` takes others too."""
+
+    def __init__(self, dtype: torch.dtype, converts: bool = True) -> None:
+        super().__init__()
+        self.weights, self.converts = nn.Parameter(recognisers.WEIGHTS.to(dtype)), converts
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        given = waveforms.to(self.weights) if self.converts else waveforms
+        blank = nn.functional.one_hot(torch.tensor(0), len(ALPHABET))
+        return (given.unfold(1, recognisers.HOP, recognisers.HOP) @ self.weights + blank).log_softmax(-1), lengths // recognisers.HOP
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_net_that_computes_in_other_numbers_is_attacked_where_it_converts(dtype: torch.dtype) -> None:
+    clips = [Clip("noise", speechlike(torch.tensor([3200]))[0] / 100, 16000)]
+    found = aa.craft(Recogniser(InOtherNumbers(dtype), 16000), clips, aa.Transcribe("hi"), bound="linf:0.1", steps=60)
+    assert found.reached == [True]
+    over = aa.craft(Recogniser(InOtherNumbers(dtype), 16000), clips, aa.Transcribe("hi"), bound="linf:0.1", channel="noise:30", steps=2)
+    assert over.adversarial[0].dtype == torch.float32
+    with pytest.raises(UnusableBatch, match=rf"inputs are torch.float32 on cpu, but the model is {dtype} .*model.to\(inputs\)"):
+        aa.craft(Recogniser(InOtherNumbers(dtype, converts=False), 16000), clips, aa.Transcribe("hi"), steps=1)
+
+
+def test_what_else_a_net_of_other_numbers_raises_is_its_own() -> None:
+    net = nn.Linear(3, 2).double()
+    net.register_forward_pre_hook(lambda _, given: (given[0].double(),))
+    wanted = aa.objective(net, aa.Misclassify(0))
+    assert wanted.begun(torch.zeros(1, 3)).look(torch.zeros(1, 3)).loss.isfinite().all()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        wanted.begun(torch.zeros(1, 4)).look(torch.zeros(1, 4))

@@ -35,10 +35,11 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Look, Objective, Score, check_fit, judged, of_rows, slope_at
+from audioadv.attacks.objective import Look, Objective, Score, judged, of_rows, slope_at
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.rest import fitting
 from audioadv.options import check_counts, is_whole
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
@@ -267,11 +268,10 @@ class Expectation:
                 yield some, index, inputs[index, ..., : int(lengths.max())], lengths
 
     def played(self, objective: Objective, rows: list[Row], index: Tensor, part: Tensor, lengths: Tensor | None) -> tuple[Any, Goal]:
-        """What the model makes of each row, and the rows' goal. Raises UnusableBatch for a model of another dtype or on another device."""
-        if objective.cost.untouched:
-            check_fit(objective.model, part)
+        """What the model makes of each row, and the rows' goal. Raises UnusableBatch for a model that another dtype or device fails."""
         heard, ends = self.channel.draw([row.key for row in rows], self.heard_at(objective))(part, lengths)
-        outputs = objective.model(heard) if lengths is None or ends is None else objective.model(heard, ends)  # as it is asked without one
+        with fitting(objective.model, heard):  # the model is asked as it is without a channel
+            outputs = objective.model(heard) if lengths is None or ends is None else objective.model(heard, ends)
         return outputs, objective.goal.rows(index.cpu())
 
     def heard_at(self, objective: Objective) -> int:

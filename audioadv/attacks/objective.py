@@ -23,7 +23,7 @@ from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, granted, includes
 from audioadv.models.recogniser import Emissions
-from audioadv.models.rest import module_of, only_read
+from audioadv.models.rest import fitting, only_read
 from audioadv.threat.bounds import Box
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import is_goal
@@ -114,13 +114,11 @@ class Objective:
     def outputs(self, inputs: Tensor) -> Any:
         """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *].
 
-        Raises UnusableBatch for a model of another dtype or on another device; warns where scores are probabilities.
+        Raises UnusableBatch for a model that another dtype or device fails; warns where scores are probabilities.
         """
         first = self.cost.untouched
-        if first:
-            check_fit(self.model, inputs)
         self.cost.count(self.who, forwards=1)
-        with only_read(inputs):
+        with only_read(inputs), fitting(self.model, inputs):
             outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
@@ -380,14 +378,3 @@ def normalised(outputs: Emissions) -> bool:
     """Whether each clip's first frame is log-probabilities, as the likelihood of a text takes them for; of abstentions, nothing is said."""
     first = outputs.log_probs.detach()[:, :1].logsumexp(-1)
     return not bool((first.abs() > LOOSE).any())
-
-
-def check_fit(model: Callable[..., Any], inputs: Tensor) -> None:
-    """Raises UnusableBatch for a model of another dtype or on another device than its inputs."""
-    net = module_of(model)
-    weight = next((p for p in net.parameters() if p.is_floating_point()), None) if net is not None else None
-    if weight is not None and (weight.dtype, weight.device) != (inputs.dtype, inputs.device):
-        raise UnusableBatch(
-            f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device}. "
-            "Bring them together: inputs.to(device, dtype), or model.to(inputs)"
-        )

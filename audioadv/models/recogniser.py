@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any, TypeGuard, final
 
 import torch
@@ -12,7 +11,8 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.access import Access, as_access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.decoding import transcripts
-from audioadv.models.rest import at_rest, modules_of, only_read
+from audioadv.models.rest import at_rest, fitting, modules_of, only_read
+from audioadv.options import is_whole
 
 NEVER = -1e4  # nats, of a letter that cannot occur: beside -inf, margins and slopes are no numbers
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -71,8 +71,8 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", as_access(self.access))
-        rate: object = self.sample_rate
-        if not isinstance(rate, Integral) or rate < 1:
+        rate: Any = self.sample_rate
+        if not is_whole(rate) or rate < 1:
             raise OptionError(f"{self.name}: sample_rate {rate!r}. Give hertz, a whole number, for example 16000")
         given: object = self.vocabulary
         letters = tuple(given) if isinstance(given, Sequence) else ()
@@ -195,5 +195,6 @@ def hear(model: Callable[[Tensor, Tensor], Emissions], waveforms: Tensor, length
     Shapes: waveforms [batch, time], lengths [batch] in samples; on any device. Raises UnusableBatch for what no recogniser says.
     """
     device = getattr(model, "device", torch.device("cpu"))
-    with at_rest(model), only_read(waveforms):
-        return counted(model(waveforms.to(device), lengths.to(device)), getattr(model, "name", "the model"))
+    sounds = waveforms.to(device)
+    with at_rest(model), only_read(sounds), fitting(model, sounds):
+        return counted(model(sounds, lengths.to(device)), getattr(model, "name", "the model"))

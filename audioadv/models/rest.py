@@ -1,5 +1,6 @@
 """A model as it has to be while it is looked at: where it lies, and that nothing in it changes."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from audioadv.errors import OptionError, UnusableBatch
 DEEPEST, MOST = 20, 1000  # how far a model is looked into, and how many nets are held in one place
 COLLECTIONS = (list, tuple, set, frozenset, dict)
 KEPT = 30 * 2**20  # bytes
+MISFIT = re.compile(r"dtype|scalar type|type \(|not implemented for|same device|expected device")  # as torch words it
 
 
 def found(device: str | torch.device) -> torch.device:
@@ -74,6 +76,25 @@ def only_read(inputs: Tensor) -> Iterator[None]:
         raise UnusableBatch(
             "the model writes over its inputs, which are not its own. Let it begin with a copy, x = x.clone(), or x - 0.5 for x.sub_(0.5)"
         )
+
+
+@contextmanager
+def fitting(model: Any, inputs: Tensor) -> Iterator[None]:
+    """Raises UnusableBatch where a model of another dtype or on another device than its inputs fails for that.
+
+    One that converts them itself is as good as any.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        net = module_of(model)
+        weight = next((p for p in net.parameters() if p.is_floating_point()), None) if net is not None else None
+        if weight is None or (weight.dtype, weight.device) == (inputs.dtype, inputs.device) or not MISFIT.search(str(error)):
+            raise
+        raise UnusableBatch(
+            f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device} "
+            f"({str(error).splitlines()[0].rstrip('.')}). Bring them together: model.to(inputs), or let the model convert: x = x.to(weight)"
+        ) from error
 
 
 def module_of(model: Any) -> nn.Module | None:
