@@ -18,7 +18,7 @@ import torch
 
 from audioadv.audio.files import Clip, read_audio, read_clip, round16, write_wav
 from audioadv.audio.ragged import inside, pad
-from audioadv.errors import UnreadableAudio, UnusableBatch, UnwritableOutput
+from audioadv.errors import OptionError, UnreadableAudio, UnusableBatch, UnwritableOutput
 
 RATE = 16000
 EVERY_STEP = np.arange(-32768, 32768, dtype=np.int16)
@@ -49,6 +49,20 @@ def test_16_bit_files_come_back_bit_for_bit(tmp_path: Path, format: str) -> None
     assert clip.samples.dtype == torch.float32
     assert (clip.name, clip.sample_rate, clip.notices) == (str(path), RATE, ())
     assert clip.seconds == 65536 / RATE
+
+
+@pytest.mark.parametrize("rate", [0, -16000, 10**9, 2**40, 1.5, 16000.0, True, "a", float("nan")])
+def test_rates_that_no_sound_has_are_told(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    write_wav(path, torch.zeros(8), RATE)
+    for call in (
+        lambda: read_clip(path, rate),
+        lambda: read_clip(path).at(rate),
+        lambda: write_wav(tmp_path / "b.wav", torch.zeros(8), rate),
+    ):
+        with pytest.raises(OptionError, match="give hertz, a whole number from 1 to 768000"):
+            call()
+    assert not (tmp_path / "b.wav").exists()
 
 
 WIDTHS = {"PCM_U8": 1 / 128, "PCM_24": 2**-16, "PCM_32": 2**-16, "FLOAT": 2**-16, "DOUBLE": 2**-16, "ULAW": 0.02}

@@ -12,7 +12,7 @@ import wave
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from audioadv.audio.whole import write_whole
 from audioadv.errors import OptionError, UnreadableAudio, UnusableBatch
+from audioadv.options import is_whole
 
 Samples = npt.NDArray[np.float32]
 
 LONGEST_SECONDS = 60.0
+FASTEST = 768_000  # Hz: no converter takes more, and soxr, asked for far more, ends the process
 FULL_SCALE = 32768  # steps of the 16-bit grid between 0 and 1
 BOX = (-1.0, 1.0 - 1.0 / FULL_SCALE)  # what 16 bits can hold
 CANCELLED = 0.01  # of the channels' mean energy: what is left in their mean is no longer what is in them
@@ -50,7 +52,8 @@ class Clip:
         return len(self.samples) / self.sample_rate
 
     def at(self, sample_rate: int) -> "Clip":
-        """The same sound at another rate (soxr, high quality), with a notice. Units: Hz."""
+        """The same sound at another rate (soxr, high quality), with a notice. Units: Hz. Raises OptionError as `read_clip`."""
+        check_rate(sample_rate)
         return _settled(self.name, self.samples.cpu().numpy(), self.sample_rate, sample_rate, self.notices)
 
     def led_in(self, seconds: float) -> "Clip":
@@ -82,8 +85,8 @@ def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_secon
     Raises UnreadableAudio for a file that is not there, not audio, cut short, without samples, not finite or too long,
     OptionError for a rate that no sound has.
     """
-    if sample_rate is not None and not sample_rate >= 1:
-        raise OptionError(f"sample_rate {sample_rate}: give hertz, for example 16000, or None for the file's own")
+    if sample_rate is not None:
+        check_rate(sample_rate)
     samples, found, notices = _decode(Path(path), longest_seconds)
     mixed = samples.mean(axis=1)
     if (channels := samples.shape[1]) > 1:
@@ -91,6 +94,12 @@ def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_secon
         if np.square(mixed).sum() < CANCELLED * np.square(samples).sum() / channels:
             notices += ("its channels cancel each other: take one of them (sox IN OUT remix 1)",)
     return _settled(str(path), mixed, found, sample_rate or found, notices)
+
+
+def check_rate(sample_rate: Any) -> None:
+    """Raises OptionError for a rate that no sound has."""
+    if not is_whole(sample_rate) or not 1 <= sample_rate <= FASTEST:
+        raise OptionError(f"sample_rate {sample_rate!r}: give hertz, a whole number from 1 to {FASTEST}, for example 16000")
 
 
 def typed(path: Path) -> str:
@@ -102,8 +111,10 @@ def write_wav(path: str | Path, samples: Tensor, sample_rate: int) -> None:
     """Write 16-bit mono PCM, or nothing at all: `read_clip` gives `round16(samples)` back exactly.
 
     Shapes: samples [time]. Units: full scale +-1, Hz. An older file stays whole until the new one is complete.
-    Raises UnwritableOutput where the disk says no, UnusableBatch for samples that are no sound.
+    Raises UnwritableOutput where the disk says no, UnusableBatch for samples that are no sound,
+    OptionError for a rate that none has.
     """
+    check_rate(sample_rate)
     path = Path(path)
     if samples.ndim != 1 or not len(samples) or not samples.isfinite().all():
         odd = "some of them NaN or infinite" if samples.ndim == 1 and len(samples) else "which is no [time]"
