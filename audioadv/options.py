@@ -1,4 +1,4 @@
-"""The numbers that options are: counts and sizes. NumPy's are as good as Python's; True is none, nor is a tensor."""
+"""What options are: counts, sizes, and parts that do something. NumPy's numbers are as good as Python's; True is none, nor is a tensor."""
 
 import math
 from numbers import Integral, Real
@@ -34,6 +34,17 @@ def check_count(name: str, count: Any, least: int = 1) -> None:
     """
     if not is_whole(count) or count < least:
         raise OptionError(f"{name} {count!r}: give a whole number of at least {least}")
+
+
+def check_does(name: str, part: Any, what: str, wish: str) -> None:
+    """Raises OptionError for what cannot do this: a text can not, nor can a class, which only makes what can.
+
+    >>> check_does("method", "natural", "gradients", "Give one, for example Natural()")
+    Traceback (most recent call last):
+    audioadv.errors.OptionError: method 'natural': that is none. Give one, for example Natural()
+    """
+    if isinstance(part, type) or not callable(getattr(part, what, None)):
+        raise OptionError(f"{name} {part!r:.60}: that is none. {wish}")
 
 
 def check_counts(who: str, **counts: Any) -> None:

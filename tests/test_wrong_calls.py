@@ -11,7 +11,7 @@ from nets import inputs_for, linear
 from torch import Tensor, nn
 
 import audioadv as aa
-from audioadv import training
+from audioadv import defenses, training
 from audioadv.attacks.eot import Expectation
 from audioadv.audio.files import Clip
 from audioadv.errors import (
@@ -24,6 +24,7 @@ from audioadv.errors import (
     UnusableTarget,
     UnwritableOutput,
 )
+from audioadv.evaluation import games
 from audioadv.threat.features import Feature
 from audioadv.threat.measured import Below, near
 
@@ -58,6 +59,14 @@ def transferred(substitute: nn.Module, bound: aa.Linf | aa.L2 = aa.Linf(0.1), **
 
     wanted = aa.objective(unasked, aa.Misclassify(LABELS), **options)  # type: ignore[arg-type]
     return aa.attacks.transfer(wanted, bound.around(X), substitute=substitute)
+
+
+def trained(method: object) -> object:
+    return training.train(linear(3, (1, 5, 6)), training.Labelled(X, LABELS), method, passes=1)  # type: ignore[arg-type]
+
+
+def played(goal: object, attacker: object = None) -> object:
+    return games.play(NET, X, goal, aa.ThreatModel("linf:0.1", protocol="true-max"), attacker)  # type: ignore[arg-type]
 
 
 class Showing(nn.Module):
@@ -206,6 +215,29 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
        }.items()},
     "a substitute over a channel": (lambda: transferred(linear(3, (1, 5, 6)), expectation=NOISY), OptionError, "channel"),
     "a substitute for the smallest change": (lambda: transferred(linear(3, (1, 5, 6)), aa.L2(aa.MIN)), OptionError, "fixed radius"),
+    "errors in a text": (lambda: aa.Mistranscribe("go", "half"), OptionError, "errors 'half'"),  # type: ignore[arg-type]
+    "a clip that is in no list": (lambda: aa.craft(MODEL, CLIP, GO), UnusableBatch, r"clips of type Clip: .*\[clip\]"),  # type: ignore[arg-type]
+    "no name of a model": (lambda: aa.load_model(None), UnknownModel, "model None: no name.*'tiny-mel'"),  # type: ignore[arg-type]
+    "no spec of a bound": (lambda: aa.parse_bound(None), MalformedSpec, "bound None: no text"),  # type: ignore[arg-type]
+    "no spec of a channel": (lambda: aa.parse_channel(None), MalformedSpec, "channel None: no text"),  # type: ignore[arg-type]
+    "lengths in a list": (lambda: aa.Linf(0.1).around(X, [6] * 4), UnusableBatch, r"lengths of type list.*as_tensor\(lengths\)"),  # type: ignore[arg-type]
+    "a method's class": (lambda: trained(training.Natural), OptionError, r"method <class.*Natural\(\)"),
+    "a method's name": (lambda: trained("natural"), OptionError, r"method 'natural'.*Natural\(\)"),
+    "a victim that counts no queries": (lambda: training.extract(NET, linear(3, (1, 5, 6)), X), OptionError, r"Asked\(model\)"),  # type: ignore[arg-type]
+    "a kind of detector's class": (lambda: defenses.fit(defenses.Network, NET, X), OptionError, r"kind <class.*Network\(\)"),  # type: ignore[arg-type]
+    "a kind of detector's name": (lambda: defenses.fit("network", NET, X), OptionError, r"kind 'network'.*Network\(\)"),  # type: ignore[arg-type]
+    "a detector's name": (lambda: defenses.Detected(NET, "network"), OptionError, r"detector 'network'.*fit\("),  # type: ignore[arg-type]
+    "a detector that is not fitted": (lambda: defenses.Detected(NET, defenses.Confidence()), OptionError, r"detector .*fit\("),  # type: ignore[arg-type]
+    "a likeness' name": (lambda: defenses.remembering(NET, "exact"), OptionError, r"likeness 'exact'.*Exact\(\)"),  # type: ignore[call-overload]
+    "a recogniser to be certified": (lambda: defenses.Smoothed(MODEL, 0.1), OptionError, "linear: a recogniser.*SmoothedRecogniser"),  # type: ignore[arg-type]
+    "a classifier to vote on words": (lambda: defenses.SmoothedRecogniser(NET, 0.1), OptionError, "Sequential: no recogniser.*Smoothed"),  # type: ignore[arg-type]
+    "nothing to be smoothed": (lambda: defenses.Smoothed(3, 0.1), OptionError, "model 3.*classifier"),  # type: ignore[arg-type]
+    "noise in a text": (lambda: defenses.Smoothed(NET, "0.1"), OptionError, "sigma '0.1'"),  # type: ignore[arg-type]
+    "a thermometer of a text": (lambda: defenses.Thermometer("16"), OptionError, "levels '16'"),  # type: ignore[arg-type]
+    "fingerprints at a text": (lambda: defenses.Heard("16000"), OptionError, "fingerprint at '16000'"),  # type: ignore[arg-type]
+    "fingerprints that share a text": (lambda: defenses.Heard(16000, "0.1"), OptionError, "share of landmarks"),  # type: ignore[arg-type]
+    "an attacker's name": (lambda: played(aa.Misclassify(LABELS), "repeat"), OptionError, "attacker 'repeat'.*greedy"),
+    "a goal's name in a game": (lambda: played("misclassify"), OptionError, r"goal 'misclassify'.*Misclassify\(labels\)"),
     "self-training without labels": (lambda: training.Mixed(training.Labelled(X, LABELS), X), UnusableBatch, "pseudo_labels"),  # type: ignore[arg-type]
 }  # fmt: skip
 

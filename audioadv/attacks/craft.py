@@ -134,6 +134,8 @@ def check_attack(attack: str, bound: Bound) -> None:
 
 def check_clips(model: Recogniser, clips: Sequence[Clip], goal: TextGoal) -> None:
     """Raises UnusableBatch for what are no clips, or not the model's, and for a goal of others."""
+    if not isinstance(clips, Sequence):
+        raise UnusableBatch(f"clips of type {type(clips).__name__}: give a list of them, craft(model, [clip], ...)")
     for clip in clips:
         if not isinstance(clip, Clip):
             raise UnusableBatch(

@@ -9,7 +9,6 @@ A likeness finds an input in a store, and adds it there.
 """
 
 import hashlib
-import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from audioadv.audio.landmarks import BAND_HZ, landmarks, window_for
 from audioadv.audio.spectrum import OVERLAP
 from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch, UnusableMemory
+from audioadv.options import is_number
 from audioadv.threat.bounds import Bound
 
 AT_ONCE = 500  # numbers in one question to the database
@@ -171,11 +171,11 @@ class Heard:
     share: float = 0.12
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise OptionError(f"fingerprint:{self.share:g}: the share of landmarks in common lies above 0 and goes up to 1")
-        if not 2 * BAND_HZ[0] <= self.sample_rate < math.inf:
+        if not is_number(self.share) or not 0 < self.share <= 1:
+            raise OptionError(f"fingerprint:{self.share}: the share of landmarks in common lies above 0 and goes up to 1")
+        if not is_number(self.sample_rate) or self.sample_rate < 2 * BAND_HZ[0]:
             raise OptionError(
-                f"fingerprint at {self.sample_rate} Hz: landmarks lie at {BAND_HZ[0]:g} Hz and above. Give the sounds' own rate, say 16000"
+                f"fingerprint at {self.sample_rate!r} Hz: landmarks lie at {BAND_HZ[0]:g} Hz and above. Give the sounds' own, say 16000"
             )
 
     def find(self, store: Store, example: Tensor) -> int | None:

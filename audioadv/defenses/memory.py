@@ -31,6 +31,7 @@ from audioadv.errors import OptionError
 from audioadv.models.abstention import ABSTAIN, decided, nothing_like
 from audioadv.models.recogniser import Emissions, Recogniser, hears
 from audioadv.models.suspicion import carrying_all, suspicions
+from audioadv.options import check_does
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import as_texts, spell
 
@@ -70,11 +71,11 @@ class Memory(Layer):
     phrases. Draws are keyed by `seed`, the input and its repeats: in service it has to be a secret.
 
     The rows of a batch come in turn: the second of two that are alike is a repeat. A repeat is counted, but not remembered: a
-    flood of them fills no disk. Where the model has detectors, they speak of each input, a repeat or not: no answer's word is
-    kept for the next who asks.
+    flood of them fills no disk. Where the model has detectors, they speak of each input, a repeat or not: detector scores are
+    always of the current input, never replayed.
 
-    Raises OptionError for answers that cannot be drawn from, UnusableTarget for a phrase that the recogniser does not write,
-    and what `Store` raises.
+    Raises OptionError for what is no likeness and for answers that cannot be drawn from, UnusableTarget for a phrase that the
+    recogniser does not write, and what `Store` raises.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Memory(Layer):
         self.name = f"{getattr(model, 'name', 'the model')} with a memory"
         self.statement = Statement(stated(model).backward, stated(model).random or on_repeat != "abstain", True, stated(model).detects)
         self.likeness: Likeness = Exact() if likeness is None else likeness
+        check_does("likeness", self.likeness, "add", "Say what is the same: Exact(), Near(distance) or Heard(sample_rate)")
         self.on_repeat, self.seed = on_repeat, seed
         self.phrases = tuple(dict.fromkeys(as_texts(answers))) if answers is not None and not isinstance(answers, int) else ()
         self.count = answers if isinstance(answers, int) else len(self.phrases)

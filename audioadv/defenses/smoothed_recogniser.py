@@ -15,8 +15,9 @@ from torch import Tensor
 from audioadv.defenses.rover import rover
 from audioadv.defenses.smoothing import ATTACK, averaged, check_noise, each_example, joined, log_mean, noise_blocks
 from audioadv.defenses.wrapped import Wrapped
+from audioadv.errors import OptionError
 from audioadv.models.abstention import abstained, nothing_like
-from audioadv.models.recogniser import Emissions, Recogniser, hear
+from audioadv.models.recogniser import Emissions, Recogniser, hear, hears
 from audioadv.threat.channels.keys import Key, fingerprint
 
 
@@ -29,7 +30,7 @@ class SmoothedRecogniser(Wrapped):
     goals go down the one and are judged by the other. Draws are keyed by seed and by the clip's content: the same clip is
     always heard the same, and an attack meets new draws at each step (EOT). Nothing is certified, since words are no classes.
     Where the recogniser has detectors, their word is the mean over the draws. Draws from which it abstains have no vote.
-    Raises OptionError for a sigma that is not above 0.
+    Raises OptionError for what is no recogniser, and for a sigma that is not above 0.
     """
 
     model: Recogniser
@@ -38,6 +39,9 @@ class SmoothedRecogniser(Wrapped):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        model: object = self.model
+        if not hears(model):
+            raise OptionError(f"model of type {type(model).__name__}: no recogniser. Give one, or take Smoothed for a classifier")
         check_noise(self.sigma, self.draws)
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> Emissions:

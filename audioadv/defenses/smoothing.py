@@ -19,7 +19,6 @@ Source: Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via 
 smoothed classifiers".
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
@@ -32,9 +31,10 @@ from torch import Tensor
 from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import ABSTAIN, abstained, decided
+from audioadv.models.recogniser import hears
 from audioadv.models.rest import at_rest
 from audioadv.models.suspicion import carrying_all, suspicions
-from audioadv.options import check_count
+from audioadv.options import check_count, check_does, is_number
 from audioadv.threat.channels.keys import Key, fingerprint
 
 BLOCK, BLOCK_ON_CUDA = 512, 1024  # draws at once, at most
@@ -75,7 +75,7 @@ class Smoothed(Wrapped):
 
     With a `precision` (torch.bfloat16) the model computes in that, for answers, counts and gradients alike: what is smoothed
     and certified is then this classifier, whose scores are rounded, and not the one in full precision.
-    Raises OptionError for a sigma that is not above 0, or a precision that is none of 16 bits.
+    Raises OptionError for a recogniser, a sigma that is not above 0, or a precision that is none of 16 bits.
     """
 
     model: Callable[..., Tensor]
@@ -85,6 +85,9 @@ class Smoothed(Wrapped):
     precision: torch.dtype | None = None
 
     def __post_init__(self) -> None:
+        check_does("model", self.model, "__call__", "Give a classifier")
+        if hears(self.model):
+            raise OptionError(f"{self.model.name}: a recogniser, whose words are no classes to be counted. Take SmoothedRecogniser")
         check_noise(self.sigma, self.draws)
         if self.precision not in (None, torch.bfloat16, torch.float16):
             raise OptionError(f"precision {self.precision}: give torch.bfloat16 or torch.float16, or None for the model's own")
@@ -177,8 +180,8 @@ class Smoothed(Wrapped):
 
 def check_noise(sigma: float, draws: int) -> None:
     """Raises OptionError for noise that is none, or no draw of it."""
-    if not 0 < sigma < math.inf:
-        raise OptionError(f"sigma {sigma:g}: smoothing needs noise. Give a standard deviation above 0, in the inputs' unit, such as 0.25")
+    if not is_number(sigma) or sigma <= 0:
+        raise OptionError(f"sigma {sigma!r}: smoothing needs noise. Give a standard deviation above 0, in the inputs' unit, such as 0.25")
     check_count("draws", draws)
 
 

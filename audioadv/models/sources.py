@@ -51,6 +51,8 @@ def load_model(name: str, device: str | torch.device = "cpu", *, attacked: bool 
     OptionError for a device that is not here.
     """
     device = found(device)
+    if not isinstance(name, str):
+        raise UnknownModel(f"model {name!r:.60}: no name. Give one, for example {' or '.join(map(repr, BUNDLED))}")
     source, _, rest = name.partition(":")
     if name in BUNDLED:
         recogniser = load_bundled(name)

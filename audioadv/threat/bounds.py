@@ -118,6 +118,8 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
         )
     inside = None
     if lengths is not None:
+        if not isinstance(lengths, Tensor):
+            raise UnusableBatch(f"lengths of type {type(lengths).__name__}: give a tensor, for example torch.as_tensor(lengths)")
         fit = lengths.shape == clean.shape[:1] and not lengths.is_floating_point()
         if not fit or bool(((lengths < 0) | (lengths > clean.shape[-1])).any()):
             raise UnusableBatch(
@@ -288,6 +290,8 @@ def parse_bound(spec: str) -> Bound:
 
     Raises MalformedSpec.
     """
+    if not isinstance(spec, str):
+        raise MalformedSpec(f"bound {spec!r}: no text. Give a spec, for example 'linf:0.03'")
     if lone := next((word for word in ("_or_", "_and_") if word in spec and not all(spec.split(word))), None):
         raise MalformedSpec(f"bound {spec!r}: not a bound, since one is missing beside {lone}. Write for example linf:0.3{lone}l1:10")
     if "_or_" in spec:

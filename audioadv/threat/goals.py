@@ -6,7 +6,6 @@ margin    at most 0 only where the goal is reached, and exact near by: a text's 
 reached   whether it is
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from audioadv.errors import OptionError, UnusableTarget
 from audioadv.models.abstention import abstained
 from audioadv.models.decoding import kept, leaders, text_of, writes_exactly
 from audioadv.models.recogniser import Emissions
+from audioadv.options import is_number
 from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
 from audioadv.threat.joined import Joins
 from audioadv.threat.projections import sum_of
@@ -275,8 +275,8 @@ class Mistranscribe(Joins):
         if not self.references or not all(map(plain_words, self.references)):
             empty = next((text for text in self.references if not plain_words(text)), "")
             raise UnusableTarget(f"reference {empty!r}: there is nothing to mishear. Give what was said in the clip")
-        if not 0 < self.errors < math.inf:
-            raise OptionError(f"errors {self.errors}: how many words wrong, for each word said? Give a share above 0, for example 0.5")
+        if not is_number(errors) or errors <= 0:
+            raise OptionError(f"errors {errors!r}: how many words wrong, for each word said? Give a share above 0, for example 0.5")
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.substitute import substituting
 from audioadv.defenses.learning import check_forgets, learners, learning
-from audioadv.errors import AccessDenied, UnusableBatch
+from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
 from audioadv.models.rest import at_rest
@@ -88,11 +88,13 @@ def extract(
     doubled, by steps of `spread` (full scale = 1) across the copy's own boundary: Papernot's augmentation (`attacks/substitute.py`),
     for thieves who have few inputs. Each round goes `passes` times over all that was asked; `tell(queries)` is called after each.
 
-    Raises UnusableBatch for no inputs, or none that the victim answers, and for a copy that cannot learn, OptionError for no queries
-    or rounds, less than no passes, or a rate below 0. Shapes: inputs [count, *].
+    Raises UnusableBatch for no inputs, or none that the victim answers, and for a copy that cannot learn, OptionError for a victim
+    that is not behind a counter, no queries or rounds, less than no passes, or a rate below 0. Shapes: inputs [count, *].
     """
     if not len(inputs):
         raise UnusableBatch("no inputs to ask about: give some, of the kind that the victim is made for")
+    if not isinstance(victim, Asked):
+        raise OptionError(f"victim of type {type(victim).__name__}: give the model behind a counter, Asked(model)")
     if not isinstance(copy, nn.Module):
         raise UnusableBatch(f"a copy that is a {type(copy).__name__}: give a torch.nn.Module, which learns as it is")
     check_forgets(copy)

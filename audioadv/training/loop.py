@@ -27,7 +27,7 @@ from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
-from audioadv.options import check_count
+from audioadv.options import check_count, check_does
 from audioadv.threat.ctc import frames_needed
 from audioadv.threat.goals import Mistranscribe, for_each
 from audioadv.threat.spelling import columns_of
@@ -113,6 +113,7 @@ def train(
     long for its clip; OptionError; UnwritableOutput.
     """
     check_forgets(model)
+    check_does("method", method, "gradients", "Give one, for example Natural() or Adversarial(Linf(8 / 255))")
     check_plan(data, passes, every, clip, watch, patience)
     steps = stepping(optimiser, net_of(model))
     course = Course(model, data, method, steps, processes or Processes(), passes, schedule, growth, clip, seed)

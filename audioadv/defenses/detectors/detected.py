@@ -26,6 +26,7 @@ from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import at_rest
 from audioadv.models.suspicion import carrying
+from audioadv.options import check_does
 from audioadv.threat.undetected import Undetected
 
 BATCH = 256
@@ -79,11 +80,14 @@ class Detected(Wrapped):
     """A model with a detector: its outputs carry the suspicion, and everything else is the model's own.
 
     Detectors add up: Detected(Detected(model, one), another). An attack that does not know of them attacks the model; one
-    that does joins its goal with Undetected(detector).
+    that does joins its goal with Undetected(detector). Raises OptionError for what is no detector.
     """
 
     model: Callable[..., Any]
     detector: Detector
+
+    def __post_init__(self) -> None:
+        check_does("detector", self.detector, "sense", "Give one that is fitted: fit(Network(), model, clean, adversarial)")
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> Any:
         """Shapes: inputs [batch, *], lengths [batch] in samples -> as the model's."""
@@ -123,9 +127,10 @@ def fit(
     `adversarial` are made from the clean ones, row by row; statistics of single layers and Confidence need none. One clean
     example in five sets the threshold, drawn by `seed`: in whatever order they are given, the detector is the same. The model
     is at rest. Shapes: clean and adversarial [examples, *], lengths [examples] in samples.
-    Raises OptionError for a rate that so few examples cannot show, UnusableBatch for what does not fit together, for features that are
-    not finite, and in torch's inference mode.
+    Raises OptionError for what is no kind, and for a rate that so few examples cannot show, UnusableBatch for what does not fit
+    together, for features that are not finite, and in torch's inference mode.
     """
+    check_does("kind", kind, "learn", "Give a kind of detector, for example Network()")
     held = len(clean) // HELD_OUT
     allowed = math.floor(false_positives * held + 1e-9) if 0 < false_positives < 1 else 0
     if not allowed:

@@ -37,11 +37,11 @@ from audioadv.models.abstention import abstained
 from audioadv.models.access import as_access, granted
 from audioadv.models.classifier import granting
 from audioadv.models.rest import at_rest
-from audioadv.options import check_count
+from audioadv.options import check_count, check_does
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
-from audioadv.threat.joined import members
+from audioadv.threat.joined import is_goal, members
 from audioadv.threat.model import ThreatModel, wished
 from audioadv.threat.projections import each
 from audioadv.training.method import check_option
@@ -148,8 +148,11 @@ def together(games: Sequence[Game]) -> Game:
 def claimed(model: Callable[..., Any], goal: Goal, threat: ThreatModel | Bound | str) -> ThreatModel:
     """The threat model of a game; a bound or its spec makes one of this goal, under expectimax, with all that the model grants.
 
-    Raises OptionError for what a game does not measure: a channel, another goal, more access than the model grants, less knowledge.
+    Raises OptionError for what is no goal, and for what a game does not measure: a channel, another goal, more access than the model
+    grants, less knowledge.
     """
+    if not is_goal(goal):
+        raise OptionError(f"goal {goal!r:.60}: not a goal. Give one, for example Misclassify(labels)")
     if not isinstance(threat, ThreatModel):
         threat = ThreatModel(threat, wished(goal), access=granted(model))
     if threat.knowledge != "adaptive":
@@ -228,6 +231,7 @@ def play(
         attacker = drawn if threat.protocol == "expectimax" else greedy
     elif threat.protocol == "expectimax" and attacker is not drawn:
         raise OptionError("under expectimax the world draws the inputs. For an attacker that picks them, the protocol is true-max")
+    check_does("attacker", attacker, "__call__", "Give one, for example greedy or repeat")
     check_count("rounds", rounds)
     if not len(inputs):
         raise UnusableBatch("no inputs to play with: give some")

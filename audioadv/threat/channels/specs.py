@@ -49,6 +49,8 @@ def parse_channel(spec: str) -> Channel:
 
     Raises MalformedSpec, or what a part raises: UnusableResponse for rooms or noise that are not there.
     """
+    if not isinstance(spec, str):
+        raise MalformedSpec(f"channel {spec!r}: no text. Give a spec, for example 'noise:20'")
     if lone := next((word for word in JOINTS if word in spec and not all(spec.split(word))), None):
         raise MalformedSpec(f"channel {spec!r}: not a channel, since one is missing beside {lone}. Write for example room{lone}noise:20")
     return reduce(or_, (reduce(rshift, map(parse_part, option.split("_then_"))) for option in spec.split("_or_")))
