@@ -429,7 +429,7 @@ def test_what_a_net_raises_at_its_work_is_told_and_stops_no_other_clip(folder: P
     result = run(*command, "long.wav", "hiss.wav", "--model", "module:recognisers:not_for_long", "--device", "cpu", "--json")
     assert result.exit_code == 2
     assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
-    assert re.search(r"Error: your own code raised RuntimeError at line \d+ of \S+recognisers.py \(", result.stderr)
+    assert re.search(r"Error: long.wav: your own code raised RuntimeError at line \d+ of \S+recognisers.py \(", result.stderr)
 
 
 @pytest.mark.parametrize("command", ["craft", "bench"])

@@ -18,6 +18,7 @@ import torch
 
 from audioadv.audio.files import Clip, read_audio, read_clip, round16, write_wav
 from audioadv.audio.ragged import inside, pad
+from audioadv.audio.whole import make_folder
 from audioadv.errors import OptionError, UnreadableAudio, UnusableBatch, UnwritableOutput
 
 RATE = 16000
@@ -437,3 +438,13 @@ def test_padding_is_zero_and_outside() -> None:
 def test_clips_that_make_no_batch(clips: list[torch.Tensor]) -> None:
     with pytest.raises(UnusableBatch, match="Pass one clip or more"):
         pad(clips)
+
+
+@pytest.mark.parametrize("option", ["", "--out "])
+def test_a_folder_is_made_with_those_above_it_or_told_by_what_named_it(tmp_path: Path, option: str) -> None:
+    make_folder(tmp_path / "a" / "b", option)
+    make_folder(tmp_path / "a" / "b", option)
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "notes").touch()
+    with pytest.raises(UnwritableOutput, match=rf"^{option}{re.escape(str(tmp_path))}/notes/c: cannot be made \(Not a directory\)"):
+        make_folder(tmp_path / "notes" / "c", option)

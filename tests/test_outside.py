@@ -1,6 +1,7 @@
 """What other people's scripts rely on: names, options, JSON keys, and the README."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -78,6 +79,26 @@ def test_the_versions_agree_and_the_pair_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == aa.__version__
     assert {"torch==2.11.0", "torchaudio==2.11.0"} <= set(project["dependencies"])
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    declared = {re.split(r"[=><]", each)[0].replace("-", "_") for each in wanted}
+    imported = {
+        name.partition(".")[0]
+        for file in (ROOT / "audioadv").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    others = {"PIL": "pillow", "sklearn": "scikit_learn"}
+    assert {others.get(name, name) for name in imported - sys.stdlib_module_names - {"audioadv"}} <= declared
 
 
 def test_samples_are_there_and_accounted_for() -> None:

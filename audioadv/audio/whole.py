@@ -1,4 +1,4 @@
-"""Files that come whole or not at all: what is read is never half of what was written, wherever it was killed."""
+"""Files that come whole or not at all: what is read is never half of what was written, wherever it was killed. And their folders."""
 
 import os
 import uuid
@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from audioadv.errors import UnwritableOutput
+
+
+def make_folder(folder: Path, option: str = "") -> None:
+    """The folder, and those above it, if need be; `option`, "--out " say, is what named it. Raises UnwritableOutput."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutput(f"{option}{folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
 
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, sole: bool = False) -> None:

@@ -17,10 +17,11 @@ from torch import distributed
 
 from audioadv.attacks.catalogue import CRAFTING
 from audioadv.attacks.craft import craft_each
+from audioadv.audio.whole import make_folder
 from audioadv.cli.attacks import check_fits
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
 from audioadv.cli.options import BATCH, Folder, common_options, errors_option, no_use, output, say, search_options
-from audioadv.cli.outputs import Names, check_writable, make_folder
+from audioadv.cli.outputs import Names, check_writable
 from audioadv.cli.progress import run_progress
 from audioadv.cli.statuses import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError
@@ -122,7 +123,7 @@ def bench(
     named = {"--model": models, "--attack": attacks, "--bound": bounds, "--channel": channels}
     arguments = {"MANIFEST": seen_from(out, manifest), **named, **wish.arguments(), **search_arguments(options)}
     started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
-    make_folder(out)
+    make_folder(out, "--out ")
     deciding = {**arguments, **seen.weights}
     check_goes_on(out, deciding, seen.traits)
     check_clips(changed_clips(earlier, jobs, settings, out), out)

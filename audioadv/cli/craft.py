@@ -213,7 +213,7 @@ def craft(
             for row, (job, result) in enumerate(zip(jobs, crafted, strict=False)):
                 if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:
                     continue  # it was not tried to the end
-                with unbroken(), problems.told():
+                with unbroken(), problems.told(job.entry.path):
                     own = goal.rows(torch.tensor([row]))
                     lines[job.place] = save(names, job.name, job.entry, result, own, model, asked_for, picture=not no_picture)
                     if as_json:

@@ -153,10 +153,10 @@ class Problems:
         self.count = 0
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Around the work on one clip: an error ends that work and no other."""
+    def told(self, clip: Path | None = None) -> Iterator[None]:
+        """Around the work on one clip: an error ends that work and no other; the model's own is told with the clip's name."""
         try:
-            with blamed():
+            with blamed("" if clip is None else str(clip)):
                 yield
         except AudioadvError as error:
             click.echo(f"Error: {error}", err=True)

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from audioadv.attacks.crafted import Crafted
-from audioadv.audio.whole import write_whole
+from audioadv.audio.whole import make_folder, write_whole
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput
 from audioadv.evaluation.run.on_disk import alone_in, source, write_and_judge
@@ -63,19 +63,11 @@ def check_picture(path: Path) -> None:
         raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 
 
-def make_folder(folder: Path) -> None:
-    """The folder and those above it, if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnwritableOutput(f"--out {folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
-
-
 @contextmanager
 def made_for_files(folder: Path) -> Iterator[None]:
     """Within it, the folder is there; what was made for it and got no file goes again. Raises UnwritableOutput."""
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
-    make_folder(folder)
+    make_folder(folder, "--out ")
     try:
         yield
     finally:

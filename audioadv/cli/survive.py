@@ -88,11 +88,11 @@ def survive(
     stopped = False
     try:
         for entry, target in zip(entries, wanted, strict=True):
-            with problems.told():
+            with problems.told(entry.path):
                 clip = subject(entry, target, model, model_name)
                 clip = clip if errors is None else replace(clip, errors=errors)
                 for channel in channels:
-                    with problems.told():  # what does not fit one channel may fit the next
+                    with problems.told(entry.path):  # what does not fit one channel may fit the next
                         (survival,) = through(model, [clip], [channel], draws=draws, seed=seed)
                         done.append(survival)
                         if as_json:

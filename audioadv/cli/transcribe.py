@@ -30,7 +30,7 @@ def transcribe(context: click.Context, clips: tuple[Path, ...], model_name: str,
     entries = read_entries(clips, problems)
     model = load_model(model_name, device)
     for entry in entries:
-        with problems.told():
+        with problems.told(entry.path):
             clip = read_clip(entry.path, model.sample_rate)
             said = heard_alone(model, clip.samples)
             notices = (*clip.notices, *(["no answer: the recogniser abstains"] if check_numbers(said, clip.name, model.name) else []))

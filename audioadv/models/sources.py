@@ -254,8 +254,8 @@ def culprit(error: BaseException) -> traceback.FrameSummary | None:
 
 
 @contextlib.contextmanager
-def blamed() -> Iterator[None]:
-    """Within it, what a user's own file raises is said in one sentence, with the place. Raises UnknownModel."""
+def blamed(clip: str = "") -> Iterator[None]:
+    """Within it, what a user's own file raises, at work on this clip, is said in one sentence, with the place. Raises UnknownModel."""
     try:
         yield
     except AudioadvError:
@@ -263,7 +263,8 @@ def blamed() -> Iterator[None]:
     except RAISED as error:
         if culprit(error) is None or isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
-        raise UnknownModel(f"your own code raised {raised(error)}. Mend it there, or give it only what it takes") from error
+        about = f"{clip}: " if clip else ""
+        raise UnknownModel(f"{about}your own code raised {raised(error)}. Mend it there, or give it only what it takes") from error
 
 
 def called(path: str) -> object:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from audioadv.audio.whole import write_whole
 from audioadv.defenses.learning import net_of
-from audioadv.errors import OptionError, UnusableCheckpoint, UnwritableOutput
+from audioadv.errors import OptionError, UnusableCheckpoint
 
 Model = TypeVar("Model", bound=Callable[..., Any])
 
@@ -37,14 +37,6 @@ FAULTS: Final = (
     ValueError,
 )
 """What a file that is no checkpoint can lead to on being read."""
-
-
-def make_folder(folder: Path) -> None:
-    """The folder, and those above it, if need be. Raises UnwritableOutput."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnwritableOutput(f"{folder}: cannot be made ({error.strerror}). Name a folder that you may write to") from error
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

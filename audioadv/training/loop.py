@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import LBFGS, Adam, Optimizer
 
+from audioadv.audio.whole import make_folder
 from audioadv.defenses.learning import check_forgets, learners, learning, net_of, rejoined
 from audioadv.defenses.wrapped import Layer, Wrapped
 from audioadv.errors import OptionError, TrainingDiverged, UnusableBatch
@@ -32,7 +33,7 @@ from audioadv.threat.ctc import frames_needed
 from audioadv.threat.goals import Mistranscribe, for_each
 from audioadv.threat.spelling import columns_of
 from audioadv.training.batches import Batch, Data, key, keyed
-from audioadv.training.checkpoint import forms, load, make_folder, name_of, reading, save, write_text, write_weights
+from audioadv.training.checkpoint import forms, load, name_of, reading, save, write_text, write_weights
 from audioadv.training.method import Method, Model, Moment
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import Schedule, cycle, growing
