@@ -1,6 +1,7 @@
 """A run is done once, whoever works on it and however often it is killed; and the same as if none of that had happened."""
 
 import fcntl
+import hashlib
 import importlib
 import json
 import os
@@ -443,6 +444,21 @@ def test_another_sound_in_the_place_of_a_clip_is_told(manifest: Path) -> None:
     assert "list.jsonl, line 2: 1.wav is another file by now" in wrong.stderr
     Path("1.wav").unlink()
     assert run(*command).exit_code == 0, "what is done needs it no more"
+
+
+@pytest.mark.parametrize("then", ["replaced", "gone"])
+def test_a_result_is_of_the_sound_that_was_read(manifest: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """Whatever is in its place when the result is written."""
+    before = hashlib.sha256(Path("1.wav").read_bytes()).hexdigest()[:16]
+
+    def crafted(*arguments: Any, **options: Any) -> Any:
+        shutil.copy("7.wav", "1.wav") if then == "replaced" else Path("1.wav").unlink()
+        return aa.craft_each(*arguments, **options)
+
+    monkeypatch.setattr("audioadv.evaluation.run.bench.craft_each", crafted)
+    run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "2", "--target", "go", "--batch", "2")
+    (line,) = (line for name, line in results("run").items() if name.endswith("/1"))
+    assert (line["digest"], line["reached"]) == (before, True)
 
 
 def test_a_line_that_is_mended_takes_no_name_away(manifest: Path) -> None:

@@ -33,7 +33,7 @@ QUICK = [*LINEAR, "--steps", "40", "--no-picture", "--device", "cpu", "--json"]
 KEYS = {
     "clip", "clean_transcript", "target", "adversarial_transcript", "reached", "outcome", "bound", "excess", "snr_db", "relative_db",
     "steps", "forwards", "backwards", "seconds", "saw", "out", "note", "notices",
-    "model", "attack", "bound_asked", "seed", "restarts",
+    "model", "attack", "bound_asked", "minimal", "seed", "restarts", "name", "audio_filepath", "duration", "digest", "gauge",
 }  # fmt: skip
 
 
@@ -439,6 +439,31 @@ def test_what_a_net_raises_in_an_attack_is_told(folder: Path, command: str) -> N
     result = run(command, "list.jsonl", "--steps", "5", "--model", "module:recognisers:not_for_long", "--device", "cpu", "--out", "run")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "your own code raised RuntimeError at line" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["craft", "bench"])
+def test_a_clip_that_a_net_raises_at_is_named_and_stops_no_other(folder: Path, command: str) -> None:
+    soundfile.write("long.wav", noise(0.9), 16000)
+    entries = [{"audio_filepath": name, "target": "go"} for name in ("long.wav", "hiss.wav")]
+    Path("list.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    options = ["--steps", "40", "--model", "module:recognisers:not_for_long", "--device", "cpu", "--out", "run", "--json"]
+    result = run(command, "list.jsonl", *options)
+    assert [line["clip"] for line in lines(result)] == ["hiss.wav"]
+    assert result.exit_code == 2
+    assert re.search(r"long.wav: your own code raised RuntimeError at line \d+ of \S+recognisers.py \(", result.stderr)
+
+
+def test_craft_and_bench_write_the_same_keys(folder: Path) -> None:
+    Path("list.jsonl").write_text('{"audio_filepath": "hiss.wav", "text": "hiss", "target": "go"}\n')
+    for more in (["--bound", "snr:min"], ["--channel", "noise:30", "--judge", "2", "--bound", "linf:0.5"]):
+        options = [*LINEAR, "--steps", "20", "--device", "cpu", *more]
+        run("craft", "list.jsonl", *options, "--out", f"crafted{len(more)}", "--no-picture")
+        run("bench", "list.jsonl", *options, "--out", f"run{len(more)}")
+        one, other = (json.loads(Path(f"{out}{len(more)}", "results.jsonl").read_text()) for out in ("crafted", "run"))
+        assert [*one] == [*other]
+        assert one["minimal"] is other["minimal"] is (len(more) == 2)
+        assert ("rate_asked" in one) is (len(more) > 2)
+        assert {key for key in one if one[key] != other[key]} <= {"name", "audio_filepath", "out", "seconds"}
 
 
 @pytest.mark.parametrize("command", [["transcribe"], ["craft", "--target", "go", "--steps", "5"]], ids=lambda command: command[0])
@@ -1028,7 +1053,7 @@ def test_a_craft_that_cannot_write_leaves_no_folder(folder: Path, monkeypatch: p
     def full(*_: Any) -> None:
         raise UnwritableOutput("the disk is full")
 
-    monkeypatch.setattr("audioadv.cli.outputs.write_and_judge", full)
+    monkeypatch.setattr("audioadv.cli.outputs.write_result", full)
     assert run("craft", "hiss.wav", "--target", "go", *QUICK, "--out", "new/deep").exit_code == 2
     assert files(folder) == {"hiss.wav"}
 

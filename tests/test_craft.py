@@ -177,6 +177,12 @@ def test_access_is_enforced(model: aa.Recogniser, clips: list[Clip]) -> None:
         aa.craft(model.granting(aa.Access.SCORES), clips, aa.Transcribe("no"), steps=2)
 
 
+def test_a_clip_that_a_net_raises_at_is_named() -> None:
+    clips = {"short": 8000, "long": 14400}.items()
+    with pytest.raises(aa.errors.UnknownModel, match=r"^long: your own code raised RuntimeError at line \d+ of \S+recognisers.py"):
+        aa.craft(recognisers.not_for_long(), [Clip(name, torch.zeros(time), 16000) for name, time in clips], aa.Transcribe("go"), steps=1)
+
+
 def test_letters_that_the_model_lacks(model: aa.Recogniser, clips: list[Clip]) -> None:
     with pytest.raises(aa.errors.UnusableTarget, match="'2', '4'"):
         aa.craft(model, clips, aa.Transcribe("room 42"), steps=2)

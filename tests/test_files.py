@@ -1,5 +1,6 @@
 """Reading and writing sound: bit for bit where 16 bits allow it, and a reason for every file that gives no sound."""
 
+import hashlib
 import io
 import os
 import re
@@ -330,6 +331,16 @@ def test_samples_that_are_not_finite(tmp_path: Path, poison: float) -> None:
     samples[[7, 8], [0, 1]] = poison
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
     assert "2 of 100 samples are NaN or infinite" in refused(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_a_clip_knows_the_file_that_it_was_read_from(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 5000), 16000)
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"LIST\x08\0\0\0INFOabcd" if name == "a.wav" else b"")  # a chunk after the samples counts too
+    clip = read_clip(tmp_path / name)
+    assert clip.digest == clip.at(8000).digest == clip.led_in(0.1).digest
+    assert clip.digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()[:16]
 
 
 def test_long_files_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,6 +295,8 @@ def test_charts_know_a_search_by_its_bound_and_clips_that_need_no_change() -> No
     for spec, found in (("l2:min_and_linf:0.02", True), ("linf:0.02_and_l2:min", True), ("linf:min", True), ("linf:0.1", False)):
         assert searched([{"bound_asked": spec}]) is found
         assert parse_bound(spec).minimal is found
+    spec = "feature:0.5:my_file:min"  # a function of this name
+    assert [searched([{"bound_asked": spec, "minimal": minimal}]) for minimal in (False, True)] == [False, True]
     needless = [{"reached": True, "outcome": "needless", "snr_db": None, "bound_asked": "linf:min"}] * 3
     changed = [{"reached": True, "outcome": "reached", "snr_db": ratio, "bound_asked": "linf:min"} for ratio in (20.0, 30.0, 40.0)]
     chart = success_chart([("A", needless), ("B", changed)])

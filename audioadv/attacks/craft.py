@@ -30,8 +30,9 @@ from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
 from audioadv.defenses.statement import stated
-from audioadv.errors import OptionError, UnknownModel, UnusableBatch
+from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
+from audioadv.models.sources import blamed
 from audioadv.options import check_counts
 from audioadv.threat.bounds import MIN, Bound, Linf, around_sound, as_bound
 from audioadv.threat.channels.channel import NOTHING, Channel
@@ -180,7 +181,7 @@ def craft_batch(call: Call, clips: list[Clip], goal: TextGoal) -> Iterator[Craft
     began, device = time.perf_counter(), call.model.device
     waveforms, lengths = (tensor.to(device) for tensor in pad([clip.samples.to(device) for clip in clips]))
     region = around_sound(call.bound, waveforms, lengths)
-    alone = [heard_alone(call.model, clip.samples) for clip in clips]
+    alone = [heard_clean(call.model, clip) for clip in clips]
     goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
     verdicts = [Verdict(call.model, own, clip.samples, call.over, call.judge_draws) for own, clip in zip(goals, clips, strict=True)]
     early = [verdict.settled(outputs, call.bound) for verdict, outputs in zip(verdicts, alone, strict=True)]
@@ -188,6 +189,15 @@ def craft_batch(call: Call, clips: list[Clip], goal: TextGoal) -> Iterator[Craft
     share = (found.counts[1] + 1) / (found.counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):
         yield judged(call, found, i, clip, alone[i], verdicts[i], float(share[i]))
+
+
+def heard_clean(model: Recogniser, clip: Clip) -> Emissions:
+    """What the model makes of a clip by itself. What it raises is raised with the clip's name, a user's own net's as UnknownModel."""
+    try:
+        with blamed():
+            return heard_alone(model, clip.samples)
+    except AudioadvError as error:
+        raise type(error)(f"{clip.name}: {error}") from error
 
 
 @final

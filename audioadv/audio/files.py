@@ -3,6 +3,7 @@
 file --decode--> [time, channels] --mean--> [time] --resample--> [time] --round16--> Clip
 """
 
+import hashlib
 import io
 import math
 import os
@@ -39,12 +40,16 @@ STREAMED = 0x7FFF0000  # programs that write to a pipe put 0x7FFFF000, 0xFFFFFFF
 @final
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One mono sound. `samples` [time], float32 on the 16-bit grid, full scale +-1; `notices` say what reading it changed."""
+    """One mono sound. `samples` [time], float32 on the 16-bit grid, full scale +-1; `notices` say what reading it changed.
+
+    `digest` is that of the file as it was read (`digest_of`), None for a sound from elsewhere.
+    """
 
     name: str
     samples: Tensor
     sample_rate: int
     notices: tuple[str, ...] = ()
+    digest: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -54,7 +59,8 @@ class Clip:
     def at(self, sample_rate: int) -> "Clip":
         """The same sound at another rate (soxr, high quality), with a notice. Units: Hz. Raises OptionError as `read_clip`."""
         check_rate(sample_rate)
-        return _settled(self.name, self.samples.cpu().numpy(), self.sample_rate, sample_rate, self.notices)
+        other = _settled(self.name, self.samples.cpu().numpy(), self.sample_rate, sample_rate, self.notices)
+        return replace(other, digest=self.digest)
 
     def led_in(self, seconds: float) -> "Clip":
         """The same sound after so much silence, with a notice: room for what is to be said before it."""
@@ -87,13 +93,20 @@ def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_secon
     """
     if sample_rate is not None:
         check_rate(sample_rate)
-    samples, found, notices = _decode(Path(path), longest_seconds)
+    samples, found, notices, digest = _decode(Path(path), longest_seconds)
     mixed = samples.mean(axis=1)
     if (channels := samples.shape[1]) > 1:
         notices += (f"{channels} channels mixed down to one",)
         if np.square(mixed).sum() < CANCELLED * np.square(samples).sum() / channels:
             notices += ("its channels cancel each other: take one of them (sox IN OUT remix 1)",)
-    return _settled(str(path), mixed, found, sample_rate or found, notices)
+    return replace(_settled(str(path), mixed, found, sample_rate or found, notices), digest=digest)
+
+
+def digest_of(descriptor: int) -> str:
+    """What tells an open file from another that took its place."""
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def check_rate(sample_rate: Any) -> None:
@@ -140,8 +153,8 @@ def _settled(name: str, samples: Samples, found: int, wanted: int, notices: tupl
     return Clip(name, round16(torch.from_numpy(np.array(samples, dtype=np.float32))), wanted, notices)
 
 
-def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str, ...]]:
-    """All samples [time, channels], the sample rate and notices, or the reason why not."""
+def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str, ...], str]:
+    """All samples [time, channels], the sample rate, notices and the file's digest, or the reason why not."""
     with _opened(path) as file:
         start, end = _first_frame(file), _last_bytes(file, 1 << 16)
         try:
@@ -171,11 +184,12 @@ def _decode(path: Path, longest_seconds: float) -> tuple[Samples, int, tuple[str
                 raise _cut_short(path, missing)
             if len(samples) < frames and not guessed:
                 raise _cut_short(path, f"{len(samples)} of {frames} samples are there")
+        digest = digest_of(file.fileno())
     if not len(samples):
         raise UnreadableAudio(f"{path}: a sound of zero samples. Record or convert it again.")
     if bad := int((~np.isfinite(samples)).any(axis=1).sum()):
         raise UnreadableAudio(f"{path}: {bad} of {len(samples)} samples are NaN or infinite. Write it again with finite samples in -1..1.")
-    return samples, rate, ("its MP3 header states no length: the end may be missing",) if guessed else ()
+    return samples, rate, ("its MP3 header states no length: the end may be missing",) if guessed else (), digest
 
 
 def for_libsndfile(file: BinaryIO) -> int:

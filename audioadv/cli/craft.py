@@ -9,7 +9,7 @@ import click
 import torch
 
 from audioadv.attacks.catalogue import CRAFTING
-from audioadv.attacks.craft import craft_each
+from audioadv.attacks.craft import craft_each, heard_clean
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.audio.ragged import alike
@@ -33,6 +33,7 @@ from audioadv.cli.outputs import Names, check_page, check_writable, finish_kille
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
+from audioadv.evaluation.run.on_disk import Asked
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
@@ -202,9 +203,7 @@ def craft(
 
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "restarts": restarts, "seed": seed, "batch": batch}
     options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
-    asked_for = {"model": model_name, "attack": attack, "bound_asked": str(bound), "seed": seed, "restarts": restarts}
-    asked_for |= {} if channel is None else {"rate_asked": rate}
-    asked_for |= {"errors_asked": errors} if references else {}
+    asked_for = Asked(model_name, attack, bound, seed, restarts, rate)
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
@@ -245,13 +244,14 @@ def check_folder(out: Path) -> None:
 
 def read_job(path: Path, model: Recogniser, lead_in: float, channel: Channel | None) -> Clip:
     """A clip as it is attacked. Raises InputError for one that is too long with its lead-in, UnusableResponse where the channel does not
-    take it."""
+    take it, and what the model raises at it, before any other clip waits for it."""
     clip = read_clip(path, model.sample_rate)
     clip = clip.led_in(lead_in) if lead_in else clip
     if clip.seconds > LONGEST_SECONDS:
         raise InputError(f"{path}: {clip.seconds:.1f} s with --lead-in {lead_in:g}, but at most {LONGEST_SECONDS} s are read. Give less")
     if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
         raise UnusableResponse(f"{path}: {why}")
+    heard_clean(model, clip)
     return clip
 
 

@@ -24,7 +24,7 @@ from audioadv.attacks.crafted import Crafted
 from audioadv.audio.whole import make_folder, write_whole
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput
-from audioadv.evaluation.run.on_disk import alone_in, source, write_and_judge
+from audioadv.evaluation.run.on_disk import Asked, alone_in, write_result
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
@@ -150,30 +150,26 @@ def results_of(folder: Path) -> dict[str, str]:
 
 
 def save(
-    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, asked: Mapping[str, Any], *, picture: bool
+    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, asked: Asked, *, picture: bool
 ) -> dict[str, Any]:
     """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
 
-    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. `asked` is what the command line asks
-    for. A picture that cannot be written is a notice: the sound has no need of it. Raises UnwritableOutput, and then nothing of the clip
-    was written.
+    `name` is what `names` gave the clip; if another call took it meanwhile, there is a new one. A picture that cannot be written is a
+    notice: the sound has no need of it. Raises UnwritableOutput, and then nothing of the clip was written.
     """
     folder = names.folder
     with staged(names, name, entry.path) as (stage, name):
-        line = {**write_and_judge(stage, name, crafted, goal, model), **asked}
-        if line["reached"]:
-            line["out"] = str(folder / f"{name}.wav")
-            if picture:
-                heard = crafted.clean_transcript, line["adversarial_transcript"]
-                title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"
-                try:
-                    draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
-                except UnwritableOutput as error:
-                    line["notices"] = (*line["notices"], f"no picture: {str(error).replace(str(stage), str(folder))}")
-        record = {"name": name, **source(crafted, entry.path, folder, entry.text), **line}
-        (stage / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        line = write_result(stage, folder, name, (entry.path, entry.text), crafted, goal, model, asked)
+        if line["reached"] and picture:
+            heard = crafted.clean_transcript, line["adversarial_transcript"]
+            title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"
+            try:
+                draw_pair(stage / f"{name}.png", crafted.clip.samples, crafted.adversarial, model.sample_rate, heard=heard, title=title)
+            except UnwritableOutput as error:
+                line["notices"] = (*line["notices"], f"no picture: {str(error).replace(str(stage), str(folder))}")
+        (stage / f"{name}.json").write_text(json.dumps(line, indent=2) + "\n", encoding="utf-8")
         made = [suffix for suffix in SUFFIXES if (stage / (name + suffix)).exists()]
-        write_whole(stage / MOVES, json.dumps({"name": name, "made": made, "record": record}).encode())
+        write_whole(stage / MOVES, json.dumps({"name": name, "made": made, "record": line}).encode())
     return line
 
 

@@ -132,7 +132,9 @@ def density_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
 
 def searched(lines: Sequence[dict[str, Any]]) -> bool:
     """Whether the smallest change was searched for, clip by clip, rather than any within one bound."""
-    if "bound_asked" in lines[0]:
+    if "minimal" in lines[0]:
+        return bool(lines[0]["minimal"])
+    if "bound_asked" in lines[0]:  # by craft and bench, once
         return re.search(r":min(?![A-Za-z0-9])", lines[0]["bound_asked"]) is not None
     return len({line["bound"] for line in lines if line["reached"] and line["snr_db"] is not None}) > 1 or len(lines) == 1
 

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple, final
 import soundfile
 import torch
 
-from audioadv.attacks.craft import Progress, craft_each
+from audioadv.attacks.craft import Progress, craft_each, heard_clean
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.ledger import Ledger, Line
-from audioadv.evaluation.run.on_disk import alone_in, digest_of, seen_from, source, write_and_judge
+from audioadv.evaluation.run.on_disk import Asked, alone_in, digest_by_now, seen_from, write_result
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
@@ -50,10 +50,6 @@ class Setting:
     bound: Bound
     channel: Channel | None
     folder: str
-
-    def line(self) -> Line:
-        """Its part of a result line."""
-        return {"model": self.model, "attack": self.attack, "bound_asked": str(self.bound)}
 
 
 @final
@@ -173,7 +169,10 @@ class Bench:
             assert model is not None
             try:
                 job.goal(model)
-                usable.append((job, read_clip(job.path, model.sample_rate)))
+                clip = read_clip(job.path, model.sample_rate)
+                with suppress(torch.OutOfMemoryError):  # told where it is attacked
+                    heard_clean(model, clip)
+                usable.append((job, clip))
             except AudioadvError as error:
                 self.complain(error if str(error).startswith(job.where) else type(error)(f"{job.where}: {error}"))
         return self.attack(batch.setting, usable, model) if usable and model is not None else []
@@ -197,23 +196,20 @@ class Bench:
         together = all_in_one(goals)
         options = {**self.options, "bound": setting.bound, "attack": setting.attack, "channel": setting.channel, "batch": len(usable)}
         results = craft_each(model, [clip for _, clip in usable], together, progress=self.progress, **options)
+        asked = Asked(setting.model, setting.attack, setting.bound, **{key: self.options[key] for key in ("seed", "restarts", "rate")})
         place, lines = self.folder / setting.folder, []
         try:
-            with TemporaryDirectory(prefix=STAGE, dir=self.folder) as name, alone_in(Path(name)):
-                stage = Path(name)
+            with TemporaryDirectory(prefix=STAGE, dir=self.folder) as made_in, alone_in(Path(made_in)):
+                stage = Path(made_in)
                 for (job, _), goal, crafted in zip(usable, goals, results, strict=True):
-                    line = write_and_judge(stage, job.name, crafted, goal, model)
-                    line |= {"out": str(place / f"{job.name}.wav") if line["reached"] else None, "seed": self.options["seed"]}
-                    gauge = crafted.gauge if line["reached"] else None
-                    head = {"name": f"{setting.folder}/{job.name}", **source(crafted, job.path, self.folder, job.text), **setting.line()}
-                    head |= {"errors_asked": job.errors} if job.target is None and not job.silence else {}
-                    lines.append({**head, **line, "gauge": gauge})
+                    name = f"{setting.folder}/{job.name}"
+                    lines.append(write_result(stage, self.folder, name, (job.path, job.text), crafted, goal, model, asked))
                     (stage / f"{job.name}.json").write_text(json.dumps(lines[-1], indent=2) + "\n", encoding="utf-8")
                 place.mkdir(exist_ok=True)
                 for made in sorted(stage.iterdir()):
                     os.replace(made, place / made.name)
         except UnwritableOutput as error:  # where it was tried says nothing to a user
-            raise UnwritableOutput(str(error).replace(name, str(place))) from error
+            raise UnwritableOutput(str(error).replace(made_in, str(place))) from error
         except OSError as error:
             raise UnwritableOutput(
                 f"{place}: files cannot be written ({error.strerror}). Make room, and start the same command again"
@@ -234,7 +230,7 @@ def is_gone(folder: Path, line: Line) -> bool:
 
 def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Iterable[Setting], folder: Path) -> list[str]:
     """In words, which results are of other clips, sounds or texts than the manifest has by now under the same name."""
-    digest = cache(digest_of)
+    digest = cache(digest_by_now)
     now = {f"{setting.folder}/{job.name}": job for setting in settings for job in jobs}
     changed = []
     for name, line in ledger.items():

@@ -20,10 +20,10 @@ Line = dict[str, Any]
 KINDS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("clip", "clean_transcript", "target", "outcome", "note", "bound"), str),
     **dict.fromkeys(("adversarial_transcript", "text", "model", "attack", "bound_asked", "channel"), str | None),
-    **dict.fromkeys(("excess", "snr_db", "relative_db"), float | int | None),
+    **dict.fromkeys(("excess", "snr_db", "relative_db", "gauge"), float | int | None),
     **dict.fromkeys(("steps", "forwards", "backwards", "seed", "restarts"), int),
-    "seconds": float | int,
-    "reached": bool,
+    **dict.fromkeys(("seconds", "rate_asked", "errors_asked"), float | int),
+    **dict.fromkeys(("reached", "minimal"), bool),
 }
 """What stands under the keys of a result."""
 

@@ -1,27 +1,68 @@
 """What is on disk is what counts: a crafted clip is written as 16-bit WAV, read back, and judged there."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import torch
 
 from audioadv.attacks.crafted import Crafted
 from audioadv.attacks.result import Outcome
-from audioadv.audio.files import read_clip, write_wav
+from audioadv.audio.files import digest_of, read_clip, write_wav
 from audioadv.models.recogniser import Recogniser, heard_alone
-from audioadv.threat.goals import TextGoal
+from audioadv.threat.bounds import Bound
+from audioadv.threat.goals import Mistranscribe, TextGoal
+
+
+@final
+class Asked(NamedTuple):
+    """What was asked for: the model and the attack by the names that the command line has for them, and what decides the rest."""
+
+    model: str
+    attack: str
+    bound: Bound
+    seed: int
+    restarts: int
+    rate: float
+
+    def line(self, crafted: Crafted, goal: TextGoal) -> dict[str, Any]:
+        """Its part of a result line: the rate where draws were counted, the share of words wrong where one is misheard."""
+        asked = {"model": self.model, "attack": self.attack, "bound_asked": str(self.bound), "minimal": self.bound.minimal}
+        asked |= {"seed": self.seed, "restarts": self.restarts}
+        asked |= {} if crafted.channel is None else {"rate_asked": self.rate}
+        return asked | ({"errors_asked": goal.errors} if isinstance(goal, Mistranscribe) else {})
+
+
+def write_result(
+    stage: Path, folder: Path, name: str, source: tuple[Path, str | None], crafted: Crafted, goal: TextGoal, model: Recogniser, asked: Asked
+) -> dict[str, Any]:
+    """Write a clip's sounds into the folder `stage`, as `write_and_judge`; its result line, a manifest's too.
+
+    The files are to lie in `folder`, a run's or craft's, as NAME with its suffixes; `source` is the file that was attacked, and what is
+    said in it. Raises UnwritableOutput.
+    """
+    (path, text), judged = source, write_and_judge(stage, Path(name).name, crafted, goal, model)
+    return {
+        "name": name,
+        "audio_filepath": seen_from(folder, path),
+        "duration": round(crafted.clip.seconds, 3),
+        "digest": crafted.clip.digest,
+        **({} if text is None else {"text": text}),
+        **judged,
+        "out": str(folder / f"{name}.wav") if judged["reached"] else None,
+        "gauge": crafted.gauge if judged["reached"] else None,
+        **asked.line(crafted, goal),
+    }
 
 
 def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, model: Recogniser) -> dict[str, Any]:
-    """Write NAME.wav and NAME.clean.wav into the folder `stage`, where the goal is reached in the file; the result line.
+    """Write NAME.wav and NAME.clean.wav into the folder `stage`, where the goal is reached in the file; what became of the clip.
 
-    `goal` is that of this one clip. The line's `out` is the file within `stage`, None where there is none. Raises UnwritableOutput.
+    `goal` is that of this one clip. Raises UnwritableOutput.
     """
-    line = crafted.line() | {"adversarial_transcript": None, "reached": False, "out": None, "notices": crafted.clip.notices}
+    line = crafted.line() | {"adversarial_transcript": None, "reached": False, "notices": crafted.clip.notices}
     if not crafted.reached:
         return line | {"excess": None}
     file = stage / f"{name}.wav"
@@ -31,23 +72,17 @@ def write_and_judge(stage: Path, name: str, crafted: Crafted, goal: TextGoal, mo
     # a channel's judge draws were heard from the array: the file must be that array
     if bool(goal.reached(outputs)) if crafted.channel is None else torch.equal(samples, crafted.adversarial):
         write_wav(stage / f"{name}.clean.wav", crafted.clip.samples, model.sample_rate)
-        return line | {"adversarial_transcript": outputs.transcripts()[0], "reached": True, "out": str(file)}
+        return line | {"adversarial_transcript": outputs.transcripts()[0], "reached": True}
     file.unlink()
     note = "Reached, but not in the file read back. Run it again with more steps."
     return line | {"outcome": str(Outcome.MISSED), "note": note, "excess": None, "snr_db": None, "relative_db": None}
 
 
-def source(crafted: Crafted, path: Path, folder: Path, text: str | None) -> dict[str, Any]:
-    """Where a result came from, as a manifest in `folder` says it, and the file's digest."""
-    where = {"audio_filepath": seen_from(folder, path), "duration": round(crafted.clip.seconds, 3), "digest": digest_of(path)}
-    return where if text is None else {**where, "text": text}
-
-
-def digest_of(path: Path) -> str | None:
-    """What tells a file from another that took its place; None for one that is not there or cannot be read."""
+def digest_by_now(path: Path) -> str | None:
+    """The digest of what is at a path; None where nothing is, or nothing that can be read."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return digest_of(file.fileno())
     except OSError:
         return None
 

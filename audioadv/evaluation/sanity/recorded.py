@@ -82,7 +82,7 @@ def told(folder: Path, group: Group, model: Recogniser | None) -> Evidence:
     sights, held = [sight(folder, line) for line in group.values()], [holds(folder, line, model) for line in group.values()]
     felled = [bool(line["reached"]) and good for line, good in zip(group.values(), held, strict=True)]
     claims = [seen.reached and not line.get("channel") for seen, line in zip(sights, group.values(), strict=True)]
-    minimal = any(searched_for(line.get("bound_asked") or line["bound"]) for line in group.values())
+    minimal = any(line.get("minimal", True) and searched_for(line.get("bound_asked") or line["bound"]) for line in group.values())
     return Evidence(
         sights=sights,
         felled=felled,
