@@ -502,7 +502,10 @@ def test_what_a_run_made_is_put_through_channels(manifest: Path) -> None:
 
 def test_a_goal_of_silence_is_told(manifest: Path) -> None:
     assert run("craft", "0.wav", "--silence", *LINEAR, "--steps", "5", "--device", "cpu", "--out", "crafted").exit_code in (0, 1)
-    wrong = run("bench", "crafted/results.jsonl", "--out", "run", *QUICK)
+    hushed = lines(run("bench", "crafted/results.jsonl", "--out", "hushed", *QUICK, "--json"))
+    assert [line["target"] for line in hushed] == [""]
+    manifest.write_text('{"audio_filepath": "0.wav", "target": ""}')  # which somebody may have forgotten
+    wrong = run("bench", "list.jsonl", "--out", "run", *QUICK)
     assert wrong.exit_code == 2
     assert "line 1: target '' is no text to be heard as. Give --silence for all, --target TEXT or --untargeted" in wrong.stderr
 
@@ -535,6 +538,25 @@ def test_silence_errors_and_restarts_are_as_crafts(manifest: Path) -> None:
         refused = run("bench", "list.jsonl", "--out", "none", *QUICK, *options)
         assert refused.exit_code == 2
         assert said in refused.stderr
+
+
+def test_results_of_all_kinds_are_a_manifest_with_their_own_goals(manifest: Path) -> None:
+    for i, goal in enumerate((["--target", "go"], ["--silence"], ["--not-as", "it is hiss", "--errors", "1"], ["--not-as", "hiss hiss"])):
+        run("craft", f"{i}.wav", *goal, *QUICK, "--steps", "40", "--out", "made", "--no-picture")
+    told = lines(run("bench", "made/results.jsonl", "--out", "run", *QUICK, "--steps", "40", "--json"))
+    goals = {line["name"][-1]: (line["target"], line.get("text"), line.get("errors_asked")) for line in told}
+    assert goals == {
+        "0": ("go", None, None),
+        "1": ("", None, None),
+        "2": ("not: it is hiss", "it is hiss", 1),
+        "3": ("not: hiss hiss", "hiss hiss", 0.5),
+    }
+    (threat,) = json.loads(Path("run/run.json").read_text())["threat_models"]
+    assert "at least 50 % or 100 % of the words wrong" in threat["claim"]
+    again = run("bench", "made/results.jsonl", "--out", "run", *QUICK, "--steps", "40")
+    assert again.exit_code in (0, 1), "its own results are no other clips"
+    Path("made/results.jsonl").write_text(Path("made/results.jsonl").read_text().replace('"errors_asked": 1.0', '"errors_asked": 2.0'))
+    assert "line 3: errors_asked was 1.0, now 2.0" in run("bench", "made/results.jsonl", "--out", "run", *QUICK, "--steps", "40").stderr
 
 
 @pytest.mark.parametrize("restarts", [1, 2])
@@ -754,6 +776,13 @@ def test_a_row_counts_what_is_reached_and_what_would_be_played() -> None:
         [made(True, 30.0, model="a", bound_asked="snr:min"), made(True, 30.0, model="b", bound_asked="snr:min", channel="room")]
     )
     assert [(row["model"], row["bound"], row["channel"]) for row in two] == [("a", "snr:min", "none"), ("b", "snr:min", "room")]
+
+
+def test_what_is_not_to_be_heard_is_what_is_said() -> None:
+    """Lines of craft had no text once."""
+    line = made(True, 30.0, target="not: stop the car", clean_transcript="stop the car", adversarial_transcript="top of the car")
+    (told,) = summarise([{key: value for key, value in line.items() if key != "text"}])
+    assert [told["wer_before"][0], told["wer_after"][0]] == [0, pytest.approx(2 / 3)]
 
 
 def test_a_bound_that_is_spelt_twice_is_one() -> None:

@@ -215,6 +215,22 @@ def test_silence_and_mishearing(folder: Path) -> None:
     assert misheard["adversarial_transcript"] != heard
 
 
+def test_results_are_crafted_again_where_their_goals_are_of_one_kind(folder: Path) -> None:
+    for i in range(3):
+        soundfile.write(f"{i}.wav", noise(0.5), 16000)
+    run("craft", "0.wav", "1.wav", "--silence", *QUICK, "--out", "hushed")
+    assert [line["target"] for line in lines(run("craft", "hushed/results.jsonl", *QUICK))] == ["", ""]
+    run("craft", "0.wav", "1.wav", "--not-as", "stop it", "--errors", "0.25", *QUICK, "--out", "made")
+    again = lines(run("craft", "made/results.jsonl", *QUICK))
+    assert [(line["target"], line["errors_asked"], line["text"]) for line in again] == [("not: stop it", 0.25, "stop it")] * 2
+    (line, _) = lines(run("craft", "made/results.jsonl", "--errors", "1", *QUICK))
+    assert line["errors_asked"] == 1
+    run("craft", "2.wav", "--not-as", "stop it", *QUICK, "--out", "made")
+    several = run("craft", "made/results.jsonl", *QUICK)
+    assert several.exit_code == 2
+    assert "clips that were made for --errors 0.25 and 0.5: give one for all" in several.stderr
+
+
 def test_attacks_by_name_and_as_many_errors_as_asked(folder: Path) -> None:
     (plain,) = lines(run("craft", "hiss.wav", "--silence", *QUICK))
     heard = plain["clean_transcript"]

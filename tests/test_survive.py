@@ -129,6 +129,12 @@ def test_the_command_reads_what_craft_left(made: Path, tmp_path: Path) -> None:
     assert run("survive", str(made / "hiss.wav"), *LINEAR, "--channel", "none", "--device", "cpu", "--target", "stop").exit_code == 1
 
 
+def test_a_picture_without_word_errors_has_no_legend(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    survival = Survival("a", "room", "not: go", None, ("go", "no"), None)
+    draw_survival(tmp_path / "a.png", [together([survival], "room")], [survival.line()])
+    assert not recwarn.list
+
+
 def test_the_picture_is_the_same_twice(tmp_path: Path) -> None:
     survivals = [Survival("a", spec, "go", None, ("go", "no"), None) for spec in ("room", "noise:20")]
     rows = [together(survivals, spec) for spec in ("room", "noise:20")]
@@ -195,9 +201,13 @@ def test_what_was_made_to_be_misheard_survives_where_it_is(tmp_path: Path) -> No
     assert line["rate"] == 1, "as it was crafted"
     (line,) = lines(run("survive", out, "--errors", "9", *told))
     assert line["rate"] == 0
-    again = run("craft", str(tmp_path / "out/results.jsonl"), *options)
-    assert again.exit_code == 2
-    assert "is no text to be heard as. Give --not-as" in again.stderr
+    assert (line["text"], line["wer_to_text"], line["clean_wer_to_text"]) == (said, 1, 0), "what is said, craft was told"
+    record, results = tmp_path / "out/hiss.json", tmp_path / "out/results.jsonl"
+    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "text"}))
+    (line,) = lines(run("survive", out, *told))
+    assert line["wer_to_text"] == 1, "and so does a result that only says what is not to be heard"
+    again = lines(run("craft", str(results), *options, "--out", str(tmp_path / "again"), "--json"))
+    assert [(line["target"], line["errors_asked"], line["reached"]) for line in again] == [(f"not: {said}", 1, True)]
 
 
 def test_a_clip_that_is_called_clean_is_no_clean_clip(made: Path, tmp_path: Path) -> None:

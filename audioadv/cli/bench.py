@@ -36,7 +36,7 @@ from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Silence, Transcribe
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Silence, Transcribe, said
 from audioadv.threat.model import ThreatModel
 
 LONGEST_FOLDER = 80  # characters of its name
@@ -71,7 +71,7 @@ def bench(
     target: str | None,
     silence: bool,
     untargeted: bool,
-    errors: float,
+    errors: float | None,
     steps: int,
     draws: int,
     judge_draws: int,
@@ -228,12 +228,13 @@ def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
 
 @final
 class Wish(NamedTuple):
-    """What the command line wants of every clip, in place of its own target; and the share of words wrong where one is misheard."""
+    """What the command line wants of every clip, in place of its own target; and the share of words wrong where one is misheard, None for
+    its own or the usual one."""
 
     target: str | None = None
     silence: bool = False
     untargeted: bool = False
-    errors: float = USUAL_ERRORS
+    errors: float | None = None
 
     def checked(self) -> Self:
         """Itself. Raises UsageError for more than one goal."""
@@ -244,8 +245,7 @@ class Wish(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """As options and their values; None for one that a run from before there was such an option does not state."""
-        errors = None if self.errors == USUAL_ERRORS else self.errors
-        return {"--target": self.target, "--untargeted": self.untargeted, "--silence": self.silence or None, "--errors": errors}
+        return {"--target": self.target, "--untargeted": self.untargeted, "--silence": self.silence or None, "--errors": self.errors}
 
 
 def search_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,12 +275,13 @@ def as_jobs(
     for where, entry in entries:
         if os.path.realpath(entry.path.parent) in ours:
             raise OptionError(f"{where}: {entry.path} lies where --out {out} puts its files. Name another folder")
-        text, own, seconds = entry.text, entry.target, entry.seconds
+        text, own = said(entry.text, entry.target), entry.target
         if own is not None and own.startswith(NOT_AS):  # the manifest is the result of an untargeted run
-            text, own = text or own.removeprefix(NOT_AS), None
-        wanted = "" if wish.silence else None if wish.untargeted else own if wish.target is None else wish.target
-        length = length_of(entry.path) if seconds is None else seconds
-        job = Job(where, entry.path, "", text, wanted, length, wish.silence, wish.errors)
+            own = None
+        silence = wish.silence or (entry.silence and wish.target is None and not wish.untargeted)
+        wanted = "" if silence else None if wish.untargeted else own if wish.target is None else wish.target
+        length = length_of(entry.path) if entry.seconds is None else entry.seconds
+        job = Job(where, entry.path, "", text, wanted, length, silence, wish.errors or entry.errors or USUAL_ERRORS)
         known = kept.get((seen_from(out, entry.path), text, job.wish))
         jobs.append(replace(job, name=names.keep(known.pop(0))) if known else job)
     return [job if job.name else replace(job, name=names.new(job.path)) for job in jobs]
@@ -352,7 +353,7 @@ def threat_models(jobs: Sequence[Job], settings: Sequence[Setting], names: Conta
         one = "nothing at all" if targets == {""} else repr(next(iter(targets))) if len(targets) == 1 else "its target"
         wishes.append(f"hear each clip as {one}")
     if errors := {job.errors for job, _ in pairs if job.target is None}:
-        share = "half" if errors == {USUAL_ERRORS} else f"{100 * errors.pop():g} %"
+        share = "half" if errors == {USUAL_ERRORS} else " or ".join(f"{100 * share:g} %" for share in sorted(errors))
         wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least {share} of the words wrong")
     claims = dict.fromkeys((setting.bound, setting.channel) for _, setting in pairs)
     made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -41,50 +42,68 @@ from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.specs import check_sound, parse_channel
-from audioadv.threat.goals import NOT_AS, Mistranscribe, Silence, TextGoal, Transcribe, check_spelt
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Mistranscribe, Silence, TextGoal, Transcribe, check_spelt, said
 
 
 @final
 class Aim(NamedTuple):
-    """What the command line wants clips to be heard as: one of three goals, for all clips or for each, or what the manifest says."""
+    """What clips are to be heard as: goals of one kind, by texts of the command line (`given`: one for all clips, or one for each), or by
+    what the manifest says. Of words to be misheard, at least the share `errors`."""
 
-    targets: tuple[str, ...]
-    silence: bool
-    references: tuple[str, ...]
-    errors: float
+    kind: type[TextGoal]
+    given: tuple[str, ...] = ()
+    errors: float = USUAL_ERRORS
 
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The texts on the command line."""
-        return self.targets or self.references
+    @classmethod
+    def of(cls, targets: tuple[str, ...], silence: bool, references: tuple[str, ...], errors: float | None, entries: list[Entry]) -> "Aim":
+        """The goal of the command line, or else of these entries. Raises UsageError for goals that do not fit together, or none."""
+        if sum(map(bool, (targets, silence, references))) > 1:
+            raise click.UsageError("--target, --silence and --not-as are three different goals. Give one of them")
+        if silence:
+            return cls(Silence, ("",))
+        if given := targets or references:
+            if len(given) not in (1, len(entries)):
+                raise click.UsageError(f"{len(given)} texts for {len(entries)} clips: give one for all, or one for each")
+            return cls(Mistranscribe if references else Transcribe, given, errors or USUAL_ERRORS)
+        own = [entry for entry in entries if entry.target is not None]
+        if not own:
+            raise click.UsageError("nothing to be heard as. Give --target TEXT, --silence or --not-as TEXT, or a manifest with targets")
+        if all(entry.silence for entry in own):  # from the results of such a call
+            return cls(Silence)
+        if not all(str(entry.target).startswith(NOT_AS) for entry in own):
+            return cls(Transcribe)
+        shares = sorted({errors or entry.errors or USUAL_ERRORS for entry in own})
+        if len(shares) > 1:
+            raise click.UsageError(f"clips that were made for --errors {' and '.join(f'{share:g}' for share in shares)}: give one for all")
+        return cls(Mistranscribe, (), shares[0])
 
     def texts(self, entries: list[Entry]) -> list[str | None]:
-        """The text of each entry's goal; None where there is none. Raises UsageError for goals that do not fit together."""
-        if sum(map(bool, (self.targets, self.silence, self.references))) > 1:
-            raise click.UsageError("--target, --silence and --not-as are three different goals. Give one of them")
+        """The text of each entry's goal; None where there is none."""
         if self.given:
-            if len(self.given) not in (1, len(entries)):
-                raise click.UsageError(f"{len(self.given)} texts for {len(entries)} clips: give one for all, or one for each")
             return [*self.given] if len(self.given) == len(entries) else [*self.given] * len(entries)
-        if not self.silence and all(entry.target is None for entry in entries):
-            raise click.UsageError("nothing to be heard as. Give --target TEXT, --silence or --not-as TEXT, or a manifest with targets")
-        return [entry.target for entry in entries]
+        return [said(None, entry.target) if self.kind is Mistranscribe else entry.target for entry in entries]
 
     def goal(self, texts: list[str]) -> TextGoal:
         """The goal of clips with these texts."""
-        return Silence() if self.silence else Mistranscribe(texts, self.errors) if self.references else Transcribe(texts)
+        if self.kind is Mistranscribe:
+            return Mistranscribe(texts, self.errors)
+        return Silence() if self.kind is Silence else Transcribe(texts)
+
+    def source(self, entry: Entry, text: str) -> Entry:
+        """The entry, with what is said in it, where the command line says so."""
+        return replace(entry, text=text if self.given and self.kind is Mistranscribe else said(entry.text, entry.target))
 
     def check(self, text: str, model: Recogniser) -> None:
         """Raises UnusableTarget for a text that is empty or that the model could never write."""
-        check_spelt(Mistranscribe(text) if self.references else Transcribe(text), model.vocabulary)
+        check_spelt(self.goal([text]), model.vocabulary)
 
     def check_own(self, entry: Entry, text: str | None, model: Recogniser) -> None:
         """As `check`, for the text of one entry, where it is its own: the manifest's, or one of many on the command line."""
-        if self.silence or len(self.given) == 1:
+        if len(self.given) == 1:
             return
         if text is None:
             raise UnusableTarget(f"{entry.path}: no target. Give one with --target, or in the manifest")
-        if not self.given and (not text or text.startswith(NOT_AS)):  # from the results of such a run
+        if not self.given and self.kind is Transcribe and (not text or text.startswith(NOT_AS)):  # among others, which are texts
             goal = f"--not-as {text.removeprefix(NOT_AS)!r}" if text else "--silence"
             raise UnusableTarget(f"{entry.path}: target {text!r} is no text to be heard as. Give {goal} for all, or --target TEXT")
         try:
@@ -137,7 +156,7 @@ def craft(
     targets: tuple[str, ...],
     silence: bool,
     references: tuple[str, ...],
-    errors: float,
+    errors: float | None,
     lead_in: float,
     model_name: str,
     spec: str,
@@ -159,9 +178,10 @@ def craft(
 
     Each is changed as little as can be found (a bound of :min), or as the bound allows. With a channel, it must be heard so
     after that, in --rate of --judge draws that it was not made on ('audioadv survive' has more channels). A CLIP is a sound file, or a JSON
-    Lines manifest (*.jsonl, *.json, *.manifest) of sound files whose lines may hold a target. DIR gets NAME.json and a line in
-    results.jsonl for each, NAME.wav, NAME.clean.wav and NAME.png for each that reaches its goal, and a page to listen to, index.html. A
-    later call's results for the same CLIP take the place of these, and no other file's. Ctrl-C keeps what is found by then.
+    Lines manifest (*.jsonl, *.json, *.manifest) of sound files whose lines may hold a target; results are such manifests too, if all of
+    them have goals of one kind. DIR gets NAME.json and a line in results.jsonl for each, NAME.wav, NAME.clean.wav and NAME.png for each
+    that reaches its goal, and a page to listen to, index.html. A later call's results for the same CLIP take the place of these, and no
+    other file's. Ctrl-C keeps what is found by then.
 
     \b
     audioadv craft samples/kitchen.wav --target "open the door"
@@ -173,12 +193,13 @@ def craft(
     bound, channel = parse_bound(spec), None if channel_spec == "none" else check_sound(parse_channel(channel_spec))
     if channel is None:
         no_use(("draws", "judge_draws", "rate"), "it is for a --channel, and there is none")
-    if not references:
-        no_use(("errors",), "it is for words of --not-as, and there are none")
-    aim, problems = Aim(targets, silence, references, errors), Problems()
+    problems = Problems()
     entries = read_entries(clips, problems)
     if not entries:
         context.exit(WRONG_INPUT)
+    aim = Aim.of(targets, silence, references, errors, entries)
+    if aim.kind is not Mistranscribe:
+        no_use(("errors",), "it is for words of --not-as, and there are none")
     texts = aim.texts(entries)
     check_folder(out)
     model = load_model(model_name, device, attacked=True)
@@ -194,7 +215,8 @@ def craft(
         name = names.new(entry.path, earlier)
         with problems.told():
             aim.check_own(entry, text, model)
-            jobs.append(Job(place, entry, name, read_job(entry.path, model, lead_in, channel), text or ""))
+            clip = read_job(entry.path, model, lead_in, channel)
+            jobs.append(Job(place, aim.source(entry, text or ""), name, clip, text or ""))
     if not jobs:
         context.exit(WRONG_INPUT)
     jobs = [jobs[i] for i in alike([len(job.clip.samples) for job in jobs], batch)]

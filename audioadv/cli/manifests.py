@@ -2,13 +2,15 @@
 
     {"audio_filepath": "kitchen.wav", "duration": 1.967, "text": "what is said", "target": "what should be heard"}
 
-`audio_filepath` is relative to the manifest. Lines may hold more keys, so that results are manifests too; but not an `offset`, by
-which some manifests name a part of a file: files are taken whole.
+`audio_filepath` is relative to the manifest. Lines may hold more keys, so that results are manifests too, with the goals that they had
+(`target` "not: ..." for anything but that, with `errors_asked`; "" for silence); but not an `offset`, by which some manifests name a
+part of a file: files are taken whole.
 """
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -21,12 +23,17 @@ from audioadv.errors import InputError
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One sound to work on: its file, and from a manifest what is said in it, what it should be heard as, and how long it is."""
+    """One sound to work on: its file, and from a manifest what is said in it, what it should be heard as, and how long it is.
+
+    From a result also whether it was to be heard as nothing at all, and what share of its words was to be misheard.
+    """
 
     path: Path
     text: str | None = None
     target: str | None = None
     seconds: float | None = None
+    silence: bool = False
+    errors: float | None = None
 
 
 def read_entries(paths: Iterable[Path], problems: Problems) -> list[Entry]:
@@ -101,7 +108,14 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
         )
     seconds = keys.get("duration")
     told = type(seconds) in (int, float) and 0 < seconds <= LONGEST_SECONDS  # any other is none that a clip could have
-    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None)
+    silence = texts[2] == "" and "outcome" in keys  # elsewhere a target may have been forgotten
+    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None, silence, errors_of(keys))
+
+
+def errors_of(keys: Mapping[str, Any]) -> float | None:
+    """The share of the words that a result was to have misheard, where it says one that can be."""
+    errors = keys.get("errors_asked")
+    return float(errors) if type(errors) in (int, float) and 0 < errors < math.inf else None
 
 
 MANIFESTS = (".jsonl", ".json", ".manifest")  # the last two are NeMo's

@@ -58,8 +58,7 @@ model_option = click.option(
 errors_option = click.option(
     "--errors",
     type=Number(0, min_open=True),
-    default=USUAL_ERRORS,
-    show_default=True,
+    show_default=f"{USUAL_ERRORS}, or what a result was made for",
     help="Share of the words said that must be misheard, where that is the goal.",
 )
 SEARCH = (

@@ -13,7 +13,7 @@ import torch
 
 from audioadv.attacks.eot import enough
 from audioadv.audio.files import read_clip
-from audioadv.cli.manifests import Entry, read_entries
+from audioadv.cli.manifests import Entry, errors_of, read_entries
 from audioadv.cli.options import Number, Problems, clip_arguments, common_options, model_option, say
 from audioadv.cli.outputs import check_picture
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
@@ -27,7 +27,7 @@ from audioadv.report.survival import draw_survival
 from audioadv.report.tables import show, survival_table
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.specs import parse_channel
-from audioadv.threat.goals import NOT_AS, Transcribe, as_texts, spell
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Transcribe, as_texts, said, spell
 
 USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", "codec:opus@24k", "codec:mulaw@64k")
 
@@ -148,9 +148,9 @@ def subject(entry: Entry, target: str | None, model: Recogniser, spec: str) -> S
         name=str(entry.path),
         samples=samples,
         target=target,
-        text=next((as_texts(text)[0] for text in (entry.text, record.get("text")) if isinstance(text, str)), None),
+        text=said(next((as_texts(text)[0] for text in (entry.text, record.get("text")) if isinstance(text, str)), None), target),
         clean=read_clip(clean, model.sample_rate).samples if os.path.exists(clean) else None,
-        errors=asked if isinstance(asked := record.get("errors_asked"), float | int) and asked > 0 else 0.5,
+        errors=entry.errors or errors_of(record) or USUAL_ERRORS,
     )
 
 

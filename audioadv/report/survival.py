@@ -29,7 +29,7 @@ def draw_survival(path: str | Path, rows: Sequence[dict[str, Any]], lines: Seque
         left.plot(own, [place] * len(own), "o", color="black", markersize=3, alpha=0.5)
     left.set_yticks(places, [row["channel"] for row in rows])
     left.set_xlim(0, 102)
-    left.set_xlabel("heard exactly as the target, % of draws (bar: all, 95 % interval; dots: clips)")
+    left.set_xlabel("heard as wanted, % of draws (bar: all, 95 % interval; dots: clips)")
     left.invert_yaxis()
     for key, label, ink, marker in (
         ("wer_to_target", "to the target", INK[1], "o"),
@@ -42,7 +42,8 @@ def draw_survival(path: str | Path, rows: Sequence[dict[str, Any]], lines: Seque
     right.set_xlabel("word error rate, %")
     right.set_xlim(left=0)
     right.grid(alpha=0.25)
-    right.legend(fontsize=8)
+    if right.get_legend_handles_labels()[0]:  # nobody may know what is said, and a clip to be misheard has no target
+        right.legend(fontsize=8)
     if title:
         figure.suptitle(title, fontsize=12, parse_math=False)
     save(figure, Path(path))

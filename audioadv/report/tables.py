@@ -86,10 +86,10 @@ def models_table(lines: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def survival_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A row a channel, over all clips: how often the target is heard, with its interval, and the word error rates."""
+    """A row a channel, over all clips: how often it is heard as wanted, with its interval, and the word error rates."""
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     table.add_column("channel", overflow="fold", min_width=16)
-    for heading in ("heard as\ntarget", "rate", "95 %", "WER to\ntarget", "WER to\ntext", "clean: WER\nto text", "clean: as\ntarget"):
+    for heading in ("heard as\nwanted", "rate", "95 %", "WER to\ntarget", "WER to\ntext", "clean: WER\nto text", "clean: as\nwanted"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         clean = "-" if row["clean_hits"] is None else f"{row['clean_hits']}/{row['clean_draws']}"

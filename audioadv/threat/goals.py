@@ -318,6 +318,15 @@ class Mistranscribe(Joins):
 TextGoal = Transcribe | Silence | Mistranscribe
 
 
+def said(text: str | None, target: str | None) -> str | None:
+    """What is said in a clip, as far as a result or a line of a manifest tells: its text, or else what it is not to be heard as.
+
+    >>> said(None, "not: stop the car")
+    'stop the car'
+    """
+    return target.removeprefix(NOT_AS) if not text and target is not None and target.startswith(NOT_AS) else text
+
+
 def check_spelt(goal: TextGoal, vocabulary: Sequence[str]) -> None:
     """Raises UnusableTarget for texts that a recogniser with these letters never writes."""
     spell(goal.texts, tuple(vocabulary), torch.device("cpu"))

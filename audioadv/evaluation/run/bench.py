@@ -68,6 +68,11 @@ class Job:
     errors: float = USUAL_ERRORS
 
     @property
+    def kind(self) -> tuple[bool, bool, float]:
+        """What is the same for jobs whose goals can be one: whether they are to be misheard, and how much, or heard as nothing."""
+        return self.target is None, self.silence, self.errors if self.target is None else 0.0
+
+    @property
     def wish(self) -> str:
         """What a result calls its target."""
         return NOT_AS + plain_words(self.text or "") if self.target is None else as_texts(self.target)[0]
@@ -76,7 +81,7 @@ class Job:
         """What the model is to make of the clip. Raises UnusableTarget for texts that it never writes, or none at all."""
         if self.silence:
             return Silence()
-        if not self.wish:  # the manifest is the result of craft --silence
+        if not self.wish:
             raise UnusableTarget(
                 f"{self.where}: target {self.target!r} is no text to be heard as. Give --silence for all, --target TEXT or --untargeted"
             )
@@ -106,7 +111,7 @@ def all_in_one(goals: Sequence[TextGoal]) -> TextGoal:
 
 
 class Batch(NamedTuple):
-    """Jobs to be attacked at once: of one setting, all with a target or all without, of like length."""
+    """Jobs to be attacked at once: of one setting, of one kind, of like length."""
 
     setting: Setting
     jobs: tuple[Job, ...]
@@ -122,8 +127,8 @@ def plan(jobs: Sequence[Job], settings: Sequence[Setting], size: int) -> list[Ba
     are short."""
     batches = []
     for setting in settings:
-        for targeted in (True, False):
-            some = sorted((job for job in jobs if (job.target is not None) is targeted), key=lambda job: -job.seconds)
+        for kind in sorted({job.kind for job in jobs}):
+            some = sorted((job for job in jobs if job.kind == kind), key=lambda job: -job.seconds)
             batches += [Batch(setting, tuple(some[first : first + size])) for first in range(0, len(some), size)]
     return batches
 
@@ -242,6 +247,7 @@ def changed_clips(ledger: Mapping[str, Line], jobs: Iterable[Job], settings: Ite
             ("audio_filepath", line.get("audio_filepath"), seen_from(folder, job.path)),
             ("text", line.get("text"), job.text),
             ("target", line.get("target"), job.wish),
+            ("errors_asked", line.get("errors_asked"), job.errors if "errors_asked" in line else None),
         ):
             if then != value:
                 changed.append(f"{job.where}: {key} was {then!r}, now {value!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.words import WordErrors
+from audioadv.threat.goals import said
 from audioadv.threat.words import plain_words
 
 KEYS = ("model", "attack", "bound", "channel")
@@ -42,10 +43,10 @@ def row(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One setting's figures."""
     hits = Rate(sum(bool(line["reached"]) for line in lines), len(lines))
     low, high = hits.interval
-    told = [line for line in lines if plain_words(line.get("text") or "")]
-    said = [line["text"] for line in told]
-    before = WordErrors.of(said, [line["clean_transcript"] for line in told])
-    after = WordErrors.of(said, [heard_at_last(line) for line in told])
+    told = [(text, line) for line in lines if plain_words(text := said(line.get("text"), line["target"]) or "")]
+    texts = [text for text, _ in told]
+    before = WordErrors.of(texts, [line["clean_transcript"] for _, line in told])
+    after = WordErrors.of(texts, [heard_at_last(line) for _, line in told])
     return {
         "clips": hits.count,
         "reached": hits.hits,
