@@ -27,7 +27,7 @@ from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
 from torch import distributed
 
 import audioadv as aa
-from audioadv.cli.bench import as_settings
+from audioadv.cli.bench import LATER, STARTED, as_settings, bench
 from audioadv.errors import InputError, OptionError, UnwritableOutput
 from audioadv.evaluation.run.bench import Bench, Job, Setting, plan
 from audioadv.evaluation.run.claims import Claims
@@ -372,6 +372,45 @@ def test_other_arguments_are_told_apart(manifest: Path) -> None:
     assert kept() == before
     assert run("craft", "0.wav", "--target", "go", *LINEAR, "--steps", "5", "--out", "crafted").exit_code in (0, 1)
     assert "holds results, but of no run" in run("bench", "list.jsonl", "--out", "crafted", *QUICK).stderr
+
+
+def test_every_option_decides_the_results_or_may_differ(manifest: Path) -> None:
+    """One that is forgotten would let a run go on with another value."""
+    named = {option.name: option for option in bench.params}
+    assert {*named} >= STARTED | LATER
+    run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1")
+    arguments = json.loads(Path("run/run.json").read_text())["arguments"]
+    stated = {name: value for name, value in arguments.items() if not name.startswith("weights")}
+    assert set(stated) == {
+        "MANIFEST" if option.opts == ["manifest"] else option.opts[-1] for name, option in named.items() if name not in STARTED
+    }
+    assert [name for name, value in stated.items() if value is None] == ["--target", "--silence", "--errors", "--restarts"]
+
+
+def test_what_is_given_twice_is_given_once(manifest: Path) -> None:
+    first = ["bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1"]
+    assert run(*first, *QUICK).exit_code == 0
+    stated = json.loads(Path("run/run.json").read_text())
+    assert stated["arguments"]["--bound"] == ["snr:min"]
+    assert run(*first).exit_code == 0
+    Path("run/run.json").write_text(json.dumps({**stated, "arguments": {**stated["arguments"], "--bound": ["snr:min"] * 2}}))
+    assert run(*first).exit_code == 0, "as runs were stated once"
+
+
+def test_a_run_is_checked_and_stated_in_one_step(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two starts with different arguments at once cannot both go on."""
+    held = []
+    for step in (check_goes_on, state_run):
+
+        def told(out: Path, *more: Any, step: Callable[..., None] = step) -> None:
+            with pytest.raises(BlockingIOError), alone_in(out, wait=False):
+                pass
+            held.append(step)
+            step(out, *more)
+
+        monkeypatch.setattr(f"audioadv.cli.bench.{step.__name__}", told)
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1").exit_code == 0
+    assert held == [check_goes_on, state_run]
 
 
 def test_another_net_under_the_same_name_is_told_apart() -> None:

@@ -24,11 +24,11 @@ from audioadv.cli.options import BATCH, Folder, common_options, errors_option, n
 from audioadv.cli.outputs import Names, check_writable
 from audioadv.cli.progress import run_progress
 from audioadv.cli.statuses import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT
-from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError
+from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError, UnwritableOutput
 from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, is_gone, length_of, plan
 from audioadv.evaluation.run.claims import workers
 from audioadv.evaluation.run.ledger import Ledger, check_results, read_results
-from audioadv.evaluation.run.on_disk import seen_from
+from audioadv.evaluation.run.on_disk import alone_in, seen_from
 from audioadv.evaluation.run.run_file import Traits, check_goes_on, fingerprint_of, state_run, traits_of
 from audioadv.evaluation.run.summary import NEEDED, summarise
 from audioadv.models.recogniser import Recogniser
@@ -39,6 +39,8 @@ from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Silence, Transcribe, said
 from audioadv.threat.model import ThreatModel
 
+STARTED = {"out", "batch", "limit", "as_json", "device"}  # what may differ from start to start: all other options decide the results
+LATER = {"silence", "errors", "restarts"}  # options that older runs do not state: at their defaults, None
 LONGEST_FOLDER = 80  # characters of its name
 FEW = 3  # differences that a message tells
 
@@ -85,6 +87,9 @@ def bench(
 ) -> None:
     """Attack every clip of a manifest under every setting.
 
+    Every combination of --model, --attack, --bound and --channel is a setting; one that makes no sense is told and left out, the
+    others get done, and the exit status is 2.
+
     MANIFEST is JSON Lines: audio_filepath (relative to it), duration, text (what is said) and, if you like, target (what
     should be heard). A clip without a target is to be misheard: at least --errors of its words wrong. RUN gets the files of each
     clip, a line for each in results.jsonl, and run.json, which says what is claimed.
@@ -120,25 +125,19 @@ def bench(
         complain(error)
     if not seen.names:
         context.exit(WRONG_INPUT)
-    named = {"--model": models, "--attack": attacks, "--bound": bounds, "--channel": channels}
-    arguments = {"MANIFEST": seen_from(out, manifest), **named, **wish.arguments(), **search_arguments(options)}
+    arguments = deciding(context) | {"MANIFEST": seen_from(out, manifest)}
     started = {"--batch": None if batch == BATCH else batch, "--limit": limit}
     make_folder(out, "--out ")
-    deciding = {**arguments, **seen.weights}
-    check_goes_on(out, deciding, seen.traits)
-    check_clips(changed_clips(earlier, jobs, settings, out), out)
     names = seen.names | earlier.keys()  # what has a result is claimed, however few are asked for now
-    state_run(
-        out,
-        {
-            "command": command_line(manifest, out, arguments | started),
-            "arguments": deciding,
-            "models": seen.traits,
-            "started_with": {"device": device, "batch": batch, "limit": limit, "workers": claims.world, "torch": torch.__version__},
-            "jobs": len(names),
-            "threat_models": threat_models(jobs, settings, names),
-        },
-    )
+    stated = {
+        "command": command_line(manifest, out, arguments | started),
+        "arguments": {**arguments, **seen.weights},
+        "models": seen.traits,
+        "started_with": {"device": device, "batch": batch, "limit": limit, "workers": claims.world, "torch": torch.__version__},
+        "jobs": len(names),
+        "threat_models": threat_models(jobs, settings, names),
+    }
+    begin(out, stated, changed_clips(earlier, jobs, settings, out))
     ledger = Ledger(out / "results.jsonl")
 
     def results() -> list[dict[str, Any]]:
@@ -175,6 +174,32 @@ def bench(
     wrong = bool(complaints or seen.complaints or gone) or len(lines) < len(seen.names)
     status = WRONG_INPUT if wrong else DONE if all(line["reached"] for line in lines) else NOT_REACHED
     context.exit(STOPPED if stopped else DONE if claims.launched else status)
+
+
+def deciding(context: click.Context) -> dict[str, Any]:
+    """What decides the results, as options and their values; what is given twice is no more than given once."""
+    told: dict[str, Any] = {}
+    for option in context.command.params:
+        if option.name is not None and option.name not in STARTED:
+            value = context.params[option.name]
+            value = tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+            name = option.opts[-1] if isinstance(option, click.Option) else option.human_readable_name
+            told[name] = None if option.name in LATER and value == option.get_default(context) else value
+    return told
+
+
+def begin(out: Path, stated: Mapping[str, Any], changed: list[str]) -> None:
+    """Say what the run claims, where it may go on so: in one step, since another start may say something else at the same moment.
+
+    Raises OptionError for other arguments or recognisers, and for results of clips that have `changed`, UnwritableOutput.
+    """
+    try:
+        with alone_in(out):
+            check_goes_on(out, stated["arguments"], stated["models"])
+            check_clips(changed, out)
+            state_run(out, stated)
+    except OSError as error:
+        raise UnwritableOutput(f"--out {out}: cannot be held ({error.strerror}). Name a folder that you may read and write") from error
 
 
 def check_clips(changed: list[str], out: Path) -> None:
@@ -242,16 +267,6 @@ class Wish(NamedTuple):
         if len(given := [option for option, there in goals.items() if there]) > 1:
             raise click.UsageError(f"{' and '.join(given)} are {'two' if len(given) == 2 else 'three'} different goals. Give one of them")
         return self
-
-    def arguments(self) -> dict[str, Any]:
-        """As options and their values; None for one that a run from before there was such an option does not state."""
-        return {"--target": self.target, "--untargeted": self.untargeted, "--silence": self.silence or None, "--errors": self.errors}
-
-
-def search_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `craft_each` is asked, as options and their values; None as in `Wish.arguments`."""
-    restarts = {"--restarts": None if options["restarts"] == 1 else options["restarts"]}
-    return restarts | {f"--{name.removesuffix('_draws')}": options[name] for name in ("steps", "draws", "judge_draws", "rate", "seed")}
 
 
 def as_jobs(

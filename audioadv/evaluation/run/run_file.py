@@ -42,7 +42,7 @@ def check_goes_on(folder: Path, arguments: Mapping[str, Any], models: Mapping[st
     if before is None and used:
         raise OptionError(f"--out {folder}: holds results, but of no run (there is no {NAME}). Name another folder")
     if before is not None:
-        then, now = before.get("arguments", {}), json.loads(json.dumps(arguments))
+        then, now = once(before.get("arguments", {})), once(json.loads(json.dumps(arguments)))
         names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         differences = [f"{name}: was {shown(then.get(name))}, now {shown(now.get(name))}" for name in names]
         differences += [told for name, traits in models.items() for told in changed(name, before.get("models", {}).get(name, {}), traits)]
@@ -79,6 +79,11 @@ def well_formed(stated: Mapping[str, Any]) -> bool:
         return False
     claimed = all(isinstance(threat, dict) and isinstance(threat.get("claim"), str) for threat in stated.get("threat_models", []))
     return claimed and all(isinstance(traits, dict) for traits in stated.get("models", {}).values())
+
+
+def once(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, without what is there twice: such runs were stated so once."""
+    return {name: [*dict.fromkeys(map(str, value))] if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def shown(value: Any) -> str:

@@ -43,7 +43,7 @@ def row(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One setting's figures."""
     hits = Rate(sum(bool(line["reached"]) for line in lines), len(lines))
     low, high = hits.interval
-    told = [(text, line) for line in lines if plain_words(text := said(line.get("text"), line["target"]) or "")]
+    told = [(text, line) for line in lines if plain_words(text := said(line.get("text"), line.get("target")) or "")]
     texts = [text for text, _ in told]
     before = WordErrors.of(texts, [line["clean_transcript"] for _, line in told])
     after = WordErrors.of(texts, [heard_at_last(line) for _, line in told])
