@@ -18,6 +18,8 @@ AudioadvError
 `-- BrokenInstallation         packages that do not fit together
 """
 
+import errno
+
 
 class AudioadvError(Exception):
     """The root: catch it to catch everything that audioadv raises on purpose."""
@@ -84,6 +86,18 @@ class BrokenInstallation(AudioadvError):
 
 
 ONLY_IN_A_CHECKOUT = "samples/, with its rooms, comes with a checkout of audioadv alone: pip install -e . there"
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def remedy(error: OSError) -> str:
+    """What to do where something cannot be written.
+
+    >>> [remedy(OSError(number, "")) for number in (errno.ENOSPC, errno.EPERM)]
+    ['Make room', 'See to it that this may be written']
+    """
+    return "Make room" if error.errno in FULL else "See to it that this may be written"
 
 
 def with_extra(name: str) -> str:

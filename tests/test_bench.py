@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from test_cli import LINEAR, ROOT, folder, lines, noise, run  # noqa: F401
 from torch import distributed
 
 import audioadv as aa
+from audioadv.audio.whole import write_whole
 from audioadv.cli.bench import LATER, STARTED, as_settings, bench
 from audioadv.errors import InputError, OptionError, UnwritableOutput
 from audioadv.evaluation.run.bench import Bench, Job, Setting, plan
@@ -282,6 +283,22 @@ def test_only_what_dead_workers_left_is_taken_away(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.glob(".stage-*")] == [".stage-alive"]
     bench.tidy()
     assert not [*tmp_path.glob(".stage-*")]
+
+
+def test_only_parts_of_files_that_nobody_writes_are_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "setting").mkdir()
+    dead = [tmp_path / place / f".{digit * 32}.part" for place, digit in ((".", "1"), ("setting", "2"))]
+    for path in (*dead, tmp_path / ".mine.part"):
+        path.touch()
+    bench = Bench(tmp_path, Ledger(tmp_path / "results.jsonl"), {}, lambda name: linear(), lambda error: None)
+
+    def content(file: BinaryIO) -> None:
+        bench.tidy()
+        file.write(b"whole")
+
+    write_whole(tmp_path / "alive", content)
+    assert {path.name for path in tmp_path.rglob("*")} == {"alive", ".mine.part", "results.jsonl", "setting"}
+    assert (tmp_path / "alive").read_bytes() == b"whole"
 
 
 def test_a_run_behind_a_link_goes_on_with_the_right_files(manifest: Path) -> None:

@@ -929,6 +929,7 @@ def test_ctrl_c_tells_what_is_left_though_a_line_was_bad(folder: Path, monkeypat
 def test_what_a_killed_call_left_is_swept_away(folder: Path) -> None:
     Path("adversarial/.audioadv-x").mkdir(parents=True)
     Path("adversarial/.audioadv-x/hiss.wav").touch()
+    Path("adversarial", f".{'0' * 32}.part").touch()
     run("craft", "hiss.wav", "--target", "go", *QUICK)
     assert files(folder / "adversarial") == {"hiss.wav", "hiss.clean.wav", "hiss.json", "results.jsonl", "index.html"}
 
@@ -1039,6 +1040,55 @@ def test_a_kill_between_the_renames_of_one_clip_is_mended_by_the_next_call(folde
     assert (out / "hiss.wav").read_bytes() != (folder / "first" / "hiss.wav").read_bytes()
     assert run(*again).exit_code == 0
     assert files(out) == {f"{name}{end}" for name in records for end in (".wav", ".clean.wav", ".json")} | {"results.jsonl", "index.html"}
+
+
+def test_a_file_that_cannot_take_its_place_is_named_and_the_next_call_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the earlier result nor the other clips' are lost to it."""
+    soundfile.write("other.wav", noise(0.5), 16000)
+    assert run("craft", "hiss.wav", "--target", "Open the door", *QUICK).exit_code == 0
+    replace = os.replace
+
+    def stuck(here: Path, there: Path) -> None:
+        if str(there) == "adversarial/hiss.clean.wav":
+            raise PermissionError(1, "Operation not permitted", str(here), None, str(there))
+        replace(here, there)
+
+    again = ["craft", "hiss.wav", "other.wav", "--target", "go", *QUICK]
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", stuck)
+        wrong = run(*again)
+        assert wrong.exit_code == 2
+        assert [line["clip"] for line in lines(wrong)] == ["other.wav"]
+        assert (
+            "adversarial/hiss.clean.wav: cannot be replaced (Operation not permitted). See to it that this may be written" in wrong.stderr
+        )
+        assert "Make room" not in wrong.stderr
+        assert run(*again).exit_code == 2, "before any work"
+    assert [json.loads(line)["name"] for line in Path("adversarial/results.jsonl").read_text().splitlines()] == ["other"]
+    assert run("craft", "other.wav", "--target", "no", *QUICK).exit_code == 0
+    kept = {json.loads(line)["name"]: json.loads(line)["target"] for line in Path("adversarial/results.jsonl").read_text().splitlines()}
+    assert kept == {"hiss": "go", "other": "no"}
+    assert not [*Path("adversarial").glob(".*")]
+
+
+@pytest.mark.parametrize("command", ["craft", "bench", "rooms"])
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under /proc, where root may do all and the kernel does nothing of it."""
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    def work(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("work was begun")
+
+    Path("list.jsonl").write_text('{"audio_filepath": "hiss.wav", "target": "go"}\n')
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    begun = {"craft": "attacks.craft.in_batches", "bench": "evaluation.run.bench.craft_each", "rooms": "cli.rooms.simulate_rooms"}
+    monkeypatch.setattr(f"audioadv.{begun[command]}", work)
+    given = ["rooms", "new"] if command == "rooms" else [command, "list.jsonl", *LINEAR, "--device", "cpu", "--out", "new"]
+    result = run(*given)
+    assert result.exit_code == 2
+    assert f"Error: {'' if command == 'rooms' else '--out '}new: cannot be made (No such file or directory)" in result.stderr
 
 
 def test_an_earlier_result_is_known_however_it_is_written(folder: Path) -> None:

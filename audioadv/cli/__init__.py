@@ -3,7 +3,6 @@
 A command's file, and with it torch, is imported when the command runs: Ctrl-C meanwhile ends it like any other, and `--help` is quick.
 """
 
-import errno
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -13,9 +12,7 @@ import click
 from audioadv.cli.interrupts import abrupt
 from audioadv.cli.statuses import FIRST, STOPPED, WRONG_INPUT
 from audioadv.cli.streams import settle_streams
-from audioadv.errors import AudioadvError
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from audioadv.errors import FULL, AudioadvError
 
 COMMANDS: Final = {
     "bench": "Attack every clip of a manifest under every setting.",

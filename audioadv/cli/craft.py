@@ -30,7 +30,7 @@ from audioadv.cli.options import (
     say,
     search_options,
 )
-from audioadv.cli.outputs import Names, check_page, check_writable, finish_killed, results_of, save
+from audioadv.cli.outputs import Names, check_page, check_writable, finish_killed, made_for_files, results_of, save
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
@@ -229,7 +229,7 @@ def craft(
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
-        with stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:
+        with made_for_files(out), stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
             for row, (job, result) in enumerate(zip(jobs, crafted, strict=False)):
                 if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:

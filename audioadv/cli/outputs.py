@@ -17,13 +17,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, final
 
 from audioadv.attacks.crafted import Crafted
-from audioadv.audio.whole import make_folder, write_whole
+from audioadv.audio.whole import STAGE, make_folder, sweep, write_whole
 from audioadv.cli.manifests import Entry
-from audioadv.errors import OptionError, UnwritableOutput
+from audioadv.errors import OptionError, UnwritableOutput, remedy
 from audioadv.evaluation.run.on_disk import Asked, alone_in, write_result
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
@@ -31,44 +31,44 @@ from audioadv.report.tables import printable
 from audioadv.threat.goals import TextGoal
 
 SUFFIXES = (".wav", ".clean.wav", ".png", ".json")
-STAGE = ".audioadv-"  # what a folder that files are made in is called, before its own part
 MOVES = "moves"  # in it, once all is written: what is to be moved, and the result
+MOVING = "moving"  # in it, from the first move to the last
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 PAGE_SAYS = "Each figure is of the 16-bit file, read back."  # on craft's page, and hardly on another
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "--out ") -> None:
     """Raise UnwritableOutput where a folder is not there and cannot be made, or takes no files. Makes nothing."""
-    check_parts("--out", folder)
+    check_parts(option, folder)
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
         what = "a file, not a folder" if there.exists() else "a link that leads nowhere"
-        raise UnwritableOutput(f"--out {folder}: {there} is {what}. Name a folder; it is made if need be")
+        raise UnwritableOutput(f"{option}{folder}: {there} is {what}. Name a folder; it is made if need be")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UnwritableOutput(f"--out {folder}: {there} cannot be written to. Name a folder that you may write to")
+        raise UnwritableOutput(f"{option}{folder}: {there} cannot be written to. Name a folder that you may write to")
 
 
 def check_parts(option: str, path: Path) -> None:
     """Raise UnwritableOutput for a path with a name in it that is longer than file systems have any."""
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
-        raise UnwritableOutput(f"{option} {path}: a name in it is longer than names can be, {LONGEST_NAME} bytes. Give a shorter one")
+        raise UnwritableOutput(f"{option}{path}: a name in it is longer than names can be, {LONGEST_NAME} bytes. Give a shorter one")
 
 
 def check_picture(path: Path) -> None:
     """Raises OptionError for a picture that would not be a PNG, UnwritableOutput for a folder that takes none. Makes nothing."""
     if path.suffix.lower() != ".png":
         raise OptionError(f"--png {path}: the picture is a PNG. Name it {path.stem or 'picture'}.png")
-    check_parts("--png", path)
+    check_parts("--png ", path)
     if not os.path.isdir(path.parent) or not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
         raise UnwritableOutput(f"--png {path}: cannot be written there. Name a file in a folder that is there and that you may write to")
 
 
 @contextmanager
-def made_for_files(folder: Path) -> Iterator[None]:
+def made_for_files(folder: Path, option: str = "--out ") -> Iterator[None]:
     """Within it, the folder is there; what was made for it and got no file goes again. Raises UnwritableOutput."""
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
-    make_folder(folder, "--out ")
     try:
+        make_folder(folder, option)
         yield
     finally:
         for place in made:
@@ -179,18 +179,24 @@ def staged(names: Names, name: str, clip: Path) -> Iterator[tuple[Path, str]]:
     folder = names.folder
     try:
         with made_for_files(folder), alone_in(folder):
-            finish(folder)
+            with suppress(UnwritableOutput):  # told when it came to that, and again at the start of the next call
+                finish(folder)
             if not names.free(name, clip, results := results_of(folder)):
                 name = names.new(clip, results)
-            with TemporaryDirectory(prefix=STAGE, dir=folder) as stage:
-                yield Path(stage), name
-                put_in_place(Path(stage), folder)
-    except UnwritableOutput as error:  # where it was tried says nothing to a user
-        raise UnwritableOutput(str(error).replace(str(stage), str(folder))) from error
+            stage = Path(mkdtemp(prefix=STAGE, dir=folder))
+            try:
+                yield stage, name
+                prepare(stage, folder)
+            except UnwritableOutput as error:  # where it was tried says nothing to a user
+                raise UnwritableOutput(str(error).replace(str(stage), str(folder))) from error
+            else:
+                move(stage, folder)
+            finally:
+                if not (stage / MOVING).exists():
+                    shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
-        raise UnwritableOutput(
-            f"{folder / name}: its files cannot be written ({error.strerror}). Make room, or name another folder"
-        ) from error
+        cure = f"{remedy(error)}, or name another folder"
+        raise UnwritableOutput(f"{folder / name}: its files cannot be written ({error.strerror}). {cure}") from error
 
 
 def finish_killed(folder: Path) -> None:
@@ -201,38 +207,52 @@ def finish_killed(folder: Path) -> None:
         with alone_in(folder):
             finish(folder)
     except OSError as error:
-        raise UnwritableOutput(f"--out {folder}: cannot be written ({error.strerror}). Make room, or name another folder") from error
+        cure = f"{remedy(error)}, or name another folder"
+        raise UnwritableOutput(f"--out {folder}: cannot be written ({error.strerror}). {cure}") from error
 
 
 def finish(folder: Path) -> None:
     """Put in place what a killed call had written whole, and take away what it had not. Alone in the folder."""
+    sweep(folder)
     for left in folder.glob(STAGE + "*"):
         if (left / MOVES).exists():
-            put_in_place(left, folder)
+            prepare(left, folder)
+            move(left, folder)
         shutil.rmtree(left, ignore_errors=True)
 
 
-def put_in_place(stage: Path, folder: Path) -> None:
-    """Move one clip's files to where they belong, by the stage's note; those that were not made go. Once more after a kill, it goes on.
-
-    While they move, no result speaks of them. Raises UnwritableOutput before the first is moved.
-    """
+def prepare(stage: Path, folder: Path) -> None:
+    """All that is to be done before the first of one clip's files is moved. Raises UnwritableOutput where one cannot be, and OSError."""
     note = json.loads((stage / MOVES).read_text(encoding="utf-8"))
-    places = {suffix: folder / (note["name"] + suffix) for suffix in SUFFIXES}
-    for place in places.values():
-        if place.is_dir():
+    for suffix in SUFFIXES:
+        if (place := folder / (note["name"] + suffix)).is_dir():
             raise UnwritableOutput(f"{place}: a folder, where a file of this clip belongs. Move it away, or name another --out")
-    results, others = folder / "results.jsonl", other_lines(folder / "results.jsonl", note["name"])
+    others = other_lines(folder / "results.jsonl", note["name"])
     (stage / "others").write_bytes(b"\n".join([*others, b""]))
     (stage / "all").write_bytes(b"\n".join([*others, json.dumps(note["record"]).encode(), b""]))
-    if results.exists():
-        os.replace(stage / "others", results)
-    for suffix, place in places.items():
-        if suffix not in note["made"]:
-            place.unlink(missing_ok=True)
-        elif (made := stage / place.name).exists():  # else it was moved before the kill
-            os.replace(made, place)
-    os.replace(stage / "all", results)
+    (stage / MOVING).touch()
+
+
+def move(stage: Path, folder: Path) -> None:
+    """Move one clip's files to where they belong, by the stage's note; those that were not made go. While they move, no result speaks of
+    them. After a kill, and where one cannot take its place, the next call goes on. Raises UnwritableOutput."""
+    note, results = json.loads((stage / MOVES).read_text(encoding="utf-8")), folder / "results.jsonl"
+    place = results
+    try:
+        if results.exists():
+            os.replace(stage / "others", results)
+        for suffix in SUFFIXES:
+            place = folder / (note["name"] + suffix)
+            if suffix not in note["made"]:
+                place.unlink(missing_ok=True)
+            elif (made := stage / place.name).exists():  # else it was moved before the kill
+                os.replace(made, place)
+        place = results
+        os.replace(stage / "all", results)
+    except OSError as error:
+        cure = f"{remedy(error)}, and start craft with this --out again: it goes on with what is kept in {stage}"
+        raise UnwritableOutput(f"{place}: cannot be replaced ({error.strerror}). {cure}") from error
+    (stage / MOVING).unlink()
 
 
 def other_lines(results: Path, name: str) -> list[bytes]:

@@ -15,7 +15,7 @@ from audioadv.audio.rooms import measured_rooms, simulate_rooms
 from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
 from audioadv.cli.options import Folder, common_options, no_use, say
 from audioadv.cli.outputs import check_writable, made_for_files
-from audioadv.errors import UnusableResponse, UnwritableOutput
+from audioadv.errors import UnusableResponse, UnwritableOutput, remedy
 from audioadv.evaluation.run.on_disk import alone_in
 from audioadv.report.tables import rooms_table, show
 from audioadv.threat.channels.channel import check_path
@@ -61,16 +61,17 @@ def rooms(
     """
     counts = {Role.CRAFT: craft_rooms, Role.CHECK: check_rooms, Role.JUDGE: judge_rooms}
     check_path(str(out), "rooms")
-    check_writable(out)
+    check_writable(out, "")
     check_new(out)
-    if measured is None:
-        made = simulate_rooms(counts, positions, read_rt60(rt60), rate, seed)
-        how = {"made": "simulated", "rt60_range_seconds": rt60, "seed": seed}
-    else:
-        no_use(("rt60", "positions"), "measured rooms are as they are")
-        made = measured_rooms(read_measured(measured, rate), counts, rate, seed)
-        how = {"made": "measured", "seed": seed}
-    write(out, made, how)
+    with made_for_files(out, ""):
+        if measured is None:
+            made = simulate_rooms(counts, positions, read_rt60(rt60), rate, seed)
+            how = {"made": "simulated", "rt60_range_seconds": rt60, "seed": seed}
+        else:
+            no_use(("rt60", "positions"), "measured rooms are as they are")
+            made = measured_rooms(read_measured(measured, rate), counts, rate, seed)
+            how = {"made": "measured", "seed": seed}
+        write(out, made, how)
     lines = [
         {"room": s.name, "role": str(s.role), "rt60_seconds": round(s.rt60_seconds, 3), "positions": len(s.responses)} for s in made.spaces
     ]
@@ -91,7 +92,7 @@ def check_new(out: Path) -> None:
 def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:
     """`write_rooms`, all of it or nothing, with what the disk says in words. Raises UnwritableOutput."""
     try:
-        with made_for_files(out), TemporaryDirectory(prefix=".", dir=out) as stage, ExitStack() as moves:
+        with TemporaryDirectory(prefix=".", dir=out) as stage, ExitStack() as moves:
             write_rooms(Path(stage), made, how)
             moves.enter_context(alone_in(out))
             check_new(out)  # another call may have come first
@@ -101,7 +102,7 @@ def write(out: Path, made: RoomSet, how: dict[str, object]) -> None:
             for path in written:  # rooms.json, which makes them a set, comes last
                 os.replace(stage / path, out / path)
     except OSError as error:
-        raise UnwritableOutput(f"{out}: the rooms cannot be written ({error.strerror}). Make room, or name another folder") from error
+        raise UnwritableOutput(f"{out}: the rooms cannot be written ({error.strerror}). {remedy(error)}, or name another folder") from error
 
 
 def read_rt60(text: str) -> tuple[float, float]:

@@ -28,7 +28,8 @@ import torch
 
 from audioadv.attacks.craft import Progress, craft_each, heard_clean
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
-from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput
+from audioadv.audio.whole import sweep
+from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput, remedy
 from audioadv.evaluation.run.ledger import Ledger, Line
 from audioadv.evaluation.run.on_disk import Asked, alone_in, digest_by_now, seen_from, write_result
 from audioadv.models.recogniser import Recogniser
@@ -216,13 +217,14 @@ class Bench:
         except UnwritableOutput as error:  # where it was tried says nothing to a user
             raise UnwritableOutput(str(error).replace(made_in, str(place))) from error
         except OSError as error:
-            raise UnwritableOutput(
-                f"{place}: files cannot be written ({error.strerror}). Make room, and start the same command again"
-            ) from error
+            cure = f"{remedy(error)}, and start the same command again"
+            raise UnwritableOutput(f"{place}: files cannot be written ({error.strerror}). {cure}") from error
         return self.ledger.append(lines)  # but those that only brought their sounds back
 
     def tidy(self) -> None:
         """Take away what killed workers left behind, and nothing of those that live. Only once all is done."""
+        for place in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+            sweep(place)
         for stage in self.folder.glob(f"{STAGE}*"):
             with suppress(OSError), alone_in(stage, wait=False):
                 shutil.rmtree(stage, ignore_errors=True)

@@ -6,6 +6,7 @@ The file is the only truth about what is done: a line is in it once its files ar
 the kernel's, on the file itself, and dies with its process.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, final
 
-from audioadv.errors import InputError, UnwritableOutput
+from audioadv.errors import InputError, UnwritableOutput, remedy
 
 Line = dict[str, Any]
 
@@ -54,13 +55,12 @@ class Ledger:
             content = b"".join(json.dumps(line).encode() + b"\n" for line in fresh)
             try:
                 if os.write(descriptor, content) != len(content):
-                    raise OSError(28, "no space left")
+                    raise OSError(errno.ENOSPC, "no space left")
                 os.fsync(descriptor)
             except OSError as error:
                 os.ftruncate(descriptor, self._end)
-                raise UnwritableOutput(
-                    f"{self.path}: cannot be written ({error.strerror}). Make room, and start the same command again"
-                ) from error
+                cure = f"{remedy(error)}, and start the same command again"
+                raise UnwritableOutput(f"{self.path}: cannot be written ({error.strerror}). {cure}") from error
             self._end += len(content)
             self.lines |= {line["name"]: line for line in fresh}
             return fresh
