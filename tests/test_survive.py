@@ -177,6 +177,7 @@ def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
         (["--channel", "codec:mp3@9999k"], "9999"),
         (["--draws", "0"], "--draws"),
         (["--target", ""], "nothing to be heard as"),
+        (["--target", "go", "--errors", "1"], "--errors says nothing here"),
         (["--rate", "nan"], "nan is not a finite number"),
         (["--png", "matrix.jpg"], "the picture is a PNG"),
         (["--png", "nowhere/matrix.png"], "--png nowhere/matrix.png: cannot be written there"),

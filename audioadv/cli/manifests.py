@@ -114,7 +114,7 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
 
 def errors_of(keys: Mapping[str, Any]) -> float | None:
     """The share of the words that a result was to have misheard, where it says one that can be."""
-    errors = keys.get("errors_asked")
+    errors: Any = keys.get("errors_asked")
     return float(errors) if type(errors) in (int, float) and 0 < errors < math.inf else None
 
 

@@ -14,7 +14,7 @@ import torch
 from audioadv.attacks.eot import enough
 from audioadv.audio.files import read_clip
 from audioadv.cli.manifests import Entry, errors_of, read_entries
-from audioadv.cli.options import Number, Problems, clip_arguments, common_options, model_option, say
+from audioadv.cli.options import Number, Problems, clip_arguments, common_options, model_option, no_use, say
 from audioadv.cli.outputs import check_picture
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableTarget
@@ -72,6 +72,8 @@ def survive(
     channels = list({str(channel): channel for channel in named}.values())  # twice is no more than once: the draws are the same
     for text in targets:
         Transcribe(text)
+    if targets and not any(text.startswith(NOT_AS) for text in targets):
+        no_use(("errors",), "it is for clips that were made to be misheard, and --target is to be heard")
     if png is not None:
         check_picture(png)
     problems, files = Problems(), []
