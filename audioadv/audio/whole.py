@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 from audioadv.errors import UnwritableOutput
 
-
 STAGE = ".audioadv-"  # what a folder that files are made in is called, before its own part
 
 
