@@ -249,6 +249,20 @@ def test_word_errors_are_over_words_and_their_interval_over_clips() -> None:
     assert clumped.interval[1] - clumped.interval[0] > 2.5 * (many.interval[1] - many.interval[0])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words", "ends"),
+    [  # Wilson's, with a trial a clip: z^2 / (n + z^2) where nothing is wrong, z^2 = 3.8415
+        ((0,) * 5, (3, 4, 5, 6, 7), (0.0, 0.4345)),
+        ((4,) * 5, (4,) * 5, (0.5655, 1.0)),
+        ((0,), (4,), (0.0, 0.7935)),
+        ((1, 2), (2, 4), (0.0945, 0.9055)),  # alike in rate, not in length
+        ((6,), (4,), (1.5 * 0.2065, 1.5)),  # more put in than was said
+    ],
+)
+def test_clips_that_are_all_alike_are_not_certain(wrong: tuple[int, ...], words: tuple[int, ...], ends: tuple[float, float]) -> None:
+    assert WordErrors(wrong, words).interval == pytest.approx(ends, abs=1e-4)
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
 def test_spoken_digits_and_the_bundled_nets() -> None:
     for of, name in (("digit", "digits-spoken"), ("speaker", "speakers")):

@@ -13,8 +13,8 @@ from audioadv.threat.model import TOLERANCE
 Z95 = 1.959964
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate; 0 to 1 for no trial. Source: Wilson 1927, "Probable inference, the law of succession, and
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a rate; 0 to 1 for no trial. A trial may count as a part of a hit. Source: Wilson 1927, "Probable inference, the law of succession, and
     statistical inference".
 
     >>> [round(end, 3) for end in wilson(40, 40)]

@@ -1,7 +1,9 @@
 """Word errors of a whole set of clips, with their interval.
 
-Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": words of one clip
-are wrong together, so that clips are drawn again, not words.
+Sources: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": words of one clip
+are wrong together, so that clips are drawn again, not words. Clips that are all alike have nothing to draw, and tell no spread: of
+these, and of one clip, the interval is Wilson's (`rates.wilson`) with as many trials as there are clips. That is as wide as it can be:
+no rates between 0 and 1 of one mean spread more than those of clips that are wholly right or wholly wrong.
 """
 
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import Final, final
 
 import torch
 
+from audioadv.evaluation.rates import wilson
 from audioadv.threat.words import words_wrong
 
 BOOTSTRAPS: Final = 2000
@@ -47,9 +50,20 @@ class WordErrors:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The middle 95 % of rates over sets of as many clips, drawn from these with replacement (always the same draws)."""
+        """The middle 95 % of rates over sets of as many clips, drawn from these with replacement (always the same draws).
+
+        Of clips with one rate, which are the same however they are drawn, Wilson's with a trial a clip; in units of the rate where that
+        passes 1.
+
+        >>> [round(end, 3) for end in WordErrors((0,) * 5, (3,) * 5).interval]
+        [0.0, 0.434]
+        """
         if not self.words:
             return 0.0, float("inf")
+        if len(set(self.rates)) == 1:
+            count, most = len(self.words), max(1.0, self.rates[0])
+            low, high = wilson(count * (self.rates[0] / most), count)
+            return most * low, most * high
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(len(self.words), (BOOTSTRAPS, len(self.words)), generator=generator)
         wrong, words = (torch.tensor(counts, dtype=torch.float64)[drawn].sum(1) for counts in (self.wrong, self.words))
