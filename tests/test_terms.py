@@ -83,6 +83,15 @@ def test_a_transfer_is_from_a_substitute_that_shows_itself() -> None:
     assert aa.evaluate(NET, X, LABELS, claim, PGD, static=linear(2, SHAPE)).robust_accuracy.hits < 12
 
 
+def test_a_transfer_takes_nothing_of_the_model_and_so_demands_nothing() -> None:
+    """A model that tells only its decisions, and a claim that says nothing of access: what is found is found on the substitute."""
+    claim, substitute = aa.ThreatModel("linf:0.3", knowledge="transfer"), linear(2, SHAPE)
+    shut = aa.Classifier(NET).granting(Access.DECISIONS)
+    found = aa.evaluate(shut, X, LABELS, claim, PGD, static=substitute)
+    assert str(found) == str(aa.evaluate(NET, X, LABELS, claim, PGD, static=substitute))
+    assert found.robust_accuracy.hits < 12
+
+
 WRONG = [
     (aa.ThreatModel("linf:0.1", channel="median:3"), "defend"),
     (aa.ThreatModel("linf:0.1", protocol="true-max"), "games.play"),

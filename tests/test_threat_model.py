@@ -51,6 +51,18 @@ def test_it_comes_back_from_json_and_says_all_it_claims(claim: ThreatModel) -> N
     assert claim.bound.minimal == ("smallest" in words)
 
 
+def test_a_transfer_does_not_see_what_it_does_not_know() -> None:
+    words = " ".join(str(ThreatModel("linf:0.1", knowledge="transfer")).split())
+    assert "It does without the model's gradients and knows neither the model nor the defense: it works on a substitute." in words
+
+
+def test_specs_are_whole_wherever_the_line_ends() -> None:
+    """What has no blank is not cut, at a hyphen or at the line's end."""
+    for spec in ("noise:20@a-recording-that-lies-elsewhere.wav", f"noise:20@{'long' * 40}.wav"):
+        for pad in range(60, 127):
+            assert spec in str(ThreatModel("linf:0.1", goal="x" * pad, channel=spec))
+
+
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [

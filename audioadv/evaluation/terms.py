@@ -1,7 +1,7 @@
 """What of a threat model an evaluation keeps to, and what it refuses: no figure is to claim what it is not.
 
 bound, access, queries   kept: attacks are granted no more, and what is found outside or with more forwards does not count; a model that
-                         grants less than is claimed is refused
+                         grants less than is claimed is refused, but for a transfer, which takes nothing of it
 knowledge                kept: adaptive, oblivious (on the undefended model), transfer (on a substitute)
 goal                     words are taken at their word; a goal has to be the one that is measured
 channel, protocol        refused, unless there is none and inputs are drawn: those are other measurements
@@ -37,8 +37,11 @@ class Terms:
     queries: int | None = None
 
     def granting(self, model: Callable[..., Any]) -> Any:
-        """The model with as much access as was agreed. Raises OptionError for one that grants less."""
-        if self.access is None:
+        """The model with as much access as was agreed; as it is for a transfer, since only its judge asks it.
+
+        Raises OptionError for one that grants less.
+        """
+        if self.access is None or self.knowledge == "transfer":
             return model
         if not includes(granted(model), self.access):
             raise OptionError(

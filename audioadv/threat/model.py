@@ -31,7 +31,7 @@ from audioadv.threat.undetected import Undetected
 KNOWLEDGE: Final = {
     "adaptive": "knows the defense",
     "oblivious": "does not know that there is a defense",
-    "transfer": "knows neither the model nor the defense, and works on a substitute",
+    "transfer": "knows neither the model nor the defense: it works on a substitute",
 }
 PROTOCOLS: Final = {
     "expectimax": "Inputs are drawn once, and each is attacked where it stands",
@@ -50,7 +50,7 @@ class ThreatModel:
     goal        what the model should be brought to say: a phrase that completes "the attacker wants the model to", or a goal
     bound       what may be changed: a bound or its spec
     channel     what the change must survive on its way, as a spec; None for nothing
-    access      gradients, scores or decisions of the model
+    access      gradients, scores or decisions of the model (a transfer attack uses none of them)
     knowledge   adaptive, oblivious or transfer (of the defense: `KNOWLEDGE`)
     queries     how many forwards an example may cost; None for any number
     protocol    expectimax or true-max (Goodfellow 2019, "A research agenda: dynamic models to defend against correlated attacks")
@@ -92,11 +92,11 @@ class ThreatModel:
             f"The attacker wants the model to {wished(self.goal)}",
             f"It {'looks for' if self.bound.minimal else 'may change'} {limit}",
             *([f"The change must survive {self.channel}"] if self.channel else []),
-            f"It sees the model's {self.access} and {KNOWLEDGE[self.knowledge]}",
+            f"It {'does without' if self.knowledge == 'transfer' else 'sees'} the model's {self.access} and {KNOWLEDGE[self.knowledge]}",
             "It may ask any number of times" if self.queries is None else f"It may ask at most {self.queries} times for each input",
             f"{PROTOCOLS[self.protocol]} ({self.protocol})",
         ]
-        return textwrap.fill(". ".join(sentences) + ".", 127)
+        return textwrap.fill(". ".join(sentences) + ".", 127, break_long_words=False, break_on_hyphens=False)  # specs stay whole
 
     def to_json(self) -> str:
         """One JSON object with every field; `from_json` gives the same threat model back.
