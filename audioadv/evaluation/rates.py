@@ -14,8 +14,9 @@ Z95 = 1.959964
 
 
 def wilson(hits: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate; 0 to 1 for no trial. A trial may count as a part of a hit. Source: Wilson 1927, "Probable inference, the law of succession, and
-    statistical inference".
+    """The 95 % interval of a rate; 0 to 1 for no trial. Hits may be parts of one.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 
     >>> [round(end, 3) for end in wilson(40, 40)]
     [0.912, 1.0]
