@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from audioadv.audio.files import Clip, read_audio, read_clip, write_wav
     from audioadv.defenses import defend
     from audioadv.errors import AudioadvError
-    from audioadv.evaluation.evaluate import Evaluation, evaluate
+    from audioadv.evaluation.classification import Evaluation
+    from audioadv.evaluation.evaluate import evaluate
     from audioadv.evaluation.rates import Rate
     from audioadv.evaluation.sanity.check import check
     from audioadv.evaluation.sanity.indicators import Checkup
@@ -53,7 +54,8 @@ HOMES = {
     "audio.files": "Clip read_audio read_clip write_wav",
     "defenses": "defend",
     "errors": "AudioadvError",
-    "evaluation.evaluate": "Evaluation evaluate",
+    "evaluation.classification": "Evaluation",
+    "evaluation.evaluate": "evaluate",
     "evaluation.rates": "Rate",
     "evaluation.sanity.check": "check",
     "evaluation.sanity.indicators": "Checkup",

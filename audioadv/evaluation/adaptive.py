@@ -8,8 +8,8 @@ random            averages over draws (EOT): of the defense's channel by keys of
 detects           wants to pass unseen as well: the goal & model.undetected()
 
 The static attacker knows nothing of this: he attacks the undefended model (by asking only, where that has no slopes), looks once, and
-does not mind being seen. What he finds is judged on the defended one all the same. So is all else: on draws of the defender's own, by
-the half of them.
+does not mind being seen. All finds are judged on the defended model; if that is random, over fresh draws, of which at least half are to
+be fooled.
 
 Sources: Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a false sense of security"; Carlini et al. 2019, "On evaluating
 adversarial robustness", section 2.5.
@@ -91,16 +91,16 @@ def planned(
     statement, access = stated(model), granted(model)
     victim = undefended(model) if static is None else static
     knowing = goal if not statement.detects else unseen_too(model, goal)
-    adaptive, judge = seen(model, knowing, lengths, seed), objective(model, knowing, lengths)
+    adaptive, judge = one_look(model, knowing, lengths, seed), objective(model, knowing, lengths)
     if statement.random:
         adaptive = averaged(model, knowing, lengths, draws, seed)
         judge = replace(judge, expectation=Expectation(NOTHING, draws=judge_draws, rate=HALF, hard=0, seed=seed))
     unaware = victim is not model or statement.random or statement.detects
-    plain = seen(granting(victim, access) if static is None else victim, goal, lengths, seed) if unaware else None
+    plain = one_look(granting(victim, access) if static is None else victim, goal, lengths, seed) if unaware else None
     return Plan(adaptive, plain, judge, in_words(statement, draws))
 
 
-def seen(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, seed: int) -> Objective:
+def one_look(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, seed: int) -> Objective:
     """The goal at one look; slopes are estimated from scores, where the model states that it has none. Shapes: lengths [batch]."""
     blind = stated(model).backward == "none" and granted(model) is not Access.DECISIONS
     return objective(model, goal, lengths, slopes=nes(seed=seed) if blind else None)

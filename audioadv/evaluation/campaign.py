@@ -1,10 +1,10 @@
 """What the evaluations of classifiers and of recognisers share: the attacker's terms, who attacks what, and what each attack takes."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Self, final
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, stated
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import Plan, planned
+from audioadv.evaluation.standing import Attempt
 from audioadv.evaluation.terms import Terms, agreed, refuse_memory
 from audioadv.models.access import Access
 from audioadv.models.rest import at_rest
@@ -24,6 +25,7 @@ from audioadv.threat.goals import Goal
 from audioadv.threat.region import Region
 
 TO_THE_END = "pgd to its last step"  # what just fools one model seldom fools another
+Part = TypeVar("Part", bound=Attempt, covariant=True)
 
 
 class Round(NamedTuple):
@@ -40,6 +42,38 @@ class Strike(NamedTuple):
 
     result: AttackResult
     asked: Tensor
+
+
+class Referee(Protocol[Part]):
+    """Who says what counts of what attacks find, and keeps what has become of each example."""
+
+    @property
+    def correct(self) -> Tensor:
+        """Which were right before any attack. Shapes: bool [examples]."""
+        ...
+
+    @property
+    def gauge(self) -> Tensor:
+        """How far the nearest find is: zero where none was needed, infinite where there is none yet. Shapes: [examples]."""
+        ...
+
+    def around(self, rows: Tensor) -> Region:
+        """What these examples may be changed to. Shapes: int64 [rows]."""
+        ...
+
+    def judge(
+        self, rows: Tensor, region: Region, result: AttackResult, in_time: Callable[[Tensor], Tensor]
+    ) -> tuple[Sequence[bool], Sequence[Any]]:
+        """Take in an attack's finds. Gives which examples fell, and what is told of each find in the attack's own part.
+
+        `in_time` picks, of finds that would count, those that took no more queries than was agreed, and warns of the others: bool
+        [rows] -> bool [rows]. Shapes: rows int64 [rows].
+        """
+        ...
+
+    def part(self, found: Mapping[int, Any], **attempt: Any) -> Part:
+        """One attack's part, from what is told of its finds, by example, and an Attempt's fields."""
+        ...
 
 
 @final
@@ -101,11 +135,44 @@ class Campaign:
         way = self.plan.way
         return [*first, *(Round(", ".join(filter(None, (name, way))), attack, adaptive, False) for name, attack in aware.items())]
 
+    def fight(
+        self,
+        rounds: Sequence[Round],
+        inputs: Tensor,
+        referee: Referee[Part],
+        *,
+        batch: int,
+        see_all: bool = False,
+        tell: Callable[[str, int, int], None] | None = None,
+    ) -> tuple[Part, ...]:
+        """Every round, one after the other, and the referee's word on what is found; each attack's part.
+
+        An attack tries what all before it left standing; with `see_all`, or where the smallest change is sought, all that was right.
+        `tell` learns the attack, how many of the examples that it tries are done, and how many it tries. Shapes: inputs [examples, *].
+        """
+        parts = list[Part]()
+        for turn in rounds:
+            wanted, found = turn.view.begun(inputs), dict[int, Any]()
+            tried = referee.correct.clone() if see_all or self.terms.bound.minimal else referee.correct & referee.gauge.isinf()
+            felled, cost = torch.zeros_like(tried), torch.zeros(2, len(tried), dtype=torch.int64)
+            for rows in in_parts(tried.nonzero()[:, 0], batch, tell and partial(tell, turn.name)):
+                region = referee.around(rows)
+                result, asked = self.strike(turn, wanted, rows, region)
+                cost[:, rows] = torch.stack([result.forwards, result.backwards])
+                fell, told = referee.judge(rows, region, result, partial(self.terms.within_queries, turn.name, asked))
+                felled[rows] = torch.tensor(fell)
+                found |= zip(rows.tolist(), told, strict=True)
+            parts.append(
+                referee.part(found, attack=turn.name, tried=tried, felled=felled, forwards=cost[0], backwards=cost[1], static=turn.static)
+            )
+        return tuple(parts)
+
     def strike(self, turn: Round, wanted: Objective, rows: Tensor, region: Region) -> Strike:
         """This round's attack on some of the examples; `wanted` is its view, begun with all. Shapes: rows int64 [some].
 
         The attack gets a copy of the region: what it writes over there changes nothing of what its finds are measured by. Raises
-        AccessDenied for one that wants slopes, where there are none and draws differ too much to estimate them.
+        AccessDenied for one that wants slopes, where there are none and draws differ too much to estimate them; OptionError for one that
+        makes a change for each input, where one is asked for all.
         """
         copy = region.rows(torch.arange(len(region.clean), device=region.clean.device))
         try:
@@ -118,6 +185,8 @@ class Campaign:
                 f"{turn.name}: {error}. Of answers that are drawn anew no slopes are estimated either: use one that only asks (square, "
                 "genetic, boundary, hop_skip_jump, for a classifier 'standard')"
             ) from None
+        if getattr(region.map, "shared", False) and result.shared is None:
+            raise OptionError(f"{turn.name}: a change for each input, but {self.terms.bound} is one for all inputs. Use rp2")
         asked = self.spent[int(turn.static)]
         asked[rows] += result.forwards
         return Strike(result, asked[rows])

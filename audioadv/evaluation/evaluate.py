@@ -8,39 +8,32 @@ attacked twice: as if nobody knew of it (static), and by what is made for it (`a
 as it is.
 """
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeGuard, final, overload
+from typing import Any, Protocol, TypeGuard, overload
 
 import torch
 from torch import Tensor
 
 from audioadv.attacks.catalogue import evaluating
-from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Outcome
 from audioadv.attacks.survivors import Attack
 from audioadv.audio.files import Clip
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
-from audioadv.evaluation.campaign import Campaign, in_parts, keeping_its_word
+from audioadv.evaluation.campaign import Campaign, keeping_its_word
+from audioadv.evaluation.classification import ClassReferee, Evaluation
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech, in_one_batch
-from audioadv.evaluation.standing import Attempt, Standing
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.titles import title
-from audioadv.models.abstention import decided
 from audioadv.models.recogniser import Recogniser, hears
-from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
 from audioadv.threat.bounds import Bound, Box, as_box
 from audioadv.threat.goals import USUAL_ERRORS
-from audioadv.threat.labels import Classify, Misclassify, as_labels, as_tensor
-from audioadv.threat.measured import Below
-from audioadv.threat.region import Region
+from audioadv.threat.labels import Misclassify, as_labels
 
 
 class Threat(Protocol):
@@ -48,22 +41,6 @@ class Threat(Protocol):
 
     @property
     def bound(self) -> Bound: ...
-
-
-@final
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Trial(Attempt):
-    """One attack's part, of a classifier. Shapes: gauge [examples], infinite where it did not fell."""
-
-    gauge: Tensor
-
-
-@final
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Evaluation(Standing):
-    """What became of each example of a classifier; a random one is right where it is in more than half of its draws."""
-
-    trials: tuple[Trial, ...]
 
 
 def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]", seed: int) -> dict[str, Attack]:
@@ -88,30 +65,6 @@ def named_attacks(attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]"
         attack = keeping_its_word(name, given) if callable(given) else partial(evaluating(given).run, seed=seed)
         found[name if times[name] == 1 else f"{name} {times[name]}"] = attack
     return found
-
-
-@torch.no_grad()
-def judged(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """Whether the model gets each input right: not merely not beaten, but ahead, by however little; and whether its scores decide on
-    no class, since they are no numbers. A class that is ruled out, by a score of -inf, does no harm.
-
-    Shapes: -> bool [examples] each, on the CPU.
-    """
-
-    def ahead(outputs: Tensor, labels: Tensor) -> Tensor:
-        return Classify(labels, top=goal.top).reached(outputs).float()
-
-    wrong, seen = Below(ahead, 0.5, goal.labels.expand(len(inputs))), [torch.zeros(2, 0, dtype=torch.bool)]
-    with at_rest(judge.model):
-        for rows in in_parts(torch.arange(len(inputs)), batch):
-            some = inputs[rows.to(inputs.device)]
-            wanted = replace(judge, goal=wrong.rows(rows)).begun(some)
-            outputs = wanted.outputs(some)
-            missed = wanted.goal.reached(as_tensor(outputs)) if judge.expectation is None else wanted.decide(some)
-            mute = decided(outputs) < 0
-            seen.append(torch.stack([~missed & ~mute, mute & outputs.is_floating_point()]).cpu())
-    correct, mute = torch.cat(seen, 1)
-    return correct, mute
 
 
 def are_texts(labels: object) -> TypeGuard[Sequence[str]]:
@@ -208,8 +161,8 @@ def evaluate(
 
     A threat model is kept to, or refused (`terms.py`): its access is what attacks are granted, finds that took more than its
     queries do not count, knowledge "oblivious" stops after the attack on the undefended model, and "transfer" after that on the
-    substitute `static`. A channel or true-max is an OptionError, as is another goal, an option that the model's kind has no use for,
-    and a model that remembers: that is a game (`games/game.py`).
+    substitute `static`, for which the model needs to grant nothing. A channel or true-max is an OptionError, as is another goal, an
+    option that the model's kind has no use for, and a model that remembers: that is a game (`games/game.py`).
 
     Shapes: inputs [examples, *], labels int64 [examples]. Raises UnusableBatch, OptionError, AccessDenied, UnknownModel.
 
@@ -254,63 +207,21 @@ def evaluate(
     rounds = campaign.rounds(unaware, aware, to_its_end=not (bound.minimal or one_for_all))
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
-    (correct, mute), judge = judged(judge, goal, inputs, batch), judge.begun(inputs)
-    if mute.any():
+    referee = ClassReferee.begun(judge, goal, bound, box, inputs, batch)
+    if mute := referee.ends.count(Outcome.NOT_FINITE):
         warnings.warn(
-            f"the model's scores of {int(mute.sum())} of {len(inputs)} clean inputs are not finite, or it abstains. They count as wrong",
-            stacklevel=2,
+            f"the model's scores of {mute} of {len(inputs)} clean inputs are not finite, or it abstains. They count as wrong", stacklevel=2
         )
-    some = correct.nonzero()[:PEEK, 0]
+    some = referee.correct.nonzero()[:PEEK, 0]
     for sentence in disagreements(campaign.model, goal.rows(some), inputs[some.to(inputs.device)]):
         warnings.warn(sentence, stacklevel=2)
-    gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)
-    adversarial, ends = inputs.clone(), [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
-    for row in mute.nonzero()[:, 0].tolist():
-        ends[row] = Outcome.NOT_FINITE
-    trials: list[Trial] = []
-    for turn in rounds:
-        wanted = turn.view.begun(inputs)
-        tried = correct.clone() if all_attacks_see_all or bound.minimal else correct & gauge.isinf()
-        felled, sizes = torch.zeros_like(tried), torch.full_like(gauge, math.inf)
-        cost = torch.zeros(2, len(inputs), dtype=torch.int64)
-        for rows in in_parts(tried.nonzero()[:, 0], batch, progress and partial(progress, turn.name)):
-            region = bound.around(inputs[rows.to(inputs.device)], box=box)
-            result, asked = campaign.strike(turn, wanted, rows, region)
-            if one_for_all and result.shared is None:
-                raise OptionError(f"{turn.name}: a change for each input, but {bound} is one for all inputs. Use rp2")
-            cost[:, rows] = torch.stack([result.forwards, result.backwards])
-            claimed, measured = verified(judge.rows(rows), bound, region, result)
-            good = campaign.terms.within_queries(turn.name, claimed, asked)
-            felled[rows], sizes[rows] = good, torch.where(good, measured, math.inf).to(gauge)
-            nearer = rows[sizes[rows] < gauge[rows]]
-            gauge[nearer] = sizes[nearer]
-            adversarial[nearer.to(inputs.device)] = result.adversarial[torch.isin(rows, nearer).to(inputs.device)]
-            for row, hit, outcome in zip(rows.tolist(), good.tolist(), result.outcome, strict=True):
-                if hit or (ends[row] is Outcome.MISSED and outcome is Outcome.NOT_FINITE):
-                    ends[row] = Outcome.REACHED if hit else outcome
-        trials.append(
-            Trial(attack=turn.name, tried=tried, felled=felled, gauge=sizes, forwards=cost[0], backwards=cost[1], static=turn.static)
-        )
+    trials = campaign.fight(rounds, inputs, referee, batch=batch, see_all=all_attacks_see_all, tell=progress)
     return Evaluation(
         bound=str(bound),
-        correct=correct,
-        gauge=gauge,
-        adversarial=adversarial,
-        outcome=tuple(ends),
-        trials=tuple(trials),
+        correct=referee.correct,
+        gauge=referee.gauge,
+        adversarial=referee.adversarial,
+        outcome=tuple(referee.ends),
+        trials=trials,
         statement=statement,
     )
-
-
-def verified(wanted: Objective, bound: Bound, region: Region, result: AttackResult) -> tuple[Tensor, Tensor]:
-    """Which of an attack's claims hold: its inputs reach the goal, and lie within the bound and the box; and how far out they lie.
-
-    Shapes: -> bool and float [examples], on the CPU.
-    """
-    with torch.no_grad(), at_rest(wanted.model):
-        reached = wanted.begun(result.adversarial).decide(result.adversarial)
-    claimed = torch.tensor(result.reached, dtype=torch.bool)
-    known = region.knowing(result.parameters)
-    gauge = known.gauge(result.adversarial)
-    inside = (gauge.isfinite() if bound.minimal else region.holds(gauge)) & region.in_box(result.adversarial)
-    return (reached & inside).cpu() & claimed, gauge.minimum(region.radius).cpu()  # what rounding adds is no distance

@@ -4,11 +4,10 @@
               WER before                        WER after: the worst that any of them found
 
 What counts is heard again, each clip alone, on the 16-bit samples that a file would hold. A defense is attacked twice, as a
-classifier's is (`adaptive.py`). A random one is heard in draws of its own, and what counts is the transcript that half of them are
-no better than; where a detector refuses the clip, the attacker has got nothing.
+classifier's is (`adaptive.py`). A random one is heard in draws of its own, and what counts is the median transcript; where a detector
+refuses the clip, the attacker has got nothing.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from audioadv.audio.files import round16
 from audioadv.audio.ragged import pad
 from audioadv.errors import UnknownModel, UnusableBatch, UnusableTarget
 from audioadv.evaluation.adaptive import PEEK, disagreements
-from audioadv.evaluation.campaign import Campaign, in_parts
+from audioadv.evaluation.campaign import Campaign
 from audioadv.evaluation.standing import Attempt, Standing
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
 from audioadv.evaluation.words import WordErrors
@@ -55,7 +54,7 @@ class SpeechEvaluation(Standing):
     """What became of each clip of a recogniser.
 
     A clip is right while its word error rate is under `errors`. `heard` was heard of `adversarial` [clips, time]; of a random
-    recogniser, it is what half of its draws are no better than.
+    recogniser, it is the median transcript over draws (`Judge`).
     """
 
     errors: float
@@ -107,7 +106,7 @@ class Judge:
     detects: bool = False
 
     def hears(self, samples: Tensor, reference: str) -> str | None:
-        """The transcript that half of the draws are no better than, those refused being the best; None where it is one of them.
+        """The median transcript over draws, ranked by word errors, where refused draws rank as harmless; None if the median is refused.
 
         Shapes: samples [time].
         """
@@ -208,74 +207,96 @@ def evaluate_speech(
     clips = [row[:length] for row, length in zip(waveforms, lengths.tolist(), strict=True)]
     refuse_senseless(bound, clips)
     before = tuple(plain.hears(samples, text) or "" for samples, text in zip(clips, goal.references, strict=True))
-    so_far = SoFar.begun(goal, before, waveforms)
-    for sentence in disagreed(model, goal, waveforms, lengths, so_far.gauge.isinf().nonzero()[:, 0]):
+    referee = SpeechReferee.begun(judge, bound, goal, before, waveforms, lengths)
+    for sentence in disagreed(model, goal, waveforms, lengths, referee.correct.nonzero()[:, 0]):
         warnings.warn(sentence, stacklevel=3)
-    trials: list[SpeechTrial] = []
-    for turn in rounds:
-        wanted = turn.view.begun(waveforms)
-        tried = so_far.gauge > 0 if all_attacks_see_all or bound.minimal else so_far.gauge.isinf()
-        felled, own, cost = torch.zeros_like(tried), list(before), torch.zeros(2, len(before), dtype=torch.int64)
-        for rows in in_parts(tried.nonzero()[:, 0], batch, progress and partial(progress, turn.name)):
-            here = rows.to(waveforms.device)
-            some = lengths[here]
-            region = around_sound(bound, waveforms[here, : int(some.max())], some)
-            result, asked = campaign.strike(turn, wanted, rows, region)
-            cost[:, rows] = torch.stack([result.forwards, result.backwards])
-            reached = torch.tensor(result.reached)
-            late = reached & ~campaign.terms.within_queries(turn.name, reached, asked)
-            written, sizes, inside = as_written(bound, region, result)
-            for row, i in enumerate(rows.tolist()):
-                samples = written[row, : int(some[row])]
-                found = judge.hears(samples, goal.references[i]) if inside[row] and not late[row] else None
-                own[i], felled[i] = so_far.note(i, found, float(sizes[row]), samples, result.outcome[row], nearest=bound.minimal)
-        trials.append(
-            SpeechTrial(
-                attack=turn.name, tried=tried, felled=felled, heard=tuple(own), forwards=cost[0], backwards=cost[1], static=turn.static
-            )
-        )
+    trials = campaign.fight(rounds, waveforms, referee, batch=batch, see_all=all_attacks_see_all, tell=progress)
     return SpeechEvaluation(
         bound=str(bound),
         errors=errors,
         references=goal.references,
         heard_before=before,
-        heard=tuple(so_far.heard),
-        correct=so_far.gauge > 0,
-        gauge=so_far.gauge,
-        adversarial=so_far.adversarial,
+        heard=tuple(referee.heard),
+        correct=referee.correct,
+        gauge=referee.gauge,
+        adversarial=referee.adversarial,
         lengths=lengths,
-        outcome=tuple(so_far.ends),
-        trials=tuple(trials),
+        outcome=tuple(referee.ends),
+        trials=trials,
         statement=statement,
     )
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class SoFar:
-    """What has become of each clip, attack by attack. Shapes: gauge [clips], adversarial [clips, time]; `rates` are the clean ones."""
+class SpeechReferee:
+    """What has become of each clip, attack by attack.
 
+    Shapes [clips, time]: waveforms, and adversarial, the worst (or nearest) find, clean where there is none; [clips]: lengths in samples,
+    correct, gauge. `before` was heard of the clean clips, at `rates`.
+    """
+
+    hearing: Judge
+    bound: Bound
     goal: Mistranscribe
+    waveforms: Tensor
+    lengths: Tensor
     before: tuple[str, ...]
     rates: tuple[float, ...]
     worst: list[float]
     heard: list[str]
     ends: list[Outcome]
+    correct: Tensor
     gauge: Tensor
     adversarial: Tensor
 
     @classmethod
-    def begun(cls, goal: Mistranscribe, before: tuple[str, ...], waveforms: Tensor) -> Self:
-        """Where nobody has attacked yet. Shapes: waveforms [clips, time]."""
+    def begun(cls, hearing: Judge, bound: Bound, goal: Mistranscribe, before: tuple[str, ...], waveforms: Tensor, lengths: Tensor) -> Self:
+        """Where nobody has attacked yet. Shapes: waveforms [clips, time], lengths [clips]."""
         rates = WordErrors.of(goal.references, before).rates
-        ends = [Outcome.MISSED if rate < goal.errors else Outcome.NEEDLESS for rate in rates]
-        gauge = torch.tensor([math.inf if rate < goal.errors else 0.0 for rate in rates])
-        return cls(goal, before, tuple(rates), list(rates), list(before), ends, gauge, waveforms.clone())
+        correct = torch.tensor([rate < goal.errors for rate in rates])
+        return cls(
+            hearing,
+            bound,
+            goal,
+            waveforms,
+            lengths,
+            before,
+            rates,
+            worst=list(rates),
+            heard=list(before),
+            ends=[Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()],
+            correct=correct,
+            gauge=torch.where(correct, torch.inf, 0.0),
+            adversarial=waveforms.clone(),
+        )
 
-    def note(self, i: int, found: str | None, size: float, samples: Tensor, outcome: Outcome, *, nearest: bool) -> tuple[str, bool]:
+    def around(self, rows: Tensor) -> Region:
+        """What these clips may be changed to, no wider than the longest of them. Shapes: int64 [rows]."""
+        here = rows.to(self.waveforms.device)
+        lengths = self.lengths[here]
+        return around_sound(self.bound, self.waveforms[here, : int(lengths.max())], lengths)
+
+    def judge(
+        self, rows: Tensor, region: Region, result: AttackResult, in_time: Callable[[Tensor], Tensor]
+    ) -> tuple[list[bool], list[str]]:
+        """Take in an attack's finds (`Referee.judge`), as files would hold them; told is what each was heard as, if it is any worse."""
+        reached = torch.tensor(result.reached)
+        late = reached & ~in_time(reached)
+        written, sizes, inside = as_written(self.bound, region, result)
+        fell, told = list[bool](), list[str]()
+        for row, i in enumerate(rows.tolist()):
+            samples = written[row, : int(self.lengths[i])]
+            found = self.hearing.hears(samples, self.goal.references[i]) if inside[row] and not late[row] else None
+            text, falls = self.note(i, found, float(sizes[row]), samples, result.outcome[row])
+            fell.append(falls)
+            told.append(text)
+        return fell, told
+
+    def note(self, i: int, found: str | None, size: float, samples: Tensor, outcome: Outcome) -> tuple[str, bool]:
         """Take in what clip `i` was heard as after an attack (None: what does not count), in a change of this size.
 
-        What is kept is the worst that was heard, or, with `nearest`, the smallest change that fells it. Shapes: samples [time].
+        What is kept is the worst that was heard, or, of a `min` bound, the smallest change that fells it. Shapes: samples [time].
         Gives the attack's own: the worse of this and of the clean transcript, and whether the clip fell.
         """
         text = self.before[i] if found is None else found
@@ -283,12 +304,16 @@ class SoFar:
         falls = rate >= self.goal.errors
         if self.ends[i] is Outcome.MISSED and not falls and outcome is Outcome.NOT_FINITE:
             self.ends[i] = Outcome.NOT_FINITE
-        if (falls and size < self.gauge[i]) if nearest else rate > self.worst[i]:
+        if (falls and size < self.gauge[i]) if self.bound.minimal else rate > self.worst[i]:
             self.worst[i], self.heard[i], self.adversarial[i] = rate, text, 0.0
             self.adversarial[i, : len(samples)] = samples
         if falls:
             self.gauge[i], self.ends[i] = min(float(self.gauge[i]), size), Outcome.REACHED
         return (text if rate > self.rates[i] else self.before[i]), falls
+
+    def part(self, found: Mapping[int, str], **attempt: Any) -> SpeechTrial:
+        """One attack's part, with the worst that it found of each clip."""
+        return SpeechTrial(heard=tuple(found.get(i, clean) for i, clean in enumerate(self.before)), **attempt)
 
 
 def as_written(bound: Bound, region: Region, result: AttackResult) -> tuple[Tensor, Tensor, list[bool]]:

@@ -50,11 +50,11 @@ class Terms:
             )
         return granting(model, self.access)
 
-    def within_queries(self, name: str, found: Tensor, forwards: Tensor) -> Tensor:
+    def within_queries(self, name: str, forwards: Tensor, found: Tensor) -> Tensor:
         """Which finds took no more forwards than was agreed; warns of the others.
 
         `forwards` are those of each example up to then, those of earlier attacks among them.
-        Shapes: bool and int64 [batch] -> bool [batch].
+        Shapes: int64 and bool [batch] -> bool [batch].
         """
         if self.queries is None:
             return found
@@ -63,7 +63,7 @@ class Terms:
             warnings.warn(
                 f"{name}: {int(late.sum())} of {int(found.sum())} finds took more than the {self.queries} forwards that the threat model "
                 f"allows (up to {int(forwards[late].max())}) and do not count. Give the attack fewer steps",
-                stacklevel=3,
+                stacklevel=5,  # a referee asks, in a fight, in evaluate
             )
         return found & ~late
 

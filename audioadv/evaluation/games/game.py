@@ -80,9 +80,9 @@ class Game:
 
     @property
     def late(self) -> Tensor:
-        """The rounds that show the long run: the second half. Of an attacker who looks for a hit to repeat, those after the first one,
-        if there is one; of one who has what is drawn, all, since where hits are few the first one says nothing about the others.
+        """Rounds of the second half. For attackers who repeat a hit: only those after their first hit, if there is any.
 
+        For one who has what is drawn, all of them: where hits are few, the first says nothing about the others.
         Shapes: -> bool [games, rounds].
         """
         if self.attacker == title(drawn):
