@@ -45,7 +45,6 @@ On tiny-wave the medians of ours and cw are 34.1 and 28.8 dB; pair by pair the m
 """
 
 import hashlib
-import json
 import math
 import statistics
 import tempfile
@@ -58,6 +57,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from lines import add_lines, read_lines, write_lines
 from suite import DATA, Pair, judge, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -337,30 +337,25 @@ def main(
 ) -> None:
     """Run what is missing in --out, then print the tables of all that is in it."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    whole = [text for text in out.read_text().splitlines() if text.endswith("}")] if out.exists() else []  # a stop can cut the last
-    lines: list[Line] = [line for line in map(json.loads, whole) if line["entrant"] not in again]
+    lines: list[Line] = [line for line in read_lines(out) if line["entrant"] not in again]
     limit, forwards = (2, (60,)) if quick else (limit, forwards)
     suite = pairs(data)[:limit]
     suite = [suite[i] for i in alike([len(pair.clip.samples) for pair in suite], BATCH)]
     groups = [suite[first : first + BATCH] for first in range(0, len(suite), BATCH)]
-    kept = out.with_name(f"{out.name}.part")
-    kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    kept.replace(out)
-    with out.open("a") as file:
-        for name in () if report else models:
-            model = load_model(name, device)
-            assert isinstance(model.net, nn.Module)
-            digest = weights(model.net)
-            for allowed, group, entrant in product(forwards, groups, entrants):
-                run = dict(zip(RUN, (model.name, digest, device, allowed, seed), strict=True))
-                done = {line["pair"] for line in lines if "pair" in line and line.items() >= (run | {"entrant": entrant}).items()}
-                todo = [pair for pair in group if pair.name not in done]
-                for batch in [group] * bool(todo) if entrant in OURS else [[pair] for pair in todo]:
-                    new = compete(model, entrant, batch, run)
-                    lines += new
-                    file.writelines(json.dumps(line) + "\n" for line in new)
-                    file.flush()
-                click.echo(f"{model.name}, {allowed} forwards, {entrant}: done up to {group[-1].name}", err=True)
+    write_lines(out, lines)
+    for name in () if report else models:
+        model = load_model(name, device)
+        assert isinstance(model.net, nn.Module)
+        digest = weights(model.net)
+        for allowed, group, entrant in product(forwards, groups, entrants):
+            run = dict(zip(RUN, (model.name, digest, device, allowed, seed), strict=True))
+            done = {line["pair"] for line in lines if "pair" in line and line.items() >= (run | {"entrant": entrant}).items()}
+            todo = [pair for pair in group if pair.name not in done]
+            for batch in [group] * bool(todo) if entrant in OURS else [[pair] for pair in todo]:
+                new = compete(model, entrant, batch, run)
+                lines += new
+                add_lines(out, new)
+            click.echo(f"{model.name}, {allowed} forwards, {entrant}: done up to {group[-1].name}", err=True)
 
     for key in sorted({tuple(line[field] for field in RUN) for line in lines}):
         some = [line for line in lines if tuple(line[field] for field in RUN) == key]

@@ -39,7 +39,6 @@ anew    From a search at rest, steps to the least norm under the linearised marg
         steps, mean 34.1 without, 34.1 and 34.2 with the one and both.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -50,6 +49,7 @@ from typing import Any
 
 import click
 import torch
+from lines import write_lines
 from suite import DATA, Pair, judge, pairs
 
 from audioadv.attacks.craft import BATCH, craft_each
@@ -158,7 +158,7 @@ def main(
                 click.echo(spread(lines, alone, turned))
         results += lines
     if out:
-        out.write_text("".join(json.dumps(line) + "\n" for line in results))
+        write_lines(out, results)
     sys.exit(0 if all(line["reached"] for line in results) else 1)
 
 

@@ -15,7 +15,6 @@ about the defense is in the last column. What a detector refuses counts as heard
 that the recognisers never heard; without it, the nine of `samples/` are taken, and no detector is fitted.
 """
 
-import json
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any
 
 import click
 import torch
+from lines import add_lines, read_lines
 from speech_attacks import spoken
 from torch import Tensor
 
@@ -99,10 +99,9 @@ def main(models: tuple[str, ...], defenses: tuple[str, ...], bound: str, count: 
     if quick:
         models, defenses, count, steps = ("tiny-mel",), ("nothing", "bits:6", "noise:15..25"), 1, 2
     table = out / "table.jsonl" if out else None
-    lines = [json.loads(text) for text in table.read_text().splitlines() if text.endswith("}")] if table and table.exists() else []
+    lines = read_lines(table) if table else []
     if table:
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text("".join(json.dumps(line) + "\n" for line in lines))  # a stop can cut the last
     print(f"{bound}, {count} sentences: words misheard in per cent, with 95 % intervals over clips\n")
     print(f"{'model':10} {'defense':15} {'clean':24}{'static':24}{'adaptive':24}attack")
     for model in map(aa.load_model, models):
@@ -119,8 +118,7 @@ def main(models: tuple[str, ...], defenses: tuple[str, ...], bound: str, count: 
                     print(f"{model.name:10} {name:15} left out: {error}")
                     continue
                 if table:
-                    with table.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+                    add_lines(table, [line])
             print(told(line), flush=True)
             for sentence in line["warned"]:
                 print(f"{'':10} {sentence}")

@@ -15,7 +15,6 @@ Each detector is fitted on clean and on PGD's examples, its threshold set to ref
 Undetected success: of the images that the net has right and its detector accepts, the share that end up wrong and accepted.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import click
 import torch
 from image_robust_accuracy import images
+from lines import write_lines
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
@@ -129,7 +129,7 @@ def main(
     show(table)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "detectors.jsonl").write_text("".join(json.dumps({"data": name, "bound": bound} | line) + "\n" for line in lines))
+        write_lines(out / "detectors.jsonl", ({"data": name, "bound": bound} | line for line in lines))
 
 
 def attacked(net: aa.Classifier, images: Tensor, labels: Tensor, bound: Any) -> Tensor:

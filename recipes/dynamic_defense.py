@@ -9,7 +9,6 @@ random (k-1)/k, and that is how often a targeted attacker misses, too. Rates are
 error on. What memory costs honest users, and what it does not buy, stands below.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,9 @@ from typing import Any
 import click
 import torch
 from image_robust_accuracy import DATA, images
+from lines import write_lines
 from rich.console import Console
+from suite import spoken_samples
 from torch import Tensor
 
 import audioadv as aa
@@ -142,10 +143,9 @@ def pictures(data: Path, count: int) -> World:
 
 def recordings(draws: int, steps: int) -> World:
     """Spoken sentences, faster and slower, and tiny-mel; adversarial clips that say a phrase."""
-    entries = [json.loads(line) for line in (SAMPLES / "sentences.jsonl").read_text().splitlines()]
-    texts = tuple(entry["text"] for entry in entries)
+    paths, texts = zip(*spoken_samples(), strict=True)
     model = aa.load_model("tiny-mel")
-    clips = [clip.samples for clip in aa.read_audio([SAMPLES / entry["audio_filepath"] for entry in entries], model.sample_rate)]
+    clips = [clip.samples for clip in aa.read_audio(paths, model.sample_rate)]
     keys = [Key(0, clip, draw) for draw in range(draws) for clip in range(len(clips))]
     waves, lengths = parse_channel("speed:0.85..1.15").draw(keys, model.sample_rate)(*pad(clips * draws))
     assert lengths is not None
@@ -205,7 +205,7 @@ def main(count: int, rounds: int, wanted: tuple[str, ...], data: Path, out: Path
             theory = {contest.defense: contest.theory for contest in rows if contest.theory is not None and not contest.targeted}
             draw_games(out / f"{world.name}.png", panels, theory, f"{world.name}: error against rounds")
     if out:
-        (out / "games.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out / "games.jsonl", lines)
         print(f"Look: {out}")
 
 

@@ -11,7 +11,6 @@ share of those that the victim has right and then not, when attacked by PGD on t
 the victim's own form, which helps them.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any
 import click
 import torch
 from image_robust_accuracy import images
+from lines import write_lines
 from matplotlib.figure import Figure
 from poisoning import DATA, SPOKEN
 from rich.table import Table
@@ -121,7 +121,7 @@ def main(queries: int, passes: int, data: Path, out: Path | None, quick: bool) -
     show(table)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "extraction.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out / "extraction.jsonl", lines)
         draw(out / "extraction.png", lines)
 
 

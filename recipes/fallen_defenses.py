@@ -9,7 +9,6 @@ are of the papers' own data, bounds and attacks: set beside these figures they s
 trained stay in --out; a second run goes on from them. Without MNIST's files, scikit-learn's digits stand in.
 """
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import click
 import torch
 from image_robust_accuracy import DATA, images
+from lines import write_lines
 from safetensors.torch import load_file, save_file
 from torch import nn
 from train_mnist import blown_up_digits
@@ -163,7 +163,7 @@ def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick
     for row in found:
         print(*(f"\n{row.defense}: {sentence}" for sentence in row.warned), end="\n" if row.warned else "")
     if out:
-        (out / "table.jsonl").write_text("".join(json.dumps(row.line(bound, name)) + "\n" for row in found))
+        write_lines(out / "table.jsonl", (row.line(bound, name) for row in found))
         draw(found, f"{name}, {bound}", out / "fallen.png")
         print(f"Look: {out / 'fallen.png'}")
 

@@ -8,12 +8,12 @@ the nets never saw such digits). The picture is the security curve: the share of
 smallest change found.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
 import click
 import torch
+from lines import write_lines
 from torch.nn import functional as F
 
 import audioadv as aa
@@ -67,7 +67,7 @@ def main(count: int, steps: int, data: Path, out: Path | None, quick: bool) -> N
                 print(f"{model}, {spec}: median by {trial.attack} {trial.gauge[trial.tried].median():.4f}")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out / "table.jsonl", lines)
         draw(curves, out / "curves.png")
         print(f"Look: {out / 'curves.png'}")
 

@@ -33,7 +33,6 @@ Training goes on where it was killed; what is trained is not trained again. With
 Source: Tramer and Boneh 2019, "Adversarial training and robustness for multiple perturbations".
 """
 
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from pathlib import Path
 import click
 import torch
 from image_robust_accuracy import DATA, images
+from lines import write_lines
 from torch import Tensor, nn
 
 import audioadv as aa
@@ -106,7 +106,7 @@ def main(count: int, learnt: int, passes: int, steps: int, tries: int, data: Pat
     told("union: grid and standard", judged)
     print(f"fall to the affine adversary alone: {int((judged & ~affine).sum())}; to the union alone: {int((affine & ~judged).sum())}")
     if out:
-        (out / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out / "table.jsonl", lines)
         draw(lines, out / "affine.png")
         print(f"Look: {out / 'affine.png'}")
 

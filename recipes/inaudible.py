@@ -18,7 +18,6 @@ A pair counts at margin M where its file is heard as the target and no bin of th
 fixed bound half a decibel more. Results are in results.jsonl, the curves in success.png.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import click
 import torch
 from against_peers import CHECK_EVERY, Counted, attacker, median, weights
 from craft_suite import quartiles
+from lines import add_lines, read_lines, write_lines
 from suite import DATA, SAMPLE_RATE, Pair, judge, pairs
 from torch import Tensor, nn
 
@@ -186,14 +186,11 @@ def draw(path: Path, runs: dict[str, dict[str, list[Line]]]) -> None:
 
 def resumed(results: Path, suite: dict[str, Pair]) -> list[Line]:
     """The lines that are there, but for one that a stop has cut, each with its PESQ where that can be had by now."""
-    whole = [text for text in results.read_text().splitlines() if text.endswith("}")] if results.exists() else []
-    lines: list[Line] = [json.loads(text) for text in whole]
+    lines = read_lines(results)
     for line in lines:
         if line["pair"] in suite and line["pesq"] is None:
             line["pesq"] = quality(suite[line["pair"]], results.parent / line["wavs"])
-    part = results.with_name(f"{results.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    part.replace(results)
+    write_lines(results, lines)
     return lines
 
 
@@ -207,8 +204,7 @@ def compete(model: Recogniser, entrant: str, todo: list[Pair], run: Line, result
         for pair, adversarial, cost in way:
             what = {"entrant": entrant, "pair": pair.name, "kind": pair.kind, "target": pair.target, "wavs": folder.name}
             line = run | what | measured(model, pair, adversarial, folder, run["temporal"]) | cost
-            with results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            add_lines(results, [line])
             yield line
 
 

@@ -29,6 +29,7 @@ The threshold of 10 s of audio takes 1/22.5 of ART's time (one quiet core of an 
 import math
 import statistics
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,6 @@ from audioadv.audio.files import read_clip
 from audioadv.audio.hearing import Hearing, ear
 from audioadv.audio.masking import hidden_by_tones, masking_threshold
 
-try:
-    from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
-except ImportError as missing:
-    raise SystemExit(f"{missing.name} is not installed here. Call: make peers && .peers/bin/python {__file__}") from missing
-
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared/data/real_clips"
 CLIPS = [
@@ -56,16 +52,28 @@ SAMPLE_RATE, WINDOW = 16000, 2048
 LOWEST_HZ = 26
 
 
-class Repaired(PsychoacousticMasker):
-    """ART's masker, with the decimation of the papers: a masker stays unless a stronger one is less than half a Bark away."""
+@cache
+def masker() -> Any:
+    """ART's masker, a class. Ends where ART is not installed."""
+    try:
+        from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
+    except ImportError as missing:
+        raise SystemExit(f"{missing.name} is not installed here. Call: make peers && .peers/bin/python {__file__}") from missing
+    return PsychoacousticMasker
 
-    def filter_maskers(self, maskers: Any, masker_idx: Any) -> Any:
-        """Of the same form as ART's."""
-        heard = maskers > self.absolute_threshold_hearing[masker_idx]
-        maskers, masker_idx = maskers[heard], masker_idx[heard]
-        near = np.abs(self.bark[masker_idx][:, None] - self.bark[masker_idx]) < 0.5
-        stays = ~(near & (maskers > maskers[:, None])).any(1)
-        return maskers[stays], masker_idx[stays]
+
+def repaired() -> Any:
+    """A masker of ART's with the decimation of the papers: a masker stays unless a stronger one is less than half a Bark away."""
+
+    class Repaired(masker()):  # type: ignore[misc]
+        def filter_maskers(self, maskers: Any, masker_idx: Any) -> Any:
+            heard = maskers > self.absolute_threshold_hearing[masker_idx]
+            maskers, masker_idx = maskers[heard], masker_idx[heard]
+            near = np.abs(self.bark[masker_idx][:, None] - self.bark[masker_idx]) < 0.5
+            stays = ~(near & (maskers > maskers[:, None])).any(1)
+            return maskers[stays], masker_idx[stays]
+
+    return Repaired()
 
 
 def restricted(loudest: float) -> Hearing:
@@ -74,7 +82,7 @@ def restricted(loudest: float) -> Hearing:
     return Hearing(SAMPLE_RATE, 96 - loudest + 20 * math.log10(gain), WINDOW / SAMPLE_RATE, simplified=True, lines_per_bark=1e9)
 
 
-def with_maskers_of(art: PsychoacousticMasker, samples: Tensor, hearing: Hearing) -> Tensor:
+def with_maskers_of(art: Any, samples: Tensor, hearing: Hearing) -> Tensor:
     """Our threshold from the maskers that ART keeps. Shapes: [time] -> [frames, bins]."""
     power, _ = art.power_spectral_density(samples.numpy())
     kept = [art.filter_maskers(*art.find_maskers(column)) for column in power.T]
@@ -90,14 +98,14 @@ def compare(path: Path) -> list[np.ndarray]:
     samples = read_clip(path, SAMPLE_RATE).samples[: 3 * SAMPLE_RATE]
     samples = samples[: len(samples) // 512 * 512]
     first = math.ceil(LOWEST_HZ * WINDOW / SAMPLE_RATE)
-    art, repaired = PsychoacousticMasker(), Repaired()
+    art = masker()()
     shipped, loudest = art.calculate_threshold_and_psd_maximum(samples.numpy())
     hearing = restricted(float(loudest))
     ours = masking_threshold(samples[None], torch.tensor([len(samples)]), hearing)[0, 3:-3]  # ART has no frame over an edge
     pairs = [
         (ours.T.numpy(), shipped),
         (with_maskers_of(art, samples, hearing).T.numpy(), shipped),
-        (ours.T.numpy(), repaired.calculate_threshold_and_psd_maximum(samples.numpy())[0]),
+        (ours.T.numpy(), repaired().calculate_threshold_and_psd_maximum(samples.numpy())[0]),
     ]
     return [np.abs(mine - theirs)[first:] for mine, theirs in pairs]
 
@@ -106,7 +114,7 @@ def race(rounds: int) -> None:
     """Ten seconds of speech, turn by turn."""
     speech = read_clip(CLIPS[0], SAMPLE_RATE).samples.repeat(10)[: 10 * SAMPLE_RATE]
     lengths = torch.tensor([len(speech)])
-    art = PsychoacousticMasker()
+    art = masker()()
     runs = {
         "ART": lambda: art.calculate_threshold_and_psd_maximum(speech.numpy()),
         "ours": lambda: masking_threshold(speech[None], lengths, Hearing()),
@@ -131,6 +139,7 @@ def race(rounds: int) -> None:
 def main(quick: bool) -> None:
     """The table and the times."""
     torch.set_num_threads(1)
+    masker()
     columns: list[list[np.ndarray]] = [[], [], []]
     print(f"{'median, over 1 dB, largest (dB)':24}{'as it is':>24}{'its maskers':>24}{'repaired':>24}")
     for path in [path for path in CLIPS if path.exists()][: 2 if quick else None]:

@@ -68,6 +68,7 @@ from torch import nn
 from train_mnist import DATA, blown_up_digits
 
 import audioadv as aa
+from audioadv.audio.whole import write_whole
 from audioadv.evaluation.images import mnist
 from audioadv.models.tiny_mnist import TinyMnist
 from audioadv.training import EAT, MSD, Adversarial, Average, Labelled, Method, RandomOne, Watch, Worst, start_from, train
@@ -135,7 +136,7 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
         found = {str(bound): aa.evaluate(net, some.inputs, some.goal.labels, bound, JUDGES[judge](bound)) for bound in (LINF, L2, L1)}
         union = torch.stack([result.robust for result in found.values()]).all(0)
         line = {"clean": str(next(iter(found.values())).accuracy), **{spec: str(result.robust_accuracy) for spec, result in found.items()}}
-        path.write_text(json.dumps(line | {"all of them": str(aa.Rate(int(union.sum()), count))}))
+        write_whole(path, json.dumps(line | {"all of them": str(aa.Rate(int(union.sum()), count))}).encode())
     return json.loads(path.read_text())
 
 

@@ -57,7 +57,6 @@ For the smallest, 600 steps and 0.3 of the rest all along: a mean SNR of 8.1 dB,
 settled at nothing, as it is without a channel, came in 300 steps to -5 dB or worse in most, and 31 %.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -68,8 +67,9 @@ from typing import Any
 import click
 import jiwer
 import torch
+from lines import add_lines, read_lines
 from speech.voices import Voice, speak
-from suite import DATA, ROOT, SAMPLE_RATE, Pair, pairs
+from suite import DATA, SAMPLE_RATE, Pair, pairs, spoken_samples
 
 from audioadv.attacks.craft import craft_each
 from audioadv.audio.files import read_clip, write_wav
@@ -157,13 +157,12 @@ def rate(lines: list[Line], column: str) -> str:
 def hearing(model: Recogniser, draws: int) -> str:
     """Word error rate of the spoken samples through judge rooms at 20 dB, and of the files themselves."""
     said, heard, plain = list[str](), list[str](), list[str]()
-    for line in (ROOT / "samples/sentences.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        samples = read_clip(ROOT / "samples" / entry["audio_filepath"], SAMPLE_RATE).samples
+    for path, text in spoken_samples():
+        samples = read_clip(path, SAMPLE_RATE).samples
         for part in heard_through(model, samples, parse_channel("room_then_noise:20"), draws=draws, clip=fingerprint(samples)):
             heard += part.transcripts()
         plain += draws * model.transcribe(samples[None], torch.tensor([len(samples)]))
-        said += draws * [entry["text"]]
+        said += draws * [text]
     return f"{model.name}: WER {jiwer.wer(said, heard):.1%} in rooms, {jiwer.wer(said, plain):.1%} without ({len(said)} transcripts)"
 
 
@@ -244,7 +243,7 @@ def main(
         folder = out or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         results = folder / "results.jsonl"
-        lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+        lines = read_lines(results)
         suite, how = suited(data)[:limit], {"steps": steps, "restarts": restarts, "step_draws": step_draws, "judge_draws": draws}
         cells = [(bound, crafted_for) for bound in bounds for crafted_for in (AIR, "none")]
         cells += [(bounds[0], spec) for spec in CODECS if spec != "none" and codecs]
@@ -259,8 +258,7 @@ def main(
                 there = {line["pair"] for line in lines if settings(line) == (model.name, bound, crafted_for, *how.values())}
                 if left := [pair for pair in suite if pair.name not in there]:
                     for line in craft_cell(model, left, bound, crafted_for, how, folder):
-                        with results.open("a") as file:
-                            file.write(json.dumps(line) + "\n")
+                        add_lines(results, [line])
                         lines.append(line)
             tell([line for line in lines if settings(line)[3:] == (*how.values(),)], model.name, list(bounds))
 

@@ -11,7 +11,6 @@ Clean labels: one poisoned example of another class, which looks like it and has
 learnt anew. Success is that this very image is taken for the other class.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 
 import click
 import torch
+from lines import write_lines
 from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor, nn
@@ -177,7 +177,7 @@ def main(count: int, passes: int, bound: str, data: Path, out: Path | None, quic
     print(f"clean labels, one poison within {bound} among {line['of']} images: its target is taken in {rate}")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "poisoning.jsonl").write_text("".join(json.dumps(some) + "\n" for some in [*lines, line]))
+        write_lines(out / "poisoning.jsonl", [*lines, line])
         draw(out / "poisoning.png", worlds, curves)
 
 

@@ -29,7 +29,6 @@ clips, 40 phrases; the second's own words on the 100 sentences left out: 5.9 to 
 On two cores, one pass over 16 hours (`--steps 2`, AdamW) made crafting dearer by 9 dB and did nothing for the rest.
 """
 
-import json
 import math
 import sys
 import time
@@ -45,7 +44,7 @@ from half import Half
 from safetensors.torch import load_file, save_file
 from speech.augment import augment, dealt
 from speech.corpus import FASTEST, HIDDEN_HOP, Corpus
-from suite import pairs
+from suite import pairs, spoken_samples
 from torch import Tensor, nn
 from train_recogniser import Optimiser, room_responses
 
@@ -138,8 +137,7 @@ def doubled(texts: str, first: np.ndarray, letters: np.ndarray) -> np.ndarray:
 
 def samples() -> tuple[list[Tensor], list[str]]:
     """The speech in samples/, and what is said there."""
-    lines = [json.loads(text) for text in (ROOT / "samples/sentences.jsonl").read_text().splitlines()]
-    return [read_clip(ROOT / "samples" / line["audio_filepath"], RATE).samples for line in lines], [line["text"] for line in lines]
+    return [read_clip(path, RATE).samples for path, _ in spoken_samples()], [text for _, text in spoken_samples()]
 
 
 def held_out(count: int) -> tuple[list[Tensor], list[str]]:

@@ -45,6 +45,7 @@ from torch.optim import Adam
 from train_mnist import DATA, blown_up_digits
 
 import audioadv as aa
+from audioadv.audio.whole import write_whole
 from audioadv.evaluation.images import mnist
 from audioadv.evaluation.rates import Rate
 from audioadv.models.tiny_mnist import TinyMnist
@@ -125,7 +126,7 @@ def trained(name: str, plan: Plan, parts: tuple[Labelled, Labelled, Labelled], o
     with torch.no_grad():
         clean = Rate(int((net.eval()(test.inputs).argmax(1) == test.labels).sum()), len(test.labels))
     line = {"method": name, "clean": str(clean), "robust": str(found.robust_accuracy), "cpu_seconds": result.marks[-1].cpu_seconds}
-    (folder / "judged.json").write_text(json.dumps(line))
+    write_whole(folder / "judged.json", json.dumps(line).encode())
     return line
 
 

@@ -11,7 +11,6 @@ scale 1. Without the data, scikit-learn's digits stand in.
 """
 
 import importlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import click
 import torch
 import torchaudio
+from lines import write_lines
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train_mnist import blown_up_digits
@@ -135,7 +135,7 @@ def main(
         lines.append({"data": name, "sigma": sigma, "draws": draws, "alpha": alpha, "abstained": abstained.value, "curve": points})
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        (out / f"certified-{data}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out / f"certified-{data}.jsonl", lines)
         draw(curves, f"{name}: {len(labels)} examples, {draws} draws", out / f"certified-{data}.png")
         print(f"Look: {out / f'certified-{data}.png'}")
 

@@ -38,11 +38,6 @@ from audioadv.evaluation.images import mnist
 from audioadv.evaluation.rates import Rate
 from audioadv.models.classifier import load_classifier
 
-try:
-    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
-except ImportError as missing:
-    raise SystemExit(f"{missing.name} is not installed here. Call: make peers && .peers/bin/python {__file__}") from missing
-
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data/mnist"
 
 
@@ -73,15 +68,22 @@ def spent(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - began, result
 
 
+def by_art() -> Any:
+    """ART's smoothed classifier, a class. Ends where ART is not installed."""
+    try:
+        from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+    except ImportError as missing:
+        raise SystemExit(f"{missing.name} is not installed here. Call: make peers && .peers/bin/python {__file__}") from missing
+    return PyTorchRandomizedSmoothing
+
+
 def race(name: str, net: nn.Module, x: Tensor, y: Tensor, draws: int, batch: int) -> None:
     """Certify in turn, and say who took how long."""
     shape, half = tuple(x.shape[1:]), torch.autocast("cpu", torch.bfloat16)
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
 
-    def art(net: nn.Module) -> PyTorchRandomizedSmoothing:
-        return PyTorchRandomizedSmoothing(
-            net, nn.CrossEntropyLoss(), shape, 10, sample_size=SELECT, scale=SIGMA, alpha=ALPHA, device_type="cpu"
-        )
+    def art(net: nn.Module) -> Any:
+        return by_art()(net, nn.CrossEntropyLoss(), shape, 10, sample_size=SELECT, scale=SIGMA, alpha=ALPHA, device_type="cpu")
 
     ours, rough, theirs, theirs_rough = (
         Smoothed(net, SIGMA),
@@ -100,7 +102,7 @@ def race(name: str, net: nn.Module, x: Tensor, y: Tensor, draws: int, batch: int
         found = smoothed.certify(some, select=SELECT, draws=draws, alpha=ALPHA)
         return list(zip(found.classes.tolist(), found.radii.tolist(), strict=True))
 
-    def certify_art(smoothed: PyTorchRandomizedSmoothing, some: Tensor) -> list[tuple[int, float]]:
+    def certify_art(smoothed: Any, some: Tensor) -> list[tuple[int, float]]:
         classes, radii = smoothed.certify(some.numpy(), draws, batch)
         return list(zip(map(int, classes), map(float, radii), strict=True))
 
@@ -154,12 +156,13 @@ class Within(nn.Module):
 
 @click.command(help=__doc__)
 @click.option("--count", default=60, show_default=True, help="images to certify")
-@click.option("--draws", default=1000, show_default=True)
+@click.option("--draws", default=1000, show_default=True, help="of noise, to certify an image by")
 @click.option("--batch", default=32, show_default=True, help="ART's batch; 32 is its own choice")
 @click.option("--quick", is_flag=True, help="8 images, 200 draws")
 def main(count: int, draws: int, batch: int, quick: bool) -> None:
     """The times and the rates."""
     torch.set_num_threads(1)
+    by_art()
     np.random.seed(0)
     count, draws = (min(count, 8), min(draws, 200)) if quick else (count, draws)
     (x, y, _), name = images(DATA, count)

@@ -9,7 +9,6 @@ self-attention hears it with every word; tiny-mel hears no further than 1.2 seco
 Free Spoken Digit Dataset, where its files are. A query is a forward or a backward of one clip.
 """
 
-import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,8 +19,10 @@ from typing import Any
 
 import click
 import torch
+from lines import write_lines
 from speech.everyday import sentences
 from speech.voices import draw_voice, speak
+from suite import spoken_samples
 from torch import Tensor
 
 import audioadv as aa
@@ -48,9 +49,8 @@ def spoken(count: int, sample_rate: int) -> tuple[Tensor, Tensor, list[str]]:
     if shutil.which("espeak-ng"):
         rng, texts = random.Random("speech attacks"), sentences(count, seed=77, loose=0.0)
         return *pad([round16(torch.from_numpy(speak(text, draw_voice(rng, "unseen")))) for text in texts]), texts
-    entries = [json.loads(line) for line in (ROOT / "samples/sentences.jsonl").read_text().splitlines()][:count]
-    clips = aa.read_audio([ROOT / "samples" / entry["audio_filepath"] for entry in entries], sample_rate)
-    return *pad([clip.samples for clip in clips]), [entry["text"] for entry in entries]
+    paths, texts = map(list, zip(*spoken_samples()[:count], strict=True))
+    return *pad([clip.samples for clip in aa.read_audio(paths, sample_rate)]), texts
 
 
 def by_nes(wanted: Objective, region: Region, **options: Any) -> AttackResult:
@@ -162,7 +162,7 @@ def main(models: tuple[str, ...], count: int, digits: int, steps: int, data: Pat
         lines += keywords(some, digits, ["snr:20"] if quick else ["snr:20", "snr:30", "linf:0.001"], data)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out / "table.jsonl", lines)
 
 
 if __name__ == "__main__":

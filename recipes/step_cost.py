@@ -18,7 +18,6 @@ of 50 steps: tiny-mel 1.01 (never) and 1.03 (soon), tiny-wave 0.97 and 0.97; it 
 alignments that were subnormal (`threat/ctc.py`). There in snr:min: tiny-mel 1.03 and 1.10, tiny-wave 1.00 and 1.03; projecting takes 0.06.
 """
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 import click
 import torch
+from lines import write_lines
 from suite import DATA, Pair, pairs
 from torch import Tensor
 from torch.nn import functional as F
@@ -160,7 +160,7 @@ def main(
                     for s, f, p, n in run
                 ]
     if out:
-        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(out, lines)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, final
 import click
 import soundfile
 import torch
+from lines import read_lines
 from torch import Tensor
 
 from audioadv.audio.files import Clip, read_clip, round16, write_wav
@@ -100,6 +101,12 @@ def carriers(data: Path) -> list[tuple[str, Clip]]:
             found += [(kind, trimmed(read_clip(data / f"real_clips/{name}.flac", SAMPLE_RATE), name)) for name in names.split()]
         found += [("real speech", spoken_digits(data / "fsdd", speaker, digits)) for speaker, digits in DIGITS]
     return [found[7 * place % len(found)] for place in range(len(found))]  # 7 and 20 share no factor: each comes once
+
+
+def spoken_samples() -> list[tuple[Path, str]]:
+    """The speech in samples/: files, and what is said in each."""
+    lines = read_lines(ROOT / "samples/sentences.jsonl")
+    return [(ROOT / "samples" / line["audio_filepath"], line["text"]) for line in lines]
 
 
 def sample(name: str) -> Clip:

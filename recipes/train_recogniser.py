@@ -225,7 +225,7 @@ def speak_command(corpus: Path, hours: float) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     room_responses(corpus)
     if (corpus / "clips.jsonl").exists():
-        os.truncate(corpus / "clips.jsonl", size)  # a line that a kill cut short
+        os.truncate(corpus / "clips.jsonl", size)  # a shard that a kill or a full disk cut short
     kept()
     with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:  # afresh each time: the same bytes in any order
         for done, (number, clips) in enumerate(pool.imap_unordered(shard, wanted), 1):

@@ -12,8 +12,10 @@ from click.testing import CliRunner
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "recipes"))
 
+from lines import add_lines, read_lines, write_lines  # noqa: E402
 from suite import DATA, DENSEST, LONGEST_SECONDS, SAMPLE_RATE, Pair, Verdict, pairs  # noqa: E402
 
+from audioadv.errors import UnwritableOutput  # noqa: E402
 from audioadv.evaluation.rates import wilson  # noqa: E402
 from audioadv.models.alphabet import ALPHABET  # noqa: E402
 
@@ -80,6 +82,49 @@ def test_wilson_interval_of_known_rates() -> None:
 def test_a_verdict_is_json_even_where_nothing_changed() -> None:
     line = Verdict("go home", False, float("inf"), float("-inf")).line()
     assert line == {"heard": "go home", "reached": False, "snr_db": None, "relative_db": None}
+
+
+def test_a_line_that_was_cut_short_is_nothing_and_the_next_stands_alone(tmp_path: Path) -> None:
+    """Wherever it was cut, be it behind an inner bracket."""
+    path, lines = tmp_path / "results.jsonl", [{"pair": "a", "judged": {"none": [1, 2]}}, {"pair": "b", "judged": {"none": [0, 2]}}]
+    assert read_lines(path) == []
+    write_lines(path, lines)
+    whole = path.read_bytes()
+    for size in range(len(whole) // 2, len(whole)):
+        path.write_bytes(whole[:size])
+        assert read_lines(path) == lines[:1]
+        add_lines(path, lines[1:])
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("recipe", ["masking_against_art", "smoothing_against_art"])
+def test_help_needs_nobody_elses_package(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "art", None)
+    main = importlib.import_module(recipe).main
+    assert "make peers" in CliRunner().invoke(main, ["--help"]).output
+    result = CliRunner().invoke(main, ["--quick"])
+    assert result.exit_code == 1
+    assert "is not installed here. Call: make peers" in result.output
+
+
+def test_a_verdict_that_cannot_be_kept_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full while it is written leaves no half of one, which would be read for ever."""
+    import multi_perturbation
+    import torch.nn
+
+    from audioadv.training import Labelled
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "linf").mkdir()
+    test = Labelled(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]))
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    monkeypatch.setitem(multi_perturbation.JUDGES, "quick", lambda bound: "fgsm")
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UnwritableOutput):
+        multi_perturbation.judged("linf", net, test, 2, "quick", tmp_path)
+    assert not list((tmp_path / "linf").iterdir())
 
 
 def test_how_far_company_changes_a_result_is_told_of_all_runs() -> None:

@@ -178,6 +178,27 @@ def test_a_corpus_grows_by_what_is_spoken_meanwhile(resident: bool, folder: Path
     assert (corpus.samples[start:end] == 8).all()
 
 
+def test_a_shard_that_was_cut_short_is_none_and_is_spoken_again(folder: Path) -> None:
+    """The index ends within its third shard, after some whole lines: a full disk's doing."""
+    index, clips = folder / "clips.jsonl", [(np.full(900, 7, np.int16), f"number {i}", "noise") for i in range(9)]
+    before, corpus = index.read_bytes(), Corpus(folder, "cpu")
+    add(folder, 2, clips)
+    whole = index.read_bytes()
+    for size in (len(whole) - 40, len(before) + 10, whole.rindex(b"{")):
+        index.write_bytes(whole[:size])
+        found, end = read(folder)
+        assert {clip["shard"] for clip in found} == {0, 1}
+        assert end == len(before)
+    corpus.grow()
+    assert run("speak", folder, "--hours", 0).exit_code == 0
+    assert index.read_bytes() == before
+    add(folder, 2, clips)
+    corpus.grow()
+    assert len(corpus.clips) == len(read(folder)[0]) == len(found) + 9
+    start, end, _ = corpus.clips[-1]
+    assert (corpus.samples[start:end] == 7).all()
+
+
 def test_a_clip_is_cut_out_after_its_lead_and_at_its_own_speed() -> None:
     """At half the Nyquist rate the interpolation errs by less than 1 %; at a speed of one it does not err."""
     hz = 4000

@@ -1,7 +1,7 @@
 """A folder of spoken sentences, and batches of them cut out on the device that learns.
 
     speech.int16    all samples end to end, 16 kHz
-    clips.jsonl     one line a clip: shard, start, end, text, voice
+    clips.jsonl     one line a clip: shard, start, end, text, voice, and how many of the shard are left
 
 Both only grow, so that speech may be added while a training reads it.
 """
@@ -30,14 +30,16 @@ CODES = {ord(letter): column for column, letter in enumerate(ALPHABET) if letter
 
 
 def read(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Clips from this byte of the index on, and where they end: a line that is still being written is not one."""
+    """Clips from this byte of the index on, and where they end: a shard that is still being written, or was cut short, is none."""
     index = folder / "clips.jsonl"
     if not index.exists():
         return [], 0
     with index.open("rb") as file:
         file.seek(offset)
-        whole = file.read().rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + (len(whole) > 0)
+        lines = file.read().splitlines(keepends=True)
+    clips = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    whole = max((number for number, clip in enumerate(clips, 1) if not clip.get("left")), default=0)
+    return clips[:whole], offset + sum(map(len, lines[:whole]))
 
 
 def mapped(folder: Path, size: int) -> Tensor:
@@ -50,8 +52,8 @@ def add(folder: Path, shard: int, clips: list[Clip]) -> None:
     with (folder / "speech.int16").open("ab") as speech, (folder / "clips.jsonl").open("a") as index:
         speech.write(bytes(speech.tell() % 2))  # half a sample, where a kill left the other half
         start, rows = speech.tell() // 2, []
-        for samples, text, voice in clips:
-            rows.append({"shard": shard, "start": start, "end": start + len(samples), "text": text, "voice": voice})
+        for left, (samples, text, voice) in zip(reversed(range(len(clips))), clips, strict=True):
+            rows.append({"shard": shard, "start": start, "end": start + len(samples), "text": text, "voice": voice, "left": left})
             start += len(samples)
         speech.write(np.concatenate([samples for samples, _, _ in clips]).tobytes())
         speech.flush()
