@@ -1,5 +1,6 @@
 """Faults planted on purpose: each is named, with what honestly follows from it and nothing else. Sound evaluations are silent."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import audioadv as aa
 from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.trace import Sight, Trace
+from audioadv.attacks.trace import Sight, Trace, within
 from audioadv.defenses import remembering
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.sanity.check import check
@@ -462,3 +463,14 @@ def test_standard_does_not_stray_on_a_sound_net(bound: Bound) -> None:
     net = linear(3, SHAPE)
     seen = check(objective(net, Misclassify(labels_of(net, X))), bound.around(X), "standard")
     assert "outside the bound" not in seen.broken
+
+
+def test_what_rounding_adds_is_no_way_out_of_a_box() -> None:
+    """By the ends of the box: of one that is 255 wide, a float's last bit is 1.5e-5."""
+    clean = torch.tensor([[250.0, 3.0], [250.0, 0.0]])
+    region = Linf(10).around(clean, torch.tensor([2, 1]), (0.0, 255.0))
+    for height, holds in ((255.0, True), (255.0 + 3e-5, True), (255.01, False), (math.nan, False)):
+        inputs = clean.clone()
+        inputs[0, 0] = height
+        assert within(region, inputs).tolist() == [holds, True]
+    assert within(region, clean + torch.tensor([0.0, 1.0])).tolist() == [True, False]  # beyond its own length

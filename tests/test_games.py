@@ -317,7 +317,7 @@ def test_a_bound_alone_is_a_claim_of_this_goal_and_all_that_the_model_grants(bou
     assert ThreatModel.from_json(json.dumps(game.line()["threat"])) == game.threat
     assert (game.threat.bound, game.threat.access, game.threat.protocol) == (Linf(0.1), "scores", "expectimax")
     assert "answer 'class 0,1,2" in str(game.threat)
-    assert ready(model, inputs, goal, bound, attacks.square, box=None).shape == inputs.shape
+    assert ready(model, inputs, goal, bound, partial(attacks.square, steps=5), box=None).shape == inputs.shape
 
 
 def test_who_may_not_ask_so_often_prepares_nothing_and_who_knows_less_plays_no_game() -> None:

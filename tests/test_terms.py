@@ -50,7 +50,7 @@ def test_a_claim_of_more_than_the_model_grants_is_refused(model: aa.Classifier) 
     for threat in (aa.ThreatModel("linf:0.2"), aa.ThreatModel("linf:0.2", access="scores")):
         with pytest.raises(OptionError, match=f"attacker has {threat.access}, but the model grants decisions only"):
             aa.evaluate(shut, X, labels, threat, PGD)
-    some = {"moves": attacks.hop_skip_jump}
+    some = {"moves": partial(attacks.hop_skip_jump, steps=2)}
     assert aa.evaluate(shut, X, labels, aa.ThreatModel("l2:min", access="decisions"), some).backwards == 0
 
 

@@ -21,7 +21,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.threat.region import Region
 
 FEWEST = 8  # looks with a loss that can be compared, before anything is said of its trend
-SLACK = 1e-6  # full scale: how far out of the box rounding may carry an input
+SLACK = 1e-6  # full scale: how far off the grid rounding may carry an input
 SPILL = 0.01  # of the radius: how far out of the bound an attack may stand on its way
 ROOM = 256  # steps, to begin with
 
@@ -243,13 +243,10 @@ def within(region: Region, inputs: Tensor) -> Tensor:
 
 def in_box(region: Region, inputs: Tensor) -> Tensor:
     """Whether inputs are finite, lie in the box and keep their padding. Shapes: [batch, *] -> bool [batch]."""
-    change = inputs - region.clean
-    fits = change.isfinite()
-    if region.low is not None and region.high is not None:
-        fits &= (change >= region.low - SLACK) & (change <= region.high + SLACK)
+    fits = inputs.isfinite()
     if region.inside is not None:
-        fits &= region.inside | (change == 0)
-    return fits.flatten(1).all(1)
+        fits &= region.inside | (inputs == region.clean)
+    return region.in_box(inputs) & fits.flatten(1).all(1)
 
 
 def on_grid(region: Region, inputs: Tensor) -> Tensor:

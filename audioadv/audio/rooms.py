@@ -1,9 +1,11 @@
 """Simulated rooms: impulse responses by the image-source method (pyroomacoustics)."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 import torch
 from torch import Tensor
 
@@ -87,6 +89,18 @@ def simulate_rooms(roles: dict[Role, int], positions: int, rt60_seconds: tuple[f
             responses = simulate_positions(generator, sample_rate, aimed, positions)
             spaces.append(Space(f"{role}-{number:03}", role, responses, mean_decay(responses, sample_rate), aimed))
     return RoomSet(tuple(spaces), sample_rate)
+
+
+def at_one_rate(positions: Sequence[tuple[Tensor, int]], sample_rate: int) -> Tensor:
+    """Responses of one room, each with its own rate, at this one (soxr, very high quality), filled with zeros up to the longest.
+
+    Shapes: [taps] each -> [positions, taps]. Units: Hz.
+    """
+    rows = [
+        row if own == sample_rate else torch.from_numpy(soxr.resample(row.numpy(), own, sample_rate, quality="VHQ"))
+        for row, own in positions
+    ]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def measured_rooms(rooms: dict[str, Tensor], shares: dict[Role, int], sample_rate: int, seed: int) -> RoomSet:

@@ -11,7 +11,6 @@ from typing import Any
 import click
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.objective import Objective
@@ -24,11 +23,11 @@ from audioadv.defenses.statement import stated
 from audioadv.errors import ONLY_IN_A_CHECKOUT, AudioadvError, OptionError, UnknownModel, UnreadableAudio, UnusableBatch
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
-from audioadv.evaluation.images import digits
 from audioadv.evaluation.sanity.check import check as examined
 from audioadv.evaluation.sanity.check import quietly
 from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.sanity.recorded import check_run
+from audioadv.evaluation.sanity.subjects import around_any, right_digits
 from audioadv.evaluation.terms import refuse_memory
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import NETS, load_classifier
@@ -42,7 +41,6 @@ from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
 
 SAMPLES = tuple(Path(__file__).parents[2] / "samples" / name for name in ("phone.wav", "market.wav", "kitchen.wav"))
-IMAGES = 12
 
 
 @click.command()
@@ -132,9 +130,7 @@ def checkups(
     else:
         no_use(("clips", "target", "steps"), f"{subject} is a classifier, which hears no clip")
         net, inputs, labels = model
-        sounds = inputs.ndim == 2 or bool((inputs < 0).any())
-        bound = parse_bound(spec or ("snr:20" if sounds else "linf:0.1"))
-        region = bound.around(inputs.to(device), box=(-1.0, 1.0) if sounds else (0.0, 1.0))
+        region = around_any(inputs.to(device), spec)
         wanted, chosen = planned(net, Misclassify(labels), seed=seed).adaptive, named_attacks(attacks or ("pgd", "apgd"), seed)
         check_takes(f"model {subject!r}", wanted, region.clean)
         if other is not None:
@@ -155,10 +151,8 @@ def loaded(name: str, device: str) -> Recogniser | tuple[Any, Tensor, Tensor]:
     if name in NETS:
         raise OptionError(f"model {name!r}: check has no sounds for it. Give module:file:function, which returns (net, sounds, labels)")
     if name in CLASSIFIERS:
-        net, data = load_classifier(name, device), digits()
-        images = F.interpolate(data.images[: 5 * IMAGES], 28, mode="bilinear")
-        right = (net(images.to(device)).argmax(1).cpu() == data.labels[: 5 * IMAGES]).nonzero()[:IMAGES, 0]
-        return net, images[right], data.labels[right]
+        net = load_classifier(name, device)
+        return net, *right_digits(net, device)
     if not name.startswith("module:"):
         try:
             return load_model(name, device, attacked=True)

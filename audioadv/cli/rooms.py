@@ -7,11 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
-import soxr
-import torch
 from torch import Tensor
 
-from audioadv.audio.rooms import measured_rooms, simulate_rooms
+from audioadv.audio.rooms import at_one_rate, measured_rooms, simulate_rooms
 from audioadv.audio.roomsets import Role, RoomSet, aligned, read_responses, write_rooms
 from audioadv.cli.options import Folder, common_options, no_use, say
 from audioadv.cli.outputs import check_writable, made_for_files
@@ -137,17 +135,15 @@ def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
             f"--from {folder}: {', '.join(twice)} would be rooms of one name. Name them apart, or put them into one folder"
         )
     for name, files in found.items():
-        rows: list[Tensor] = []
+        rows: list[tuple[Tensor, int]] = []
         for file in files:
             if file.suffix.lower() in SOUNDS:
                 responses, own = read_responses(file)
                 for row in responses:
                     aligned(row, str(file))
-                rows += [
-                    torch.from_numpy(soxr.resample(row.numpy(), own, rate, quality="VHQ")) if own != rate else row for row in responses
-                ]
+                rows += [(row, own) for row in responses]
         if rows:
-            rooms[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            rooms[name] = at_one_rate(rows, rate)
     if not rooms:
         raise UnusableResponse(f"--from {folder}: no responses there. Name a folder of sound files ({', '.join(sorted(SOUNDS))})")
     return rooms
