@@ -633,7 +633,7 @@ def test_attacks_on_the_change_itself_refuse_parameters() -> None:
     for attack in (attacks.square, attacks.boundary, attacks.hop_skip_jump, attacks.universal, attacks.carlini_wagner, attacks.sigma_zero):
         with pytest.raises(OptionError, match="parameters of its own"):
             attack(misclassify(net, x), Spatial(30, 2).around(x))
-    for attack in (attacks.ddn, attacks.deepfool):
+    for attack in (attacks.ddn, attacks.deepfool, attacks.hop_skip_jump):
         with pytest.raises(OptionError, match="L0"):
             attack(misclassify(net, x), L0(3).around(x))
 

@@ -501,6 +501,20 @@ def test_hop_skip_jumps_stride_falls_with_the_root_of_the_steps() -> None:
     torch.testing.assert_close((seen[second] - seen[base]).norm(), lengths[base] / math.sqrt(2))
 
 
+def test_hop_skip_jump_goes_in_l1_the_way_of_l2_and_judges_what_it_finds_by_its_own_length() -> None:
+    net, x, seen = linear(2, SHAPE), inputs_for(SHAPE, 3, None), dict[str, list[Tensor]]()
+    wanted = Misclassify(labels_of(net, x))
+    for spec in ("l2:min", "l1:min"):
+
+        def spied(inputs: Tensor, name: str = spec) -> Tensor:
+            seen.setdefault(name, []).append(inputs)
+            return net(inputs)
+
+        found = attacks.hop_skip_jump(objective(spied, wanted), parse_bound(spec).around(x, box=None), steps=3, draws=10)
+        torch.testing.assert_close(found.gauge, (found.adversarial - x).flatten(1).norm(p=int(spec[1]), dim=1))
+    torch.testing.assert_close(torch.cat(seen["l1:min"]), torch.cat(seen["l2:min"]))
+
+
 def test_hop_skip_jump_comes_near_the_nearest() -> None:
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 12, None)
     scores, weight = net(x).detach(), net[1].weight.detach()

@@ -13,9 +13,10 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut
+from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
-from audioadv.threat.norms import LinfNorm
+from audioadv.threat.norms import L0Norm, LinfNorm
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
@@ -42,9 +43,11 @@ def hop_skip_jump(
     hardly any noise is of it.
 
     Costs forwards only. For L2 and Linf; any other norm is treated as L2 and judged by its own gauge. Shapes: as in `region.clean`.
-    Raises OptionError for a bound of which a part stays as it is at any radius.
+    Raises OptionError for L0, and for a bound of which a part stays as it is at any radius.
     """
     check_counts("hop_skip_jump", steps=steps, draws=draws, tries=tries)
+    if isinstance(region.norm, L0Norm):
+        raise OptionError("hop_skip_jump scales changes, and in L0 a change that is scaled is as large. Use sigma_zero or fmn")
     any_noise_fits(region, "hop_skip_jump")
     run, own = Run(objective, region, progress), Draws.of(seed, region.clean)
     with at_rest(objective.model):
@@ -54,7 +57,8 @@ def hop_skip_jump(
         for number in range(1, steps + 1 if len(delta) else 0):
             delta = blend_back(run, delta)
             direction = boundary_slope(run, delta, math.ceil(draws * math.sqrt(number)), own, first=number == 1)
-            stride, done = run.region.norm.gauge(delta) / math.sqrt(number), torch.zeros_like(run.region.radius, dtype=torch.bool)
+            size = run.region.norm.gauge(delta) if isinstance(run.region.norm, LinfNorm) else length_of(delta)  # as `direction` is long
+            stride, done = size / math.sqrt(number), torch.zeros_like(run.region.radius, dtype=torch.bool)
             for _ in range(12):
                 trial = run.region.unpadded(boxed(run.region, delta + each(stride, delta) * direction))
                 reached = ask(run, trial, ~done)
