@@ -226,6 +226,15 @@ def test_bandits_learn_a_direction_that_stays() -> None:
     assert (likeness[-1] > likeness[0]).all()
 
 
+def test_bandits_see_at_the_ends_of_the_box_what_may_go_down_from_there() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 3, (0, 1)).round()
+    goal = Misclassify(labels_of(net, x), margin)
+    true = objective(net, goal).begun(x).look(x).slope
+    free = torch.where(x == 0, true < 0, true > 0)  # who else goes down has left the box
+    felt = objective(net, goal, slopes=attacks.bandits(2000, tile=1)).begun(x, Linf(0.3).around(x)).look(x).slope
+    assert torch.cosine_similarity((felt * free).flatten(1), (true * free).flatten(1)).min() > 0.9
+
+
 def test_draws_are_splitmix_and_know_no_neighbours() -> None:
     assert mix(torch.tensor([-0x61C8864680B583EB])).item() % 2**64 == 0xE220A8397B1DCDAF  # the reference's first number of seed 0
     many = torch.arange(1000) * 0x1234567890ABCDE

@@ -182,9 +182,10 @@ class Bandits:
         count = (lengths / self.tile).ceil() * (held[0].numel() / held.shape[-1])  # of tiles that are not all padding
         for _ in range(self.draws):
             way = own.normal(held) / each(count.sqrt(), held)
-            ahead, behind = (self.reach * self.spread_out(held + sign * self.spread * way, objective, inputs) for sign in (1, -1))
+            # downhill: at an end of the box there is no room uphill, for either of the two
+            ahead, behind = (-self.reach * self.spread_out(held + sign * self.spread * way, objective, inputs) for sign in (1, -1))
             there, back = self.known.within(inputs, ahead), self.known.within(inputs, behind)
-            rise = objective.score(inputs + there, near, slack).loss - objective.score(inputs + back, near, slack).loss
+            rise = objective.score(inputs + back, near, slack).loss - objective.score(inputs + there, near, slack).loss
             rise = rise * length_of(ahead - behind) / length_of(there - back).clamp_min(1e-30)
             held = held + self.rate * each(rise / (self.spread * self.reach), held) * way
         self.prior[0][who, ..., : tiles.shape[-1]] = held
