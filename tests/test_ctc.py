@@ -130,6 +130,23 @@ def test_rows_that_are_close_have_the_margin_and_the_others_the_loss() -> None:
     assert voted.frames.tolist() == [3, 5]
 
 
+def test_a_text_without_room_is_infinitely_far_and_its_neighbours_pull_as_ever() -> None:
+    letters, scores = ("", "a", "b", " "), torch.randn(4, 6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    goal, frames = Transcribe(["aa", "aa", "abab", "b"]), torch.tensor([2, 3, 3, 6])
+
+    def seen(rows: list[int]) -> tuple[Tensor, Tensor]:
+        outputs = Emissions(scores[rows].log_softmax(-1), frames[rows], letters)
+        margin = goal.rows(torch.tensor(rows)).margin(outputs, 0.5)
+        return margin.detach(), torch.autograd.grad(margin.sum(), scores)[0][rows]
+
+    margin, slope = seen([0, 1, 2, 3])
+    assert margin.isinf().tolist() == [True, False, True, False]
+    assert torch.equal(slope[[0, 2]], torch.zeros(2, 6, 4))
+    torch.testing.assert_close((margin[[1, 3]], slope[[1, 3]]), seen([1, 3]), rtol=0, atol=0)
+    silent = Emissions(torch.zeros(1, 1, 4).log_softmax(-1), torch.tensor([1]), letters)
+    assert Silence().margin(silent).isfinite().all()
+
+
 def test_a_frame_that_leads_by_less_than_sums_may_differ_is_not_won() -> None:
     for lead, reached in ((CLEARANCE / 2, False), (2 * CLEARANCE, True)):
         scores = torch.tensor([[[0.0, 1.0, 1.0 - lead]]])

@@ -32,6 +32,17 @@ def frames_needed(written: Sequence[object]) -> int:
     return len(written) + sum(a == b for a, b in pairwise(written))
 
 
+def fits(frames: Int[Tensor, " batch"], targets: Int[Tensor, "batch longest"], target_lengths: Int[Tensor, " batch"]) -> Tensor:
+    """Whether each clip has the frames that its text needs (`frames_needed`). Shapes: as in `likelihood_loss` -> bool [batch].
+
+    >>> fits(torch.tensor([5, 3]), torch.tensor([[1, 1, 2], [1, 1, 2]]), torch.tensor([3, 3]))
+    tensor([ True, False])
+    """
+    second = torch.arange(1, max(targets.shape[1], 1), device=targets.device) < target_lengths[:, None]
+    doubled = (targets[:, 1:] == targets[:, :-1]) & second
+    return target_lengths + doubled.sum(1) <= frames
+
+
 def likelihood_loss(
     log_probs: Float[Tensor, "batch frames letters"],
     frames: Int[Tensor, " batch"],

@@ -19,7 +19,7 @@ from audioadv.models.abstention import abstained
 from audioadv.models.decoding import kept, leaders, text_of, writes_exactly
 from audioadv.models.recogniser import Emissions
 from audioadv.options import is_number
-from audioadv.threat.ctc import alignment, frames_needed, likelihood_loss, margins
+from audioadv.threat.ctc import alignment, fits, frames_needed, likelihood_loss, margins
 from audioadv.threat.joined import Joins
 from audioadv.threat.projections import sum_of
 from audioadv.threat.spelling import columns_of, in_pieces, too_long
@@ -140,10 +140,14 @@ def letters_wrong(text: str, heard: str) -> int:
 
 
 def ctc_margin(outputs: Emissions, spelling: Spelling, slack: float | Tensor) -> Tensor:
-    """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`). Shapes: -> [batch], at least 0."""
+    """The squared margin along the cheapest alignments, summed over frames (`threat/ctc.py`); infinite where there is none, in too few.
+
+    Shapes: -> [batch], at least 0.
+    """
     costs = (margins(outputs.log_probs) + (slack[:, None, None] if isinstance(slack, Tensor) else slack)).clamp_min(0)
     share = alignment(costs, outputs.frames, spelling.columns, spelling.lengths, spelling.blank)
-    return sum_of((costs * share).sum(2).square())
+    possible = fits(outputs.frames, spelling.columns, spelling.lengths)
+    return torch.where(possible, sum_of((costs * share).sum(2).square()), math.inf)
 
 
 def writes(outputs: Emissions, spelling: Spelling, texts: tuple[str, ...]) -> Tensor:
