@@ -134,6 +134,14 @@ def test_the_two_ways_to_the_l1_threshold_agree(kind: str, boxed: bool) -> None:
         torch.testing.assert_close(length, full.minimum(radius.double()), rtol=2e-5, atol=1e-5 + rounding)
 
 
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+def test_from_far_away_the_nearest_point_under_l1_is_at_the_radius(far: float) -> None:
+    """In double precision, where no rounding of the threshold hides what it is. Between far entries none is free."""
+    delta, clean = far * draw((20, 100), 5).double(), draw((20, 100), 6).sigmoid().double()
+    lengths = project_l1(delta, torch.full((20,), 9.0).double(), -clean, 1 - clean).abs().sum(1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 9.0), rtol=2e-6, atol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_two_ways_to_the_l2_scale_agree(kind: str) -> None:
     (size, room), radius = entries(kind), torch.logspace(-2, 2, 20)

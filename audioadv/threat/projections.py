@@ -159,7 +159,7 @@ def threshold_by_newton(
     """t >= 0 at which sum clip(size - t, 0, room) is the radius, or 0 where it is never more.
 
     Newton's method on a piecewise linear function: exact from the moment that the piece is right, which takes some five rounds. Steps
-    out of the bracket, and every sixth, halve it instead. Examples leave when they are done. The fastest on a CPU.
+    out of the bracket, as they are where no entry is free, and every sixth, halve it instead. Examples leave when they are done. The fastest on a CPU.
     """
     found, lower, upper = torch.zeros_like(radius), torch.zeros_like(radius), size.amax(1)
     t, rows = lower, torch.arange(len(radius), device=radius.device)
@@ -172,7 +172,7 @@ def threshold_by_newton(
         over = (left.sum(1, dtype=torch.float64) - radius).to(radius)
         found[rows] = t
         lower, upper = torch.where(over > 0, t, lower), torch.where(over > 0, upper, t)
-        step, middle = t + over / free.sum(1).clamp_min(1), (lower + upper) / 2
+        step, middle = t + over / free.sum(1), (lower + upper) / 2
         t = torch.where((step > lower) & (step < upper) & (turn % 6 < 5), step, middle)
         stay = ((over.abs() > 2e-7 * radius) & (middle > lower) & (middle < upper)).nonzero()[:, 0]
         if not len(stay):
