@@ -58,3 +58,22 @@ def check_sizes(who: str, **sizes: Any) -> None:
     for name, size in sizes.items():
         if not is_number(size) or size <= 0:
             raise OptionError(f"{who}: {name} {size!r}: give a finite number above 0")
+
+
+def check_amounts(who: str, **amounts: Any) -> None:
+    """Raises OptionError for amounts that are no finite numbers of at least 0: what is no number makes every comparison false."""
+    for name, amount in amounts.items():
+        if not is_number(amount) or amount < 0:
+            raise OptionError(f"{who}: {name} {amount!r}: give a finite number of at least 0")
+
+
+def check_shares(who: str, **shares: Any) -> None:
+    """Raises OptionError for shares that are no numbers from 0 to 1.
+
+    >>> check_shares("pgd", momentum=2)
+    Traceback (most recent call last):
+    audioadv.errors.OptionError: pgd: momentum 2: give a number from 0 to 1
+    """
+    for name, share in shares.items():
+        if not is_number(share) or not 0 <= share <= 1:
+            raise OptionError(f"{who}: {name} {share!r}: give a number from 0 to 1")

@@ -27,6 +27,7 @@ from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L0, L1, L2, MIN, Bound, Linf
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
+from audioadv.threat.masked import Masked
 from audioadv.threat.region import Region
 from audioadv.threat.stickers import Patch
 from audioadv.threat.warps import Spatial
@@ -654,6 +655,46 @@ def test_no_steps_at_all_are_an_error_and_no_miss(name: str, count: float) -> No
     for option in COUNTS & signature(getattr(attacks, name)).parameters.keys():
         with pytest.raises(OptionError, match=f"{option} {count}: give a whole number"):
             getattr(attacks, name)(*given, **needed, **{option: count})
+
+
+def floats(name: str) -> list[str]:
+    """The options of an attack, or of a source of slopes, that are numbers of any kind."""
+    given = signature(getattr(attacks, name)).parameters.values()
+    return [option.name for option in given if option.annotation in (float, float | None)]
+
+
+@pytest.mark.parametrize("name", [name for name in [*attacks.__all__, "find_then_shrink"] if floats(name)])
+@pytest.mark.parametrize("wrong", [math.nan, -1, "a", True], ids=str)
+def test_a_number_that_makes_no_sense_is_an_error_and_no_miss(name: str, wrong: Any) -> None:
+    net, x = linear(2, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
+    given: list[Any] = [] if name in SOURCES else [objective(net, Misclassify(labels_of(net, x))), Linf(0.1).around(x)]
+    if name == "qin":
+        x = 0.1 * torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
+        given[1] = Masked(0).around(x, box=(-1, 1))
+    given = ["gain:-3..3"] if name == "Expectation" else given
+    needed = {"substitute": net} if name == "transfer" else {}
+    for option in floats(name):
+        with pytest.raises(OptionError, match=f"{option} {wrong!r}: "):
+            getattr(attacks, name)(*given, **needed, **{option: wrong})
+
+
+def test_shares_end_at_one() -> None:
+    net, x = linear(2, (6,)), inputs_for((6,), 2, (0, 1))
+    wanted, region = objective(net, Misclassify(labels_of(net, x))), Linf(0.1).around(x)
+    for attack, option in (
+        (attacks.pgd, "momentum"),
+        (attacks.find_then_shrink, "momentum"),
+        (attacks.genetic, "descent"),
+        (attacks.ddn, "gamma"),
+    ):
+        with pytest.raises(OptionError, match=f"{option} 2: give a number from 0 to 1"):
+            attack(wanted, region, **{option: 2})
+
+
+def test_rungs_are_rates() -> None:
+    net, x = linear(2, (6,)), inputs_for((6,), 2, (0, 1))
+    with pytest.raises(OptionError, match="rungs nan: give a finite number above 0"):
+        attacks.worsen(attacks.pgd, objective(net, Misclassify(0)), Linf(0.1).around(x), rungs=(0.5, math.nan))
 
 
 class Overwrites(nn.Module):

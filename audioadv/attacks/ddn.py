@@ -12,7 +12,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts, check_sizes
+from audioadv.options import check_counts, check_shares, check_sizes
 from audioadv.threat.norms import L0Norm
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
@@ -37,6 +37,7 @@ def ddn(
     """
     check_counts("ddn", steps=steps)
     check_sizes("ddn", start=start, gamma=gamma)
+    check_shares("ddn", gamma=gamma)
     if isinstance(region.norm, L0Norm):
         raise OptionError("ddn moves along spheres, and a change in L0 has no length to scale. Use sigma_zero or fmn")
     if region.added and not region.limitless():

@@ -14,7 +14,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts
+from audioadv.options import check_amounts, check_counts
 from audioadv.threat.joined import kappa
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm
@@ -39,6 +39,7 @@ def deepfool(
     own margin is the only one. Draws nothing: `seed` changes nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
     check_counts("deepfool", steps=steps, rivals=rivals)
+    check_amounts("deepfool", overshoot=overshoot)
     if isinstance(region.norm, L0Norm):
         raise OptionError("deepfool goes so far as the boundary is, and a change in L0 has no length. Use sigma_zero or fmn")
     wanted, ranking = objective.by(margin), torch.zeros(len(region.clean), dtype=torch.int64)

@@ -40,7 +40,7 @@ from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import fitting
-from audioadv.options import check_counts, is_whole
+from audioadv.options import check_counts, is_number, is_whole
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_kind
@@ -119,14 +119,14 @@ class Expectation:
         check_counts("expectation", draws=self.draws, check_draws=self.check_draws)
         if not is_whole(self.seed) or not -SEEDS <= self.seed < SEEDS:
             raise OptionError(f"seed {self.seed!r}: give a whole number of at most 63 bits, for example 0")
-        if not self.sample_rate >= 1:
-            raise OptionError(f"sample_rate {self.sample_rate}: give hertz, for example 16000")
-        if not 0 < self.rate <= 1:
-            raise OptionError(f"rate {self.rate:g}: the share of draws that must reach the goal lies above 0 and goes up to 1")
-        if not 0 <= self.hard < 1:
-            raise OptionError(f"hard {self.hard:g}: the share of draws that are met again is at least 0 and below 1")
-        if not self.memory_mib > 0:
-            raise OptionError(f"memory_mib {self.memory_mib:g}: give the mebibytes that one chunk may hold, for example 96")
+        if not is_number(self.sample_rate) or self.sample_rate < 1:
+            raise OptionError(f"sample_rate {self.sample_rate!r}: give hertz, for example 16000")
+        if not is_number(self.rate) or not 0 < self.rate <= 1:
+            raise OptionError(f"rate {self.rate!r}: the share of draws that must reach the goal lies above 0 and goes up to 1")
+        if not is_number(self.hard) or not 0 <= self.hard < 1:
+            raise OptionError(f"hard {self.hard!r}: the share of draws that are met again is at least 0 and below 1")
+        if not is_number(self.memory_mib) or self.memory_mib <= 0:
+            raise OptionError(f"memory_mib {self.memory_mib!r}: give the mebibytes that one chunk may hold, for example 96")
 
     def memory(self, clean: Tensor, lengths: Tensor | None) -> Memory:
         """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch].

@@ -16,7 +16,7 @@ from audioadv.attacks.run import Run, Tell, check_region, cut, finite_rows, rest
 from audioadv.attacks.survivors import nearest, one_after_another, starts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts, check_sizes
+from audioadv.options import check_counts, check_shares, check_sizes
 from audioadv.threat.joined import kappa
 from audioadv.threat.labels import margin
 from audioadv.threat.norms import L0Norm, LinfNorm
@@ -76,6 +76,7 @@ def fmn(
     gamma = min(0.5, max(0.05, 0.05 * FEW / steps)) if gamma is None else gamma
     step_size = max(1.0, 80 / steps) if step_size is None else step_size
     check_sizes("fmn", gamma=gamma, step_size=step_size)
+    check_shares("fmn", gamma=gamma)
     patience, entry = min(PATIENCE, max(1, PATIENCE * steps // FEW)), 0.0
     if isinstance(region.norm, L0Norm) and 2 * steps >= FEW:
         patience, entry = min(PATIENCE_IN_L0, 3 * steps // 20), 1.0

@@ -22,7 +22,7 @@ from audioadv.attacks.objective import Objective, box_of
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts, check_sizes
+from audioadv.options import check_amounts, check_counts, check_shares, check_sizes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -52,6 +52,8 @@ def genetic(
     """
     check_counts("genetic", steps=steps, herd=herd)
     check_sizes("genetic", step_size=step_size)
+    check_amounts("genetic", choosiness=choosiness)
+    check_shares("genetic", mutation=mutation, descent=descent)
     fixed_radius(region, "genetic")
     run, draws = Run(objective, region, progress), born(Draws.of(seed, region.clean), herd)
     crowd, spot = crowded(region, herd)

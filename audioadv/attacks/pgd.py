@@ -16,7 +16,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius, row_sums
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts, check_sizes
+from audioadv.options import check_counts, check_shares, check_sizes
 from audioadv.threat.joined import several
 from audioadv.threat.projections import each, sum_of
 from audioadv.threat.region import Region
@@ -51,6 +51,8 @@ def pgd(
     """
     check_counts("pgd", steps=steps, restarts=restarts)
     check_sizes("pgd", step_size=step_size)
+    momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
+    check_shares("pgd", momentum=momentum)
     fixed_radius(region, "pgd")
     if graph:
         check_replayable(objective, early_stop)
@@ -58,7 +60,6 @@ def pgd(
         once = partial(pgd, steps=steps, step_size=step_size, momentum=momentum, early_stop=early_stop, graph=graph)
         once = partial(once, random_start=random_start)
         return one_after_another(starts(once, objective, restarts, seed, random_start=True), region, progress)
-    momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     run = Run(objective, region, progress)
     delta = draws.random_start(region, seed) if random_start else region.start()
     velocity, size = torch.zeros_like(delta), step_size * region.radius

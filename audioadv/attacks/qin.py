@@ -30,7 +30,7 @@ from audioadv.attacks.run import Run, Tell, cut, finite_rows
 from audioadv.audio.spectrum import frame_counts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts
+from audioadv.options import check_amounts, check_counts, check_shares, check_sizes
 from audioadv.threat.masked import MaskedNorm, decibels
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
@@ -97,6 +97,9 @@ def qin(
     Shapes: as in `region.clean` and `objective`. Raises OptionError for a region that is not under a masking threshold.
     """
     check_counts("qin", steps=steps)
+    check_sizes("qin", radius=radius, step_size=step_size, soft_step_size=soft_step_size)
+    check_amounts("qin", alpha=alpha)
+    check_shares("qin", first=first)
     if not isinstance(region.norm, MaskedNorm):
         raise OptionError("qin: its penalty is over a masking threshold, which this region has none of. Use Masked('min').around(clean)")
     run, minimal = Run(objective, region, progress), bool(region.radius.isinf().all())

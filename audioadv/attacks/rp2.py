@@ -18,7 +18,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, finite_rows, fixed_radius
 from audioadv.errors import UnusableBatch
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts, check_sizes
+from audioadv.options import check_amounts, check_counts, check_sizes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -49,6 +49,7 @@ def rp2(
     """
     check_counts("rp2", steps=steps, batch=batch)
     check_sizes("rp2", step_size=step_size)
+    check_amounts("rp2", weight=weight)
     fixed_radius(region, "rp2")
     if palette is not None and (palette.ndim != 2 or region.clean.ndim < 3 or palette.shape[1] != region.clean.shape[1]):
         raise UnusableBatch(

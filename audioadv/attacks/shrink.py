@@ -45,7 +45,7 @@ from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, cut, finite_rows, restless
 from audioadv.attacks.settle import settle
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts, check_sizes
+from audioadv.options import check_amounts, check_counts, check_shares, check_sizes
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -115,6 +115,8 @@ def find_then_shrink(
     """
     check_counts("find_then_shrink", steps=steps)
     check_sizes("find_then_shrink", start=start)
+    check_amounts("find_then_shrink", slack=slack)
+    check_shares("find_then_shrink", momentum=MOMENTUM if momentum is None else momentum)
     minimal = bool(region.radius.isinf().all()) if minimal is None else minimal
     if objective.expectation is not None:
         return settle(objective, region, steps=steps, minimal=minimal, seed=seed, momentum=momentum, progress=progress)

@@ -17,7 +17,7 @@ from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_counts
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import ADDED, Region
 
 
@@ -46,6 +46,7 @@ def transfer(
     channel, and UnusableBatch for a substitute that does not fit inputs or goal.
     """
     check_counts("transfer", rounds=rounds, passes=passes)
+    check_sizes("transfer", spread=spread, rate=rate)
     if attack is None:
         fixed_radius(region, "transfer with pgd")
     check_substitute(objective, region.clean, substitute)

@@ -13,7 +13,7 @@ from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Tell
 from audioadv.attacks.survivors import Attack, one_after_another
-from audioadv.options import check_counts
+from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import Region
 
 
@@ -34,6 +34,7 @@ def unbounded(
     What it finds may lie outside the region: `result.gauge` says how far out. Shapes: as in `region.clean`.
     """
     check_counts("unbounded", rounds=rounds, steps=steps)
+    check_sizes("unbounded", start=start, growth=growth)
     inner = attack or partial(pgd, steps=steps, seed=seed)
 
     def at(radius: float) -> Attack:

@@ -16,6 +16,7 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import merged, nothing_yet
 from audioadv.errors import OptionError
+from audioadv.options import check_sizes
 from audioadv.threat.goals import Goal, Mistranscribe
 from audioadv.threat.joined import Joined, members
 from audioadv.threat.region import Region
@@ -29,8 +30,11 @@ def worsen(
     """The attack at each word error rate of `rungs` in turn, and at the goal's own; each only on clips that reached the one before.
 
     A clip keeps the highest that it came to, and is REACHED where that is what the goal asks for. One that came to less is MISSED,
-    but what was found is returned all the same. Shapes: as in `region.clean` and `objective`. Raises OptionError for another goal.
+    but what was found is returned all the same. Shapes: as in `region.clean` and `objective`. Raises OptionError for another goal,
+    and for rungs that are no rates.
     """
+    for errors in rungs:
+        check_sizes("worsen", rungs=errors)
     own = [part.errors for part in members(objective.goal) if isinstance(part, Mistranscribe)]
     if len(own) != 1:
         raise OptionError(f"worsen: the goal {objective.goal} has no word error rate to raise, or several. Use Mistranscribe(references)")
