@@ -3,7 +3,7 @@
 import ast
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, getsource, signature
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recognisers
 import torch
 from nets import inputs_for, labels_of, linear, small
 from test_bound_contracts import BOUNDS, IMAGES, SHARED, SOUNDS, clean_inputs
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 
 from audioadv import attacks
 from audioadv.attacks.catalogue import EVALUATING, evaluating
+from audioadv.attacks.craft import craft
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.audio.files import Clip
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.access import Access
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import L0, L1, L2, MIN, Bound, Linf
+from audioadv.threat.goals import Transcribe
 from audioadv.threat.labels import Classify, Misclassify, cross_entropy, dlr, margin
 from audioadv.threat.masked import Masked
 from audioadv.threat.region import Region
@@ -695,6 +699,34 @@ def test_rungs_are_rates() -> None:
     net, x = linear(2, (6,)), inputs_for((6,), 2, (0, 1))
     with pytest.raises(OptionError, match="rungs nan: give a finite number above 0"):
         attacks.worsen(attacks.pgd, objective(net, Misclassify(0)), Linf(0.1).around(x), rungs=(0.5, math.nan))
+
+
+@pytest.fixture
+def doubles_by_default() -> Iterator[None]:
+    """A session that makes new tensors in double precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("doubles_by_default")
+@pytest.mark.parametrize("name", ["ddn", "pdpgd", "sigma_zero", "fmn", "genetic", "pgd", "find_then_shrink"])
+def test_inputs_in_single_precision_stay_so_whatever_the_default(name: str) -> None:
+    net, x = linear(3, (1, 5, 6)).float(), inputs_for((1, 5, 6), 3, (0, 1)).float()
+    bound = Linf(0.1) if name in ("genetic", "pgd") else L2(MIN)
+    found = getattr(attacks, name)(objective(net, Misclassify(labels_of(net, x))), bound.around(x), steps=4)
+    assert found.adversarial.dtype == found.gauge.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("doubles_by_default")
+@pytest.mark.parametrize(
+    ("bound", "attack"), [("linf:min", "shrink"), ("snr:min", "shrink"), ("masked:min", "shrink"), ("masked:min", "qin")]
+)
+def test_clips_in_single_precision_stay_so_whatever_the_default(bound: str, attack: str) -> None:
+    clip = Clip("hiss", 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0), dtype=torch.float32), 16000)
+    found = craft(recognisers.linear(), [clip], Transcribe("go"), bound=bound, attack=attack, steps=3)
+    assert found.adversarial[0].dtype == torch.float32
 
 
 class Overwrites(nn.Module):

@@ -52,7 +52,7 @@ def ddn(
             alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * number / steps)) / 2
             slope = run.region.pull(delta, look.slope)
             delta = delta - alpha * slope / each(length_of(slope).clamp_min(1e-30), delta)
-            sphere = sphere * torch.where(look.reached, 1 - gamma, 1 + gamma)
+            sphere = sphere * torch.where(look.reached, 1 - gamma, 1 + gamma).to(sphere)
             size = run.region.norm.gauge(delta).clamp_min(1e-30)
             delta = boxed(run.region, delta * each(sphere / size, delta))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):

@@ -20,5 +20,5 @@ def nudge(region: Region, seed: int) -> Tensor:
 
 def own_size(region: Region) -> Tensor:
     """The radius of a change as large as the clean input. Shapes: -> [batch]."""
-    faint = torch.full_like(region.clean, QUIETEST) if region.inside is None else QUIETEST * region.inside
+    faint = torch.full_like(region.clean, QUIETEST) * (1 if region.inside is None else region.inside)
     return torch.maximum(region.extent(region.clean), region.extent(faint))

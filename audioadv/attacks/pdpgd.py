@@ -135,7 +135,7 @@ def pdpgd(
             weight = scale * each((1 - price) / price, scale)
             delta = prox(delta, weight.flatten(1).amin(1) if isinstance(region.norm, L2Norm | LinfNorm) else weight)
             delta = run.region.unpadded(boxed(run.region, delta))
-            dual = (dual + slower * torch.where(look.reached, -1.0, 1.0)).clamp(-LARGEST, LARGEST)
+            dual = (dual + slower * torch.where(look.reached, -1.0, 1.0).to(dual)).clamp(-LARGEST, LARGEST)
             price = 0.9 * price + 0.1 * dual.sigmoid()
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
                 delta, first, second, dual, price = cut(left, delta, first, second, dual, price)

@@ -65,7 +65,7 @@ class Search:
         """The penalty weighs more where the goal stands it, less where it is missed. Shapes: reached bool [batch]."""
         up = reached & (self.age > 0) & (self.age % STRONGER_EVERY == 0)
         down = ~reached & (self.age > 0) & (self.age % WEAKER_EVERY == 0)
-        self.alpha = self.alpha * torch.where(up, STRONGER, 1.0) * torch.where(down, WEAKER, 1.0)
+        self.alpha = torch.where(up, STRONGER * self.alpha, torch.where(down, WEAKER * self.alpha, self.alpha))
 
     def adam(self, slope: Tensor) -> Tensor:
         """The direction of a step of stage 2; what stage 1 has seen does not count. Source: Kingma and Ba 2015."""
@@ -120,7 +120,7 @@ def qin(
 
             slope = run.region.unpadded(look.slope + each(soft * search.alpha, louder) * louder)
             late = search.age > FULL_STEPS * (1 - first) * steps
-            stride = torch.where(soft, torch.where(late, SHORTER, 1.0) * soft_step_size, step_size)
+            stride = torch.where(soft, torch.where(late, SHORTER, 1.0) * soft_step_size, step_size).to(search.radius)
             way = torch.where(each(soft, slope), search.adam(slope), slope.sign())
             limit = torch.where(soft, math.inf, search.radius)
             search.delta = LinfNorm().project(search.delta - each(stride, way) * way, limit, run.region.low, run.region.high)

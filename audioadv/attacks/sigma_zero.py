@@ -57,7 +57,7 @@ def sigma_zero(
             rate = step_size * (0.1 + 0.9 * (1 + math.cos(math.pi * (number - 1) / steps)) / 2)
             delta = delta - rate * (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
             delta = boxed(run.region, delta)
-            limit = (limit + threshold_step * rate * torch.where(look.reached, 1.0, -1.0)).clamp_min(0)
+            limit = (limit + threshold_step * rate * torch.where(look.reached, 1.0, -1.0).to(limit)).clamp_min(0)
             delta = torch.where(delta.abs() > each(limit, delta), delta, 0.0)
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
                 delta, first, second, limit = cut(left, delta, first, second, limit)

@@ -64,7 +64,7 @@ def spl_power(samples: Tensor, lengths: Tensor, hearing: Hearing) -> Tensor:
         raise UnusableBatch(
             f"samples of shape {list(samples.shape)} with lengths {lengths.tolist()}: pass [batch, time] and one length a row, none longer"
         )
-    bins = spectrum(samples * (inside(lengths, samples.shape[1]) * 10 ** (hearing.full_scale_db / 20)), hearing.window)
+    bins = spectrum(samples * (inside(lengths, samples.shape[1]).to(samples) * 10 ** (hearing.full_scale_db / 20)), hearing.window)
     return torch.addcmul(bins.real.square(), bins.imag, bins.imag)
 
 

@@ -215,7 +215,7 @@ def masked_norm(clean: Tensor, lengths: Tensor, hearing: Hearing, grid: float | 
     place = torch.arange(clean.shape[1], device=clean.device)
     edge = torch.minimum(place + 1, lengths[:, None] - place).clamp_min(0)  # samples to the nearer end
     ramp = torch.minimum(torch.full_like(lengths, round(TAPER * hearing.window)), (lengths + 1) // 2).clamp_min(1)[:, None]
-    tapers = (math.pi / 2 * (edge / ramp).clamp_max(1)).sin().square()
+    tapers = (math.pi / 2 * (edge.to(clean) / ramp).clamp_max(1)).sin().square()
     noise = 0.0 if grid is None else PEAK * bin_noise(hearing.window) * grid / math.sqrt(12)
     return MaskedNorm(limits, inner, tapers, hearing.window, noise)
 

@@ -159,7 +159,8 @@ def threshold_by_newton(
     """t >= 0 at which sum clip(size - t, 0, room) is the radius, or 0 where it is never more.
 
     Newton's method on a piecewise linear function: exact from the moment that the piece is right, which takes some five rounds. Steps
-    out of the bracket, as they are where no entry is free, and every sixth, halve it instead. Examples leave when they are done. The fastest on a CPU.
+    out of the bracket, as they are where no entry is free, and every sixth, halve it instead. Examples leave when they are done. The
+    fastest on a CPU.
     """
     found, lower, upper = torch.zeros_like(radius), torch.zeros_like(radius), size.amax(1)
     t, rows = lower, torch.arange(len(radius), device=radius.device)
