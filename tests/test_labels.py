@@ -171,3 +171,14 @@ def test_models_that_do_not_fit_their_inputs_or_have_no_gradient() -> None:
         Linf(0.1).around(torch.full((2, 4), 7))
     with pytest.raises(UnusableBatch, match="255"):
         Linf(0.1).around(torch.full((2, 4), 255.0))
+
+
+@pytest.mark.parametrize("made", [Misclassify, Classify], ids=["away", "toward"])
+def test_labels_made_in_inference_mode_are_labels_as_any(made: type[Misclassify] | type[Classify]) -> None:
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        labels = net(x).argmax(1)
+        goal = made(labels)
+    for wanted in (goal, made(labels)):
+        found = pgd(objective(net, wanted), Linf(0.1).around(x), steps=2)
+        assert torch.equal(found.adversarial, pgd(objective(net, made(labels.tolist())), Linf(0.1).around(x), steps=2).adversarial)

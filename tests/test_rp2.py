@@ -11,7 +11,7 @@ from audioadv import attacks
 from audioadv.attacks.eot import Expectation
 from audioadv.attacks.objective import objective
 from audioadv.attacks.rp2 import unprintable
-from audioadv.errors import OptionError, UnusableBatch
+from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.evaluation.evaluate import evaluate
 from audioadv.models.classifier import Classifier
 from audioadv.threat.bounds import MIN, Linf
@@ -154,3 +154,28 @@ def test_views_that_a_patch_misses_break_no_claim() -> None:
     result = attacks.rp2(objective(net, Misclassify(labels_of(net, x), margin)), bound.around(x), steps=50)
     assert 0 < sum(result.reached) < 8
     assert ThreatModel(bound).check(x, result.adversarial, parameters=result.parameters) == [None] * 8
+
+
+WRONG = {
+    "no pair": lambda: Sticker(((0, 8),)),  # type: ignore[arg-type]
+    "a number": lambda: Sticker(5),  # type: ignore[arg-type]
+    "half a pixel": lambda: Sticker((((8.5, 8), (0, 0)),)),  # type: ignore[arg-type]
+    "half a row": lambda: Patch((2.5, 2)),  # type: ignore[arg-type]
+    "a text for rows": lambda: Patch(("a", 2)),  # type: ignore[arg-type]
+    "a turn that is a text": lambda: Patch((2, 2), "a"),  # type: ignore[arg-type]
+    "a turn that is a truth": lambda: Patch((2, 2), True),
+    "a turn that is no number": lambda: Patch((2, 2), float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_sizes_and_places_are_whole_numbers(name: str) -> None:
+    with pytest.raises(MalformedSpec, match=r"for example patch:8x8|give pairs of sizes and first places"):
+        WRONG[name]()
+
+
+@pytest.mark.parametrize(("size", "shape"), [((20, 20), (2, 1, 8, 8)), ((8, 9), (2, 1, 8, 8)), ((9,), (2, 8))])
+def test_a_patch_that_is_larger_than_its_inputs_is_told(size: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnusableBatch, match="larger than inputs of shape"):
+        Patch(size).around(torch.rand(shape))
+    Patch(shape[-len(size) :]).around(torch.rand(shape))

@@ -102,7 +102,7 @@ def probability_margin(scores: Tensor, labels: Tensor, rivals: Tensor | None = N
 
 
 def as_labels(labels: Tensor | int | list[int]) -> Tensor:
-    """Labels as int64 [batch], or [1] for one that all share. Raises UnusableBatch."""
+    """Labels as int64 [batch], or [1] for one that all share; of labels made in inference mode a copy. Raises UnusableBatch."""
     try:
         given = torch.as_tensor(labels).reshape(-1) if not isinstance(labels, Tensor) or labels.ndim == 0 else labels
     except (TypeError, ValueError, RuntimeError) as error:
@@ -114,7 +114,8 @@ def as_labels(labels: Tensor | int | list[int]) -> Tensor:
         )
     if len(given) and int(given.min()) < 0:
         raise UnusableBatch(f"label {int(given.min())}: classes are numbered from 0")
-    return given.long()
+    with torch.inference_mode(False):  # what was made in that mode, no backward pass takes
+        return given.clone().long() if given.is_inference() else given.long()
 
 
 def as_tensor(outputs: object) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import MalformedSpec, UnusableBatch
+from audioadv.options import is_number, is_whole
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import Box, as_box, ball, check_inputs, parse_number, plain
 from audioadv.threat.decimals import integer
@@ -31,6 +32,16 @@ from audioadv.threat.warps import rotate
 
 Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
 """Sizes and first places, along the last axes."""
+
+
+def is_rectangle(given: Any) -> bool:
+    """Whether it is sizes and first places, in whole numbers.
+
+    >>> is_rectangle(((8, 8), (10, 12))), is_rectangle(((8.5, 8), (10, 12))), is_rectangle((0, 8))
+    (True, False, False)
+    """
+    pair = isinstance(given, tuple | list) and len(given) == 2
+    return pair and all(isinstance(part, tuple | list) and all(map(is_whole, part)) for part in given)
 
 
 @final
@@ -93,7 +104,7 @@ class Sticker(Combines):
 
     def __post_init__(self) -> None:
         given: Any = self.rectangles
-        if isinstance(given, str):
+        if not isinstance(given, tuple | list) or not all(map(is_rectangle, given)):
             raise MalformedSpec(f"rectangles {given!r}: give pairs of sizes and first places, or a spec: Sticker.parse('8x8+10+12')")
         numbers = [number for sizes, firsts in self.rectangles for number in (*(size - 1 for size in sizes), *firsts)]
         axes = {len(part) for rectangle in self.rectangles for part in rectangle}
@@ -190,9 +201,8 @@ class Laid:
             index = offset.clamp(0, patch.shape[-1] - 1)
             shaped = (len(clean), *[1] * (patch.ndim - 2), sizes[0])
             return patch.gather(-1, index.view(shaped).expand(*patch.shape[:-1], -1)) * inside.view(shaped)
-        cut = patch[..., : sizes[0], : sizes[1]]
         top, left = room[0] // 2, room[1] // 2
-        canvas = F.pad(cut, (left, room[1] - left, top, room[0] - top))
+        canvas = F.pad(patch, (left, room[1] - left, top, room[0] - top))
         down = [spot(own, own.new_tensor(free)) - first for own, free, first in zip(self.place.T[1:], room[::-1], (left, top), strict=True)]
         return rotate(canvas, torch.stack([self.place[:, 0], *down], 1))
 
@@ -236,9 +246,11 @@ class Patch(Combines):
 
     def __post_init__(self) -> None:
         size: Any = self.size
-        if not isinstance(size, tuple) or len(size) not in (1, 2) or min(size) < 1 or not 0 <= self.turn < math.inf:
+        sized = isinstance(size, tuple) and len(size) in (1, 2) and all(is_whole(own) and own >= 1 for own in size)
+        if not sized or not is_number(self.turn) or self.turn < 0:
             raise MalformedSpec(
-                f"size {size!r}, turn {self.turn}: a patch is rows x columns, or samples, for example patch:8x8, patch:8x8,20 or patch:1600"
+                f"size {size!r}, turn {self.turn!r}: a patch is rows x columns, or samples, "
+                "for example patch:8x8, patch:8x8,20 or patch:1600"
             )
 
     @staticmethod
@@ -254,6 +266,8 @@ class Patch(Combines):
         check_inputs(clean)
         if (len(self.size) == 2) != (clean.ndim == 4):
             raise UnusableBatch(f"{self}: does not fit inputs of shape {tuple(clean.shape)}: rows x columns for images, samples for sound")
+        if any(own > whole for own, whole in zip(self.size, clean.shape[-len(self.size) :], strict=True)):
+            raise UnusableBatch(f"{self}: larger than inputs of shape {tuple(clean.shape)}. Make it as small as they are, or smaller")
         low, high = (-1.0, 1.0) if box is None else as_box(box)
         radius = clean.new_full(clean.shape[:1], (high - low) / 2)
         region = ball(clean, radius, LinfNorm(), lengths, box, grid)
