@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.catalogue import EVALUATING, evaluating
 from audioadv.attacks.craft import craft
-from audioadv.attacks.objective import Objective, objective
+from audioadv.attacks.objective import WITHOUT, Objective, objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.audio.files import Clip
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
@@ -659,6 +659,13 @@ def test_no_steps_at_all_are_an_error_and_no_miss(name: str, count: float) -> No
     for option in COUNTS & signature(getattr(attacks, name)).parameters.keys():
         with pytest.raises(OptionError, match=f"{option} {count}: give a whole number"):
             getattr(attacks, name)(*given, **needed, **{option: count})
+
+
+def test_messages_name_every_attack_that_works_with_less() -> None:
+    least = {name: evaluating(name).access for name in EVALUATING}
+    for name, access in least.items():
+        assert (access is not Access.GRADIENTS) == (name in WITHOUT[Access.GRADIENTS]), name
+        assert (access is Access.DECISIONS and name != "genetic") == (name in WITHOUT[Access.SCORES]), name  # genetic: transcripts alone
 
 
 def floats(name: str) -> list[str]:

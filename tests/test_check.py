@@ -173,6 +173,12 @@ def test_misses_that_walk_outside() -> None:
     assert found.broken == ["outside the bound"]
 
 
+def test_an_attack_that_leaves_the_bound_by_design_is_not_called_broken_for_it() -> None:
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 3, (0, 1))
+    told = check(objective(net, Misclassify(labels_of(net, x))), Linf(0.01).around(x), "unbounded", probes=False)
+    assert "outside the bound" not in told.broken
+
+
 def test_a_search_is_known_as_one_whatever_it_is_wrapped_in() -> None:
     for attack in (attacks.fmn, partial(attacks.fmn, steps=30), partial(partial(attacks.ddn, steps=30), seed=1)):
         assert "outside the bound" not in checked(small(3, SHAPE), attack, L2(0.3), probes=False).broken

@@ -44,42 +44,44 @@ def by_nes(objective: Objective, region: Region, *, seed: int = 0, **options: An
 
 @final
 class Listed(NamedTuple):
-    """An attack, the least that a recogniser must grant it, whether it works only within a fixed bound, and who takes it by its name."""
+    """An attack, the least that a recogniser must grant it, whether it works only within a fixed bound, whether it may be outside
+    the bound on its way (it looks for the smallest change, from either side, or for any), and who takes it by its name."""
 
     run: Callable[..., AttackResult]
     access: Access = Access.GRADIENTS
     fixed: bool = False
+    strays: bool = False
     crafts: bool = False
     evaluates: bool = True
 
 
 TABLE: Final = {
-    "shrink": Listed(find_then_shrink, crafts=True),
+    "shrink": Listed(find_then_shrink, strays=True, crafts=True),
     "pgd": Listed(pgd, fixed=True, crafts=True),
     "apgd": Listed(apgd, fixed=True, crafts=True),
-    "qin": Listed(qin, crafts=True, evaluates=False),  # which is for a masking threshold alone
+    "qin": Listed(qin, strays=True, crafts=True, evaluates=False),  # which is for a masking threshold alone
     "genetic": Listed(genetic, Access.DECISIONS, fixed=True, crafts=True),
     "kenansville": Listed(kenansville, Access.DECISIONS, crafts=True),
     "nes": Listed(by_nes, Access.SCORES, fixed=True, crafts=True, evaluates=False),
     "annealed_pgd": Listed(annealed_pgd, fixed=True),
     "apgd_l1": Listed(apgd_l1, fixed=True),
     "apgd_targeted": Listed(apgd_targeted, fixed=True),
-    "boundary": Listed(boundary, Access.DECISIONS),
-    "carlini_wagner": Listed(carlini_wagner),
-    "ddn": Listed(ddn),
-    "deepfool": Listed(deepfool),
+    "boundary": Listed(boundary, Access.DECISIONS, strays=True),
+    "carlini_wagner": Listed(carlini_wagner, strays=True),
+    "ddn": Listed(ddn, strays=True),
+    "deepfool": Listed(deepfool, strays=True),
     "fgsm": Listed(fgsm, fixed=True),
-    "fmn": Listed(fmn),
-    "hop_skip_jump": Listed(hop_skip_jump, Access.DECISIONS),
+    "fmn": Listed(fmn, strays=True),
+    "hop_skip_jump": Listed(hop_skip_jump, Access.DECISIONS, strays=True),
     "moves_grid": Listed(moves_grid, Access.DECISIONS, fixed=True),
     "msd": Listed(msd, fixed=True),
-    "pdpgd": Listed(pdpgd),
+    "pdpgd": Listed(pdpgd, strays=True),
     "rp2": Listed(rp2, fixed=True),
-    "sigma_zero": Listed(sigma_zero),
+    "sigma_zero": Listed(sigma_zero, strays=True),
     "square": Listed(square, Access.SCORES, fixed=True),
     "standard": Listed(standard, fixed=True),
     "to_the_end": Listed(to_the_end, fixed=True),
-    "unbounded": Listed(unbounded),
+    "unbounded": Listed(unbounded, strays=True),
     "universal": Listed(universal, fixed=True),
     "worst_of": Listed(worst_of, Access.DECISIONS, fixed=True),
 }

@@ -27,7 +27,7 @@ from audioadv.models.rest import fitting, only_read
 from audioadv.threat.bounds import Box
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import is_goal
-from audioadv.threat.labels import Classify, Confidence, Misclassify, look_like_probabilities
+from audioadv.threat.labels import ON_DECISIONS, Classify, Confidence, Misclassify, look_like_probabilities
 from audioadv.threat.region import Region
 
 if TYPE_CHECKING:
@@ -277,9 +277,8 @@ class Objective:
 PART = 8  # clips that are seen at once
 LOOSE = 0.05  # nats, by which low precision may be off
 WITHOUT = {
-    Access.GRADIENTS: "on scores: square, genetic, or any with slopes=nes(); on decisions: boundary, hop_skip_jump, "
-    "transfer, moves_grid, kenansville",
-    Access.SCORES: "on decisions: boundary, hop_skip_jump, transfer, moves_grid, kenansville",
+    Access.GRADIENTS: f"on scores: square, genetic, or any with slopes=nes(); on decisions: {ON_DECISIONS}",
+    Access.SCORES: f"on decisions: {ON_DECISIONS}",
     Access.DECISIONS: "none",
 }
 """The attacks that still work without."""

@@ -27,6 +27,8 @@ from audioadv.options import is_number, is_whole
 from audioadv.threat.joined import Joins
 
 Confidence = Callable[..., Tensor]
+ON_DECISIONS = "boundary, hop_skip_jump, transfer, moves_grid, worst_of, kenansville"
+"""The attacks that a classifier's decisions are enough for."""
 
 
 def own(scores: Tensor, labels: Tensor) -> Tensor:
@@ -163,10 +165,7 @@ class OfLabels(Joins):
     def scores(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs, checked, and one label a row. Raises UnusableBatch, or AccessDenied for decisions."""
         if not as_tensor(outputs).is_floating_point():
-            raise AccessDenied(
-                "the model gives decisions, not scores, but this attack needs scores. Use one on decisions: boundary, hop_skip_jump, "
-                "transfer, moves_grid or kenansville"
-            )
+            raise AccessDenied(f"the model gives decisions, not scores, but this attack needs scores. Use one on decisions: {ON_DECISIONS}")
         if outputs.ndim != 2 or outputs.shape[1] < 2:
             cure = " One score of yes or no, z [batch, 1], is two: torch.cat([-z, z], 1) / 2" if outputs.shape[1:] in ((), (1,)) else ""
             raise UnusableBatch(f"outputs of shape {tuple(outputs.shape)}: a classifier gives scores [batch, classes], two at least.{cure}")
