@@ -11,7 +11,7 @@ from functools import partial
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
@@ -45,7 +45,7 @@ def annealed_pgd(
     backward a step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """
     check_counts("annealed_pgd", steps=steps, restarts=restarts)
-    fixed_radius(region, "annealed_pgd")
+    check_fixed_radius(region, "annealed_pgd")
     if restarts > 1:
         once = partial(annealed_pgd, steps=steps, random_start=random_start, early_stop=early_stop)
         return one_after_another(starts(once, objective, restarts, seed, random_start=True), region, progress)

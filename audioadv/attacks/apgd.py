@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another, restarted
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
@@ -63,7 +63,7 @@ def apgd(
     step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """
     check_counts("apgd", steps=steps, restarts=restarts)
-    fixed_radius(region, "apgd")
+    check_fixed_radius(region, "apgd")
     if restarts > 1:
         once = partial(apgd, steps=steps, early_stop=early_stop)
         return restarted(once, objective, region, restarts=restarts, seed=seed, progress=progress)

@@ -12,7 +12,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
 from audioadv.threat.projections import each
@@ -75,7 +75,7 @@ def apgd_l1(
     `region.clean`.
     """
     check_counts("apgd_l1", steps=steps)
-    fixed_radius(region, "apgd_l1")
+    check_fixed_radius(region, "apgd_l1")
     run, stages = Run(objective, region, progress), dict(stages_of(steps))
     delta = low_delta = sparse_start(region.at(WIDER[0][1] * region.radius), seed)
     low_slope, since, period, wider = torch.zeros_like(delta), 0, 1, region

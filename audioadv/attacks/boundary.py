@@ -6,7 +6,7 @@ Source: Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks".
 import torch
 from torch import Tensor
 
-from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
+from audioadv.attacks.decisions import ask, blend_back, check_any_noise_fits, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
@@ -42,7 +42,7 @@ def boundary(
     """
     check_counts("boundary", steps=steps, tries=tries)
     check_sizes("boundary", sideways=sideways, inward=inward)
-    any_noise_fits(region, "boundary")
+    check_any_noise_fits(region, "boundary")
     run, draws = Run(objective, region, progress), Draws.of(seed, region.clean)
     side, ahead = torch.full_like(region.radius, sideways), torch.full_like(region.radius, inward)
     with at_rest(objective.model):

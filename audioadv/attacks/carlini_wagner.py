@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_plain_changes, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
@@ -40,7 +40,7 @@ def carlini_wagner(
     """
     check_counts("carlini_wagner", steps=steps, searches=searches)
     check_sizes("carlini_wagner", step_size=step_size, weight=weight)
-    plain_changes(region, "carlini_wagner")
+    check_plain_changes(region, "carlini_wagner")
     if not isinstance(region.norm, L2Norm):
         raise OptionError("carlini_wagner measures changes in L2. Bound it by L2 (l2:min), or use fmn for another norm")
     run = Run(objective, region, progress)

@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.run import Run, boxed, plain_changes
+from audioadv.attacks.run import Run, boxed, check_plain_changes
 from audioadv.errors import OptionError
 from audioadv.threat.norms import LinfNorm
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 
-def any_noise_fits(region: Region, attack: str) -> None:
+def check_any_noise_fits(region: Region, attack: str) -> None:
     """Raises OptionError for an attack that begins at noise, where some of it fits at no radius."""
-    plain_changes(region, attack)
+    check_plain_changes(region, attack)
     if not region.limitless():
         raise OptionError(f"{attack} starts from any noise, and some changes fit this bound at no radius. Use fmn or find_then_shrink")
 

@@ -5,7 +5,7 @@ Source: Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversar
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
@@ -16,7 +16,7 @@ def fgsm(objective: Objective, region: Region, *, seed: int = 0, progress: Tell 
 
     Costs two forwards and one backward. Draws nothing: `seed` changes nothing. Shapes: as in `region.clean` and `objective`.
     """
-    fixed_radius(region, "fgsm")
+    check_fixed_radius(region, "fgsm")
     run = Run(objective, region, progress)
     with at_rest(objective.model):
         delta = region.start()

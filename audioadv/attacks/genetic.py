@@ -20,7 +20,7 @@ from audioadv.attacks.draws import GOLDEN, Draws, mix
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.objective import Objective, box_of
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.models.rest import at_rest
 from audioadv.options import check_amounts, check_counts, check_shares, check_sizes
 from audioadv.threat.projections import each
@@ -54,7 +54,7 @@ def genetic(
     check_sizes("genetic", step_size=step_size)
     check_amounts("genetic", choosiness=choosiness)
     check_shares("genetic", mutation=mutation, descent=descent)
-    fixed_radius(region, "genetic")
+    check_fixed_radius(region, "genetic")
     run, draws = Run(objective, region, progress), born(Draws.of(seed, region.clean), herd)
     crowd, spot = crowded(region, herd)
     many = mutated(crowd, crowd.start(), torch.ones_like(crowd.radius), draws)

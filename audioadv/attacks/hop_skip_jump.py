@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from audioadv.attacks.decisions import any_noise_fits, ask, blend_back, find_any
+from audioadv.attacks.decisions import ask, blend_back, check_any_noise_fits, find_any
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
@@ -48,7 +48,7 @@ def hop_skip_jump(
     check_counts("hop_skip_jump", steps=steps, draws=draws, tries=tries)
     if isinstance(region.norm, L0Norm):
         raise OptionError("hop_skip_jump scales changes, and in L0 a change that is scaled is as large. Use sigma_zero or fmn")
-    any_noise_fits(region, "hop_skip_jump")
+    check_any_noise_fits(region, "hop_skip_jump")
     run, own = Run(objective, region, progress), Draws.of(seed, region.clean)
     with at_rest(objective.model):
         delta, found = find_any(run, own, tries, begin)

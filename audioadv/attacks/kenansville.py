@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_plain_changes, cut
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
@@ -75,7 +75,7 @@ def kenansville(
     changes nothing. It can make a model err; it cannot make it say a phrase. Shapes: [batch, *, time], as in `region.clean`.
     """
     check_counts("kenansville", steps=steps)
-    plain_changes(region, "kenansville")
+    check_plain_changes(region, "kenansville")
     if by not in WAYS:
         raise OptionError(f"kenansville: by {by!r}: give one of {', '.join(WAYS)}")
     run = Run(objective, region, progress)

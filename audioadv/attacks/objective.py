@@ -286,7 +286,7 @@ WITHOUT = {
 
 @lru_cache(maxsize=4)
 def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What a sum over the batch sends back to each loss; made once, since a step of a small net is not much longer."""
+    """The gradient of sum(losses) by each loss: ones. Cached: making it costs about as much as a step of a small net."""
     return torch.ones(count, dtype=dtype, device=device)
 
 
@@ -338,7 +338,7 @@ def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
             "the model has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
             f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
         )
-    # of a loss that just sums its inputs, one number stands for many; of one that is its input, it is `whole`, which is everybody's
+    # autograd may return an expanded tensor, or our cached `ones` itself; both must be copied before anyone writes to them
     lent = 0 in slope.stride() or (whole is not None and slope.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr())
     return slope.clone(memory_format=torch.contiguous_format) if lent else slope
 

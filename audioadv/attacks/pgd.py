@@ -13,7 +13,7 @@ from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius, row_sums
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows, row_sums
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_shares, check_sizes
@@ -53,7 +53,7 @@ def pgd(
     check_sizes("pgd", step_size=step_size)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum
     check_shares("pgd", momentum=momentum)
-    fixed_radius(region, "pgd")
+    check_fixed_radius(region, "pgd")
     if graph:
         check_replayable(objective, early_stop)
     if restarts > 1:

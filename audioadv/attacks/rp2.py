@@ -15,7 +15,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, finite_rows
 from audioadv.errors import UnusableBatch
 from audioadv.models.rest import at_rest
 from audioadv.options import check_amounts, check_counts, check_sizes
@@ -50,7 +50,7 @@ def rp2(
     check_counts("rp2", steps=steps, batch=batch)
     check_sizes("rp2", step_size=step_size)
     check_amounts("rp2", weight=weight)
-    fixed_radius(region, "rp2")
+    check_fixed_radius(region, "rp2")
     if palette is not None and (palette.ndim != 2 or region.clean.ndim < 3 or palette.shape[1] != region.clean.shape[1]):
         raise UnusableBatch(
             f"palette of shape {list(palette.shape)} for inputs of shape {list(region.clean.shape)}: give colours, one a row, "

@@ -13,7 +13,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
-MOVED = 1e-4  # how far an input is from the clean one at least, where it was not just turned by nothing, and rounded
+MOVED = 1e-4  # inputs nearer than this count as unchanged: a rotation by 0 degrees leaves rounding errors
 Tell = Callable[[int, Tensor, Tensor], bool | None]
 """`progress(step, gauge, best)`, called after every step with the whole batch's best so far. True says that it is enough: all leave."""
 
@@ -39,7 +39,8 @@ class Run:
         self.gauge = region.clean.new_full((count,), math.inf)
         self.size = self.gauge.clone()  # of the best, successful or not, where that is more than its gauge
         self.rate = torch.zeros_like(self.gauge)
-        self.sums = torch.zeros_like(self.gauge)  # [still in], of all that was seen where it says `stay`; kept apart, it breaks up the heap
+        # [still in], running sum of what `stay` was given; not finite: the example broke. One tensor: many small ones fragment the heap
+        self.sums = torch.zeros_like(self.gauge)
         self.broken = torch.zeros(count, dtype=torch.bool)
         self.steps = torch.zeros(count, dtype=torch.int64)  # of those that have left
         self.taken, self.enough = 0, False
@@ -146,7 +147,8 @@ class Run:
     def result(self) -> AttackResult:
         """How it ended."""
         self.broken[self.here] |= ~self.sums.isfinite().cpu()
-        changed = (self.gauge > 0) | ((self.best - self.clean).abs() > MOVED).flatten(1).any(1)  # a patch of no parameters is a grey one
+        # all-zero parameters still paint a grey patch, so gauge 0 may be a change
+        changed = (self.gauge > 0) | ((self.best - self.clean).abs() > MOVED).flatten(1).any(1)
         outcome = tuple(map(ended, self.gauge.tolist(), changed.tolist(), self.broken.tolist()))
         cost, rate = self.cost, None if self.objective.expectation is None else self.rate
         self.steps[self.here] = self.taken
@@ -223,7 +225,7 @@ def check_region(region: Region) -> None:
         raise OptionError(f"region {region!r:.60}: not a region. Make one around the inputs: bound.around(clean)")
 
 
-def fixed_radius(region: Region, attack: str) -> None:
+def check_fixed_radius(region: Region, attack: str) -> None:
     """Raises OptionError for a region that is searched for the smallest change, for an attack whose steps are shares of a radius."""
     check_region(region)
     if bool(region.radius.isinf().any()):
@@ -233,7 +235,7 @@ def fixed_radius(region: Region, attack: str) -> None:
         )
 
 
-def plain_changes(region: Region, attack: str) -> None:
+def check_plain_changes(region: Region, attack: str) -> None:
     """Raises OptionError for a region with parameters of its own, for an attack that changes inputs sample by sample."""
     if not region.added:
         raise OptionError(f"{attack} changes inputs directly, but this bound has parameters of its own. Use pgd, apgd or fmn")

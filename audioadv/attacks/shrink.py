@@ -146,7 +146,8 @@ def find_then_shrink(
             pulled = here.pull(search.delta, look.slope)
             search.velocity = here.steady(restless(pulled, ~search.found & (search.stage >= LOST))).lerp(search.velocity, momentum)
             stride = strides(search, shrinks, longest_step)
-            stride = torch.where(search.found & ~rounded, 0.0, stride)  # stay, to be heard again on the grid
+            # just found off the grid: do not move, so that the next step can test the rounded input
+            stride = torch.where(search.found & ~rounded, 0.0, stride)
             search.delta = here.project(torch.addcmul(search.delta, each(stride * search.radius, search.delta), search.velocity, value=-1))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 if not len(left[0]):

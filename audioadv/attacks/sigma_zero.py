@@ -9,7 +9,7 @@ import torch
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_plain_changes, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_amounts, check_counts, check_sizes
@@ -39,7 +39,7 @@ def sigma_zero(
     check_counts("sigma_zero", steps=steps)
     check_sizes("sigma_zero", step_size=step_size, sigma=sigma)
     check_amounts("sigma_zero", threshold=threshold, threshold_step=threshold_step)
-    plain_changes(region, "sigma_zero")
+    check_plain_changes(region, "sigma_zero")
     if not region.limitless():
         raise OptionError("sigma_zero changes any entry, and some changes fit this bound at no radius. Use fmn or find_then_shrink")
     run = Run(objective, region, progress)

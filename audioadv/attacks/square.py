@@ -9,7 +9,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, fixed_radius, plain_changes
+from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius, check_plain_changes, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
@@ -56,8 +56,8 @@ def square(
     """
     check_counts("square", steps=steps)
     check_sizes("square", area=area)
-    plain_changes(region, "square")
-    fixed_radius(region, "square")
+    check_plain_changes(region, "square")
+    check_fixed_radius(region, "square")
     if not isinstance(region.norm, LinfNorm | L2Norm):
         raise OptionError("square moves within Linf or L2. Bound it by one of them, or use a gradient attack with slopes=nes()")
     run, draws, move = (

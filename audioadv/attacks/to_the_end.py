@@ -10,7 +10,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import Tell, fixed_radius
+from audioadv.attacks.run import Tell, check_fixed_radius
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import Region
@@ -27,7 +27,7 @@ def to_the_end(
     """
     check_counts("to_the_end", steps=steps)
     check_sizes("to_the_end", step_size=step_size)
-    fixed_radius(region, "to_the_end")
+    check_fixed_radius(region, "to_the_end")
     delta, asked, taken = random_start(region, seed), objective.begun(region.clean, region), 0
     with at_rest(objective.model):
         for taken in range(1, steps + 1):

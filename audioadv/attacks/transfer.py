@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, fixed_radius
+from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius
 from audioadv.attacks.substitute import substituting
 from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
@@ -48,7 +48,7 @@ def transfer(
     check_counts("transfer", rounds=rounds, passes=passes)
     check_sizes("transfer", spread=spread, rate=rate)
     if attack is None:
-        fixed_radius(region, "transfer with pgd")
+        check_fixed_radius(region, "transfer with pgd")
     check_substitute(objective, region.clean, substitute)
     run, generator = Run(objective, region, progress), torch.Generator().manual_seed(seed)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, fixed_radius
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
@@ -73,7 +73,7 @@ def msd(
     check_sizes("msd", step_size=step_size)
     if not all(member.added for member in (region, *region.members())):
         raise OptionError("msd: the union's members must all be plain changes. Use worst_member(attack, objective, region)")
-    fixed_radius(region, "msd")
+    check_fixed_radius(region, "msd")
     run = Run(objective, region, progress)
     delta = random_start(region, seed)
     with at_rest(objective.model):

@@ -18,7 +18,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, finite_rows, plain_changes
+from audioadv.attacks.run import Run, Tell, check_plain_changes, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
@@ -51,7 +51,7 @@ def universal(
     """
     check_counts("universal", steps=steps, batch=batch)
     check_sizes("universal", step_size=step_size)
-    plain_changes(region, "universal")
+    check_plain_changes(region, "universal")
     if not bool(region.radius.isfinite().all()):
         raise OptionError("universal: one change for all has no smallest bound of each. Give the bound a radius")
     run, clean = Run(objective, region, progress), region.clean

@@ -47,12 +47,12 @@ def members(goal: "Goal") -> tuple["Goal", ...]:
 
 
 def several(goal: "Goal") -> bool:
-    """Whether a goal has parts that an attack has to bring about together, which pull against each other where one is nearly there."""
+    """Whether this is a conjunction of more than one goal."""
     return len(getattr(goal, "goals", ())) > 1
 
 
 def kappa(goal: "Goal") -> float:
-    """What to add to a goal's loss to have zero where it is just reached: by `margin`, the lead that is asked for; of several goals,
+    """Offset such that loss + kappa == 0 on the goal's boundary: by `margin`, the lead that is asked for; of several goals,
     whose loss is the sum of softplus(lack), -log 2, where no member lacks anything.
 
     >>> from audioadv.threat.labels import Classify, Misclassify

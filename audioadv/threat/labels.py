@@ -8,7 +8,7 @@ margin                score of the label less its best rival's          Carlini 
 dlr                   the same, in units of the scores' spread          Croce and Hein 2020
 probability_margin    the same, of probabilities                        Carlini and Wagner 2017, V-A, f2
 
-All but cross_entropy's rounding are the same on logits and on log-softmax. With `rivals`, each example's label is compared
+Logits and log-softmax give the same values (cross_entropy: up to rounding). With `rivals`, each example's label is compared
 with one class only: the targeted forms.
 """
 
@@ -32,7 +32,7 @@ ON_DECISIONS = "boundary, hop_skip_jump, transfer, moves_grid, worst_of, kenansv
 
 
 def own(scores: Tensor, labels: Tensor) -> Tensor:
-    """Each row's score of its label: nll_loss, its sign turned by the weights, is a gather in one kernel, backward too.
+    """Same as scores.gather(1, labels), but one kernel forward and backward (nll_loss with weights -1). Shapes: -> [batch].
 
     >>> own(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([2]))
     tensor([2.])
