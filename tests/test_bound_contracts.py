@@ -10,8 +10,10 @@ from torch import Tensor
 from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch
 from audioadv.models.rest import all_bits
 from audioadv.threat.bounds import L0, L1, L2, SNR, Bound, Linf, parse_bound
+from audioadv.threat.combined import BothNorm
 from audioadv.threat.features import Feature
-from audioadv.threat.region import Region
+from audioadv.threat.norms import LinfNorm
+from audioadv.threat.region import Norm, Region
 from audioadv.threat.stickers import Patch, Sticker
 from audioadv.threat.warps import Spatial, Timing
 
@@ -341,3 +343,71 @@ def test_cuda_agrees_with_the_cpu(name: str, shape: tuple[int, ...]) -> None:
     rtol, atol = (1e-2, 1e-3) if name == "feature" else (1e-4, 1e-5)
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol)
+
+
+class Slab(Norm):
+    """How far a change goes along one direction of length 1, either way."""
+
+    def __init__(self, along: Tensor) -> None:
+        self.along = along
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        return (delta @ self.along).abs()
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        far = delta @ self.along
+        return delta - (far - torch.minimum(torch.maximum(far, -radius), radius))[:, None] * self.along
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        return (slope @ self.along).sign()[:, None] * self.along
+
+    steady = steepest
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return (2 * torch.rand((), generator=generator) - 1) * self.along
+
+    def rows(self, index: Tensor) -> "Slab":
+        return self
+
+
+def test_the_nearest_within_two_slabs_is_nearer_than_where_taking_turns_ends() -> None:
+    """They share a rhombus: y is the nearest to d where <d - y, corner - y> is at most 0 for all four corners."""
+    ways = torch.tensor([[1.0, 0.0], [0.5**0.5, 0.5**0.5]], dtype=torch.float64)
+    given, radius = 5 * draw((200, 2), 0).double(), torch.ones(200, dtype=torch.float64)
+    radii = torch.tensor([[1.0], [2.0]]).double().expand(2, 200)
+    nearest = BothNorm((Slab(ways[0]), Slab(ways[1])), radii, 0 * radii).project(given, radius, None, None)
+    corners = torch.tensor([[1.0, 2.0], [1.0, -2.0], [-1.0, 2.0], [-1.0, -2.0]]).double() @ torch.linalg.inv(ways).T
+    angles = torch.einsum("nd,nkd->nk", given - nearest, corners - nearest[:, None])
+    assert angles.max() < 1e-3
+    assert (nearest != given).any(1).float().mean() > 0.5
+
+
+def test_what_lies_deep_in_all_parts_but_one_is_not_projected_once_more() -> None:
+    """Not every projection leaves what is inside where it is: here, one that halves."""
+
+    class Halving(Slab):
+        def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+            return delta / 2
+
+    radii = torch.ones(2, 3)
+    both = BothNorm((Halving(torch.tensor([1.0, 0.0])), Slab(torch.tensor([0.0, 1.0]))), radii, 0 * radii)
+    inside = torch.tensor([[0.9, 0.4], [0.4, 0.9], [0.9, 0.9]])
+    assert torch.equal(both.settle(inside, radii, None, None), inside * torch.tensor([[1.0], [1.0], [0.5]]))
+
+
+def test_of_several_parts_the_steady_step_is_their_mean_by_how_far_each_climbs() -> None:
+    slope = torch.tensor([[8.0, 0.1, 0.1, 0.1], [1.0, 1.0, -1.0, 0.5]])
+    region = (Linf(0.1) & L2(0.15)).around(torch.zeros(2, 4), box=None)
+    signs = 0.1 * LinfNorm().steady(slope)
+    signs = signs * (0.15 / signs.norm(dim=1, keepdim=True)).clamp_max(1)
+    along = (0.15 * slope / slope.norm(dim=1, keepdim=True)).clamp(-0.1, 0.1)
+    climbs = [(slope * step).sum(1, keepdim=True) for step in (signs, along)]
+    torch.testing.assert_close(region.steady(slope), (climbs[0] * signs + climbs[1] * along) / sum(climbs), rtol=1e-4, atol=1e-6)
+
+
+def test_samples_of_a_union_are_of_any_part_and_of_an_intersection_as_large_as_its_first() -> None:
+    clean, own = torch.zeros(200, 24), generators(200)
+    sums = (Linf(0.1) | L1(0.5)).around(clean, box=None).sample(own).abs().sum(1)
+    assert 0.35 < float((sums > 0.5).float().mean()) < 0.65, "half of them are of Linf, whose entries come to 1.2"
+    within = (Linf(0.1) & L2(10)).around(clean, box=None).sample(generators(200))
+    assert float(within.std()) == pytest.approx(0.1 / 3**0.5, rel=0.05)

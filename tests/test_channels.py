@@ -698,3 +698,13 @@ def test_ctrl_c_while_a_codec_is_at_work_is_heard(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("audioadv.audio.codecs.io.BytesIO", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         through_codec(torch.zeros(16000), 16000, "mulaw", 64)
+
+
+def test_what_is_picked_draws_on_its_own() -> None:
+    """By a part of the key, by its place: the number that picked it has no part in what it draws."""
+    channel, sound = Gain((-9, 0)) | Gain((0, 9)), torch.ones(1, 400)
+    for draw in range(20):
+        key = Key(1, 2, draw)
+        heard = channel.draw([key])(sound, None)[0]
+        own = [option.draw([key.part(place)])(sound, None)[0] for place, option in enumerate((Gain((-9, 0)), Gain((0, 9))))]
+        assert torch.equal(heard, own[0] if heard[0, 0] < 1 else own[1])

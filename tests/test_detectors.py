@@ -393,3 +393,11 @@ def test_parts_that_pull_to_and_fro_are_both_reached() -> None:
         apgd(objective(model, wanted), region, steps=2, early_stop=False)
         assert float((looks[1] - looks[0]).abs().max()) <= step + 1e-6
         assert float((looks[1] - looks[0]).abs().max()) > 0.9 * min(step, 1.0)
+
+
+def test_densitys_bandwidth_is_the_median_way_to_the_nearest_of_the_same_class() -> None:
+    """Two classes in between each other: a tenth apart, but their own are at 1 from each other."""
+    places = torch.tensor([[0.0], [1.0], [2.0], [0.1], [1.1], [2.1]])
+    scores = torch.eye(2)[[0, 0, 0, 1, 1, 1]]
+    sense = Density("inputs").learn([Seen(places, None, scores, {})], [], 0)
+    assert sense.bandwidth == pytest.approx(1.0)

@@ -220,3 +220,10 @@ def test_without_pesq_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pesq", None)
     with pytest.raises(BrokenInstallation, match=r"\.\[pesq\]"):
         pesq_mos(SPEECH, SPEECH, 16000)
+
+
+def test_filters_stay_above_24_khz_as_they_are_there() -> None:
+    """The standard's rate has no more: at twice that rate, what nobody hears is not weighed by a mirror image of the filters."""
+    assert torch.equal(k_weight(torch.tensor([24_000.0, 30_000, 47_000, 48_000])), k_weight(torch.full((4,), 24_000.0)))
+    level = -3.70 + 10 * float(k_weight(torch.tensor(24_000.0)).log10())
+    assert float(loudness_lufs(tone(40_000, 96_000), 96_000)) == pytest.approx(level, abs=0.01)

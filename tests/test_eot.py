@@ -36,7 +36,7 @@ from audioadv.attacks.settle import (
 from audioadv.attacks.survivors import restarted, started
 from audioadv.attacks.verdict import Verdict
 from audioadv.audio.files import Clip
-from audioadv.audio.gains import along_gains
+from audioadv.audio.gains import along_gains, around
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role, read_rooms
 from audioadv.models.alphabet import ALPHABET
@@ -467,12 +467,8 @@ def test_another_start_meets_other_draws_and_the_best_by_the_same_checks_stays(c
     objective, region = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, wanted), aa.SNR(3).around(waveforms, lengths)
     first, second = (started(objective, number).begun(waveforms) for number in (0, 1))
     assert float(first.look(waveforms).loss) != float(second.look(waveforms).loss)
-    everyone, worst = torch.tensor([True]), torch.zeros(1)
     assert first.memory is not None
     assert second.memory is not None
-    first.memory.shares[0] = second.memory.shares[0] = 1.0
-    louder = waveforms + 0.1 * torch.randn(waveforms.shape, generator=torch.Generator().manual_seed(0))
-    assert first.rates(louder, everyone, worst) == second.rates(louder, everyone, worst)
 
     found = partial(find_then_shrink, minimal=False, steps=20)
     both = restarted(found, objective, region, restarts=2)
@@ -481,6 +477,11 @@ def test_another_start_meets_other_draws_and_the_best_by_the_same_checks_stays(c
     assert rates[0] != rates[1]
     assert float(both.rate) == max(rates)  # type: ignore[arg-type]
     assert torch.equal(both.adversarial, alone[rates.index(max(rates))].adversarial)
+
+    first.memory.shares[0] = second.memory.shares[0] = 1.0
+    checked = [float(one.rates(both.adversarial, torch.tensor([True]), torch.zeros(1))) for one in (first, second)]
+    assert 0 < max(rates) < 1
+    assert checked == [pytest.approx(max(rates))] * 2
 
 
 # Images and classifiers
@@ -815,3 +816,25 @@ def test_expectations_that_make_no_sense(options: dict[str, object], said: str, 
     if "sample_rate" not in options:
         with pytest.raises(aa.errors.OptionError, match=said):
             aa.craft(recognisers.linear(), [Clip("hiss", clips[0], 16000)], aa.Transcribe("go"), channel=NOISY, steps=1, **options)
+
+
+@pytest.mark.parametrize(("losses", "again"), [({0: 0.0, 1: 100.0, 2: 0.0}, 1), ({0: -1.0, 1: -5.0}, 0)], ids=["above zero", "below zero"])
+def test_draws_are_met_again_as_their_losses_weigh(losses: dict[int, float], again: int) -> None:
+    """Losses below zero weigh by how far they are over the least of them."""
+    wanted = Expectation(NOISY, draws=4, hard=0.25)
+    memory = wanted.memory(torch.zeros(1, 400), None)
+    memory.losses[0].update(losses)
+    met = [[key.draw for key in wanted.plan(memory, 0, first)] for first in range(100, 300)]
+    assert met == [[first, first + 1, first + 2, again] for first in range(100, 300)]
+
+
+def test_gains_are_summed_over_two_frames_on_either_side_and_bands_weigh_nothing() -> None:
+    """So a sound is a gain of 1 of itself, beyond the middle of the last band too."""
+    impulse = torch.zeros(1, 11, 3)
+    impulse[0, 5, 1] = 1.0
+    summed = around(impulse)
+    assert summed[0, :, 1].tolist() == pytest.approx([0.0] * 3 + [1.0] * 5 + [0.0] * 3)
+    assert not summed[..., [0, 2]].any()
+    for hertz in (1000, 7900):
+        tone = (2 * math.pi * hertz / 16000 * torch.arange(8000)).sin()[None]
+        assert float((along_gains(tone, tone, 16000) - tone).norm()) < 0.05 * float(tone.norm())

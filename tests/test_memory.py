@@ -535,3 +535,17 @@ def test_a_phrase_that_is_given_twice_is_one_answer() -> None:
     said = linear_recogniser().transcribe(sounds[:1], lengths[:1])[0]
     voice = remembering(linear_recogniser(), on_repeat="other", answers=(said, said, "stop"))
     assert voice.transcribe(sounds, lengths) == [said, *["stop"] * 19]
+
+
+def test_another_answer_than_the_first_is_another_whatever_the_model_says_now() -> None:
+    """A net that answers an input that is like the first one otherwise: what was answered first does not come back."""
+    x = uniform(1, 1, 4, 4) * 0.5
+    like = x + 0.01
+
+    def flips(inputs: Tensor) -> Tensor:
+        return nn.functional.one_hot((inputs.flatten(1)[:, 0] > x.flatten()[0] + 0.005).long() + 1, 4).float()
+
+    memory = remembering(flips, Near(L2(0.5)), "other")
+    answers = memory(torch.cat([x, like.expand(60, 1, 4, 4)])).argmax(1).tolist()
+    assert answers[0] == 1
+    assert {*answers[1:]} == {0, 2, 3}

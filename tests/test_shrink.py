@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -262,3 +263,33 @@ def test_what_is_heard_is_heard_again_where_it_is_on_the_grid() -> None:
     before, after = seen[first], seen[first + 1]
     assert (before - after).abs().max() <= 1.001 * grid
     torch.testing.assert_close(after / grid, (after / grid).round(), rtol=0, atol=0.01)
+
+
+def test_a_steps_direction_is_a_running_mean() -> None:
+    """0.85 of the last one: along a slope that stays, and then turns round."""
+    seen, slopes = list[Tensor](), [1.0] * 4 + [-1.0] * 4
+    way = torch.nn.functional.normalize(torch.randn(1, 8, generator=torch.Generator().manual_seed(0)))
+
+    def scripted(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return 1 + slopes[len(seen) - 1] * ((x - x.detach()) @ way[0])
+
+    find_then_shrink(objective(scripted, Below()), L2(1.0).around(torch.zeros(1, 8), box=None), steps=8, minimal=False)
+    mean = 0.0
+    for slope, here, there in zip(slopes, seen, seen[1:], strict=False):
+        mean = 0.15 * slope + 0.85 * mean
+        torch.testing.assert_close(there - here, -0.2 * mean * way, rtol=1e-4, atol=1e-6)
+
+
+def test_a_search_that_has_grown_twice_moves_every_entry() -> None:
+    """What the model hardly sees at first, too: it may be behind a threshold."""
+    seen, slope = list[Tensor](), torch.tensor([1.0, 1e-5])
+
+    def flat(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return 1 + (x - x.detach()) @ slope
+
+    find_then_shrink(objective(flat, Below()), L2(MIN).around(torch.ones(1, 2), box=None), steps=48)
+    moved = torch.stack([there - here for here, there in pairwise(seen)])[:, 0].abs()
+    assert (moved[1:16, 1] < 1e-3 * moved[1:16, 0].amax()).all()
+    assert (moved[-4:, 1] > 0.3 * moved[-4:, 0]).all()

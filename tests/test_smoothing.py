@@ -326,3 +326,41 @@ def test_a_smoothed_recogniser_votes_and_can_be_attacked() -> None:
     result = pgd(objective(model, Transcribe("no"), lengths), region, steps=60)
     assert all(result.reached)
     assert model.transcribe(result.adversarial, lengths) == ["no", "no"]
+
+
+@pytest.mark.parametrize(
+    ("said", "voted"),
+    [(["a", "a b", "b"], "a b"), (["b c", "a b", "a"], "a b"), (["a b", "b a", "b"], "a b")],
+)
+def test_rovers_alignment_is_the_cheapest(said: list[str], voted: str) -> None:
+    """A word replaced costs 4, a word put in or left out 3."""
+    assert rover(said) == voted
+
+
+def test_rovers_confidence_is_the_mean_of_those_who_say_the_word() -> None:
+    """Not of all who voted: two who are less sure do not outweigh one who is."""
+    assert rover(["x", "y", "y"], [[0.6], [0.5], [0.5]], alpha=0) == "x"
+
+
+def test_later_draws_are_others_than_the_first() -> None:
+    seen, inputs = list[Tensor](), torch.zeros(1, 6)
+    Smoothed(lambda noisy: (seen.append(noisy.clone()), noisy[:, :2])[1], SIGMA).likeliest(inputs, None, 100)
+    draws = torch.cat(seen)
+    assert len(draws) == 100, "none of three fifths is a clear lead"
+    assert len(draws.unique(dim=0)) == 100
+
+
+@pytest.mark.parametrize(("hits", "certain"), [(540, False), (560, True)])
+def test_a_class_is_certified_where_its_lower_bound_is_above_a_half(hits: int, certain: bool) -> None:
+    """Of 1,000 draws, 540 leave 0.49, 560 leave 0.51."""
+    calls = 0
+
+    def scripted(noisy: Tensor) -> Tensor:
+        nonlocal calls
+        places = torch.arange(calls, calls + len(noisy)) - 60  # the first 60 choose the class
+        calls += len(noisy)
+        return nn.functional.one_hot((places < hits).long(), 2).float()
+
+    certificate = Smoothed(scripted, SIGMA).certify(torch.zeros(1, 4), select=100, draws=1000, alpha=0.001)
+    assert certificate.counts.tolist() == [hits]
+    assert (certificate.classes.item() == 1, certificate.radii.item() > 0) == (certain, certain)

@@ -1349,3 +1349,27 @@ def test_masked_noise_is_trained_against_from_no_radius_on() -> None:
 
 def test_a_mean_over_a_batch_counts_each_part_by_its_size() -> None:
     assert Processes().mean(torch.tensor(2.0), 0.25) == 0.5
+
+
+def test_e_at_draws_members_in_proportion_to_their_errors() -> None:
+    model, batch = nn.Linear(8, 3), blobs(2).first(2)
+
+    def shares(errors: list[float], seeds: int) -> Tensor:
+        drawn = torch.zeros(3)
+        for seed in range(seeds):
+            moment = Moment(seed=seed, memory={"e_at": torch.tensor(errors)}, mean=lambda error: torch.tensor(9.0))
+            list(EAT(UNION, steps=1, follow=1.0).gradients(model, batch, moment))
+            drawn += moment.memory["e_at"] == 9
+        return drawn / seeds
+
+    assert shares([0.0, 1.0, 0.0], 20)[1] == 1
+    torch.testing.assert_close(shares([0.25, 0.75, 0.0], 100), torch.tensor([0.25, 0.75, 0.0]), rtol=0, atol=0.1)
+
+
+def test_a_share_of_clean_inputs_mixes_the_gradients_of_both() -> None:
+    model, batch = net(dropout=0.0).eval(), blobs(20).first(20)
+    mixed, worst, clean = (
+        gradients(method, model, batch) for method in (Adversarial(BOUND, 3, clean=0.25), Adversarial(BOUND, 3), Natural())
+    )
+    for both, hard, easy in zip(mixed, worst, clean, strict=True):
+        torch.testing.assert_close(both, 0.75 * hard + 0.25 * easy)
