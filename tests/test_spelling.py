@@ -12,7 +12,7 @@ from audioadv.models.decoding import text_of, transcripts
 from audioadv.models.recogniser import Emissions
 from audioadv.threat.ctc import frames_needed
 from audioadv.threat.goals import Mistranscribe, Silence, Transcribe, check_spelt
-from audioadv.threat.spelling import columns_of, in_pieces
+from audioadv.threat.spelling import columns_of, in_pieces, too_long
 
 WORDS = ("", " the", " cat", "s", " a", " sat", " on", " mat")
 MIXED = ("", "th", "e", "t", "h")
@@ -113,3 +113,29 @@ def test_marks_of_several_letters_change_nothing_for_a_model_of_letters() -> Non
     with pytest.raises(UnusableTarget, match=r"only \(ab<unk> and space\), with numbers"):
         check_spelt(Transcribe("a c"), marked)
     assert {columns_of("".join(text), marked) for text in itertools.product("ab", repeat=2)} == {(2, 2), (2, 3), (3, 2), (3, 3)}
+
+
+@pytest.mark.parametrize("vocabulary", [MIXED, GAPS, ("", "ab", "a", "b"), ("", " ", "a", "b ", "ba"), ("", "a", "b", "ab ")])
+def test_of_all_spellings_it_is_the_one_of_the_fewest_frames_then_the_first(vocabulary: tuple[str, ...]) -> None:
+    """Against all rows of up to four columns, but those that write as much without one of theirs."""
+    every = [row for count in (1, 2, 3, 4) for row in itertools.product(range(1, len(vocabulary)), repeat=count)]
+    spelt: dict[str, list[tuple[int, ...]]] = {}
+    for row in every:
+        text = text_of(row, vocabulary)
+        if text not in {text_of(row[:place] + row[place + 1 :], vocabulary) for place in range(len(row))}:
+            spelt.setdefault(text, []).append(row)
+    short = {text: rows for text, rows in spelt.items() if 0 < len(text) <= 3}
+    assert len(short) > 5
+    for text, rows in short.items():
+        assert columns_of(text, vocabulary) == min(rows, key=lambda row: (frames_needed(row), row))
+
+
+def test_what_does_not_fit_is_told_in_full() -> None:
+    assert too_long("thth", 3, MIXED) is None  # th, a blank, th
+    told = too_long("thth", 2, MIXED)
+    assert told is not None
+    assert told.startswith("The target needs 3 frames, but the clip has 2. The longest part that fits is 'tht':")
+    assert "The longest part that fits is 'tee':" in str(too_long("teee", 5, MIXED))
+    assert "The longest part that fits is 'the cats':" in str(too_long("the cats sat", 3, WORDS))
+    assert "No part of it fits: shorten" in str(too_long("the", 0, MIXED))
+    assert too_long("dog", 1, MIXED) is None, "what cannot be written at all is told elsewhere"

@@ -43,7 +43,7 @@ def columns_of(text: str, vocabulary: tuple[str, ...], heard: frozenset[int] = f
             for end in range(here + 1, min(begin + longest, len(spaced)) + 1):
                 if (own := column.get(spaced[begin:end])) is None:
                     continue
-                unheard = 0 if own in heard else end - here
+                unheard = 0 if own in heard else min(end, len(text) + 1) - here  # a gap at the end is no letter
                 for last, (strange, frames, so_far) in ways[here].items():
                     way = strange + unheard, frames + 1 + (own == last), (*so_far, own)
                     ways[end][own] = min(way, ways[end].get(own, way))
