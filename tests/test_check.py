@@ -480,3 +480,60 @@ def test_what_rounding_adds_is_no_way_out_of_a_box() -> None:
         inputs[0, 0] = height
         assert within(region, inputs).tolist() == [holds, True]
     assert within(region, clean + torch.tensor([0.0, 1.0])).tolist() == [True, False]  # beyond its own length
+
+
+def misses(odd: int, of: int = 20, **what: object) -> list[Sight]:
+    """Misses of ten looks each, of which some have something odd about them."""
+    plain = {"reached": False, "looks": 10, "tail": 0.0, "rise": -1.0, "spent": 1.0}
+    return [Sight(**plain | (what if number < odd else {})) for number in range(of)]  # type: ignore[arg-type]
+
+
+def few(count: int, of: int = 20) -> list[bool]:
+    return [number < count for number in range(of)]
+
+
+@pytest.mark.parametrize(
+    ("name", "sound", "broken"),
+    [
+        ("probabilities for logits", {"probabilities": False}, {"probabilities": True}),
+        ("random, not averaged", {"spread": 1e-4}, {"spread": 1.1e-4}),
+        ("random, not averaged", {"spread": 1.0, "passes": 2}, {"spread": 1.0, "passes": 1}),
+        ("no gradient", {"sights": misses(2, zero=6)}, {"sights": misses(3, zero=6)}),
+        ("no gradient", {"sights": misses(20, zero=5)}, {"sights": misses(20, zero=6)}),
+        ("no gradient", {"sights": misses(2, broken=1)}, {"sights": misses(3, broken=1)}),
+        ("loss climbs", {"sights": misses(10, rise=0.6)}, {"sights": misses(11, rise=0.6)}),
+        ("loss climbs", {"sights": misses(20, rise=0.5)}, {"sights": misses(20, rise=0.51)}),
+        ("outside the bound", {"sights": misses(2, strayed=True)}, {"sights": misses(3, strayed=True)}),
+        (
+            "outside the bound",
+            {"sights": misses(20, strayed=True), "searching": True},
+            {"sights": misses(3, reached=True, strayed=True), "searching": True},
+        ),
+        ("success lost", {"sights": misses(0)}, {"sights": misses(1, lost=True)}),
+        ("claims fail", {"claimed": 20, "refuted": 2}, {"claimed": 20, "refuted": 3}),
+        ("budget unspent", {"sights": misses(10, spent=0.1)}, {"sights": misses(11, spent=0.1)}),
+        ("budget unspent", {"sights": misses(20, spent=0.5)}, {"sights": misses(20, spent=0.49)}),
+        ("cut short", {"sights": misses(10, tail=0.25)}, {"sights": misses(11, tail=0.25)}),
+        ("cut short", {"sights": misses(20, tail=0.2)}, {"sights": misses(20, tail=0.21)}),
+        ("cut short", {"sights": misses(11, tail=0.25, strayed=True)}, {"sights": misses(11, tail=0.25)}),
+        ("more budget, less success", {"felled": few(9), "wider": few(8)}, {"felled": few(9), "wider": few(7)}),
+        ("more budget, less success", {"felled": few(9, 60), "wider": few(7, 60)}, {"felled": few(9, 60), "wider": few(6, 60)}),
+        ("unbounded misses", {"unbounded": few(20)}, {"unbounded": few(19)}),
+        *[
+            (
+                f"{rival} wins",
+                {"felled": few(9), rival.replace(" ", "_"): few(most)},
+                {"felled": few(9), rival.replace(" ", "_"): few(most + 1)},
+            )
+            for rival, most in (("noise", 10), ("black box", 10), ("transfer", 10))
+        ],
+        ("noise wins", {"felled": few(9, 60), "noise": few(11, 60)}, {"felled": few(9, 60), "noise": few(12, 60)}),
+    ],
+)
+def test_an_indicator_speaks_from_its_limit_on(name: str, sound: dict[str, object], broken: dict[str, object]) -> None:
+    for evidence, said in ((sound, False), (broken, True)):
+        findings = {
+            found.indicator.name: found for found in Checkup.of(Evidence(**{"sights": misses(0), "felled": few(0)} | evidence)).findings
+        }  # type: ignore[arg-type]
+        assert findings[name].verdict is not None
+        assert findings[name].broken == said

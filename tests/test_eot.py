@@ -838,3 +838,34 @@ def test_gains_are_summed_over_two_frames_on_either_side_and_bands_weigh_nothing
     for hertz in (1000, 7900):
         tone = (2 * math.pi * hertz / 16000 * torch.arange(8000)).sin()[None]
         assert float((along_gains(tone, tone, 16000) - tone).norm()) < 0.05 * float(tone.norm())
+
+
+def test_steps_over_a_channel_follow_a_running_mean_and_are_as_long_whatever_it_agrees_on() -> None:
+    """Slopes along one axis, then another: the second step's direction is a tenth of the new one and nine of the last."""
+    seen, ways = list[Tensor](), torch.eye(9)
+
+    def scripted(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return 1 + (x - x.detach()) @ ways[min(len(seen), 9) - 1]
+
+    wanted = aa.objective(scripted, louder_than(0, True), None, Expectation(Gain(0), draws=1, check_draws=1))  # type: ignore[arg-type]
+    find_then_shrink(wanted, aa.L2(1.0).around(torch.full((1, 9), 0.1), box=None), steps=10, minimal=False)
+    torch.testing.assert_close(seen[1] - seen[0], -FIRST_STEP * WIDEST * ways[:1], rtol=1e-4, atol=1e-5)
+    turned = 0.9 * ways[0] + ways[1]
+    length = stride_at(0.1, False) * WIDEST ** (1 - 0.1 / WIDE_UNTIL)
+    torch.testing.assert_close(seen[2] - seen[1], -length * (turned / turned.norm())[None], rtol=1e-4, atol=1e-5)
+
+
+def test_a_search_for_the_smallest_is_wide_for_the_first_part_of_its_steps_alone() -> None:
+    """Out of reach throughout: ten times as loud as the clip at first, and no louder than it from 12 % of the steps on."""
+    seen, clean = list[Tensor](), torch.full((1, 9), 0.1)
+
+    def scripted(x: Tensor) -> Tensor:
+        seen.append((x - clean).detach())
+        return 1 + (x - x.detach()).sum(1)
+
+    wanted = aa.objective(scripted, louder_than(0, True), None, Expectation(Gain(0), draws=1, check_draws=1))  # type: ignore[arg-type]
+    find_then_shrink(wanted, aa.L2(MIN).around(clean, box=None), steps=50)
+    sizes = torch.cat(seen).norm(dim=1) / clean.norm()
+    assert sizes[:6].max() > 2
+    assert sizes[7:21].max() <= 1 + 1e-5

@@ -1,5 +1,6 @@
 """Counts and sizes are what they say, wherever they are given: NumPy's too, but no half, no True, none below what makes sense."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from audioadv.attacks.estimates import bandits, nes
 from audioadv.errors import MalformedSpec, OptionError
 from audioadv.evaluation.games.game import play
 from audioadv.evaluation.survival import survive
+from audioadv.threat.decimals import decimal, integer
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
 X, Y = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.int64)
@@ -67,3 +69,29 @@ def test_what_is_for_a_channel_is_checked_without_one() -> None:
     for option, wrong in {"draws": -3, "rate": 7.0, "judge_draws": 0}.items():
         with pytest.raises(OptionError, match=option):
             crafted(**{option: wrong})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("6", 6.0), ("-6", -6.0), ("+6.", 6.0), (".5", 0.5), ("-.5e-1", -0.05), ("1E+3", 1000.0), ("  2.5 ", 2.5), ("-inf", -math.inf)],
+)
+def test_decimals_are_read_as_they_are_written(text: str, number: float) -> None:
+    assert decimal(text) == number
+    assert math.isnan(decimal("NaN"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "e3", "1_0", "1,5", "0x10", "\u0663", "\u00bd", "1\n", "\t1", "1 0", "--1", "1e", "1e1.5", "infinity"]
+)
+def test_what_python_reads_besides_is_no_decimal(text: str) -> None:
+    with pytest.raises(ValueError):
+        decimal(text)
+    with pytest.raises(ValueError):
+        integer(text)
+
+
+def test_whole_numbers_are_read_as_they_are_written() -> None:
+    assert [integer(text) for text in ("16", "+16", " -3 ", "007")] == [16, 16, -3, 7]
+    for text in ("1.0", "1e3", "inf"):
+        with pytest.raises(ValueError):
+            integer(text)

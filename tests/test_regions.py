@@ -195,3 +195,30 @@ def test_a_copy_of_a_region_is_one_of_plain_changes_too() -> None:
     for copy in (deepcopy(region), pickle.loads(pickle.dumps(region))):
         assert copy.added
         assert copy.limits is not None
+
+
+def test_an_entry_a_hair_from_the_box_is_at_it() -> None:
+    """Closer than rounding may leave it, no step goes there; a little further, it does. Where the slope leads away, it is free."""
+    clean = torch.tensor([[1e-6, 1e-5, 1 - 1e-6, 1 - 1e-5]])
+    region = Linf(0.1).around(clean)
+    down, up = (region.pull(region.start(), torch.full((1, 4), sign), free=True) for sign in (1.0, -1.0))
+    assert down.tolist() == [[0, 1, 1, 1]]
+    assert up.tolist() == [[-1, -1, 0, -1]]
+    assert region.pull(region.start(), torch.ones(1, 4)).tolist() == [[1, 1, 1, 1]], "in Linf only where it is asked for"
+    assert L1(0.1).around(clean).pull(region.start(), torch.ones(1, 4)).tolist() == [[0, 1, 1, 1]], "where steps are sparse, always"
+
+
+def test_no_region_holds_an_infinite_gauge() -> None:
+    endless = torch.full((2,), math.inf)
+    for bound in (Linf(MIN), L2(0.1)):
+        region = bound.around(torch.rand(2, 4))
+        assert not region.holds(endless).any()
+        assert region.holds(torch.zeros(2)).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_sticker_leaves_a_limit_wherever_the_inputs_lie(level: float) -> None:
+    """Also at one end of the box, where no entry has any way up, or none down."""
+    clean = torch.full((2, 6), level)
+    assert Linf(MIN).around(clean).limitless()
+    assert not parse_bound("sticker:2+1").around(clean).limitless()
