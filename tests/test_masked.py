@@ -316,3 +316,15 @@ def test_a_radius_of_nothing_holds_nothing() -> None:
     some = region()
     nothing = some.at(0 * some.radius)
     assert (nothing.project(within(some, noise(*some.clean.shape))) == 0).all()
+
+
+def test_what_is_over_the_eroded_limits_is_taken_off_down_to_nine_tenths_of_them() -> None:
+    """1.8 times that, where the limits themselves leave room; what is below stays."""
+    window, flat = 512, torch.ones(1, 20, 257)
+    norm = MaskedNorm(1e3 * flat, flat, torch.ones(1, 2048), window, 0.0)
+    change, radius = 3 * noise(1, 2048), torch.tensor([0.5])
+    bins = spectrum(change, window)
+    over = bins * (1 - 0.9 * 0.5 / bins.abs()).clamp_min(0)
+    assert 0.1 < float((over.abs() > 0).float().mean()) < 0.9
+    expected = change - 1.8 * waveform(over, window, 2048)
+    torch.testing.assert_close(norm.project(change, radius, None, None), expected, rtol=1e-3, atol=1e-4)
