@@ -6,6 +6,7 @@ margin    at most 0 only where the goal is reached, and exact near by: a text's 
 reached   whether it is
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
