@@ -64,7 +64,7 @@ from typing import NamedTuple
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 from train_mnist import DATA, blown_up_digits
 
 import audioadv as aa
@@ -84,6 +84,17 @@ JUDGES = {
 }
 
 
+def seen(images: Tensor) -> Tensor:
+    """What Linf can do to black is black still; from there on in proportion, up to white."""
+    return ((images - LINF.radius) / (1 - LINF.radius)).clamp_min(0)
+
+
+def net() -> nn.Module:
+    """The threshold, which attacks see through (its backward pass is the identity's), and a smooth net."""
+    torch.manual_seed(0)
+    return nn.Sequential(aa.BPDA(seen), TinyMnist(activation=nn.SiLU))
+
+
 class Plan(NamedTuple):
     """A method, the passes it gets, and the plan whose net it starts from; without one, from the bundled natural net."""
 
@@ -94,28 +105,23 @@ class Plan(NamedTuple):
 
 PLANS = {
     "linf": Plan(Adversarial(LINF, steps=5), 5),
-    "random": Plan(RandomOne(BALLS, steps=5), 5),
-    "average": Plan(Average(BALLS, steps=5), 1, start="random"),
-    "worst": Plan(Worst(BALLS, steps=5), 1, start="random"),
-    "msd": Plan(MSD(BALLS, steps=5), 1, start="random"),
-    "msd-longer": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.375, 0.75)), 3, start="random"),
+    "random": Plan(RandomOne(BALLS, steps=10, shares=(0.1, 0.1, 0.8)), 8),
+    "average": Plan(Average(BALLS, steps=10), 2, start="random"),
+    "worst": Plan(Worst(BALLS, steps=10), 2, start="random"),
+    "msd": Plan(MSD(BALLS, steps=10, step_size=(0.25, 0.25, 0.5), random_start=True), 2, start="random"),
     "e-at": Plan(EAT(LINF | L1, steps=5), 3, start="random"),
 }
 
 
 def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path) -> nn.Module:
     """Train for so many times the plan's passes, or read what was trained; what it starts from is trained before."""
-    plan = PLANS[name]
-    torch.manual_seed(0)
-    net = TinyMnist()
-    if plan.start is None:
-        net.load_state_dict(aa.load_classifier("mnist").net.state_dict())
-    else:
+    plan, own = PLANS[name], net()
+    if plan.start is not None:
         trained(plan.start, data, held, passes, out)
-        start_from(net, out / plan.start / "weights.safetensors")
-    rate, growth = (3e-3, growing) if plan.start is None else (2e-3, constant)
+        start_from(own, out / plan.start / "weights.safetensors")
+    rate, growth = (3e-3, growing) if plan.start is None else (5e-4, constant)
     train(
-        net,
+        own,
         data,
         plan.method,
         passes=passes * plan.passes,
@@ -125,7 +131,7 @@ def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path) -
         out=out / name,
         tell=lambda mark: click.echo(f"{name}, {mark}"),
     )
-    return net
+    return own
 
 
 def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, out: Path) -> dict[str, str]:
@@ -143,7 +149,7 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
 @click.command()
 @click.option("--only", multiple=True, help=f"some of: {', '.join(PLANS)}")
 @click.option("--passes", default=1, show_default=True, help="times as many as planned, for each")
-@click.option("--learnt", default=40000, show_default=True, help="images of training")
+@click.option("--learnt", default=59000, show_default=True, help="images of training")
 @click.option("--judge", type=click.Choice(list(JUDGES)), default="standard", show_default=True)
 @click.option("--count", default=500, show_default=True, help="test images that are attacked")
 @click.option("--data", type=Path, default=DATA, show_default=True)

@@ -124,7 +124,7 @@ def test_its_links_lead_somewhere() -> None:
 
 def test_every_recipe_is_listed() -> None:
     listed = (ROOT / "recipes/README.md").read_text()
-    helpers = {"half.py", "resnet.py"}
+    helpers = {"half.py", "lines.py", "resnet.py"}
     assert {path.name for path in (ROOT / "recipes").glob("*.py")} - helpers <= set(re.findall(r"`(\w+\.py)`", listed))
 
 

@@ -185,6 +185,23 @@ def test_worst_is_at_least_every_member_and_average_is_their_mean() -> None:
     assert len(random) >= 3
 
 
+def test_shares_say_how_likely_each_member_is() -> None:
+    model, batch = net().eval(), blobs(8).first(8)
+    one = {
+        round(next(Adversarial(member, 1).gradients(model, batch, Moment(seed=seed))).item(), 6)
+        for member in (L1(0.3),)
+        for seed in range(60)
+    }
+    method = RandomOne(UNION, 1, shares=(0.1, 0.1, 0.8))
+    drawn = [round(next(method.gradients(model, batch, Moment(seed=seed))).item(), 6) for seed in range(60)]
+    assert 38 <= sum(loss in one for loss in drawn) <= 56  # 48 of 60
+    for wrong in ((1.0, 0.0, 1.0), (1.0, -1.0, 1.0), ("a", 1.0, 1.0)):
+        with pytest.raises(OptionError, match=r"shares .*above 0"):
+            RandomOne(UNION, shares=wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"2 shares \(1.0, 1.0\) for the 3 members"):
+        next(RandomOne(UNION, 1, shares=(1.0, 1.0)).gradients(model, batch, Moment()))
+
+
 def test_multi_steepest_descent_stays_in_the_union_and_finds_more_than_its_first_member() -> None:
     model, batch = net().eval(), blobs(30).first(30)
     loss = next(MSD(UNION, steps=10).gradients(model, batch, Moment()))

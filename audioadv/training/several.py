@@ -15,7 +15,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
+from audioadv.options import check_sizes
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch, keyed
 from audioadv.training.method import Model, Moment, descend
@@ -76,9 +78,24 @@ class Average(Several):
 @final
 @dataclass(frozen=True)
 class RandomOne(Several):
-    """One member's inputs, any as likely as another, drawn for each batch. A batch costs steps + 1 passes."""
+    """One member's inputs, drawn for each batch. A batch costs steps + 1 passes.
+
+    `shares` says how likely each member is; without, all are alike. Raises OptionError for shares that are not all above 0, or for
+    another number of them than of members.
+    """
+
+    shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for share in self.shares or ():
+            check_sizes("RandomOne", shares=share)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
-        chosen = int(torch.randint(self.count(batch), (), generator=keyed(moment.seed, "member")))
+        count, draw = self.count(batch), keyed(moment.seed, "member")
+        if self.shares is not None and len(self.shares) != count:
+            raise OptionError(f"{len(self.shares)} shares {self.shares} for the {count} members of {self.bound}: give one for each")
+        even = self.shares is None
+        chosen = int(torch.randint(count, (), generator=draw) if even else torch.tensor(self.shares).multinomial(1, generator=draw))
         (inputs,) = self.inputs_of([chosen], model, batch, moment)
         yield descend(batch.losses(model, inputs).mean())
