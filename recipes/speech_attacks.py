@@ -11,7 +11,7 @@ Free Spoken Digit Dataset, where its files are. A query is a forward or a backwa
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,7 @@ from torch import Tensor
 import audioadv as aa
 from audioadv import attacks
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult
-from audioadv.attacks.survivors import Attack
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.audio.files import BOX, FULL_SCALE, round16
 from audioadv.audio.levels import snr_db
 from audioadv.audio.ragged import led_in, pad
@@ -58,7 +57,7 @@ def by_nes(wanted: Objective, region: Region, **options: Any) -> AttackResult:
     return attacks.pgd(replace(wanted, slopes=attacks.nes(25, reach=1e-3)), region, **options)
 
 
-def blind(attack: Callable[..., AttackResult]) -> Attack:
+def blind(attack: Attack) -> Attack:
     """The attack on a model that gives away its decisions only."""
 
     def deaf(wanted: Objective, region: Region, **options: Any) -> AttackResult:

@@ -23,7 +23,7 @@ from audioadv import attacks
 from audioadv.attacks.catalogue import EVALUATING, evaluating
 from audioadv.attacks.craft import craft
 from audioadv.attacks.objective import WITHOUT, Objective, objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.audio.files import Clip
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.access import Access
@@ -73,7 +73,7 @@ IMAGES_ONLY, ROOMY = MOVES, {L2: 3.0, L1: 12.0, L0: 8, union: 1.0, mixed: 1.0}
 class Row:
     """One attack, quick enough for a test, and what it may be held to."""
 
-    run: Callable[..., AttackResult]
+    run: Attack
     access: Access = Access.GRADIENTS
     bounds: tuple[Kind, ...] = (Linf, L2)
     minimal: bool = False  # searches for the smallest
@@ -91,7 +91,7 @@ class Row:
         return kind(MIN if self.minimal else radius)
 
 
-def estimated(source: object, **options: object) -> Callable[..., AttackResult]:
+def estimated(source: object, **options: object) -> Attack:
     """PGD on slopes estimated from scores."""
 
     def attack(wanted: Objective, region: Region, **more: object) -> AttackResult:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import audioadv as aa
 from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.attacks.trace import Sight, Trace, within
 from audioadv.defenses import remembering
 from audioadv.errors import OptionError, UnusableBatch
@@ -32,11 +32,11 @@ X = inputs_for(SHAPE, COUNT, (0, 1))
 BOUND = Linf(0.05)
 
 
-def fast(steps: int = 40, step_size: float = 0.1) -> Callable[..., AttackResult]:
+def fast(steps: int = 40, step_size: float = 0.1) -> Attack:
     return partial(attacks.pgd, steps=steps, step_size=step_size)
 
 
-def checked(net: nn.Module, attack: Callable[..., AttackResult], bound: Linf | L2 = BOUND, x: Tensor = X, **options: object) -> Checkup:
+def checked(net: nn.Module, attack: Attack, bound: Linf | L2 = BOUND, x: Tensor = X, **options: object) -> Checkup:
     labels = options.pop("labels", None)
     labels = labels_of(net, x) if labels is None else labels
     return check(objective(net, Misclassify(labels)), bound.around(x), attack, **options)  # type: ignore[arg-type]
@@ -275,7 +275,7 @@ def test_a_softmax_is_taken_for_logits() -> None:
     ("attack", "bound"),
     [(fast(), Linf(0.02)), (partial(attacks.apgd_targeted, steps=20), L2(0.1)), (attacks.fmn, Linf(0.02)), (attacks.ddn, L2(0.1))],
 )
-def test_a_linear_model_is_silent(attack: str | Callable[..., AttackResult], bound: Linf | L2) -> None:
+def test_a_linear_model_is_silent(attack: str | Attack, bound: Linf | L2) -> None:
     found = checked(linear(3, SHAPE), attack, bound, X[:10], substitute=linear(3, SHAPE, seed=5))  # type: ignore[arg-type]
     assert found.sound, found
     unknown = {finding.indicator.name for finding in found.findings if finding.word == "unknown"}

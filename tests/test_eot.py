@@ -1,7 +1,7 @@
 """Attacks over a channel: the mean over draws, in any chunks; rates over draws that had no part in it; roles kept."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,7 @@ import audioadv as aa
 from audioadv.attacks import find_then_shrink, pgd
 from audioadv.attacks.agreement import Agreement, weight
 from audioadv.attacks.eot import REMEMBERED, Expectation
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack
 from audioadv.attacks.run import Run
 from audioadv.attacks.settle import (
     FALL,
@@ -791,7 +791,7 @@ def test_inputs_of_another_dtype_than_the_model_are_told_over_a_channel_too() ->
 
 
 @pytest.mark.parametrize("attack", [pgd, aa.attacks.apgd, aa.attacks.square, find_then_shrink, aa.attacks.hop_skip_jump])
-def test_nothing_over_a_channel_is_nothing(attack: Callable[..., AttackResult]) -> None:
+def test_nothing_over_a_channel_is_nothing(attack: Attack) -> None:
     wanted = aa.objective(Classifies(36), aa.Misclassify(LABELS[:0]), None, Expectation("gaussian:0.1"))
     result = attack(wanted, aa.Linf(0.1).around(torch.zeros(0, 1, 6, 6)), steps=2)
     assert result.adversarial.shape == (0, 1, 6, 6)

@@ -1,14 +1,12 @@
 """Goals for other models than recognisers with CTC and classifiers: losses of one's own, features, sequences of tokens."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from audioadv import attacks
 from audioadv.attacks.objective import objective
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.threat.bounds import L2, Linf
 from audioadv.threat.goals import Goal
@@ -111,7 +109,7 @@ def wanted(kind: str, net: Writer, count: int) -> Goal:
 
 @pytest.mark.parametrize("kind", ["sequence", "near"])
 @pytest.mark.parametrize("attack", [attacks.pgd, attacks.annealed_pgd, attacks.apgd, attacks.fmn])
-def test_attacks_reach_them_whoever_else_is_in_the_batch(kind: str, attack: Callable[..., AttackResult]) -> None:
+def test_attacks_reach_them_whoever_else_is_in_the_batch(kind: str, attack: Attack) -> None:
     net = Writer()
     x, goal = points(12), wanted(kind, net, 12)
     found = attack(objective(net, goal), Linf(0.6).around(x, box=None), steps=60)

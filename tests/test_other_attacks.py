@@ -17,7 +17,7 @@ from audioadv.attacks.eot import Expectation
 from audioadv.attacks.hop_skip_jump import boundary_slope
 from audioadv.attacks.objective import SlopeSource, objective
 from audioadv.attacks.pdpgd import prox_l23
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, Outcome
 from audioadv.attacks.run import Run
 from audioadv.attacks.standard import near_then_square
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
@@ -281,7 +281,7 @@ def test_carlini_and_wagner_come_to_a_lead() -> None:
 
 @pytest.mark.parametrize("attack", [partial(attacks.pdpgd, steps=60), partial(attacks.fmn, steps=8)], ids=["pdpgd", "fmn"])
 @pytest.mark.parametrize("bound", [L2(MIN), L1(MIN)], ids=str)
-def test_a_lead_is_as_a_net_that_is_so_much_surer(attack: Callable[..., AttackResult], bound: L1 | L2) -> None:
+def test_a_lead_is_as_a_net_that_is_so_much_surer(attack: Attack, bound: L1 | L2) -> None:
     net, x = linear(4, (24,), seed=3), inputs_for((24,), 12, (0, 1))
     labels, region = labels_of(net, x), bound.around(x, box=None)
     surer = 4.0 * nn.functional.one_hot(labels, 4)
@@ -608,7 +608,7 @@ def test_a_walk_from_any_noise_is_refused_where_noise_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize("attack", [partial(attacks.boundary, steps=100), partial(attacks.hop_skip_jump, steps=3)], ids=["walk", "jumps"])
-def test_a_walk_begins_where_it_is_told_to_and_elsewhere_in_noise(attack: Callable[..., AttackResult]) -> None:
+def test_a_walk_begins_where_it_is_told_to_and_elsewhere_in_noise(attack: Attack) -> None:
     """Of the class of inputs that are bright on the left and dark on the right, no noise is."""
 
     def sides(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import audioadv as aa
 from audioadv import attacks
 from audioadv.attacks.draws import Draws, random_start
 from audioadv.attacks.objective import Objective, objective
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.threat.bounds import L0, L2, MIN, Bound, Linf
 from audioadv.threat.goals import Goal
 from audioadv.threat.labels import Classify, Misclassify
@@ -59,7 +59,7 @@ def alike(attack: Callable[[Objective, Region], AttackResult], bound: Bound, goa
     ],
     ids=lambda it: it.func.__name__ if isinstance(it, partial) else str(it),
 )
-def test_neighbours_and_padding_change_nothing(attack: Callable[..., AttackResult], bound: Bound, seed: int) -> None:
+def test_neighbours_and_padding_change_nothing(attack: Attack, bound: Bound, seed: int) -> None:
     sounds = clips(seed)
     alike(partial(attack, seed=seed), bound, Misclassify(net(sounds, LENGTHS).argmax(1)), sounds)
 

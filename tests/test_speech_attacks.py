@@ -1,6 +1,5 @@
 """Attacks on speech without gradients, one change for all clips, and as many word errors as can be had."""
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from audioadv import attacks
 from audioadv.attacks.objective import Objective, objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.audio.ragged import led_in, pad
 from audioadv.errors import AccessDenied, OptionError
 from audioadv.models.access import Access
@@ -37,7 +36,7 @@ def estimated(source: object, wanted: Objective, region: Region, **options: int)
     return attacks.pgd(Objective(wanted.model, wanted.goal, wanted.lengths, slopes=source), region, **options)
 
 
-BLIND: dict[str, Callable[..., AttackResult]] = {
+BLIND: dict[str, Attack] = {
     "nes": partial(estimated, attacks.nes(3), steps=3),
     "spsa": partial(estimated, attacks.spsa(3), steps=3),
     "bandits": partial(estimated, attacks.bandits(3, tile=50), steps=3),

@@ -8,7 +8,6 @@ Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multipl
 Engstrom et al. 2019, "Exploring the landscape of spatial robustness".
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import wide_start
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Run, Tell, finite_rows
 from audioadv.attacks.survivors import Told, merged, nothing_yet, one_after_another, standing
 from audioadv.attacks.union import worst_member
@@ -32,7 +31,7 @@ from audioadv.threat.slots import Chain, SlotNorm
 
 
 def affine(
-    attack: Callable[..., AttackResult],
+    attack: Attack,
     objective: Objective,
     region: Region,
     *,

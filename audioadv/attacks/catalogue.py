@@ -1,6 +1,5 @@
 """What is known of each attack that goes by a name: one table, which `craft`, `bench`, `check` and `evaluate` read."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, final
 
@@ -22,7 +21,7 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.pdpgd import pdpgd
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.qin import qin
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.rp2 import rp2
 from audioadv.attacks.shrink import find_then_shrink
 from audioadv.attacks.sigma_zero import sigma_zero
@@ -47,7 +46,7 @@ class Listed(NamedTuple):
     """An attack, the least that a recogniser must grant it, whether it works only within a fixed bound, whether it may be outside
     the bound on its way (it looks for the smallest change, from either side, or for any), and who takes it by its name."""
 
-    run: Callable[..., AttackResult]
+    run: Attack
     access: Access = Access.GRADIENTS
     fixed: bool = False
     strays: bool = False

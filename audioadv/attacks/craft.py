@@ -20,7 +20,7 @@ from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.crafted import Crafted, CraftResult
 from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
 from audioadv.attacks.objective import objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, Outcome
 from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
@@ -157,7 +157,7 @@ class Call(NamedTuple):
 
     model: Recogniser
     bound: Bound
-    attack: Callable[..., AttackResult]
+    attack: Attack
     steps: int
     restarts: int
     seed: int

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from audioadv.attacks.objective import Look, Objective, Score, judged, of_rows, slope_at
+from audioadv.attacks.objective import Look, Objective, Score, losses_and_reached, of_rows, slope_at
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
 from audioadv.errors import OptionError, UnusableBatch
@@ -153,7 +153,7 @@ class Expectation:
             part = part.requires_grad_()
             with Measured(memory, part):
                 outputs, goal = self.played(objective, some, index, part, lengths)
-                losses, reached = judged(outputs, goal, None if near is None else near[index], of_rows(slack, index))
+                losses, reached = losses_and_reached(outputs, goal, None if near is None else near[index], of_rows(slack, index))
             slopes = slope_at(losses.sum(), part)
             counts = mean.add(index, losses.detach(), outputs, goal)
             slopes = slopes if counts is None else torch.where(each(counts, slopes), slopes, 0.0)
@@ -175,7 +175,7 @@ class Expectation:
         mean = Mean(inputs, self.draws)
 
         def judge(outputs: Any, goal: Goal, index: Tensor) -> Tensor:
-            losses, reached = judged(outputs, goal, None if near is None else near[index], of_rows(slack, index))
+            losses, reached = losses_and_reached(outputs, goal, None if near is None else near[index], of_rows(slack, index))
             mean.add(index, losses, outputs, goal)
             return reached
 

@@ -165,7 +165,7 @@ class Objective:
             scores = (part.score(*own) for part, own in self.split(inputs, near, slack))
             return self.told(inputs, near, Score(*(self.whole(inputs, pieces) for pieces in zip(*scores, strict=True))))
         with torch.no_grad():
-            return self.told(inputs, near, Score(*judged(self.outputs(inputs), self.goal, near, slack)))
+            return self.told(inputs, near, Score(*losses_and_reached(self.outputs(inputs), self.goal, near, slack)))
 
     @property
     def hears_only(self) -> bool:
@@ -210,7 +210,7 @@ class Objective:
             return self.told(inputs, near, Look(*(self.whole(inputs, pieces) for pieces in zip(*looks, strict=True))))
         with torch.enable_grad():  # whoever asks
             inputs = inputs.detach().requires_grad_()
-            loss, reached = judged(self.outputs(inputs), self.goal, near, slack)
+            loss, reached = losses_and_reached(self.outputs(inputs), self.goal, near, slack)
         self.cost.count(self.who, backwards=1)
         slope = slope_at(loss, inputs)
         return self.told(inputs, near, Look(loss.detach(), reached, slope))
@@ -290,7 +290,7 @@ def ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.ones(count, dtype=dtype, device=device)
 
 
-def judged(outputs: Any, goal: Goal, near: Tensor | None, slack: float | Tensor) -> tuple[Tensor, Tensor]:
+def losses_and_reached(outputs: Any, goal: Goal, near: Tensor | None, slack: float | Tensor) -> tuple[Tensor, Tensor]:
     """The loss that counts for each row of outputs, and whether it is at the goal (`Objective.look`). Shapes: -> [batch], bool [batch]."""
     with torch.no_grad():
         reached = goal.reached(outputs)

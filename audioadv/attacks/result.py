@@ -1,5 +1,6 @@
 """How an attack ended, example by example."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
@@ -67,3 +68,7 @@ class AttackResult:
     def reached(self) -> list[bool]:
         """Whether each example is where the goal wanted it: by the attack, or from the start."""
         return [outcome.reached for outcome in self.outcome]
+
+
+Attack = Callable[..., AttackResult]
+"""An attack of an objective and a region, with its options filled in; where there is a `progress`, it is given one as well."""

@@ -20,9 +20,8 @@ alignment found. Here, example by example,
     slack   half a nat, and halved with gamma once that is FINE. At rest on the smallest radius, frames lie between just won and won
             by the slack, as they weigh: the less it is, the nearer all are to the edge, and the smaller the change. While the
             radius still comes down, a small slack only makes it fail more often.
-    anew    once the slack has been halved five times the search is at rest, in a place that is nearly the best there is around it.
-            Other places are better by more, and are found from there with gamma and slack as coarse as when it began, over and over,
-            while the smallest change is kept.
+    anew    once the slack has been halved five times the search is at rest, at the smallest change around there. Others are smaller
+            still: the search begins again from there with gamma and slack as at first, over and over, and the smallest is kept.
 
 The grid that the file will have comes in when an example is found (before, rounding would only add noise to the slopes): it
 is heard again on the grid, and from then on every step is. Only what reaches the goal on the grid is kept, the smallest for

@@ -19,10 +19,10 @@ from audioadv.attacks.draws import Draws
 from audioadv.attacks.fmn import fmn
 from audioadv.attacks.moves import movable, moves_grid
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Tell, check_fixed_radius
 from audioadv.attacks.square import square, start
-from audioadv.attacks.survivors import Attack, Told, nothing_yet, one_after_another
+from audioadv.attacks.survivors import Told, nothing_yet, one_after_another
 from audioadv.attacks.union import worst_member
 from audioadv.threat.joined import rivalled
 from audioadv.threat.labels import cross_entropy, margin

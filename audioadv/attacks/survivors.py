@@ -1,6 +1,6 @@
 """One attack after another, each only on the examples that are still standing."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.attacks.run import Tell, put
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
-
-Attack = Callable[..., AttackResult]
-"""An attack of an objective and a region, with its options filled in; where there is a `progress`, it is given one as well."""
 
 
 def one_after_another(stages: Iterable[tuple[Objective, Attack]], region: Region, progress: Tell | None = None) -> AttackResult:
@@ -82,7 +79,7 @@ class Told:
         return tell
 
     def nearer(self, found: Sequence[AttackResult]) -> Tell:
-        """What the next attack on all rows is to tell, after these: of each the smaller change."""
+        """A `progress` for the next attack on all rows: it tells, of each example, the smallest change that it or these have found."""
         before = self.taken
         least, inputs = (found[0].gauge, found[0].adversarial) if found else (None, None)
         for one in found[1:]:

@@ -205,7 +205,7 @@ class Trace:
             broken += (seen.here & ~(seen.size.isfinite() & seen.loss.isfinite())).sum(0)
         tail, rise = trends(self.attempts, len(reached))
         self.spent[reached] = math.nan  # who is there leaves, or goes on, as the attack likes
-        strayed, figures = torch.where(reached, outside, self.strayed), map(told, (tail, rise, self.spent))
+        strayed, figures = torch.where(reached, outside, self.strayed), map(rounded, (tail, rise, self.spent))
         plain = (part.tolist() for part in (reached, looks, zero, broken))
         return [Sight(*parts) for parts in zip(*plain, *figures, strayed.tolist(), (self.hit & ~reached).tolist(), strict=True)]
 
@@ -231,7 +231,7 @@ def trends(attempts: Sequence[Attempt], count: int) -> tuple[Tensor, Tensor]:
     return tail, rise
 
 
-def told(figures: Tensor) -> list[float | None]:
+def rounded(figures: Tensor) -> list[float | None]:
     """Figures, to four digits; None for what is none."""
     return [round(figure, 4) if math.isfinite(figure) else None for figure in figures.tolist()]
 

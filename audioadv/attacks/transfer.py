@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius
 from audioadv.attacks.substitute import substituting
-from audioadv.attacks.survivors import Attack
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest

@@ -10,9 +10,9 @@ import torch
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.pgd import pgd
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Tell
-from audioadv.attacks.survivors import Attack, one_after_another
+from audioadv.attacks.survivors import one_after_another
 from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import Region
 

@@ -4,7 +4,6 @@ Sources: Tramer and Boneh 2019, "Adversarial training and robustness for multipl
 al. 2020, "Adversarial robustness against the union of multiple perturbation models" (multi steepest descent).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another
 from audioadv.errors import OptionError
@@ -26,9 +25,7 @@ from audioadv.threat.region import Region
 from audioadv.threat.slots import SlotNorm
 
 
-def worst_member(
-    attack: Callable[..., AttackResult], objective: Objective, region: Region, *, progress: Tell | None = None, **options: Any
-) -> AttackResult:
+def worst_member(attack: Attack, objective: Objective, region: Region, *, progress: Tell | None = None, **options: Any) -> AttackResult:
     """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union.
 
     Shapes: as in `region.clean` and `objective`. In the result, `gauge` is a share of the radius of the member that fell, and
@@ -43,7 +40,7 @@ def worst_member(
     return one_after_another(stages, region, progress)
 
 
-def on_member(attack: Callable[..., AttackResult], part: int, objective: Objective, region: Region, **options: Any) -> AttackResult:
+def on_member(attack: Attack, part: int, objective: Objective, region: Region, **options: Any) -> AttackResult:
     """The attack on one member, its result told as the union's."""
     member = region.members()[part]
     found = attack(objective, member, **options)

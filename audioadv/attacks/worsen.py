@@ -6,14 +6,14 @@ An attack ends when its goal is reached, so that a word error rate after it says
 same seed an attack goes the same way again, and further: a clip costs one whole run in vain, and the short ways before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import torch
 
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.attacks.survivors import merged, nothing_yet
 from audioadv.errors import OptionError
 from audioadv.options import check_sizes
@@ -24,9 +24,7 @@ from audioadv.threat.region import Region
 RUNGS: Final = (0.25, 0.5, 0.75, 1.0)
 
 
-def worsen(
-    attack: Callable[..., AttackResult], objective: Objective, region: Region, *, rungs: Sequence[float] = RUNGS, **options: Any
-) -> AttackResult:
+def worsen(attack: Attack, objective: Objective, region: Region, *, rungs: Sequence[float] = RUNGS, **options: Any) -> AttackResult:
     """The attack at each word error rate of `rungs` in turn, and at the goal's own; each only on clips that reached the one before.
 
     A clip keeps the highest that it came to, and is REACHED where that is what the goal asks for. One that came to less is MISSED,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.survivors import Attack
+from audioadv.attacks.result import Attack
 from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import common_options, no_use, say

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult
-from audioadv.attacks.survivors import Attack
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, stated

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.catalogue import evaluating
-from audioadv.attacks.result import Outcome
-from audioadv.attacks.survivors import Attack
+from audioadv.attacks.result import Attack, Outcome
 from audioadv.audio.files import Clip
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.craft import check_clips
-from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.survivors import Attack
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.attacks.worsen import worsen
 from audioadv.audio.files import round16
 from audioadv.audio.ragged import pad

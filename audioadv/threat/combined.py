@@ -112,8 +112,8 @@ class Several(Norm):
 class BothNorm(Several):
     """Within every part at once.
 
-    With `free`, the number of one part, the radius is that part's own, and the others stay as they are: outside of them (by
-    more than `rounding` [parts, batch]) no radius is large enough.
+    `free` is the index of the part that is `min`: the radius is then that part's, and the other parts are limits that stay. Outside of
+    one of those (by more than `rounding` [parts, batch]) no radius is large enough.
     """
 
     rounding: Tensor
@@ -241,9 +241,10 @@ class BothNorm(Several):
         return torch.where(each(there, y), given, torch.where(each(inside, y), y, 0.0))
 
     def quantise(self, change: Tensor, grid: float) -> Tensor:
-        """As the part that says how, where the others hold that; next, up to the change's own largest entry; else towards zero.
+        """On the grid, by the first of these that stays in all parts: as the part wants that has a rounding of its own; the same, but no
+        larger than the change's largest entry; towards zero.
 
-        A part whose radius is the free one forbids nothing: what is found is measured by it.
+        The part that is `free` forbids nothing here: what is found is measured by it.
         """
         written = super().quantise(change, grid)
         owns = [norm for norm in self.norms if norm.rounds]

@@ -161,7 +161,7 @@ class MaskedNorm(Norm):
         limits, eroded = (self.within(x[:, : bins.shape[1]], radius) for x in (self.limits, self.eroded))
         over = bins * (1 - (HEADROOM * eroded / bins.abs().clamp_min(1e-20)).clamp_max(1))
         y = delta - OVER_RELAXED * waveform(over, self.window, time) * (self.tapers[:, :time] > 0)
-        limits = limits.clamp_min(torch.finfo(limits.dtype).tiny)  # of a radius of nothing, nothing
+        limits = limits.clamp_min(torch.finfo(limits.dtype).tiny)  # radius 0 allows only delta = 0, and no 0 / 0
         loudest = (self.bins(y).abs() / limits).amax(2)
         y = y * smooth_gain(1 / loudest.clamp_min(1), self.window, time)
         if low is not None and high is not None:

@@ -90,8 +90,8 @@ class Norm(ABC):
         return self.gauge(change)
 
     def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-        """argmax <slope, y> in the set and the box. Here what is near it: the projection of a point far up the slope, where float32
-        loses some per cent on so long a way. Shapes: as `project`."""
+        """argmax <slope, y> in the set and the box. Unless a norm knows better, near it: a point far up the slope, projected, of which
+        float32 loses a few per cent. Shapes: as `project`."""
         size = slope.flatten(1).abs().amax(1).clamp_min(1e-30)
         return self.project(slope * each(FAR * (1 + radius) / size, slope), radius, low, high)
 

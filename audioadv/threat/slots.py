@@ -223,7 +223,7 @@ class MixNorm(SlotNorm):
             shares = self.shares(at(middle))
             over = shares[dense] > shares[sparse]
             low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-        ends = at(low), at(high)  # of a set that is next to nothing, only the one leaves none over
+        ends = at(low), at(high)  # where a set holds next to nothing, the halvings end before the shares are alike: the better end
         below, above = (self.shares(end).amax(0) for end in ends)
         return torch.where(each(below <= above, ends[0]), *ends)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import objective
-from audioadv.attacks.survivors import Attack
+from audioadv.attacks.result import Attack
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.layers import forgetting
 from audioadv.defenses.statement import stated

@@ -19,9 +19,8 @@ from audioadv.attacks.catalogue import TABLE
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.pgd import pgd
-from audioadv.attacks.result import AttackResult
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.square import square
-from audioadv.attacks.survivors import Attack
 from audioadv.attacks.trace import Trace, within
 from audioadv.attacks.unbounded import unbounded
 from audioadv.attacks.union import worst_member
