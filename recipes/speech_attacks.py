@@ -29,17 +29,17 @@ import audioadv as aa
 from audioadv import attacks
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import Attack, AttackResult
-from audioadv.audio.files import BOX, FULL_SCALE, round16
+from audioadv.audio.files import BOX, round16
 from audioadv.audio.levels import snr_db
 from audioadv.audio.ragged import led_in, pad
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.sounds import fsdd
 from audioadv.evaluation.words import WordErrors
+from audioadv.threat.bounds import around_sound
 from audioadv.threat.region import Region
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared/data/fsdd"
-GRID = 1 / FULL_SCALE
 PREFIX = 10240  # samples: the 0.64 s of "Muting Whisper"
 
 
@@ -109,8 +109,8 @@ def shared(model: aa.Recogniser, clips: tuple[Tensor, Tensor, list[str]], spec: 
     waveforms, lengths = led_in(waveforms, lengths, PREFIX) if mute else (waveforms, lengths)
     goal = aa.Silence() if mute else aa.Mistranscribe(said[:half])
     wanted = aa.objective(model, goal, lengths[:half])
-    made = attacks.universal(wanted, bound.around(waveforms[:half], lengths[:half], BOX, GRID), steps=steps, batch=8)
-    others = bound.around(waveforms[half:], lengths[half:], BOX, GRID)
+    made = attacks.universal(wanted, around_sound(bound, waveforms[:half], lengths[:half]), steps=steps, batch=8)
+    others = around_sound(bound, waveforms[half:], lengths[half:])
     laid = attacks.everywhere(others, made.shared)
     heard, before = model.transcribe(laid, lengths[half:]), model.transcribe(waveforms[half:], lengths[half:])
     noise = torch.randn(made.shared.shape, generator=torch.Generator().manual_seed(0)).sign()  # as loud as the bound lets it be

@@ -14,7 +14,6 @@ from typing import Any, final
 import click
 import soundfile
 import torch
-from lines import read_lines
 from torch import Tensor
 
 from audioadv.audio.files import Clip, read_clip, round16, write_wav
@@ -105,7 +104,7 @@ def carriers(data: Path) -> list[tuple[str, Clip]]:
 
 def spoken_samples() -> list[tuple[Path, str]]:
     """The speech in samples/: files, and what is said in each."""
-    lines = read_lines(ROOT / "samples/sentences.jsonl")
+    lines = map(json.loads, (ROOT / "samples/sentences.jsonl").read_text(encoding="utf-8").splitlines())
     return [(ROOT / "samples" / line["audio_filepath"], line["text"]) for line in lines]
 
 

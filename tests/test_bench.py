@@ -394,7 +394,7 @@ def test_other_arguments_are_told_apart(manifest: Path) -> None:
 def test_every_option_decides_the_results_or_may_differ(manifest: Path) -> None:
     """One that is forgotten would let a run go on with another value."""
     named = {option.name: option for option in bench.params}
-    assert {*named} >= STARTED | LATER
+    assert {*named} >= STARTED | LATER.keys()
     run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1")
     arguments = json.loads(Path("run/run.json").read_text())["arguments"]
     stated = {name: value for name, value in arguments.items() if not name.startswith("weights")}
@@ -402,6 +402,9 @@ def test_every_option_decides_the_results_or_may_differ(manifest: Path) -> None:
         "MANIFEST" if option.opts == ["manifest"] else option.opts[-1] for name, option in named.items() if name not in STARTED
     }
     assert [name for name, value in stated.items() if value is None] == ["--target", "--silence", "--errors", "--restarts"]
+    usual = ["--errors", "0.5", "--restarts", "1"]  # what older runs stated as None
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1", *usual).exit_code in (0, 1)
+    assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1", "--errors", "0.6").exit_code == 2
 
 
 def test_what_is_given_twice_is_given_once(manifest: Path) -> None:

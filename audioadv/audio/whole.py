@@ -2,8 +2,8 @@
 
 import os
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -36,9 +36,7 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, so
     try:
         if path.exists() and not path.is_file():
             raise UnwritableOutput(f"{path}: a folder or a device, not a file. Name a file, for example {path / 'name'}")
-        with part.open("wb") as file:
-            with suppress(OSError, ImportError):  # where there are no locks
-                hold(file)
+        with held(part) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -53,6 +51,18 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object], *, so
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+@contextmanager
+def held(part: Path) -> Iterator[BinaryIO]:
+    """The file, open to be written and locked; made again where a sweep came between the two."""
+    while True:
+        with part.open("wb") as file:
+            with suppress(OSError, ImportError):  # where there are no locks
+                hold(file)
+            if part.exists():
+                yield file
+                return
 
 
 def hold(file: BinaryIO, *, wait: bool = True) -> None:

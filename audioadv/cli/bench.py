@@ -40,7 +40,7 @@ from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Silence, Transcribe, sai
 from audioadv.threat.model import ThreatModel
 
 STARTED = {"out", "batch", "limit", "as_json", "device"}  # what may differ from start to start: all other options decide the results
-LATER = {"silence", "errors", "restarts"}  # options that older runs do not state: at their defaults, None
+LATER = {"silence": False, "errors": USUAL_ERRORS, "restarts": 1}  # what older runs do not state, and what it was: None says so still
 LONGEST_FOLDER = 80  # characters of its name
 FEW = 3  # differences that a message tells
 
@@ -184,7 +184,7 @@ def deciding(context: click.Context) -> dict[str, Any]:
             value = context.params[option.name]
             value = tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
             name = option.opts[-1] if isinstance(option, click.Option) else option.human_readable_name
-            told[name] = None if option.name in LATER and value == option.get_default(context) else value
+            told[name] = None if option.name in LATER and value in (None, LATER[option.name]) else value
     return told
 
 

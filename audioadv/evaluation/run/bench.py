@@ -223,7 +223,7 @@ class Bench:
 
     def tidy(self) -> None:
         """Take away what killed workers left behind, and nothing of those that live. Only once all is done."""
-        for place in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+        for place in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(STAGE))):
             sweep(place)
         for stage in self.folder.glob(f"{STAGE}*"):
             with suppress(OSError), alone_in(stage, wait=False):
