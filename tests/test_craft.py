@@ -1,5 +1,6 @@
 """The road from clips to judged 16-bit audio, on a bundled recogniser: contracts, not strength."""
 
+import pickle
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -11,10 +12,13 @@ from marks import to_the_bit
 
 import audioadv as aa
 from audioadv.attacks.catalogue import TABLE, crafting, evaluating
+from audioadv.attacks.craft import heard_clean
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
 from audioadv.audio.files import Clip, read_clip, round16, write_wav
+from audioadv.defenses.likeness import Exact
+from audioadv.defenses.memory import remembering
 from audioadv.models.alphabet import ALPHABET
 from audioadv.threat.region import Region
 
@@ -213,6 +217,7 @@ def test_a_clip_that_nothing_is_done_to_is_inside_whoever_is_beside_it() -> None
 def test_craft_takes_what_craft_each_takes_and_says_so() -> None:
     assert signature(aa.craft).parameters == signature(aa.craft_each).parameters
     assert signature(aa.craft).return_annotation is aa.CraftResult
+    assert pickle.loads(pickle.dumps(aa.craft)) is aa.craft
     assert (aa.craft.__name__, "gathered" in (aa.craft.__doc__ or "")) == ("craft", True)
     with pytest.raises(TypeError, match=r"craft_each\(\) got an unexpected keyword argument 'bond'"):
         aa.craft(recognisers.linear(), [], aa.Silence(), bond="snr:20")  # type: ignore[call-arg]
@@ -229,3 +234,14 @@ def test_the_same_attack_answers_to_both_its_names(clips: list[Clip], model: aa.
         aa.craft(model, clips[:1], aa.Transcribe("no"), attack="fmn")
     with pytest.raises(aa.errors.OptionError, match=r"attack 'qin': unknown. Use one of annealed_pgd, .*find_then_shrink"):
         evaluating("qin")
+
+
+def test_what_a_clip_was_heard_as_is_not_asked_again() -> None:
+    """A model that remembers would take the second hearing for a repeat."""
+    clip = aa.Clip("hiss", 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0)), 16000)
+    memory = remembering(recognisers.linear(), Exact())
+    told = heard_clean(memory, clip)
+    (crafted,) = aa.craft(memory, [clip], aa.Silence(), steps=2, heard=[told]).clips
+    assert crafted.clean_transcript == told.transcripts()[0] != ""
+    (again,) = aa.craft(memory, [clip], aa.Silence(), steps=2).clips
+    assert again.clean_transcript == ""

@@ -65,6 +65,16 @@ def test_a_size_is_a_number_whoever_made_it() -> None:
                 take(**{"step_size" if isinstance(take, partial) else "reach": wrong})
 
 
+def test_a_seed_is_a_whole_number_whoever_made_it() -> None:
+    clip = aa.Clip("hiss", 0.1 * torch.randn(1600, generator=torch.Generator().manual_seed(0)), 16000)
+    for channel in (None, "noise:20"):
+        ours, numpys = (
+            aa.craft(recognisers.linear(), [clip], aa.Transcribe("a"), steps=3, channel=channel, judge_draws=2, seed=seed).clips[0]
+            for seed in (3, np.int64(3))  # type: ignore[arg-type]
+        )
+        assert torch.equal(ours.adversarial, numpys.adversarial)
+
+
 def test_what_is_for_a_channel_is_checked_without_one() -> None:
     for option, wrong in {"draws": -3, "rate": 7.0, "judge_draws": 0}.items():
         with pytest.raises(OptionError, match=option):

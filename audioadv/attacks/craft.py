@@ -82,6 +82,7 @@ def craft_each(
     rate: float = 0.9,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = never,
+    heard: Sequence[Emissions | None] | None = None,
 ) -> Iterator[Crafted]:
     """Craft clip by clip: each is yielded when its batch ends, in the order given. What is wrong with the call is said at once.
 
@@ -93,6 +94,8 @@ def craft_each(
 
     With `restarts`, of so many starts of `steps` each, all after the first are for clips that have not come there yet: over a channel,
     of a clip that none brings there the one that most check draws hear is kept.
+
+    `heard` is what `heard_clean` gave for each clip, where it was asked already: a model that remembers is not to be asked again.
 
     The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
     UnknownModel for what is no recogniser, OptionError for an unknown attack or a goal that is not for texts.
@@ -111,7 +114,7 @@ def craft_each(
     check_clips(model, clips, goal)
     run, whole = crafting(attack).run, bound.at_rate(model.sample_rate)
     call = Call(model, whole, run, steps, restarts, seed, over if drawn else None, judge_draws, progress, stop)
-    return in_batches(call, clips, goal, batch)
+    return in_batches(call, clips, goal, batch, heard or [None] * len(clips))
 
 
 def check_goal(model: Recogniser, goal: TextGoal) -> None:
@@ -167,21 +170,21 @@ class Call(NamedTuple):
     stop: Callable[[], bool]
 
 
-def in_batches(call: Call, clips: Sequence[Clip], goal: TextGoal, batch: int) -> Iterator[Crafted]:
+def in_batches(call: Call, clips: Sequence[Clip], goal: TextGoal, batch: int, heard: Sequence[Emissions | None]) -> Iterator[Crafted]:
     """Batch by batch, until it is stopped."""
     for first in range(0, len(clips), batch):
         index = torch.arange(first, min(first + batch, len(clips)))
-        yield from craft_batch(call, [clips[i] for i in index], goal.rows(index))
+        yield from craft_batch(call, [clips[i] for i in index], goal.rows(index), [heard[i] for i in index])
         if call.stop():
             return
 
 
-def craft_batch(call: Call, clips: list[Clip], goal: TextGoal) -> Iterator[Crafted]:
+def craft_batch(call: Call, clips: list[Clip], goal: TextGoal, heard: list[Emissions | None]) -> Iterator[Crafted]:
     """One ragged batch, from clean clips to judged results."""
     began, device = time.perf_counter(), call.model.device
     waveforms, lengths = (tensor.to(device) for tensor in pad([clip.samples.to(device) for clip in clips]))
     region = around_sound(call.bound, waveforms, lengths)
-    alone = [heard_clean(call.model, clip) for clip in clips]
+    alone = [heard_clean(call.model, clip) if own is None else own for clip, own in zip(clips, heard, strict=True)]
     goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
     verdicts = [Verdict(call.model, own, clip.samples, call.over, call.judge_draws) for own, clip in zip(goals, clips, strict=True)]
     early = [verdict.settled(outputs, call.bound) for verdict, outputs in zip(verdicts, alone, strict=True)]
@@ -307,6 +310,8 @@ def gathered(each: Callable[Asked, Iterator[Crafted]]) -> Callable[Asked, CraftR
         """
         return CraftResult(tuple(each(*arguments, **options)))
 
+    craft.__qualname__ = craft.__name__  # by which it is pickled
+    craft.__annotations__ = {**each.__annotations__, "return": CraftResult}
     vars(craft)["__signature__"] = signature(each).replace(return_annotation=CraftResult)
     return craft
 

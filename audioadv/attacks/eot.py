@@ -119,6 +119,7 @@ class Expectation:
         check_counts("expectation", draws=self.draws, check_draws=self.check_draws)
         if not is_whole(self.seed) or not -SEEDS <= self.seed < SEEDS:
             raise OptionError(f"seed {self.seed!r}: give a whole number of at most 63 bits, for example 0")
+        object.__setattr__(self, "seed", int(self.seed))
         if not is_number(self.sample_rate) or self.sample_rate < 1:
             raise OptionError(f"sample_rate {self.sample_rate!r}: give hertz, for example 16000")
         if not is_number(self.rate) or not 0 < self.rate <= 1:

@@ -15,7 +15,7 @@ def nudge(region: Region, seed: int) -> Tensor:
     radius = torch.minimum(region.radius, torch.maximum(1e-3 * region.radius.clamp_max(1.0), audible))
     if region.added and not region.limitless():  # a part of a clip, often silent: its frames are alike, and would all go the same way
         radius = region.radius
-    return region.at(radius).sample([torch.Generator().manual_seed(seed) for _ in region.clean])
+    return region.at(radius).sample([torch.Generator().manual_seed(int(seed)) for _ in region.clean])
 
 
 def own_size(region: Region) -> Tensor:

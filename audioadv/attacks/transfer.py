@@ -49,7 +49,7 @@ def transfer(
     if attack is None:
         check_fixed_radius(region, "transfer with pgd")
     check_substitute(objective, region.clean, substitute)
-    run, generator = Run(objective, region, progress), torch.Generator().manual_seed(seed)
+    run, generator = Run(objective, region, progress), torch.Generator().manual_seed(int(seed))
 
     def ask(inputs: Tensor, owner: Tensor) -> Tensor:
         return run.objective.rows(owner).answers(inputs)

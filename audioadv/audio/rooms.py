@@ -119,7 +119,7 @@ def measured_rooms(rooms: dict[str, Tensor], shares: dict[Role, int], sample_rat
         raise UnusableResponse(
             f"room {many[0]}: {len(rooms[many[0]])} positions, but a set holds {MOST_POSITIONS} of a room at most. Leave some out"
         )
-    shuffled = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled = torch.randperm(len(names), generator=torch.Generator().manual_seed(int(seed))).tolist()
     counts = dict.fromkeys(shares, 1)
     while sum(counts.values()) < len(names):  # the next room goes where most is lacking
         counts[max(shares, key=lambda role: shares[role] / (counts[role] + 0.5))] += 1

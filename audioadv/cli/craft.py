@@ -35,7 +35,7 @@ from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.on_disk import Asked
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
@@ -114,12 +114,14 @@ class Aim(NamedTuple):
 
 @final
 class Job(NamedTuple):
-    """One clip to attack: its place among those given, where it comes from, the NAME of its files, its sound and the text of its goal."""
+    """One clip to attack: its place among those given, where it comes from, the NAME of its files, its sound, what the model
+    makes of that, and the text of its goal."""
 
     place: int
     entry: Entry
     name: str
     clip: Clip
+    heard: Emissions
     text: str
 
 
@@ -216,7 +218,8 @@ def craft(
         with problems.told():
             aim.check_own(entry, text, model)
             clip = read_job(entry.path, model, lead_in, channel)
-            jobs.append(Job(place, aim.source(entry, text or ""), name, clip, text or ""))
+            heard = heard_clean(model, clip)  # now: one that the model raises at stops no other
+            jobs.append(Job(place, aim.source(entry, text or ""), name, clip, heard, text or ""))
     if not jobs:
         context.exit(WRONG_INPUT)
     jobs = [jobs[i] for i in alike([len(job.clip.samples) for job in jobs], batch)]
@@ -224,7 +227,7 @@ def craft(
     check_sound_bound(bound, max(len(job.clip.samples) for job in jobs))
 
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "restarts": restarts, "seed": seed, "batch": batch}
-    options |= {"channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
+    options |= {"heard": [job.heard for job in jobs], "channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     asked_for = Asked(model_name, attack, bound, seed, restarts, rate)
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     stopped, told = False, problems.count  # what is told from here on is of these jobs
@@ -266,14 +269,13 @@ def check_folder(out: Path) -> None:
 
 def read_job(path: Path, model: Recogniser, lead_in: float, channel: Channel | None) -> Clip:
     """A clip as it is attacked. Raises InputError for one that is too long with its lead-in, UnusableResponse where the channel does not
-    take it, and what the model raises at it, before any other clip waits for it."""
+    take it."""
     clip = read_clip(path, model.sample_rate)
     clip = clip.led_in(lead_in) if lead_in else clip
     if clip.seconds > LONGEST_SECONDS:
         raise InputError(f"{path}: {clip.seconds:.1f} s with --lead-in {lead_in:g}, but at most {LONGEST_SECONDS} s are read. Give less")
     if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
         raise UnusableResponse(f"{path}: {why}")
-    heard_clean(model, clip)
     return clip
 
 

@@ -109,7 +109,7 @@ def learn_to_denoise(
     """
     check_lesson(clean, passes, batch)
     noise = as_channel(noise)
-    generator, optimiser, left = torch.Generator().manual_seed(seed), torch.optim.Adam(learners(denoiser), lr=2e-3), 0.0
+    generator, optimiser, left = torch.Generator().manual_seed(int(seed)), torch.optim.Adam(learners(denoiser), lr=2e-3), 0.0
     with learning(), seeded(seed, clean.device):
         denoiser.train()
         for number in range(passes):

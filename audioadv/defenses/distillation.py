@@ -79,7 +79,7 @@ def train_at(
         raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each")
     targets = targets if targets.is_floating_point() else as_labels(targets)
     named = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
-    net, rate, generator = net_of(model), 3e-3, torch.Generator().manual_seed(seed)
+    net, rate, generator = net_of(model), 3e-3, torch.Generator().manual_seed(int(seed))
     optimiser = torch.optim.Adam(learners(net), lr=rate)
     orders = [rejoined(torch.split(torch.randperm(len(inputs), generator=generator).to(inputs.device), batch)) for _ in range(passes)]
     total = max(2, sum(map(len, orders)))  # a cycle of one step has no rate but its last, which is next to none

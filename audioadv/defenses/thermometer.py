@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audioadv.defenses.statement import Statement
 from audioadv.errors import OptionError
 from audioadv.models.bpda import BPDA
-from audioadv.options import is_whole
+from audioadv.options import is_number, is_whole
 
 
 @final
@@ -32,8 +32,8 @@ class Thermometer(nn.Module):
 
     def __init__(self, levels: int = 16, low: float = 0.0, high: float = 1.0, *, stand_in: bool = True) -> None:
         super().__init__()
-        if not is_whole(levels) or levels < 2 or not low < high:
-            raise OptionError(f"levels {levels!r} from {low:g} to {high:g}: give a whole number, at least two, and the lower end first")
+        if not is_whole(levels) or levels < 2 or not (is_number(low) and is_number(high) and low < high):
+            raise OptionError(f"levels {levels!r} from {low!r} to {high!r}: give a whole number, at least two, and the lower end first")
         self.levels, self.low, self.high = levels, low, high
         self.statement = Statement("BPDA" if stand_in else "none")
         self.code = BPDA(self.lamps, self.heights) if stand_in else self.lamps

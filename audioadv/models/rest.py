@@ -18,7 +18,7 @@ from audioadv.errors import OptionError, UnusableBatch
 DEEPEST, MOST = 20, 1000  # how far a model is looked into, and how many nets are held in one place
 COLLECTIONS = (list, tuple, set, frozenset, dict)
 KEPT = 30 * 2**20  # bytes
-MISFIT = re.compile(r"dtype|scalar type|type \(|not implemented for|same device|expected device")  # as torch words it
+MISFIT = re.compile(r"\bdtype\b|scalar type|[Ii]nput type \(|not implemented for|same device|expected device")  # as torch words it
 
 
 def found(device: str | torch.device) -> torch.device:
@@ -182,8 +182,7 @@ def at_rest(model: Callable[..., Any]) -> Iterator[None]:
 def frozen(net: nn.Module) -> Iterator[None]:
     """The net in evaluation mode with its parameters frozen, and afterwards as it was before."""
     modes = [(module, "training", False) for module in net.modules()]
-    with holding([*modes, *((parameter, "requires_grad", False) for parameter in net.parameters())]):
-        net.eval()  # for nets that do more on being told than to note it
+    with holding([*modes, *((parameter, "requires_grad", False) for parameter in net.parameters())], net.eval):
         yield
 
 
@@ -203,13 +202,23 @@ TURN: Final = RLock()
 
 
 @contextmanager
-def holding(wishes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Attributes at these values, and afterwards as before; where several threads hold one, the last one out brings it back."""
+def holding(wishes: Iterable[tuple[Any, str, Any]], tell: Callable[[], object] | None = None) -> Iterator[None]:
+    """Attributes at these values, and afterwards as before; where several threads hold one, the last one out brings it back.
+
+    `tell` is called first: some parts do more on being told than to note it."""
     own = list[Held]()
     try:
         with TURN:
-            for part, name, value in wishes:
-                if (before := getattr(part, name)) != value:
+            noted = [(part, name, value, getattr(part, name)) for part, name, value in wishes]
+            try:
+                if tell is not None:
+                    tell()
+            except BaseException:
+                for part, name, _, before in noted:
+                    setattr(part, name, before)
+                raise
+            for part, name, value, before in noted:
+                if before != value:
                     setattr(part, name, value)
                     HELD[id(part), name] = Held(part, name, before)
                 if held := HELD.get((id(part), name)):

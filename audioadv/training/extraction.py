@@ -111,7 +111,7 @@ def extract(
     def within(some: Tensor, owners: Tensor) -> Tensor:
         return some if box is None else some.clamp(*box)
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     known: tuple[Tensor, Tensor] | None = None
     with learning():
         for known in substituting(

@@ -110,7 +110,7 @@ def burst(sample_rate: int, *, seconds: float = 0.1, level_db: float = -30.0, st
     Raises OptionError for one that lasts no sample, or begins before the clip.
     """
     samples, start = placed(seconds, start_seconds, sample_rate)
-    noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * torch.hann_window(samples)
+    noise = torch.randn(samples, generator=torch.Generator().manual_seed(int(seed))) * torch.hann_window(samples)
     name = f"burst {seed} of {seconds:g} s at {level_db:g} dB"
     return Cue(10 ** (level_db / 20) * noise / noise.abs().max(), start, name)
 

@@ -54,7 +54,7 @@ class Network:
         pairs = [(view(a, *self.where), view(b, *self.where)) for a, b in zip(clean, adversarial, strict=True)]
         mean, square = (torch.cat([one.moment(power) for one, _ in pairs]).mean(0) for power in (1, 2))
         with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(seed)
+            torch.manual_seed(int(seed))
             sense = NetworkSense(self, pairs[0][0], mean, (square - mean.square()).clamp_min(1e-12).sqrt())
             sense.to(mean)
             optimiser = torch.optim.Adam(sense.parameters(), lr=self.rate)

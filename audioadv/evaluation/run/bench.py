@@ -32,7 +32,7 @@ from audioadv.audio.whole import sweep
 from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput, remedy
 from audioadv.evaluation.run.ledger import Ledger, Line
 from audioadv.evaluation.run.on_disk import Asked, alone_in, digest_by_now, seen_from, write_result
-from audioadv.models.recogniser import Recogniser
+from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import Channel
 from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Mistranscribe, Silence, TextGoal, Transcribe, as_texts, check_spelt
@@ -143,6 +143,15 @@ def length_of(path: Path) -> float:
 
 
 @final
+class Usable(NamedTuple):
+    """A job whose clip can be attacked, and what the model made of that; None where its device's memory did not hold it."""
+
+    job: Job
+    clip: Clip
+    heard: Emissions | None
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Bench:
     """A run at work in one process.
@@ -170,44 +179,44 @@ class Bench:
         """
         jobs = self.missing(batch)
         model = self.model(batch.setting.model) if jobs else None
-        usable: list[tuple[Job, Clip]] = []
+        usable: list[Usable] = []
         for job in jobs:
             assert model is not None
             try:
                 job.goal(model)
-                clip = read_clip(job.path, model.sample_rate)
+                clip, heard = read_clip(job.path, model.sample_rate), None
                 with suppress(torch.OutOfMemoryError):  # told where it is attacked
-                    heard_clean(model, clip)
-                usable.append((job, clip))
+                    heard = heard_clean(model, clip)
+                usable.append(Usable(job, clip, heard))
             except AudioadvError as error:
                 self.complain(error if str(error).startswith(job.where) else type(error)(f"{job.where}: {error}"))
         return self.attack(batch.setting, usable, model) if usable and model is not None else []
 
-    def attack(self, setting: Setting, usable: Sequence[tuple[Job, Clip]], model: Recogniser) -> list[Line]:
+    def attack(self, setting: Setting, usable: Sequence[Usable], model: Recogniser) -> list[Line]:
         """Craft, judge and save these clips together; in halves where the device's memory does not hold them all."""
         try:
             return self.save(setting, usable, model)
         except torch.OutOfMemoryError:
             if len(usable) == 1:
-                (job, clip), *_ = usable
+                (job, clip, _), *_ = usable
                 cure = "Leave the clip out, or use --device cpu"
                 self.complain(UnusableBatch(f"{job.where}: {clip.seconds:.1f} s are too long for the memory of {model.device}. {cure}"))
                 return []
         half = len(usable) // 2
         return self.attack(setting, usable[:half], model) + self.attack(setting, usable[half:], model)
 
-    def save(self, setting: Setting, usable: Sequence[tuple[Job, Clip]], model: Recogniser) -> list[Line]:
+    def save(self, setting: Setting, usable: Sequence[Usable], model: Recogniser) -> list[Line]:
         """As `attack`, at once. Nothing takes its place before all of it is written."""
-        goals = [job.goal(model) for job, _ in usable]
+        goals, clips, heard = [one.job.goal(model) for one in usable], [one.clip for one in usable], [one.heard for one in usable]
         together = all_in_one(goals)
         options = {**self.options, "bound": setting.bound, "attack": setting.attack, "channel": setting.channel, "batch": len(usable)}
-        results = craft_each(model, [clip for _, clip in usable], together, progress=self.progress, **options)
+        results = craft_each(model, clips, together, progress=self.progress, heard=heard, **options)
         asked = Asked(setting.model, setting.attack, setting.bound, **{key: self.options[key] for key in ("seed", "restarts", "rate")})
         place, lines = self.folder / setting.folder, []
         try:
             with TemporaryDirectory(prefix=STAGE, dir=self.folder) as made_in, alone_in(Path(made_in)):
                 stage = Path(made_in)
-                for (job, _), goal, crafted in zip(usable, goals, results, strict=True):
+                for (job, *_), goal, crafted in zip(usable, goals, results, strict=True):
                     name = f"{setting.folder}/{job.name}"
                     lines.append(write_result(stage, self.folder, name, (job.path, job.text), crafted, goal, model, asked))
                     (stage / f"{job.name}.json").write_text(json.dumps(lines[-1], indent=2) + "\n", encoding="utf-8")
