@@ -27,9 +27,9 @@ tell. With steps of half a radius in L1, msd stood 62.4 % (65.0, 84.4, 72.8). `l
 (some 5,000 forwards a pixel) felled 8 of 43 of the first 60 test images that stood L1 in msd with steps of half a radius.
 
 Without the threshold, TinyMnist with ReLU, five passes of `random` over 40,000 images with 5 steps, then one pass: average 40.6 %, worst
-45.4 %, msd 47.4 % (43.1 .. 51.8) of all three; three passes of MSD more with 10 steps, 47.0 %. Under the PGD of Maini et al. 2020 (100 steps, 2
-starts; `--judge pgd`) these stand 60.0, 64.0, 61.0 and 64.2 %, where they have 34.9, 42.1 and 58.4 % of 1,000 images with a net 20 times as
-large and 100 steps a batch. Twice the width, 59,000 images and 48 minutes of one core did not win L1 back (49.2 %, L1 49.8).
+45.4 %, msd 47.4 % (43.1 .. 51.8) of all three; three passes of MSD more with 10 steps, 47.0 %. Under the PGD of Maini et al. 2020 (100
+steps, 2 starts; `--judge pgd`) these stand 60.0, 64.0, 61.0 and 64.2 %, where they have 34.9, 42.1 and 58.4 % of 1,000 images with a net
+20 times as large and 100 steps a batch. Twice the width, 59,000 images and 48 minutes of one core did not win L1 back (49.2 %, L1 49.8).
 
 Other fronts, of 300 held images (in L1, Linf, L2, and all three), which are easier than the test's first by some ten points:
 
