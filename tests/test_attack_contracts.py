@@ -131,6 +131,8 @@ TABLE = {
     "sigma_zero": Row(partial(attacks.sigma_zero, steps=100), bounds=(L0,), minimal=True, factor=2.0),
     "find_then_shrink": Row(partial(attacks.find_then_shrink, steps=100), bounds=(L1, Linf, L2), minimal=True, factor=1.5),
     "square": Row(partial(attacks.square, steps=300), SCORES, factor=2.5),
+    "greedy": Row(partial(attacks.greedy, steps=600), SCORES, bounds=(L1,), minimal=True, factor=1.6),
+    "greedy in l0": Row(partial(attacks.greedy, steps=600), SCORES, bounds=(L0,), minimal=True, seeks=False),  # a full scale at most
     "nes": Row(estimated(attacks.nes(15), steps=20), SCORES, factor=1.6),
     "spsa": Row(estimated(attacks.spsa(15), steps=20), SCORES, factor=1.6),
     "bandits": Row(estimated(attacks.bandits(8, tile=1), steps=25), SCORES, factor=2.5),

@@ -1,6 +1,6 @@
 """Attacks: optimisers over an objective and a region. One function a file; those that know sound say so.
 
-Within a bound   fgsm, pgd, annealed_pgd, apgd, apgd_targeted, apgd_l1, square, genetic, standard
+Within a bound   fgsm, pgd, annealed_pgd, apgd, apgd_targeted, apgd_l1, square, greedy, genetic, standard
 The smallest     find_then_shrink, carlini_wagner, ddn, fmn, deepfool, pdpgd, sigma_zero, boundary, hop_skip_jump
 In a union       worst_member (any attack, one member after another), msd (all members at once)
 In a mix         affine (random moves first, then any attack)
@@ -26,6 +26,7 @@ from audioadv.attacks.estimates import bandits, coordinates, nes, spsa
 from audioadv.attacks.fgsm import fgsm
 from audioadv.attacks.fmn import fmn
 from audioadv.attacks.genetic import genetic
+from audioadv.attacks.greedy import greedy
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
 from audioadv.attacks.kenansville import kenansville
 from audioadv.attacks.moves import moves_grid, worst_of
@@ -64,6 +65,7 @@ __all__ = [
     "find_then_shrink",
     "fmn",
     "genetic",
+    "greedy",
     "hop_skip_jump",
     "kenansville",
     "moves_grid",

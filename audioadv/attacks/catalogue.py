@@ -14,6 +14,7 @@ from audioadv.attacks.estimates import nes
 from audioadv.attacks.fgsm import fgsm
 from audioadv.attacks.fmn import fmn
 from audioadv.attacks.genetic import genetic
+from audioadv.attacks.greedy import greedy
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
 from audioadv.attacks.kenansville import kenansville
 from audioadv.attacks.moves import moves_grid, worst_of
@@ -71,6 +72,7 @@ TABLE: Final = {
     "deepfool": Listed(deepfool, strays=True),
     "fgsm": Listed(fgsm, fixed=True),
     "fmn": Listed(fmn, strays=True),
+    "greedy": Listed(greedy, Access.SCORES, strays=True),
     "hop_skip_jump": Listed(hop_skip_jump, Access.DECISIONS, strays=True),
     "moves_grid": Listed(moves_grid, Access.DECISIONS, fixed=True),
     "msd": Listed(msd, fixed=True),

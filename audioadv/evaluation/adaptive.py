@@ -2,7 +2,7 @@
 
 statement         what an attacker does who knows it
 backward: BPDA    nothing more: slopes are the stand-in's already
-backward: none    asks only: Square on scores, HopSkipJump on decisions; what else is wanted, on slopes estimated from scores
+backward: none    asks only: Square or a greedy search on scores, HopSkipJump on decisions; else along slopes estimated from scores
 random            averages over draws (EOT): of the defense's channel by keys of his own, where he sees the model; else over looks
   and none        the same, and asks only: no slopes are to be had of draws, and attacks that want some raise AccessDenied
 detects           wants to pass unseen as well: the goal & model.undetected()
@@ -25,6 +25,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.eot import Expectation
 from audioadv.attacks.estimates import nes
+from audioadv.attacks.greedy import greedy
 from audioadv.attacks.hop_skip_jump import hop_skip_jump
 from audioadv.attacks.objective import Objective, objective
 from audioadv.attacks.pgd import pgd
@@ -40,7 +41,7 @@ from audioadv.models.rest import at_rest
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import Joined
-from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Region
 
 PEEK = 8  # examples on which a model's statement is compared with what it does
@@ -140,11 +141,15 @@ def averaged(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, draw
 
 
 def gradient_free(objective: Objective, region: Region, *, steps: int = 5000, seed: int = 0) -> AttackResult:
-    """What is left without slopes: `steps` queries of Square in Linf and L2, PGD on estimated slopes elsewhere; HopSkipJump where
-    there are decisions only, or the smallest change is sought, and where draws differ too much to estimate slopes from. Shapes: as in
-    `region.clean`.
+    """What is left without slopes: `steps` queries of Square in Linf and L2, of a greedy search in L1 and L0, PGD on estimated slopes
+    elsewhere; HopSkipJump where there are decisions only, where draws differ too much to estimate slopes from, and, but for L1 and L0,
+    where the smallest change is sought. Shapes: as in `region.clean`.
     """
-    if granted(objective.model) is Access.DECISIONS or bool(region.radius.isinf().any()):
+    if granted(objective.model) is Access.DECISIONS:
+        return hop_skip_jump(objective, region, seed=seed)
+    if region.added and isinstance(region.norm, L1Norm | L0Norm):
+        return greedy(objective, region, steps=steps, seed=seed)
+    if bool(region.radius.isinf().any()):
         return hop_skip_jump(objective, region, seed=seed)
     if region.added and isinstance(region.norm, LinfNorm | L2Norm):
         return square(objective, region, steps=steps, seed=seed)
