@@ -74,6 +74,16 @@ def check_shares(who: str, **shares: Any) -> None:
     Traceback (most recent call last):
     audioadv.errors.OptionError: pgd: momentum 2: give a number from 0 to 1
     """
-    for name, share in shares.items():
-        if not is_number(share) or not 0 <= share <= 1:
-            raise OptionError(f"{who}: {name} {share!r}: give a number from 0 to 1")
+    check_within(who, 0, 1, **shares)
+
+
+def check_within(who: str, least: float, most: float, **numbers: Any) -> None:
+    """Raises OptionError for what is no number from `least` to `most`.
+
+    >>> check_within("tone", 0, 4000, hz=9000)
+    Traceback (most recent call last):
+    audioadv.errors.OptionError: tone: hz 9000: give a number from 0 to 4000
+    """
+    for name, number in numbers.items():
+        if not is_number(number) or not least <= number <= most:
+            raise OptionError(f"{who}: {name} {number!r}: give a number from {least:g} to {most:g}")

@@ -268,8 +268,9 @@ def test_rules_that_make_no_sense() -> None:
         play(nn.Identity(), inputs[:0], Misclassify(0), TRUE_MAX, box=None)
     with pytest.raises(UnusableBatch, match=r"goal 'not class 0,1,2', 40 inputs: .* one for each"):
         play(nn.Identity(), inputs, Misclassify(labels[:3]), TRUE_MAX, box=None)
-    with pytest.raises(OptionError, match="window 0"):
-        untargeted(nn.Identity(), repeat, rounds=5).curve(0)
+    for window in (0, 1.5, True, "5"):
+        with pytest.raises(OptionError, match=f"window {window!r}: give a whole number"):
+            untargeted(nn.Identity(), repeat, rounds=5).curve(window)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="length"):
         together([untargeted(nn.Identity(), repeat, rounds=5), untargeted(nn.Identity(), repeat, rounds=6)])
     alone = untargeted(nn.Identity(), repeat, rounds=5)

@@ -295,6 +295,10 @@ def test_poisoned_data_may_be_poisoned_again() -> None:
         (lambda: tone(500, 8000, start_seconds=-0.05), "start_seconds -0.05"),
         (lambda: tone(9000, 8000), "hz 9000: give a number from 0 to 4000"),
         (lambda: burst(8000, seconds=0), "seconds 0"),
+        (lambda: burst(8000, seconds=1e-5), "burst: seconds 1e-05: no sample at 8000 Hz. Give at least 0.000125"),
+        (lambda: tone("500", 8000), "tone: hz '500'"),  # type: ignore[arg-type]
+        (lambda: tone(500, "8000"), "tone: sample_rate '8000'"),  # type: ignore[arg-type]
+        (lambda: Backdoor(STAMP, 1).poison(pictures(9), 2), "poison: rate 2: give a number from 0 to 1"),
         (lambda: burst(8000, start_seconds=-0.05), "start_seconds -0.05"),
     ],
 )

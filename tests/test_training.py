@@ -1191,9 +1191,12 @@ def held_by_none(parameters: object) -> torch.optim.Optimizer:
         (lambda: Free(BOUND, replays=0), "replays 0: .* at least 1"),
         (lambda: Free(Linf(MIN)), "linf:min: training needs a radius"),
         (lambda: Adversarial(BOUND, steps=-1), "steps -1: .* at least 0"),
-        (lambda: Adversarial(BOUND, clean=2.0), "clean 2: .* from 0 to 1"),
+        (lambda: Adversarial(BOUND, clean=2.0), "clean 2.0: .* from 0 to 1"),
         (lambda: Adversarial(Linf(MIN)), "linf:min: training needs a radius"),
         (lambda: Trades(BOUND, beta=-1), "beta -1"),
+        (lambda: Trades(BOUND, beta="6"), "Trades: beta '6'"),  # type: ignore[arg-type]
+        (lambda: Adversarial(BOUND, clean=True), "Adversarial: clean True: give a number from 0 to 1"),
+        (lambda: Adversarial(BOUND, step_size="1"), "training: step_size '1'"),  # type: ignore[arg-type]
         (lambda: Trades(BOUND, steps=-1), "steps -1"),
         (lambda: EAT(UNION, follow=7), "follow 7"),
         (lambda: EAT(UNION, steps=-1), "steps -1"),

@@ -12,9 +12,10 @@ from typing import final
 
 from torch import Tensor
 
+from audioadv.options import check_shares
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Method, Model, Moment, check_option, descend
+from audioadv.training.method import Method, Model, Moment, descend
 from audioadv.training.nearby import check_attacker, usual_step, worst_for
 
 
@@ -36,7 +37,7 @@ class Adversarial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size))
-        check_option("clean", self.clean, most=1)
+        check_shares("Adversarial", clean=self.clean)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

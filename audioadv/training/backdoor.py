@@ -19,10 +19,10 @@ from torch import Tensor
 
 from audioadv.attacks.draws import example_keys
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.options import check_shares
 from audioadv.threat.goals import Goal, Mistranscribe, Transcribe, as_texts
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.training.batches import Batch, Labelled, Spoken
-from audioadv.training.method import check_option
 from audioadv.training.triggers import Trigger
 
 Examples = TypeVar("Examples", Labelled, Spoken)
@@ -81,8 +81,7 @@ class Backdoor:
         Raises OptionError for shares that there are not enough examples for, or that come to none, UnusableBatch for data whose answers
         are not of the target's kind. Of data that are poisoned already, `rows` and `covers` are the new ones.
         """
-        check_option("rate", rate)
-        check_option("covers", covers)
+        check_shares("poison", rate=rate, covers=covers)
         data = data.data if isinstance(data, Poisoned) else data
         if not isinstance(data, Labelled | Spoken):
             raise UnusableBatch(f"data is a {type(data).__name__}: a trigger is put on Labelled or Spoken. Poison those, and mix them then")

@@ -12,8 +12,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.options import check_shares
 from audioadv.training.batches import Batch, keyed
-from audioadv.training.method import Model, Moment, check_option, descend
+from audioadv.training.method import Model, Moment, descend
 from audioadv.training.several import Several
 
 
@@ -30,7 +31,7 @@ class EAT(Several):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_option("follow", self.follow, most=1)
+        check_shares("EAT", follow=self.follow)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         errors = moment.memory.setdefault("e_at", torch.ones(self.count(batch))).cpu()  # a checkpoint is read to the net's device

@@ -23,9 +23,8 @@ from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
 from audioadv.models.rest import at_rest
-from audioadv.options import check_count
+from audioadv.options import check_amounts, check_count
 from audioadv.threat.bounds import Box
-from audioadv.training.method import check_option
 
 
 @final
@@ -102,7 +101,7 @@ def extract(
     check_count("rounds", rounds)
     check_count("queries", len(inputs) if queries is None else queries)
     check_count("passes", passes, 0)
-    check_option("rate", rate)
+    check_amounts("extract", rate=rate)
 
     def ask(some: Tensor, owners: Tensor) -> Tensor:
         answers = victim(some)

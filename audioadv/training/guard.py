@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from audioadv.models.rest import at_rest
-from audioadv.options import check_count
+from audioadv.options import check_count, check_shares
 from audioadv.training.adversarial import Adversarial
 from audioadv.training.batches import Batch, key
-from audioadv.training.method import Method, Model, Moment, check_option
+from audioadv.training.method import Method, Model, Moment
 from audioadv.training.nearby import usual_step, worst_for
 
 
@@ -43,7 +43,7 @@ class Guarded:
 
     def __post_init__(self) -> None:
         check_count("every", self.every)
-        check_option("fall", self.fall, most=1)
+        check_shares("Guarded", fall=self.fall)
         object.__setattr__(self, "digest", self.held.digest())
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:

@@ -3,14 +3,12 @@
 batch --method--> gradients --loop--> a step of the optimiser --method--> gradients ...
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 from torch import Tensor
 
-from audioadv.errors import OptionError
 from audioadv.training.batches import Batch
 
 Model = Callable[..., Any]
@@ -55,14 +53,3 @@ def descend(loss: Tensor) -> Tensor:
     """Leave its gradients with the parameters. Shapes: loss [] -> []."""
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
-
-
-def check_option(name: str, value: float, least: float = 0, most: float = math.inf) -> None:
-    """Raises OptionError for an option that is below `least` or above `most`, or no number at all.
-
-    >>> check_option("clean", 2.0, most=1)
-    Traceback (most recent call last):
-    audioadv.errors.OptionError: clean 2: give a number from 0 to 1
-    """
-    if not (least <= value <= most and value < math.inf):
-        raise OptionError(f"{name} {value:g}: give a number from {least:g} {'up' if most == math.inf else f'to {most:g}'}")

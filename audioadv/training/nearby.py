@@ -13,12 +13,12 @@ from audioadv.attacks.draws import random_start, wide_start
 from audioadv.attacks.objective import slope_at
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_count
+from audioadv.options import check_amounts, check_count
 from audioadv.threat.bounds import Bound, as_bound
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, check_option
+from audioadv.training.method import Model
 
 Losses = Callable[[Tensor], Tensor]
 """What an input costs the model: `[batch, *] -> [batch]`."""
@@ -83,7 +83,7 @@ def check_attacker(bound: Bound | str, steps: int, step_size: float | None, leas
     if bound.minimal:
         raise OptionError(f"bound {bound}: training needs a radius to search within. Give one, for example linf:0.1")
     check_count("steps", steps, least)
-    check_option("step_size", 0 if step_size is None else step_size)
+    check_amounts("training", step_size=0 if step_size is None else step_size)
     return bound
 
 

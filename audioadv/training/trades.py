@@ -14,9 +14,10 @@ from torch import Tensor
 
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import at_rest
+from audioadv.options import check_amounts
 from audioadv.threat.bounds import Bound
 from audioadv.training.batches import Batch
-from audioadv.training.method import Model, Moment, check_option, descend
+from audioadv.training.method import Model, Moment, descend
 from audioadv.training.nearby import check_attacker, usual_step, worst_nearby
 
 
@@ -50,7 +51,7 @@ class Trades:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bound", check_attacker(self.bound, self.steps, self.step_size))
-        check_option("beta", self.beta)
+        check_amounts("Trades", beta=self.beta)
 
     def gradients(self, model: Model, batch: Batch, moment: Moment) -> Iterator[Tensor]:
         region = batch.region(self.bound, moment.share)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.training.method import check_option
+from audioadv.options import check_amounts, check_counts, check_sizes, check_within
 
 
 class Trigger(Protocol):
@@ -97,8 +97,8 @@ def tone(hz: float, sample_rate: int, *, seconds: float = 0.1, level_db: float =
     >>> round(float(tone(1000, 8000, level_db=-20).sound.abs().max()), 2)
     0.1
     """
-    samples, start = placed(seconds, start_seconds, sample_rate)
-    check_option("hz", hz, most=sample_rate / 2)
+    samples, start = placed("tone", seconds, start_seconds, sample_rate)
+    check_within("tone", 0, sample_rate / 2, hz=hz)
     sine = torch.sin(2 * math.pi * hz / sample_rate * (torch.arange(samples) - samples // 2) + math.pi / 2)
     name = f"a tone of {hz:g} Hz, {seconds:g} s at {level_db:g} dB"
     return Cue(10 ** (level_db / 20) * sine * torch.hann_window(samples), start, name)
@@ -109,14 +109,17 @@ def burst(sample_rate: int, *, seconds: float = 0.1, level_db: float = -30.0, st
 
     Raises OptionError for one that lasts no sample, or begins before the clip.
     """
-    samples, start = placed(seconds, start_seconds, sample_rate)
+    samples, start = placed("burst", seconds, start_seconds, sample_rate)
     noise = torch.randn(samples, generator=torch.Generator().manual_seed(int(seed))) * torch.hann_window(samples)
     name = f"burst {seed} of {seconds:g} s at {level_db:g} dB"
     return Cue(10 ** (level_db / 20) * noise / noise.abs().max(), start, name)
 
 
-def placed(seconds: float, start_seconds: float, sample_rate: int) -> tuple[int, int]:
+def placed(who: str, seconds: float, start_seconds: float, sample_rate: int) -> tuple[int, int]:
     """How many samples a sound lasts, and at which it begins. Raises OptionError for none, or one before the clip."""
-    check_option("seconds", seconds, 1 / sample_rate)
-    check_option("start_seconds", start_seconds)
-    return round(seconds * sample_rate), round(start_seconds * sample_rate)
+    check_counts(who, sample_rate=sample_rate)
+    check_sizes(who, seconds=seconds)
+    check_amounts(who, start_seconds=start_seconds)
+    if not (samples := round(seconds * sample_rate)):
+        raise OptionError(f"{who}: seconds {seconds:g}: no sample at {sample_rate} Hz. Give at least {1 / sample_rate:g}")
+    return samples, round(start_seconds * sample_rate)

@@ -44,7 +44,6 @@ from audioadv.threat.goals import Goal
 from audioadv.threat.joined import is_goal, members
 from audioadv.threat.model import ThreatModel, wished
 from audioadv.threat.projections import each
-from audioadv.training.method import check_option
 
 NOBODY = 2**40  # the number of an example that there is none of
 
@@ -115,7 +114,7 @@ class Game:
 
         Raises OptionError for windows of none.
         """
-        check_option("window", window, 1)
+        check_count("window", window)
         spans = [slice(end - window, end) for end in range(window, self.rounds + 1, window)]
         return [(span.stop, rate(self.hits[:, span]), rate(self.abstained[:, span])) for span in spans]
 
