@@ -245,3 +245,5 @@ def test_what_a_clip_was_heard_as_is_not_asked_again() -> None:
     assert crafted.clean_transcript == told.transcripts()[0] != ""
     (again,) = aa.craft(memory, [clip], aa.Silence(), steps=2).clips
     assert again.clean_transcript == ""
+    with pytest.raises(aa.errors.UnusableBatch, match="heard of 0 clips, but 1 are given"):
+        aa.craft(memory, [clip], aa.Silence(), heard=[])

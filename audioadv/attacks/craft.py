@@ -95,7 +95,8 @@ def craft_each(
     With `restarts`, of so many starts of `steps` each, all after the first are for clips that have not come there yet: over a channel,
     of a clip that none brings there the one that most check draws hear is kept.
 
-    `heard` is what `heard_clean` gave for each clip, where it was asked already: a model that remembers is not to be asked again.
+    `heard` is what the model made of each clip alone, for callers who have asked it already: one that remembers would take a second
+    hearing for a repeat. None, of a clip or of all, where it has not been asked.
 
     The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
     UnknownModel for what is no recogniser, OptionError for an unknown attack or a goal that is not for texts.
@@ -112,9 +113,12 @@ def craft_each(
         check_sound(channel)
         channel.draw([Key(seed, 0, draw, role) for role in Role for draw in range(16)], model.sample_rate)
     check_clips(model, clips, goal)
+    heard = [None] * len(clips) if heard is None else heard
+    if len(heard) != len(clips):
+        raise UnusableBatch(f"heard of {len(heard)} clips, but {len(clips)} are given: give one for each, None where nobody asked")
     run, whole = crafting(attack).run, bound.at_rate(model.sample_rate)
     call = Call(model, whole, run, steps, restarts, seed, over if drawn else None, judge_draws, progress, stop)
-    return in_batches(call, clips, goal, batch, heard or [None] * len(clips))
+    return in_batches(call, clips, goal, batch, heard)
 
 
 def check_goal(model: Recogniser, goal: TextGoal) -> None:
@@ -306,7 +310,8 @@ def gathered(each: Callable[Asked, Iterator[Crafted]]) -> Callable[Asked, CraftR
         `bound` and `channel` may be specs; the attack has `steps` for each of `restarts` starts, and works on `batch` clips at a time.
         Over a channel a step averages `draws` of it, an example is chosen by `check_draws` and judged by `judge_draws`, and its goal is
         reached where that is at least `rate` of them. `progress` is told at every step where the batch stands; once `stop()` is true,
-        the batch at work ends with what it has found, and the clips of those that never began are left out. Raises as `craft_each`.
+        the batch at work ends with what it has found, and the clips of those that never began are left out. `heard` is what the model
+        made of each clip alone, where it was asked already. Raises as `craft_each`.
         """
         return CraftResult(tuple(each(*arguments, **options)))
 
