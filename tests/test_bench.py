@@ -28,12 +28,13 @@ from torch import distributed
 
 import audioadv as aa
 from audioadv.audio.whole import write_whole
-from audioadv.cli.bench import LATER, STARTED, as_settings, bench
+from audioadv.cli.bench import LATER, STARTED, bench
 from audioadv.errors import InputError, OptionError, UnwritableOutput
-from audioadv.evaluation.run.bench import Bench, Job, Setting, plan
+from audioadv.evaluation.run.bench import Bench
 from audioadv.evaluation.run.claims import Claims
 from audioadv.evaluation.run.ledger import Ledger, read_results
 from audioadv.evaluation.run.on_disk import alone_in
+from audioadv.evaluation.run.plan import Job, Setting, as_settings, plan
 from audioadv.evaluation.run.run_file import check_goes_on, fingerprint_of, state_run
 from audioadv.evaluation.run.summary import curve, summarise
 from audioadv.models.recogniser import Recogniser
@@ -428,7 +429,7 @@ def test_a_run_is_checked_and_stated_in_one_step(manifest: Path, monkeypatch: py
             held.append(step)
             step(out, *more)
 
-        monkeypatch.setattr(f"audioadv.cli.bench.{step.__name__}", told)
+        monkeypatch.setattr(f"audioadv.evaluation.run.run_file.{step.__name__}", told)
     assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--limit", "1").exit_code == 0
     assert held == [check_goes_on, state_run]
 

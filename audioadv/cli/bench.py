@@ -2,12 +2,10 @@
 
 import json
 import os
-import re
 import shlex
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
 
@@ -24,25 +22,22 @@ from audioadv.cli.options import BATCH, Folder, common_options, errors_option, n
 from audioadv.cli.outputs import Names, check_writable
 from audioadv.cli.progress import run_progress
 from audioadv.cli.statuses import DONE, FIRST, NOT_REACHED, STOPPED, WRONG_INPUT
-from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError, UnwritableOutput
-from audioadv.evaluation.run.bench import Bench, Job, Setting, changed_clips, is_gone, length_of, plan
-from audioadv.evaluation.run.claims import workers
+from audioadv.errors import AccessDenied, AudioadvError, InputError, OptionError
+from audioadv.evaluation.run.bench import Bench, changed_clips, is_gone
+from audioadv.evaluation.run.claims import own_device, workers
 from audioadv.evaluation.run.ledger import Ledger, check_results, read_results
-from audioadv.evaluation.run.on_disk import alone_in, seen_from
-from audioadv.evaluation.run.run_file import Traits, check_goes_on, fingerprint_of, state_run, traits_of
+from audioadv.evaluation.run.on_disk import seen_from
+from audioadv.evaluation.run.plan import Job, Setting, as_settings, length_of, plan
+from audioadv.evaluation.run.run_file import Traits, begin, fingerprint_of, threat_models, traits_of
 from audioadv.evaluation.run.summary import NEEDED, summarise
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.tables import bench_table, show
-from audioadv.threat.bounds import check_sound_bound, parse_bound
-from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.bounds import check_sound_bound
 from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Silence, Transcribe, said
-from audioadv.threat.model import ThreatModel
 
 STARTED = {"out", "batch", "limit", "as_json", "device"}  # what may differ from start to start: all other options decide the results
 LATER = {"silence": False, "errors": USUAL_ERRORS, "restarts": 1}  # what older runs do not state, and what it was: None says so still
-LONGEST_FOLDER = 80  # characters of its name
-FEW = 3  # differences that a message tells
 
 
 @click.command()
@@ -188,45 +183,10 @@ def deciding(context: click.Context) -> dict[str, Any]:
     return told
 
 
-def begin(out: Path, stated: Mapping[str, Any], changed: list[str]) -> None:
-    """Say what the run claims, where it may go on so: in one step, since another start may say something else at the same moment.
-
-    Raises OptionError for other arguments or recognisers, and for results of clips that have `changed`, UnwritableOutput.
-    """
-    try:
-        with alone_in(out):
-            check_goes_on(out, stated["arguments"], stated["models"])
-            check_clips(changed, out)
-            state_run(out, stated)
-    except OSError as error:
-        raise UnwritableOutput(f"--out {out}: cannot be held ({error.strerror}). Name a folder that you may read and write") from error
-
-
-def check_clips(changed: list[str], out: Path) -> None:
-    """Raises OptionError for results of clips that are others now."""
-    if changed:
-        more = f"; and {len(changed) - FEW} more" if len(changed) > FEW else ""
-        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(changed[:FEW])}{more}. Name another folder")
-
-
 def files_gone(out: Path, names: list[str]) -> InputError:
     """What to say of clips that were reached, and whose files are no longer there."""
     cure = "Take their lines out of results.jsonl, and start the same command again"
     return InputError(f"{out / names[0]}.wav: gone, and not made again, one of {len(names)} clips that were reached. {cure}")
-
-
-def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[str], channels: Sequence[str]) -> list[Setting]:
-    """Every combination, model by model, each once and each with a folder of its own. Raises MalformedSpec."""
-    names: dict[str, int] = {}
-    settings = []
-    asked = {str(bound): bound for bound in map(parse_bound, bounds)}  # spelt otherwise, it is the same
-    parsed = list(asked.values()), [None if spec == "none" else parse_channel(spec) for spec in channels]
-    for model, channel, attack, bound in product(dict.fromkeys(models), dict.fromkeys(parsed[1]), dict.fromkeys(attacks), parsed[0]):
-        parts = (model, attack, str(bound), *([] if channel is None else [str(channel)]))
-        name = "_".join(re.sub(r"[^A-Za-z0-9.,=+@-]+", "-", part) for part in parts)[:LONGEST_FOLDER]
-        names[name.casefold()] = names.get(name.casefold(), 0) + 1
-        settings.append(Setting(model, attack, bound, channel, name if names[name.casefold()] == 1 else f"{name}_{names[name.casefold()]}"))
-    return settings
 
 
 def read_lines(manifest: Path) -> tuple[list[tuple[str, Entry]], list[AudioadvError]]:
@@ -302,11 +262,6 @@ def as_jobs(
     return [job if job.name else replace(job, name=names.new(job.path)) for job in jobs]
 
 
-def own_device(device: str) -> str:
-    """Of several, the one that the launcher meant for this process."""
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}" if device == "cuda" else device
-
-
 @final
 class Examined(NamedTuple):
     """What can be done: settings that make sense, the names of results to come, each model's weights and traits, and what is wrong."""
@@ -357,19 +312,3 @@ def command_line(manifest: Path, out: Path, arguments: Mapping[str, Any]) -> str
             values = [] if value is True else value if isinstance(value, tuple) else [value]
             words += [option] if value is True else [word for one in values for word in (option, str(one))]
     return shlex.join(words)
-
-
-def threat_models(jobs: Sequence[Job], settings: Sequence[Setting], names: Container[str]) -> list[dict[str, Any]]:
-    """The claim of each bound and channel that has results of these names: as an object, and in words."""
-    pairs = [(job, setting) for setting in settings for job in jobs if f"{setting.folder}/{job.name}" in names]
-    targets = {job.target for job, _ in pairs} - {None}
-    wishes = []
-    if targets:
-        one = "nothing at all" if targets == {""} else repr(next(iter(targets))) if len(targets) == 1 else "its target"
-        wishes.append(f"hear each clip as {one}")
-    if errors := {job.errors for job, _ in pairs if job.target is None}:
-        share = "half" if errors == {USUAL_ERRORS} else " or ".join(f"{100 * share:g} %" for share in sorted(errors))
-        wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least {share} of the words wrong")
-    claims = dict.fromkeys((setting.bound, setting.channel) for _, setting in pairs)
-    made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]
-    return [{**json.loads(threat.to_json()), "claim": " ".join(str(threat).split())} for threat in made]

@@ -1,6 +1,6 @@
 """A run: every clip of a manifest, under every setting, into a folder; it may be killed anywhere and started again.
 
-    clips x models x channels x attacks x bounds --plan--> batches of clips of like length --work--> files, then lines
+    clips x models x channels x attacks x bounds --plan (`plan.py`)--> batches of clips of like length --work--> files, then lines
 
     RUN/run.json                  what is claimed, and the arguments
     RUN/results.jsonl             a line a job (`evaluation/run/ledger.py`): a manifest too
@@ -23,123 +23,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, final
 
-import soundfile
 import torch
 
 from audioadv.attacks.craft import Progress, craft_each, heard_clean
-from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
+from audioadv.audio.files import Clip, read_clip
 from audioadv.audio.whole import sweep
-from audioadv.errors import AudioadvError, UnusableBatch, UnusableTarget, UnwritableOutput, remedy
+from audioadv.errors import AudioadvError, UnusableBatch, UnwritableOutput, remedy
 from audioadv.evaluation.run.ledger import Ledger, Line
 from audioadv.evaluation.run.on_disk import Asked, alone_in, digest_by_now, seen_from, write_result
+from audioadv.evaluation.run.plan import Batch, Job, Setting, all_in_one
 from audioadv.models.recogniser import Emissions, Recogniser
-from audioadv.threat.bounds import Bound
-from audioadv.threat.channels.channel import Channel
-from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Mistranscribe, Silence, TextGoal, Transcribe, as_texts, check_spelt
-from audioadv.threat.words import plain_words
 
 STAGE = ".stage-"  # what a folder that files are made in begins with; its maker is alone in it
-
-
-@final
-@dataclass(frozen=True)
-class Setting:
-    """What is the same for a whole table row. `folder` is where its files go, within the run's."""
-
-    model: str
-    attack: str
-    bound: Bound
-    channel: Channel | None
-    folder: str
-
-
-@final
-@dataclass(frozen=True)
-class Job:
-    """One clip of the manifest. `name` is that of its files; `text` is what is said, `target` what is to be heard, None for
-    anything but the text, of whose words the share `errors` is to be wrong. With `silence`, nothing is to be heard."""
-
-    where: str
-    path: Path
-    name: str
-    text: str | None
-    target: str | None
-    seconds: float
-    silence: bool = False
-    errors: float = USUAL_ERRORS
-
-    @property
-    def kind(self) -> tuple[bool, bool, float]:
-        """What is the same for jobs whose goals can be one: whether they are to be misheard, and how much, or heard as nothing."""
-        return self.target is None, self.silence, self.errors if self.target is None else 0.0
-
-    @property
-    def wish(self) -> str:
-        """What a result calls its target."""
-        return NOT_AS + plain_words(self.text or "") if self.target is None else as_texts(self.target)[0]
-
-    def goal(self, model: Recogniser) -> TextGoal:
-        """What the model is to make of the clip. Raises UnusableTarget for texts that it never writes, or none at all."""
-        if self.silence:
-            return Silence()
-        if not self.wish:
-            raise UnusableTarget(
-                f"{self.where}: target {self.target!r} is no text to be heard as. Give --silence for all, --target TEXT or --untargeted"
-            )
-        if self.target is None and not plain_words(self.text or ""):
-            raise UnusableTarget(
-                f"{self.where}: neither a target nor a text. Say what it should be heard as (target, or --target TEXT), or what is "
-                "said in it (text), to have that misheard"
-            )
-        try:
-            goal = Mistranscribe(plain_words(self.text or ""), self.errors) if self.target is None else Transcribe(self.target)
-            check_spelt(goal, model.vocabulary)
-        except UnusableTarget as error:
-            raise UnusableTarget(f"{self.where}: {error}") from error
-        return goal
-
-
-def all_in_one(goals: Sequence[TextGoal]) -> TextGoal:
-    """The goals of single clips, which are of one kind, as that of them all."""
-    texts = [text for goal in goals for text in goal.texts]
-    match goals[0]:
-        case Silence():
-            return goals[0]
-        case Mistranscribe(errors=errors):
-            return Mistranscribe(texts, errors)
-        case _:
-            return Transcribe(texts)
-
-
-class Batch(NamedTuple):
-    """Jobs to be attacked at once: of one setting, of one kind, of like length."""
-
-    setting: Setting
-    jobs: tuple[Job, ...]
-
-    @property
-    def key(self) -> str:
-        """The same in each process that works on the run."""
-        return f"{self.setting.folder}/{self.jobs[0].name}"
-
-
-def plan(jobs: Sequence[Job], settings: Sequence[Setting], size: int) -> list[Batch]:
-    """All batches, the longest clips of each setting first: what does not fit into memory is seen early, and the last to finish
-    are short."""
-    batches = []
-    for setting in settings:
-        for kind in sorted({job.kind for job in jobs}):
-            some = sorted((job for job in jobs if job.kind == kind), key=lambda job: -job.seconds)
-            batches += [Batch(setting, tuple(some[first : first + size])) for first in range(0, len(some), size)]
-    return batches
-
-
-def length_of(path: Path) -> float:
-    """Seconds, by the file's header, at most as long as a clip may be; 0 where it cannot be read. Both are told when its turn comes."""
-    try:
-        return min(float(soundfile.info(str(path)).duration), LONGEST_SECONDS)
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError):  # ValueError: a name that is no text
-        return 0.0
 
 
 @final

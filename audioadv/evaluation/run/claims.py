@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, final
 
+import torch
 from torch import distributed
 
 stores: Any = distributed  # whose names are exported, but not to type checkers
@@ -118,3 +119,8 @@ def workers(run: str) -> Claims:
         return Claims(stores.HashStore())
     store, rank, world = next(stores.rendezvous("env://"))
     return Claims(stores.PrefixStore(f"audioadv/{run}", store), rank, world, launched=True)
+
+
+def own_device(device: str) -> str:
+    """Of several, the one that the launcher meant for this process."""
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}" if device == "cuda" else device

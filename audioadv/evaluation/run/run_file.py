@@ -11,7 +11,7 @@ threat_models  each bound and channel as a `ThreatModel`, and in words (claim)
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,42 @@ from audioadv.audio.whole import write_whole
 from audioadv.defenses.preprocessing import Through
 from audioadv.defenses.statement import stated
 from audioadv.defenses.wrapped import Wrapped
-from audioadv.errors import InputError, OptionError
+from audioadv.errors import InputError, OptionError, UnwritableOutput
+from audioadv.evaluation.run.on_disk import alone_in
+from audioadv.evaluation.run.plan import Job, Setting
 from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.models.rest import module_of, seeded
+from audioadv.threat.goals import USUAL_ERRORS
+from audioadv.threat.model import ThreatModel
 
 NAME = "run.json"
+FEW = 3  # differences that a message tells
 Traits = Mapping[str, Any]
 SECONDS, LEVEL = 0.5, 0.1  # of the noise, and its standard deviation
 LETTERS = 64  # whose answers are kept
 LEAST = -50.0  # log-probability: less is as good as never
 NEAR = 0.02  # log-probability, and as a share: what devices, threads and torch's versions differ by is less
+
+
+def begin(out: Path, stated: Mapping[str, Any], other_clips: list[str]) -> None:
+    """Say what the run claims, where it may go on so: in one step, since another start may say something else at the same moment.
+
+    Raises OptionError for other arguments or recognisers, and for results of `other_clips` (`changed_clips`), UnwritableOutput.
+    """
+    try:
+        with alone_in(out):
+            check_goes_on(out, stated["arguments"], stated["models"])
+            check_same_clips(out, other_clips)
+            state_run(out, stated)
+    except OSError as error:
+        raise UnwritableOutput(f"--out {out}: cannot be held ({error.strerror}). Name a folder that you may read and write") from error
+
+
+def check_same_clips(out: Path, others: list[str]) -> None:
+    """Raises OptionError for results of clips that are others now."""
+    if others:
+        more = f"; and {len(others) - FEW} more" if len(others) > FEW else ""
+        raise OptionError(f"--out {out}: its results are of other clips. {'; '.join(others[:FEW])}{more}. Name another folder")
 
 
 def check_goes_on(folder: Path, arguments: Mapping[str, Any], models: Mapping[str, Traits]) -> None:
@@ -57,6 +83,22 @@ def check_goes_on(folder: Path, arguments: Mapping[str, Any], models: Mapping[st
 def state_run(folder: Path, stated: Mapping[str, Any]) -> None:
     """Write what a run in this folder claims, in place of what it said before. Raises UnwritableOutput."""
     write_whole(folder / NAME, (json.dumps(stated, indent=2) + "\n").encode())
+
+
+def threat_models(jobs: Sequence[Job], settings: Sequence[Setting], names: Container[str]) -> list[dict[str, Any]]:
+    """The claim of each bound and channel that has results of these names: as an object, and in words."""
+    pairs = [(job, setting) for setting in settings for job in jobs if f"{setting.folder}/{job.name}" in names]
+    targets = {job.target for job, _ in pairs} - {None}
+    wishes = []
+    if targets:
+        one = "nothing at all" if targets == {""} else repr(next(iter(targets))) if len(targets) == 1 else "its target"
+        wishes.append(f"hear each clip as {one}")
+    if errors := {job.errors for job, _ in pairs if job.target is None}:
+        share = "half" if errors == {USUAL_ERRORS} else " or ".join(f"{100 * share:g} %" for share in sorted(errors))
+        wishes.append(f"mishear {'the clips that have none' if targets else 'each clip'}, at least {share} of the words wrong")
+    claims = dict.fromkeys((setting.bound, setting.channel) for _, setting in pairs)
+    made = [ThreatModel(bound=bound, channel=channel, goal=", and to ".join(wishes)) for bound, channel in claims]
+    return [{**json.loads(threat.to_json()), "claim": " ".join(str(threat).split())} for threat in made]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
