@@ -75,10 +75,11 @@ from audioadv.attacks.craft import craft_each
 from audioadv.audio.files import read_clip, write_wav
 from audioadv.audio.roomsets import read_rooms
 from audioadv.evaluation.rates import wilson
+from audioadv.evaluation.survival import transcripts
 from audioadv.models.recogniser import Recogniser
 from audioadv.models.sources import load_model
 from audioadv.threat.bounds import parse_bound
-from audioadv.threat.channels import Channel, Noise, Room, fingerprint, parse_channel
+from audioadv.threat.channels import NOTHING, Channel, Noise, Room, fingerprint, parse_channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.goals import Transcribe
 
@@ -103,40 +104,32 @@ def suited(data: Path) -> list[Pair]:
     return list({**found, **{name: pair for name, pair in rest.items() if name not in found}}.values())
 
 
-def columns() -> dict[str, Channel | None]:
+def columns() -> dict[str, Channel]:
     """What every file is judged on: the air as a whole, rooms by RT60, codecs."""
     rooms = read_rooms()
-    spans: dict[str, Channel | None] = {f"rt60 {low:g}..{high:g}": Room(rooms.reverberating(low, high)) >> NOISE for low, high in SPANS}
+    spans: dict[str, Channel] = {f"rt60 {low:g}..{high:g}": Room(rooms.reverberating(low, high)) >> NOISE for low, high in SPANS}
     return {
-        "none": None,
+        "none": NOTHING,
         "air": parse_channel(AIR),
         **spans,
-        **{spec: parse_channel(spec) for spec in CODECS if "_or_" not in spec and spec != "none"},
+        **{spec: parse_channel(spec) for spec in CODECS if "_or_" not in spec},
     }
 
 
-def judged(model: Recogniser, path: Path, pair: Pair, draws: int, wanted: dict[str, Channel | None]) -> dict[str, list[int]]:
+def judged(model: Recogniser, path: Path, pair: Pair, draws: int, wanted: dict[str, Channel]) -> dict[str, list[int]]:
     """Hits and draws of a file on each column. Codecs have nothing random in them: one draw says all."""
     samples, result = read_clip(path, SAMPLE_RATE).samples, {}
     for name, channel in wanted.items():
-        if channel is None:
-            texts = model.transcribe(samples[None], torch.tensor([len(samples)]))
-        else:
-            count = 1 if name.startswith("codec") else draws
-            texts = [
-                t
-                for part in heard_through(model, samples, channel, draws=count, clip=fingerprint(pair.clip.samples))
-                for t in part.transcripts()
-            ]
+        count = 1 if name.startswith("codec") else draws
+        texts = transcripts(model, samples, channel, count, fingerprint(pair.clip.samples), seed=0)
         result[name] = [sum(text == pair.target for text in texts), len(texts)]
     return result
 
 
 def craft_cell(model: Recogniser, suite: list[Pair], bound: str, crafted_for: str, how: Line, folder: Path) -> Iterator[Line]:
     """Craft all pairs under one bound for one channel, and judge their files on every column."""
-    channel = None if crafted_for == "none" else parse_channel(crafted_for)
     goal, wanted = Transcribe([pair.target for pair in suite]), columns()
-    options: Line = {"bound": parse_bound(bound), "channel": channel, "judge_draws": 1}
+    options: Line = {"bound": parse_bound(bound), "channel": parse_channel(crafted_for), "judge_draws": 1}
     options |= {"steps": how["steps"], "restarts": how["restarts"], "draws": how["step_draws"]}
     for pair, result in zip(suite, craft_each(model, [pair.clip for pair in suite], goal, **options), strict=True):
         path = folder / f"{model.name}-{bound}-{crafted_for}-{pair.name}.wav".replace("/", "_").replace(":", "_")

@@ -38,6 +38,7 @@ from audioadv.evaluation.run.plan import Job, Setting, as_settings, plan
 from audioadv.evaluation.run.run_file import check_goes_on, fingerprint_of, state_run
 from audioadv.evaluation.run.summary import curve, summarise
 from audioadv.models.recogniser import Recogniser
+from audioadv.threat.channels import NOTHING
 
 STEPS = ["--steps", "15", "--bound", "snr:min", "--device", "cpu"]
 QUICK = [*LINEAR, *STEPS]
@@ -227,7 +228,7 @@ def test_batches_hold_clips_of_like_length_and_kind() -> None:
     some = [Job(f"line {i}", Path(f"{i}.wav"), str(i), "a", target, seconds) for i, (target, seconds) in enumerate(
         [("go", 1.0), (None, 3.0), ("go", 5.0), ("stop", 2.0), (None, 4.0), ("go", 5.0)]
     )]  # fmt: skip
-    settings = [Setting("tiny-mel", "shrink", aa.Linf(radius), None, str(radius)) for radius in (0.1, 0.2)]
+    settings = [Setting("tiny-mel", "shrink", aa.Linf(radius), NOTHING, str(radius)) for radius in (0.1, 0.2)]
     planned = [(batch.setting.folder, [job.name for job in batch.jobs]) for batch in plan(some, settings, 3)]
     assert planned == [(place, names) for place in ("0.1", "0.2") for names in (["2", "5", "3"], ["0"], ["4", "1"])]
 

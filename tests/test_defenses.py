@@ -36,7 +36,7 @@ from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, planned
 from audioadv.evaluation.survival import Subject, survive
 from audioadv.models.rest import at_rest
-from audioadv.threat.channels import Channel, Key, parse_channel
+from audioadv.threat.channels import NOTHING, Channel, Key, parse_channel
 from audioadv.threat.channels.channel import Play, Played
 from audioadv.threat.joined import Joins
 
@@ -159,7 +159,7 @@ def test_craft_and_survive_meet_a_defended_recogniser(clips: list[Tensor]) -> No
     assert result.reached == [True]
     (adversarial,) = result.adversarial
     assert safer.transcribe(adversarial[None], torch.tensor([8000])) == ["go"]
-    (survival,) = survive(safer, [Subject("hiss", adversarial, "go")], [None])
+    (survival,) = survive(safer, [Subject("hiss", adversarial, "go")], [NOTHING])
     assert survival.hits == 1
 
 

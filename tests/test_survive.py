@@ -66,12 +66,12 @@ def test_figures_are_those_of_what_is_heard() -> None:
     both = together([survival, survival], "noise:20")
     assert (both["clips"], both["hits"], both["draws"]) == (2, 4, 6)
     assert both["wer_to_target"] == line["wer_to_target"]
-    assert Survival("a", None, "", None, ("",), None).line()["wer_to_target"] is None
+    assert Survival("a", "none", "", None, ("",), None).line()["wer_to_target"] is None
 
 
 def test_more_noise_is_survived_less_often(made: Path) -> None:
     subject = Subject("hiss", sound(made / "hiss.wav"), "go", clean=sound(made / "hiss.clean.wav"))
-    channels = [None, *(parse_channel(f"noise:{ratio}") for ratio in (60, 30, 10))]
+    channels = [NOTHING, *(parse_channel(f"noise:{ratio}") for ratio in (60, 30, 10))]
     survivals = list(survive(recognisers.linear(), [subject], channels, draws=40))
     rates = [survival.line()["rate"] for survival in survivals]
     assert rates[0] == 1
@@ -165,7 +165,7 @@ def test_what_is_wrong_is_said(made: Path, tmp_path: Path) -> None:
     (tmp_path / "bare.json").write_text(json.dumps({"target": "go"}))
     assert "its clean clip has 100" in run("survive", str(tmp_path / "bare.wav"), *LINEAR, "--channel", "none").stderr
     with pytest.raises(aa.errors.OptionError, match="draws 0"):
-        list(survive(recognisers.linear(), [], [None], draws=0))
+        list(survive(recognisers.linear(), [], [NOTHING], draws=0))
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_a_rate_that_is_just_met_is_survival(made: Path, monkeypatch: pytest.Mon
 
 
 def test_ctrl_c_keeps_the_figures_there_are(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(model: aa.Recogniser, clips: list[Subject], channels: list[Channel | None], **options: int) -> Sequence[Survival]:
-        if channels != [None]:
+    def interrupted(model: aa.Recogniser, clips: list[Subject], channels: list[Channel], **options: int) -> Sequence[Survival]:
+        if channels != [NOTHING]:
             raise KeyboardInterrupt
         return list(survive(model, clips, channels, **options))
 

@@ -12,7 +12,7 @@ from audioadv.defenses import Confidence, Denoiser, Purify, fit
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.models.access import Access
 from audioadv.threat.bounds import L1, Linf, parse_bound
-from audioadv.threat.channels import Room, parse_channel
+from audioadv.threat.channels import NOTHING, Room, parse_channel
 from audioadv.threat.features import Feature
 from audioadv.threat.goals import Goal, Mistranscribe, Silence, Transcribe
 from audioadv.threat.labels import Classify, Misclassify, dlr, margin
@@ -49,6 +49,13 @@ def test_it_comes_back_from_json_and_says_all_it_claims(claim: ThreatModel) -> N
     ):
         assert str(part) in words
     assert claim.bound.minimal == ("smallest" in words)
+
+
+def test_a_channel_of_nothing_is_none() -> None:
+    plain = ThreatModel("linf:0.1")
+    for nothing in (NOTHING, "none"):
+        assert ThreatModel("linf:0.1", channel=nothing) == plain
+    assert "none" not in str(plain)
 
 
 def test_a_transfer_does_not_see_what_it_does_not_know() -> None:

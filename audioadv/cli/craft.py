@@ -40,7 +40,7 @@ from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
 from audioadv.report.tables import craft_table, show
 from audioadv.threat.bounds import check_sound_bound, parse_bound
-from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.specs import check_sound, parse_channel
 from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Mistranscribe, Silence, TextGoal, Transcribe, check_spelt, said
 
@@ -192,8 +192,8 @@ def craft(
     audioadv craft samples/kitchen.wav --not-as "the kettle is on the stove in the kitchen" --errors 1 --bound snr:30 --attack apgd
     audioadv craft samples/kitchen.wav --model tiny-wave --silence --lead-in 0.64 --bound sticker:10240+0
     """
-    bound, channel = parse_bound(spec), None if channel_spec == "none" else check_sound(parse_channel(channel_spec))
-    if channel is None:
+    bound, channel = parse_bound(spec), check_sound(parse_channel(channel_spec))
+    if channel == NOTHING:
         no_use(("draws", "judge_draws", "rate"), "it is for a --channel, and there is none")
     problems = Problems()
     entries = read_entries(clips, problems)
@@ -208,8 +208,7 @@ def craft(
     check_fits(attack, model, channel)
     if len(aim.given) == 1:
         aim.check(aim.given[0], model)  # wrong for one, it is wrong for all
-    if channel is not None:
-        channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
+    channel.unfit(1, model.sample_rate)  # a recording that cannot be read is told once
     finish_killed(out)
     names, earlier = Names(out, [entry.path for entry in entries]), results_of(out)
     jobs: list[Job] = []
@@ -267,14 +266,14 @@ def check_folder(out: Path) -> None:
         raise UnwritableOutput(f"--out {out}: holds a run of audioadv bench, which could not go on with other results. Name another folder")
 
 
-def read_job(path: Path, model: Recogniser, lead_in: float, channel: Channel | None) -> Clip:
+def read_job(path: Path, model: Recogniser, lead_in: float, channel: Channel) -> Clip:
     """A clip as it is attacked. Raises InputError for one that is too long with its lead-in, UnusableResponse where the channel does not
     take it."""
     clip = read_clip(path, model.sample_rate)
     clip = clip.led_in(lead_in) if lead_in else clip
     if clip.seconds > LONGEST_SECONDS:
         raise InputError(f"{path}: {clip.seconds:.1f} s with --lead-in {lead_in:g}, but at most {LONGEST_SECONDS} s are read. Give less")
-    if channel is not None and (why := channel.unfit(len(clip.samples), model.sample_rate)):
+    if why := channel.unfit(len(clip.samples), model.sample_rate):
         raise UnusableResponse(f"{path}: {why}")
     return clip
 

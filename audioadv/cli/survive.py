@@ -68,8 +68,8 @@ def survive(
     \b
     audioadv survive adversarial/kitchen.wav --channel room --channel codec:mp3@64k
     """
-    named = [None if spec == "none" else parse_channel(spec) for spec in specs]
-    channels = list({str(channel): channel for channel in named}.values())  # twice is no more than once: the draws are the same
+    # twice is no more than once: the draws are the same
+    channels = list({str(channel): channel for channel in map(parse_channel, specs)}.values())
     for text in targets:
         Transcribe(text)
     if targets and not any(text.startswith(NOT_AS) for text in targets):
@@ -179,9 +179,9 @@ def beside(path: Path, needed: bool) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def tell(done: list[Survival], channels: list[Channel | None], model: Recogniser, png: Path | None, as_json: bool) -> None:
+def tell(done: list[Survival], channels: list[Channel], model: Recogniser, png: Path | None, as_json: bool) -> None:
     """The table and the picture."""
-    rows = [together(done, None if channel is None else str(channel)) for channel in channels]
+    rows = [together(done, str(channel)) for channel in channels]
     if png is not None:
         draw_survival(png, rows, [survival.line() for survival in done], title=f"{rows[0]['clips']} clips on {model.name}")
     if not as_json:

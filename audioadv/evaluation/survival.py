@@ -18,7 +18,7 @@ from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser, heard_alone
 from audioadv.options import check_count
-from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
 from audioadv.threat.channels.specs import check_sound
@@ -46,13 +46,13 @@ class Subject:
 @final
 @dataclass(frozen=True)
 class Survival:
-    """One clip through one channel (None: straight from the file, one draw): what was heard, draw by draw.
+    """One clip through one channel, by its spec (none: straight from the file, one draw): what was heard, draw by draw.
 
     Word error rates are over all draws together, and pass 1 where more words are heard than there are.
     """
 
     name: str
-    channel: str | None
+    channel: str
     target: str
     text: str | None
     heard: tuple[str, ...]
@@ -77,7 +77,7 @@ class Survival:
         clean, aim = self.clean_heard, "" if self.target.startswith(NOT_AS) else self.target
         return {
             "clip": self.name,
-            "channel": self.channel or "none",
+            "channel": self.channel,
             "target": self.target,
             "text": self.text,
             "draws": len(self.heard),
@@ -103,7 +103,7 @@ def word_errors(reference: str, heard: Sequence[str]) -> float | None:
 
 
 def survive(
-    model: Recogniser, subjects: Sequence[Subject], channels: Sequence[Channel | None], *, draws: int = 100, seed: int = 0
+    model: Recogniser, subjects: Sequence[Subject], channels: Sequence[Channel], *, draws: int = 100, seed: int = 0
 ) -> Iterator[Survival]:
     """Each subject through each channel, subject by subject. The samples must be at the model's rate.
 
@@ -111,8 +111,7 @@ def survive(
     """
     check_count("draws", draws)
     for channel in channels:
-        if channel is not None:
-            check_sound(channel)
+        check_sound(channel)
     for subject in subjects:
         if subject.clean is not None and len(subject.clean) != len(subject.samples):
             raise UnusableBatch(
@@ -129,19 +128,18 @@ def survive(
             except (UnusableBatch, UnusableResponse) as error:  # a room or a recording, which does not know whose clip it is
                 raise type(error)(f"{subject.name}: {error}") from error
             assert heard is not None
-            name = None if channel is None else str(channel)
-            yield Survival(subject.name, name, subject.target, subject.text, heard, clean, subject.errors)
+            yield Survival(subject.name, str(channel), subject.target, subject.text, heard, clean, subject.errors)
 
 
-def transcripts(model: Recogniser, samples: Tensor, channel: Channel | None, draws: int, clip: int, seed: int) -> tuple[str, ...]:
-    """What is heard, draw by draw; once without a channel. Shapes: samples [time]."""
-    if channel is None:
+def transcripts(model: Recogniser, samples: Tensor, channel: Channel, draws: int, clip: int, seed: int) -> tuple[str, ...]:
+    """What is heard, draw by draw; once through NOTHING. Shapes: samples [time]."""
+    if channel == NOTHING:
         return tuple(heard_alone(model, samples).transcripts())
     parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed)
     return tuple(text for part in parts for text in part.transcripts())
 
 
-def together(survivals: Sequence[Survival], channel: str | None) -> dict[str, Any]:
+def together(survivals: Sequence[Survival], channel: str) -> dict[str, Any]:
     """All clips through one channel as one row: the rate over all draws, its interval, and the word error rates; None for no draw.
 
     The interval counts every draw as a trial of its own; draws of few clips say less about other clips than it suggests.
@@ -155,6 +153,6 @@ def together(survivals: Sequence[Survival], channel: str | None) -> dict[str, An
         means[key] = round(sum(known) / len(known), 4) if known else None
     clean = [(line["clean_hits"], line["draws"]) for line in some if line["clean_hits"] is not None]
     clean_hits, clean_draws = (sum(counts) for counts in zip(*clean, strict=True)) if clean else (None, 0)
-    row = {"channel": channel or "none", "clips": len(some), "draws": draws, "hits": hits, "rate": hits / draws if draws else None}
+    row = {"channel": channel, "clips": len(some), "draws": draws, "hits": hits, "rate": hits / draws if draws else None}
     row |= {"rate_low": round(low, 4), "rate_high": round(high, 4)}
     return {**row, "clean_hits": clean_hits, "clean_draws": clean_draws, **means}

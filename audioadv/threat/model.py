@@ -21,6 +21,7 @@ from audioadv.errors import AudioadvError, MalformedSpec, UnusableBatch, Unusabl
 from audioadv.models.access import Access, as_access, includes
 from audioadv.options import is_whole
 from audioadv.threat.bounds import Box, as_bound, parse_bound
+from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.specs import as_channel, parse_channel
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.joined import Joined, is_goal
@@ -73,7 +74,7 @@ class ThreatModel:
                 parse_channel(self.channel)
         elif self.channel is not None:
             as_channel(self.channel)
-        object.__setattr__(self, "channel", None if self.channel is None else str(self.channel))
+        object.__setattr__(self, "channel", None if self.channel in (None, NOTHING, str(NOTHING)) else str(self.channel))
         choices = {"access": [str(access) for access in Access], "knowledge": list(KNOWLEDGE), "protocol": list(PROTOCOLS)}
         for name, known in choices.items():
             if str(getattr(self, name)) not in known:

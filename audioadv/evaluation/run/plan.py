@@ -1,7 +1,7 @@
 """What a run is to do: every clip of a manifest under every setting, in batches of clips of like length.
 
-    models x channels x attacks x bounds --as_settings--> settings
-                                                          x jobs, one a clip --plan--> batches
+models x channels x attacks x bounds --as_settings--> settings
+                                                      x jobs, one a clip --plan--> batches
 """
 
 import re
@@ -17,7 +17,7 @@ from audioadv.audio.files import LONGEST_SECONDS
 from audioadv.errors import UnusableTarget
 from audioadv.models.recogniser import Recogniser
 from audioadv.threat.bounds import Bound, parse_bound
-from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.specs import parse_channel
 from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, Mistranscribe, Silence, TextGoal, Transcribe, as_texts, check_spelt
 from audioadv.threat.words import plain_words
@@ -33,7 +33,7 @@ class Setting:
     model: str
     attack: str
     bound: Bound
-    channel: Channel | None
+    channel: Channel
     folder: str
 
 
@@ -42,9 +42,9 @@ def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[
     names: dict[str, int] = {}
     settings = []
     asked = {str(bound): bound for bound in map(parse_bound, bounds)}  # spelt otherwise, it is the same
-    parsed = list(asked.values()), [None if spec == "none" else parse_channel(spec) for spec in channels]
+    parsed = list(asked.values()), map(parse_channel, channels)
     for model, channel, attack, bound in product(dict.fromkeys(models), dict.fromkeys(parsed[1]), dict.fromkeys(attacks), parsed[0]):
-        parts = (model, attack, str(bound), *([] if channel is None else [str(channel)]))
+        parts = (model, attack, str(bound), *([] if channel == NOTHING else [str(channel)]))
         name = "_".join(re.sub(r"[^A-Za-z0-9.,=+@-]+", "-", part) for part in parts)[:LONGEST_FOLDER]
         names[name.casefold()] = names.get(name.casefold(), 0) + 1
         settings.append(Setting(model, attack, bound, channel, name if names[name.casefold()] == 1 else f"{name}_{names[name.casefold()]}"))
