@@ -4,14 +4,16 @@
 snr_db                      dB      inf                nearer       levels.py
 segmental_snr_db            dB      35                 nearer       Hansen and Pellom 1998
 relative_db                 dB      -inf               farther      levels.py; Carlini and Wagner 2018
+linf, l2                    1       0                  farther      the largest change of a sample; the change's Euclidean length
 loudness_lufs               LUFS    -inf               farther      loudness.py, of the difference; ITU-R BS.1770
 log_spectral_distance_db    dB      0                  farther      Gray and Markel 1976
 masking_excess_db           dB      -inf               audible      hearing.py; ISO/IEC 11172-3, as in Qin et al. 2019
 pesq_mos                    MOS     4.64 (wide band)   nearer       ITU-T P.862.2
 stoi                        0..1    1                  nearer       Taal et al. 2011
 
-All of them are of sounds of one length and rate, full scale +-1, and know nothing of recognisers: so they live here. The first
-five take a batch of sounds of one length; `masking_excess_db`, a ragged one; the last two, judges of speech, one clip.
+All of them are of sounds of one length and rate, full scale +-1, and know nothing of recognisers: so they live here. Functions
+up to `log_spectral_distance_db` take a batch of sounds of one length; `masking_excess_db`, a ragged one; the last two, judges of
+speech, one clip. `distances` gives all of them for one clip.
 """
 
 import math
@@ -25,13 +27,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.audio.hearing import Hearing
+from audioadv.audio.levels import relative_db, snr_db
+from audioadv.audio.loudness import loudness_lufs
 from audioadv.audio.masking import SILENCE_DB, level_db, masking_threshold
 from audioadv.audio.spectrum import frame_seconds, spectrum
-from audioadv.errors import BrokenInstallation, with_extra
+from audioadv.errors import BrokenInstallation, OptionError, with_extra
 
 SEGMENT_SECONDS = 0.03
 SEGMENT_DB = (-10.0, 35.0)
 STEP = 2.0**-15  # of the 16-bit grid
+
+
+def distances(clean: Tensor, adversarial: Tensor, sample_rate: int) -> tuple[dict[str, float], Hearing | None, list[str]]:
+    """Every distance by name; the model of hearing, if it knows the rate; and why some distances are missing (and NaN).
+
+    Shapes: [time] twice.
+    """
+    change, missing = adversarial - clean, []
+    figures = {
+        "snr_db": float(snr_db(clean, adversarial)),
+        "segmental_snr_db": float(segmental_snr_db(clean, adversarial, sample_rate)),
+        "relative_db": float(relative_db(clean, adversarial)),
+        "linf": float(change.abs().amax()),
+        "l2": float(change.norm(dtype=torch.float64).to(change)),
+        "loudness_lufs": float(loudness_lufs(change, sample_rate)),
+        "log_spectral_db": float(log_spectral_distance_db(clean, adversarial, sample_rate)),
+    }
+    try:
+        hearing = Hearing(sample_rate)
+        worst = worst_excess(clean, adversarial, hearing)
+        audible = (worst.worst_db, worst.share, worst.seconds, worst.hz)
+    except OptionError as error:
+        hearing, audible = None, (math.nan,) * 4
+        missing.append(str(error))
+    figures |= dict(zip(("excess_db", "bins_over", "excess_seconds", "excess_hz"), audible, strict=True))
+    try:
+        figures["pesq"] = pesq_mos(clean, adversarial, sample_rate)
+    except BrokenInstallation as error:
+        figures["pesq"] = math.nan
+        missing.append(str(error))
+    return figures | {"stoi": stoi(clean, adversarial, sample_rate)}, hearing, missing
 
 
 def segmental_snr_db(clean: Tensor, adversarial: Tensor, sample_rate: int) -> Tensor:

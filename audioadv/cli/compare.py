@@ -6,19 +6,15 @@ from pathlib import Path
 
 import click
 
-from audioadv.audio.distances import log_spectral_distance_db, pesq_mos, segmental_snr_db, stoi, worst_excess
-from audioadv.audio.files import Clip, read_clip
-from audioadv.audio.hearing import Hearing
-from audioadv.audio.levels import relative_db, snr_db
-from audioadv.audio.loudness import loudness_lufs
+from audioadv.audio.distances import distances
+from audioadv.audio.files import read_clip
 from audioadv.cli.options import common_options, no_use, say
 from audioadv.cli.outputs import check_picture
-from audioadv.errors import BrokenInstallation, OptionError, UnusableBatch
+from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import heard_alone
 from audioadv.models.sources import load_model
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import comparison_table, printable, show
-from audioadv.threat.norms import L2Norm, LinfNorm
 
 
 @click.command()
@@ -72,7 +68,7 @@ def compare(
             f"{before.sample_rate} Hz. Compare with the clean clip as it was attacked, which craft writes as NAME.clean.wav"
         )
     heard = tuple(heard_alone(model, clip.at(model.sample_rate).samples).transcripts()[0] for clip in pair) if model else (None, None)
-    figures, hearing, missing = distances(before, after)
+    figures, hearing, missing = distances(before.samples, after.samples, before.sample_rate)
     if frame_at is not None and not 0 <= frame_at <= before.seconds:
         raise OptionError(
             f"--frame {frame_at:g}: the clips last {before.seconds:.3f} s. Name a time in them, or leave it out for the worst frame"
@@ -95,32 +91,3 @@ def compare(
         say(json.dumps(line))
     else:
         show(comparison_table(line))
-
-
-def distances(before: Clip, after: Clip) -> tuple[dict[str, float], Hearing | None, list[str]]:
-    """Every distance; the model of hearing, if it knows the rate; and why some distances are missing (and NaN)."""
-    clean, adversarial, rate = before.samples, after.samples, before.sample_rate
-    change, notices = adversarial - clean, []
-    figures = {
-        "snr_db": float(snr_db(clean, adversarial)),
-        "segmental_snr_db": float(segmental_snr_db(clean, adversarial, rate)),
-        "relative_db": float(relative_db(clean, adversarial)),
-        "linf": float(LinfNorm().gauge(change[None])),
-        "l2": float(L2Norm().gauge(change[None])),
-        "loudness_lufs": float(loudness_lufs(change, rate)),
-        "log_spectral_db": float(log_spectral_distance_db(clean, adversarial, rate)),
-    }
-    try:
-        hearing = Hearing(rate)
-        worst = worst_excess(clean, adversarial, hearing)
-        audible = (worst.worst_db, worst.share, worst.seconds, worst.hz)
-    except OptionError as error:
-        hearing, audible = None, (math.nan,) * 4
-        notices.append(str(error))
-    figures |= dict(zip(("excess_db", "bins_over", "excess_seconds", "excess_hz"), audible, strict=True))
-    try:
-        figures["pesq"] = pesq_mos(clean, adversarial, rate)
-    except BrokenInstallation as error:
-        figures["pesq"] = math.nan
-        notices.append(str(error))
-    return figures | {"stoi": stoi(clean, adversarial, rate)}, hearing, notices
