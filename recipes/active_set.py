@@ -18,10 +18,10 @@ import audioadv as aa
 
 
 @click.command()
-@click.option("--count", default=500, show_default=True)
-@click.option("--steps", default=100, show_default=True)
-@click.option("--bound", default="linf:0.3", show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--count", default=500, show_default=True, help="test images")
+@click.option("--steps", default=100, show_default=True, help="of PGD")
+@click.option("--bound", default="linf:0.3", show_default=True, help="what may be changed")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--quick", is_flag=True, help="50 images")
 def main(count: int, steps: int, bound: str, data: Path, quick: bool) -> None:
     """Print robust accuracy and forwards an example, for both nets, both ways."""

@@ -311,17 +311,17 @@ def tell_times(by: dict[str, dict[str, Line]], clocks: list[list[float]]) -> Non
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--forwards", multiple=True, default=(300, 1000), show_default=True)
-@click.option("--entrant", "entrants", multiple=True, default=(*OURS, *PEERS), show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option("--forwards", multiple=True, default=(300, 1000), show_default=True, help="that each entrant has for a pair; again for more")
+@click.option("--entrant", "entrants", multiple=True, default=(*OURS, *PEERS), show_default=True, help="who takes part; again for more")
 @click.option("--again", multiple=True, help="forget this entrant's lines first (its times then come from another run than the rest)")
 @click.option("--limit", default=40, show_default=True, help="only so many pairs")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="of all draws")
 @click.option("--quick", is_flag=True, help="2 pairs, 60 forwards")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 @click.option("--out", type=Path, required=True, help="result lines, JSON Lines; what is in it already is not done again")
 @click.option("--report", is_flag=True, help="print what is in --out, run nothing")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
 def main(
     models: tuple[str, ...],
     forwards: tuple[int, ...],

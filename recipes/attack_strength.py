@@ -186,13 +186,15 @@ def compared(ours: Tensor, theirs: Tensor, wrong: int, sure: int) -> str:
 
 
 @click.command()
-@click.option("--count", default=500, show_default=True)
-@click.option("--gradients", multiple=True, default=(20, 100), show_default=True, type=int)
-@click.option("--seeds", default=5, show_default=True)
-@click.option("--norm", "norms", multiple=True, default=tuple(RADII), show_default=True)
+@click.option("--count", default=500, show_default=True, help="test images")
+@click.option(
+    "--gradients", multiple=True, default=(20, 100), show_default=True, type=int, help="that each attack has for an image; again for more"
+)
+@click.option("--seeds", default=5, show_default=True, help="runs of each attack")
+@click.option("--norm", "norms", multiple=True, default=tuple(RADII), show_default=True, help="whose balls are attacked; again for more")
 @click.option("--only", multiple=True, help="who takes part, by a part of the name; all, where it is not said")
 @click.option("--doubtful", is_flag=True, help=f"attack only what a search for the smallest fells within {NEAR:g} radii")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--quick", is_flag=True, help="50 images, 20 gradients, one seed")
 def main(
     count: int,

@@ -116,17 +116,17 @@ def table(lines: list[Line]) -> str:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--bound", "spec", default="linf:min", show_default=True)
-@click.option("--steps", default=500, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option("--bound", "spec", default="linf:min", show_default=True, help="what may be changed")
+@click.option("--steps", default=500, show_default=True, help="of the attack")
+@click.option("--seed", default=0, show_default=True, help="of all draws")
 @click.option("--limit", default=40, show_default=True, help="only so many pairs")
 @click.option("--company", is_flag=True, help="craft each pair alone, and all in the reverse order, too")
 @click.option("--quick", is_flag=True, help="4 pairs, 100 steps")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 @click.option("--out", type=Path, help="result lines, JSON Lines")
 @click.option("--keep", type=Path, help="keep the WAV files in this folder")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
 def main(
     models: tuple[str, ...],
     spec: str,

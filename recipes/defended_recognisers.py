@@ -87,9 +87,16 @@ def told(line: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--defense", "defenses", multiple=True, default=("nothing", *CHANNELS, "vote", "confidence", "network"), show_default=True)
-@click.option("--bound", default="snr:30", show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option(
+    "--defense",
+    "defenses",
+    multiple=True,
+    default=("nothing", *CHANNELS, "vote", "confidence", "network"),
+    show_default=True,
+    help="what is in front of it; again for more",
+)
+@click.option("--bound", default="snr:30", show_default=True, help="what may be changed")
 @click.option("--count", default=24, show_default=True, help="sentences")
 @click.option("--steps", default=40, show_default=True, help="of APGD, for each share of words")
 @click.option("--out", type=Path, help="folder for table.jsonl: what is in it already is not done again")

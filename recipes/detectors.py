@@ -78,13 +78,13 @@ LOSSES = {
 
 
 @click.command()
-@click.option("--bound", default="linf:0.3", show_default=True)
+@click.option("--bound", default="linf:0.3", show_default=True, help="what may be changed")
 @click.option("--count", default=200, show_default=True, help="test images")
 @click.option("--train", default=3000, show_default=True, help="images that detectors are fitted on")
-@click.option("--steps", default=100, show_default=True)
-@click.option("--false-positives", default=0.05, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--steps", default=100, show_default=True, help="of the attacks")
+@click.option("--false-positives", default=0.05, show_default=True, help="share of clean images that a detector may refuse")
+@click.option("--seed", default=0, show_default=True, help="of all draws")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for detectors.jsonl")
 @click.option("--quick", is_flag=True, help="20 images, 500 to fit on, two detectors")
 def main(

@@ -171,9 +171,17 @@ def costs(world: World) -> dict[str, Game]:
 
 @click.command()
 @click.option("--count", default=2000, show_default=True, help="images")
-@click.option("--rounds", default=2000, show_default=True)
-@click.option("--world", "wanted", type=click.Choice(["images", "sound"]), multiple=True, default=("images", "sound"), show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--rounds", default=2000, show_default=True, help="of each game on images")
+@click.option(
+    "--world",
+    "wanted",
+    type=click.Choice(["images", "sound"]),
+    multiple=True,
+    default=("images", "sound"),
+    show_default=True,
+    help="what is played on; again for both",
+)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for games.jsonl and a picture of each world")
 @click.option("--quick", is_flag=True, help="400 images and rounds, 18 recordings and 60 rounds")
 def main(count: int, rounds: int, wanted: tuple[str, ...], data: Path, out: Path | None, quick: bool) -> None:

@@ -56,11 +56,11 @@ def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) ->
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--batch", default=BATCH, show_default=True)
-@click.option("--draws", default=8, show_default=True)
-@click.option("--steps", default=5, show_default=True)
-@click.option("--memory-mib", default=ON_CPU_MIB, show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option("--batch", default=BATCH, show_default=True, help="clips at a time")
+@click.option("--draws", default=8, show_default=True, help="of the channel, a step")
+@click.option("--steps", default=5, show_default=True, help="that are timed")
+@click.option("--memory-mib", default=ON_CPU_MIB, show_default=True, help="that the draws may take at once")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="also the peak memory against K")
 @click.option("--quick", is_flag=True, help="4 clips, 2 steps, no memory")
 def main(models: tuple[str, ...], batch: int, draws: int, steps: int, memory_mib: float, memory: bool, quick: bool) -> None:

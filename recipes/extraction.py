@@ -102,7 +102,7 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
 @click.command()
 @click.option("--queries", default=5000, show_default=True, help="at most; also a third, a tenth ... of them")
 @click.option("--passes", default=15, show_default=True, help="over all that was asked, after each round")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for extraction.jsonl and extraction.png")
 @click.option("--quick", is_flag=True, help="400 queries at most, images only")
 def main(queries: int, passes: int, data: Path, out: Path | None, quick: bool) -> None:

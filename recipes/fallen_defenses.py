@@ -137,9 +137,9 @@ def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.thre
 
 @click.command()
 @click.option("--count", default=500, show_default=True, help="test images")
-@click.option("--bound", default="linf:0.3", show_default=True)
+@click.option("--bound", default="linf:0.3", show_default=True, help="what may be changed")
 @click.option("--steps", default=100, show_default=True, help="of PGD")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for the nets, table.jsonl and fallen.png")
 @click.option("--quick", is_flag=True, help="40 images, small training sets")
 def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick: bool) -> None:

@@ -53,8 +53,8 @@ def changed(samples: Tensor, spec: str, number: int) -> Tensor:
 
 @click.command()
 @click.option("--share", default=Heard(SAMPLE_RATE).share, show_default=True, help="of landmarks in common")
-@click.option("--digits", default=400, show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--digits", default=400, show_default=True, help="spoken digits, at most; 0 for none")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real_clips/ and fsdd/; without it, samples/ only")
 @click.option("--quick", is_flag=True, help="the samples only, four channels")
 def main(share: float, digits: int, data: Path, quick: bool) -> None:
     """Print the rate of false matches of each kind of sound, then of misses after each channel."""

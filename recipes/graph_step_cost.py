@@ -39,8 +39,8 @@ def seconds(run: Callable[[int], object], steps: int) -> float:
 
 
 @click.command()
-@click.option("--steps", default=400, show_default=True)
-@click.option("--repeats", default=9, show_default=True)
+@click.option("--steps", default=400, show_default=True, help="of a run")
+@click.option("--repeats", default=9, show_default=True, help="runs of each, taking turns")
 @click.option("--only", multiple=True, help="some of the nets")
 def main(steps: int, repeats: int, only: tuple[str, ...]) -> None:
     """Print microseconds a step, and ratios."""

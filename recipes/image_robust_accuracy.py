@@ -41,9 +41,9 @@ def images(data: Path, count: int) -> tuple[Images, str]:
 
 
 @click.command()
-@click.option("--count", default=1000, show_default=True)
+@click.option("--count", default=1000, show_default=True, help="test images")
 @click.option("--steps", default=200, show_default=True, help="for the attacks that look for the smallest change")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for table.jsonl and curves.png")
 @click.option("--quick", is_flag=True, help="50 images")
 def main(count: int, steps: int, data: Path, out: Path | None, quick: bool) -> None:

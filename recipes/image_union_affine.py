@@ -70,7 +70,7 @@ def trained(data: Labelled, passes: int, out: Path) -> nn.Module:
 @click.option("--passes", default=6, show_default=True, help="of training")
 @click.option("--steps", default=20, show_default=True, help="of APGD")
 @click.option("--tries", default=20, show_default=True, help="for each of the two adversaries")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for the net, table.jsonl and affine.png")
 @click.option("--quick", is_flag=True, help="256 images of training, 20 attacked")
 def main(count: int, learnt: int, passes: int, steps: int, tries: int, data: Path, out: Path | None, quick: bool) -> None:

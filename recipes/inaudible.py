@@ -209,16 +209,16 @@ def compete(model: Recogniser, entrant: str, todo: list[Pair], run: Line, result
 
 
 @click.command(help=__doc__.split("\n")[0])
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
 @click.option("--entrant", "entrants", multiple=True, default=(OURS, "masked:0", QIN), show_default=True, help=f"or {PEER}, or masked:M")
 @click.option("--steps", default=1000, show_default=True, help="forwards a pair")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="of all draws")
 @click.option("--temporal", is_flag=True, help="masking in time too, for ours and for the measure")
 @click.option("--limit", default=40, show_default=True, help="only so many pairs")
 @click.option("--quick", is_flag=True, help="2 pairs, 40 forwards, one recogniser")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 @click.option("--out", type=Path, help="keep files, results.jsonl and the picture here, and go on from what is there")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
 def main(
     models: tuple[str, ...],
     entrants: tuple[str, ...],

@@ -144,9 +144,9 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
 @click.option("--only", multiple=True, help=f"some of: {', '.join(PLANS)}")
 @click.option("--passes", default=1, show_default=True, help="times as many as planned, for each")
 @click.option("--learnt", default=59000, show_default=True, help="images of training")
-@click.option("--judge", type=click.Choice(list(JUDGES)), default="standard", show_default=True)
+@click.option("--judge", type=click.Choice(list(JUDGES)), default="standard", show_default=True, help="attacks that the nets have to stand")
 @click.option("--count", default=500, show_default=True, help="test images that are attacked")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
 @click.option("--out", type=Path, help="folder for checkpoints, curves and verdicts")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
 def main(only: tuple[str, ...], passes: int, learnt: int, judge: str, count: int, data: Path, out: Path | None, quick: bool) -> None:

@@ -201,9 +201,16 @@ def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--bound", "bounds", multiple=True, default=("snr:15", "snr:6", "snr:10", "snr:20", "snr:min"), show_default=True)
-@click.option("--steps", default=1200, show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option(
+    "--bound",
+    "bounds",
+    multiple=True,
+    default=("snr:15", "snr:6", "snr:10", "snr:20", "snr:min"),
+    show_default=True,
+    help="what may be changed; again for more",
+)
+@click.option("--steps", default=1200, show_default=True, help="of the attack")
 @click.option("--restarts", default=1, show_default=True, help="starts of those that are heard too seldom")
 @click.option("--step-draws", default=2, show_default=True, help="draws a step: twice the steps bring more than twice the draws")
 @click.option("--draws", default=100, show_default=True, help="judge draws a file")
@@ -213,7 +220,7 @@ def tell(lines: list[Line], name: str, bounds: list[str]) -> None:
 @click.option("--quick", is_flag=True, help="2 carriers, one recogniser, 6 steps")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 @click.option("--out", type=Path, help="keep files and results.jsonl here, and go on from what is there")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
 def main(
     models: tuple[str, ...],
     bounds: tuple[str, ...],

@@ -143,9 +143,9 @@ def peers(net: nn.Module, inputs: Tensor, labels: Tensor, steps: int, box: tuple
 
 
 @click.command()
-@click.option("--steps", default=40, show_default=True)
-@click.option("--repeats", default=15, show_default=True)
-@click.option("--threads", default=2, show_default=True)
+@click.option("--steps", default=40, show_default=True, help="of a run")
+@click.option("--repeats", default=15, show_default=True, help="runs of each, taking turns")
+@click.option("--threads", default=2, show_default=True, help="of torch")
 @click.option("--only", multiple=True, help="some of the nets")
 @click.option("--quick", is_flag=True, help="the first two nets, 20 steps, three times")
 def main(steps: int, repeats: int, threads: int, only: tuple[str, ...], quick: bool) -> None:

@@ -148,7 +148,7 @@ def draw(path: Path, worlds: list[World], curves: dict[str, list[tuple[float, Im
 @click.option("--count", default=6000, show_default=True, help="training images")
 @click.option("--passes", default=6, show_default=True, help="on images; on sounds, four times as many")
 @click.option("--bound", default="linf:0.3", show_default=True, help="of clean-label poison")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for poisoning.jsonl and poisoning.png")
 @click.option("--quick", is_flag=True, help="1,000 images, three rates, no sounds")
 def main(count: int, passes: int, bound: str, data: Path, out: Path | None, quick: bool) -> None:

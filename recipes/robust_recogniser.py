@@ -282,17 +282,17 @@ def main(context: click.Context, quick: bool) -> None:
 
 @main.command("train")
 @click.argument("folder", metavar="CORPUS", type=Path)
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
 @click.option("--start", type=Path, help="weights to begin from, in place of the bundled ones")
 @click.option("--minutes", default=math.inf, help="how long in all; without it, each pass is over the whole corpus")
 @click.option("--passes", type=int, help="1, or with --minutes 16; after each, a checkpoint and a word on how it goes")
 @click.option("--batches", type=int, help="a pass, at most")
 @click.option("--seconds", default=48.0, show_default=True, help="speech a batch")
 @click.option("--steps", default=5, show_default=True, help="PGD steps a batch")
-@click.option("--rate", default=1e-3, show_default=True)
+@click.option("--rate", default=1e-3, show_default=True, help="of learning, at most")
 @click.option("--clean", default=0.4, show_default=True, help="share of the loss that is of the speech as it is")
 @click.option("--spoilt", default=0.5, show_default=True, help="share of the clips that are spoilt by rooms, noise and bands")
-@click.option("--out", type=Path, required=True)
+@click.option("--out", type=Path, required=True, help="folder for the checkpoint")
 def train_command(
     folder: Path,
     device: str,
@@ -335,7 +335,7 @@ def export_command(checkpoint: Path, out: Path) -> None:
 @click.option("--plain", type=Path, help="weights to compare with, in place of the bundled ones")
 @click.option("--count", default=100, show_default=True, help="held-out sentences")
 @click.option("--steps", default=50, show_default=True, help="of untargeted APGD, for each rung of word errors")
-@click.option("--craft-steps", default=500, show_default=True)
+@click.option("--craft-steps", default=500, show_default=True, help="of craft, for each pair")
 @click.option("--limit", default=40, show_default=True, help="pairs of clip and phrase")
 def judge_command(weights: Path, plain: Path | None, count: int, steps: int, craft_steps: int, limit: int) -> None:
     """The plain net and the one with these WEIGHTS, side by side."""

@@ -146,7 +146,7 @@ def teller(name: str, folder: Path) -> Callable[[Mark], None]:
 @click.command()
 @click.option("--only", multiple=True, help="some of: natural, fast, 'two steps', free, yopo, pgd, trades")
 @click.option("--count", default=1000, show_default=True, help="test images under `standard`")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
 @click.option("--out", type=Path, help="folder for checkpoints, curves and verdicts")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
 def main(only: tuple[str, ...], count: int, data: Path, out: Path | None, quick: bool) -> None:

@@ -102,11 +102,13 @@ def peers(net: nn.Module, norm: str, steps: int) -> dict[str, Maker]:
 
 @click.command()
 @click.option("--first", default=1000, show_default=True, help="of the test images that are attacked")
-@click.option("--count", default=100, show_default=True)
-@click.option("--gradients", multiple=True, default=(100, 1000), show_default=True, type=int)
-@click.option("--norm", "norms", multiple=True, default=tuple(OURS), show_default=True)
-@click.option("--model", "models", multiple=True, default=("mnist", "mnist-robust"), show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--count", default=100, show_default=True, help="test images")
+@click.option(
+    "--gradients", multiple=True, default=(100, 1000), show_default=True, type=int, help="that each attack has for an image; again for more"
+)
+@click.option("--norm", "norms", multiple=True, default=tuple(OURS), show_default=True, help="that is to be small; again for more")
+@click.option("--model", "models", multiple=True, default=("mnist", "mnist-robust"), show_default=True, help="net; again for more")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--quick", is_flag=True, help="20 images, 20 gradients, one net")
 def main(
     first: int, count: int, gradients: tuple[int, ...], norms: tuple[str, ...], models: tuple[str, ...], data: Path, quick: bool

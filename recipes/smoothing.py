@@ -87,11 +87,11 @@ def trained(inputs: Tensor, labels: Tensor, sigma: float, passes: int) -> nn.Mod
 
 
 @click.command()
-@click.option("--data", type=click.Choice(["mnist", "spoken"]), default="mnist", show_default=True)
+@click.option("--data", type=click.Choice(["mnist", "spoken"]), default="mnist", show_default=True, help="what is classified")
 @click.option("--sigma", "sigmas", type=float, multiple=True, help="again for more; the data's own three, if left out")
 @click.option("--net", help="FILE:FUNCTION, in place of training one")
 @click.option("--count", default=500, show_default=True, help="test examples")
-@click.option("--draws", default=10000, show_default=True)
+@click.option("--draws", default=10000, show_default=True, help="of noise, to certify an example by")
 @click.option("--passes", type=int, help="of training; MNIST 4, spoken digits 30")
 @click.option("--alpha", default=0.001, show_default=True, help="the chance that a certificate is wrong")
 @click.option("--out", type=Path, help="folder for certified-DATA.jsonl and certified-DATA.png")

@@ -138,11 +138,13 @@ def keywords(chosen: Mapping[str, Attack], count: int, bounds: list[str], data: 
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
 @click.option("--count", default=24, show_default=True, help="sentences")
-@click.option("--digits", default=200, show_default=True)
-@click.option("--steps", default=30, show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--digits", default=200, show_default=True, help="spoken digits")
+@click.option("--steps", default=30, show_default=True, help="of the attacks")
+@click.option(
+    "--data", type=Path, default=DATA, show_default=True, help="folder with the spoken digits (FSDD); without it, no keywords and speakers"
+)
 @click.option("--out", type=Path, help="folder for table.jsonl")
 @click.option("--quick", is_flag=True, help="4 sentences, 20 digits, few steps")
 def main(models: tuple[str, ...], count: int, digits: int, steps: int, data: Path, out: Path | None, quick: bool) -> None:

@@ -75,11 +75,11 @@ def pictures(model: str, data: Path, count: int) -> tuple[Images, str] | None:
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice(list(NETS)), default=tuple(NETS), show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(NETS)), default=tuple(NETS), show_default=True, help="net; again for more")
 @click.option("--first", default=0, show_default=True, help="of the test images that are attacked")
-@click.option("--count", default=400, show_default=True)
-@click.option("--batch", default=100, show_default=True)
-@click.option("--data", type=Path, default=DATA.parent, show_default=True)
+@click.option("--count", default=400, show_default=True, help="how many of them")
+@click.option("--batch", default=100, show_default=True, help="images at a time")
+@click.option("--data", type=Path, default=DATA.parent, show_default=True, help="folder with mnist/ and cifar10/")
 @click.option("--quick", is_flag=True, help="20 images")
 def main(only: tuple[str, ...], first: int, count: int, batch: int, data: Path, quick: bool) -> None:
     """Print, after each batch, what stands on each side so far and the ratio of times."""

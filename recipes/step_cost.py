@@ -98,16 +98,23 @@ def quartiles(values: list[float]) -> str:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True)
-@click.option("--bound", "specs", multiple=True, default=("linf:min", "snr:min", "masked:min"), show_default=True)
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option(
+    "--bound",
+    "specs",
+    multiple=True,
+    default=("linf:min", "snr:min", "masked:min"),
+    show_default=True,
+    help="what may be changed; again for more",
+)
 @click.option("--steps", default=60, show_default=True, help="steps a repetition")
-@click.option("--repeats", default=3, show_default=True)
+@click.option("--repeats", default=3, show_default=True, help="repetitions")
 @click.option("--warm", default=3, show_default=True, help="first steps that are not timed")
-@click.option("--batch", default=BATCH, show_default=True)
+@click.option("--batch", default=BATCH, show_default=True, help="clips at a time")
 @click.option("--quick", is_flag=True, help="4 clips, 8 steps, once")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with real recordings; without it, samples/ only")
 @click.option("--out", type=Path, help="result lines, JSON Lines")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
 def main(
     models: tuple[str, ...],
     specs: tuple[str, ...],

@@ -92,7 +92,7 @@ def bayes(bound: Bound | None) -> str:
 
 
 @click.command()
-@click.option("--count", default=20_000, show_default=True)
+@click.option("--count", default=20_000, show_default=True, help="points that are drawn")
 @click.option("--quick", is_flag=True, help="2,000 points")
 def main(count: int, quick: bool) -> None:
     """Print accuracy by closed form and as measured, for four classifiers and five attackers."""

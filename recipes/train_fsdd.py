@@ -47,12 +47,12 @@ def accuracy(net: TinyM5, sounds: Sounds) -> Rate:
 
 @click.command()
 @click.option("--out", type=Path, required=True, help="weights, half precision")
-@click.option("--of", type=click.Choice(["digit", "speaker"]), default="digit", show_default=True)
-@click.option("--passes", default=30, show_default=True)
-@click.option("--rate", default=5e-3, show_default=True)
-@click.option("--batch", default=60, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--of", type=click.Choice(["digit", "speaker"]), default="digit", show_default=True, help="what is learnt")
+@click.option("--passes", default=30, show_default=True, help="over the recordings")
+@click.option("--rate", default=5e-3, show_default=True, help="of learning, at most")
+@click.option("--batch", default=60, show_default=True, help="recordings a step")
+@click.option("--seed", default=0, show_default=True, help="of all draws")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with the spoken digits (FSDD)")
 @click.option("--quick", is_flag=True, help="one pass, a smoke test")
 def main(out: Path, of: str, passes: int, rate: float, batch: int, seed: int, data: Path, quick: bool) -> None:
     """Write weights, and say after each pass how many held-out recordings the net tells right."""

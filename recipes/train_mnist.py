@@ -35,12 +35,12 @@ def blown_up_digits() -> Images:
 @click.command()
 @click.option("--out", type=Path, required=True, help="weights, half precision")
 @click.option("--radius", default=0.0, show_default=True, help="Linf; 0 trains naturally")
-@click.option("--passes", default=5, show_default=True)
+@click.option("--passes", default=5, show_default=True, help="over the training images")
 @click.option("--steps", default=7, show_default=True, help="PGD steps a batch")
-@click.option("--rate", default=3e-3, show_default=True)
-@click.option("--batch", default=128, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--rate", default=3e-3, show_default=True, help="of learning, at most")
+@click.option("--batch", default=128, show_default=True, help="images a step")
+@click.option("--seed", default=0, show_default=True, help="of all draws")
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
 def main(out: Path, radius: float, passes: int, steps: int, rate: float, batch: int, seed: int, data: Path, quick: bool) -> None:
     """Write weights, and say after each pass how many test images the net gets right, clean and under PGD-20."""

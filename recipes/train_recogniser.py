@@ -215,7 +215,7 @@ def room_responses(corpus: Path) -> Tensor:
 
 @cli.command("speak")
 @click.argument("corpus", type=Path)
-@click.option("--hours", default=40.0)
+@click.option("--hours", default=40.0, show_default=True, help="of speech in CORPUS, in all")
 def speak_command(corpus: Path, hours: float) -> None:
     """Write sentences and speak them into CORPUS, on all cores."""
     clips, size = read(corpus)
@@ -236,16 +236,16 @@ def speak_command(corpus: Path, hours: float) -> None:
 
 @cli.command()
 @click.argument("corpus", type=Path)
-@click.option("--model", type=click.Choice(list(NETS)), required=True)
+@click.option("--model", type=click.Choice(list(NETS)), required=True, help="which net")
 @click.option("--steps", type=int, help="how many steps, those before a restart among them")
 @click.option("--minutes", type=float, help="how long, likewise")
 @click.option("--seconds", default=48.0, help="speech a batch")
-@click.option("--rate", default=3e-3)
-@click.option("--device", default="cpu")
-@click.option("--threads", default=1)
+@click.option("--rate", default=3e-3, show_default=True, help="of learning, at most")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
+@click.option("--threads", default=1, show_default=True, help="of torch")
 @click.option("--teacher", type=Path, help="a trained recogniser (checkpoint or weights), whose frames on clean speech are learnt too")
 @click.option("--start", type=Path, help="exported weights to begin from, where RUN holds no checkpoint")
-@click.option("--out", type=Path, required=True)
+@click.option("--out", type=Path, required=True, help="RUN, the folder for the checkpoint")
 def train(
     corpus: Path,
     model: str,

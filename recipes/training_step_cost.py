@@ -52,7 +52,7 @@ def batch(net: nn.Module, optimiser: torch.optim.Optimizer, inputs: Tensor, labe
 
 
 @click.command()
-@click.option("--repeats", default=15, show_default=True)
+@click.option("--repeats", default=15, show_default=True, help="batches of each method, taking turns")
 @click.option("--quick", is_flag=True, help="three repeats")
 def main(repeats: int, quick: bool) -> None:
     """Print each method's median ratio to its floor, and its time in passes of learning."""

@@ -52,10 +52,10 @@ def came(count: int, out: Path, arguments: list[str]) -> tuple[float, aa.Rate]:
 
 
 @click.command()
-@click.option("--repeats", default=3, show_default=True)
-@click.option("--passes", default=8, show_default=True)
+@click.option("--repeats", default=3, show_default=True, help="trainings of each, taking turns")
+@click.option("--passes", default=8, show_default=True, help="over the images")
 @click.option("--count", default=10000, show_default=True, help="images to learn")
-@click.option("--data", type=Path, default=DATA, show_default=True)
+@click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
 @click.option("--out", type=Path, help="of a single process: where it trains")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
 def main(repeats: int, passes: int, count: int, data: Path, out: Path | None, quick: bool) -> None:

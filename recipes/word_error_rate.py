@@ -78,9 +78,9 @@ def heard(model: Recogniser, clips: list[Tensor]) -> list[str]:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"))
-@click.option("--count", default=300)
-@click.option("--data", type=Path, default=Path("../shared/data"))
+@click.option("--model", "models", multiple=True, default=("tiny-mel", "tiny-wave"), show_default=True, help="recogniser; again for more")
+@click.option("--count", default=300, show_default=True, help="sentences of each set")
+@click.option("--data", type=Path, default=Path("../shared/data"), show_default=True, help="folder with real recordings")
 @click.option("--show", default=0, help="print so many pairs of each set")
 def main(models: tuple[str, ...], count: int, data: Path, show: int) -> None:
     """Print a table: set, sentences, words, WER, CER."""

@@ -1,5 +1,6 @@
 """The craft suite is what its figures say that it is: 20 carriers, 2 targets each, none too dense, the same every time."""
 
+import ast
 import importlib
 import json
 import sys
@@ -343,3 +344,11 @@ def test_the_recipes_of_poisoning_and_extraction_run(tmp_path: Path) -> None:
     assert [line["queries"] for line in lines] == 4 * [100, 400]
     assert all(more["fidelity"]["rate"] > few["fidelity"]["rate"] for few, more in zip(lines[:4:2], lines[1:4:2], strict=True))
     assert {path.name for path in tmp_path.glob("*.png")} == {"poisoning.png", "extraction.png"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_every_option_says_what_it_is(path: Path) -> None:
+    """Read, not imported: some recipes need what is installed for them alone."""
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "click.option":
+            assert "help" in {keyword.arg for keyword in call.keywords}, ast.unparse(call)
