@@ -53,7 +53,7 @@ from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
 from audioadv.evaluation.words import WordErrors
 from audioadv.models.recogniser import Recogniser
-from audioadv.models.rest import at_rest, found
+from audioadv.models.rest import as_device, at_rest
 from audioadv.threat.goals import Mistranscribe
 from audioadv.training import Adversarial, Batch, Data, Mark, Spoken, train
 from audioadv.training.nearby import worst_nearby
@@ -308,7 +308,7 @@ def train_command(
     out: Path,
 ) -> None:
     """Learn CORPUS; OUT/checkpoint.pt is the whole state, OUT/weights.safetensors the end, OUT/half.safetensors that in half precision."""
-    there, passes = found(device), passes or (1 if minutes == math.inf else 16)
+    there, passes = as_device(device), passes or (1 if minutes == math.inf else 16)
     model = bundled(start)
     model.net.to(there)
     data = Cut(Corpus(folder, device), room_responses(folder).to(there), seconds, spoilt, batches, minutes, passes)

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 import audioadv as aa
 from audioadv.evaluation.images import Images, cifar10, digits
-from audioadv.models.rest import all_bits, found
+from audioadv.models.rest import all_bits, as_device
 from audioadv.models.tiny_cifar import TinyCifar
 from audioadv.threat.bounds import Linf
 from audioadv.threat.labels import Misclassify
@@ -124,7 +124,7 @@ def main(
 ) -> None:
     """Write weights, and say after each pass how many of 500 test images the net gets right, clean and under PGD-20."""
     torch.set_num_threads(1)
-    there = found(device)
+    there = as_device(device)
     test = on(there, blown_up_digits().first(50) if quick else cifar10(data, "test", max(500, judged)))
     torch.manual_seed(seed)
     net = (TinyCifar() if kind == "tiny-cifar" else resnet(8 if quick else 64)).to(there, memory_format=torch.channels_last)

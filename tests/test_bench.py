@@ -34,7 +34,7 @@ from audioadv.evaluation.run.bench import Bench
 from audioadv.evaluation.run.claims import Claims
 from audioadv.evaluation.run.ledger import Ledger, read_results
 from audioadv.evaluation.run.on_disk import alone_in
-from audioadv.evaluation.run.plan import Job, Setting, as_settings, plan
+from audioadv.evaluation.run.plan import Job, Setting, every_setting, plan
 from audioadv.evaluation.run.run_file import check_goes_on, fingerprint_of, state_run
 from audioadv.evaluation.run.summary import curve, summarise
 from audioadv.models.recogniser import Recogniser
@@ -847,5 +847,5 @@ def test_what_is_not_to_be_heard_is_what_is_said() -> None:
 
 
 def test_a_bound_that_is_spelt_twice_is_one() -> None:
-    settings = as_settings(["m"], ["pgd"], ["snr:30", "snr:30.0", "snr:20"], ["none"])
+    settings = every_setting(["m"], ["pgd"], ["snr:30", "snr:30.0", "snr:20"], ["none"])
     assert [setting.folder for setting in settings] == ["m_pgd_snr-30", "m_pgd_snr-20"]

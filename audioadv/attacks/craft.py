@@ -46,7 +46,7 @@ from audioadv.threat.region import Region
 
 BATCH = 16
 SMALLEST = Linf(MIN)
-Asked = ParamSpec("Asked")
+Options = ParamSpec("Options")
 
 
 @final
@@ -300,11 +300,11 @@ def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdi
     )
 
 
-def gathered(each: Callable[Asked, Iterator[Crafted]]) -> Callable[Asked, CraftResult]:
+def gathered(each: Callable[Options, Iterator[Crafted]]) -> Callable[Options, CraftResult]:
     """`each`, all at once: a call of the same options, so that they are spelt in one place."""
 
     @wraps(each, assigned=())
-    def craft(*arguments: Asked.args, **options: Asked.kwargs) -> CraftResult:
+    def craft(*arguments: Options.args, **options: Options.kwargs) -> CraftResult:
         """Change clips until the recogniser hears what the goal wants: `craft_each`, gathered.
 
         `bound` and `channel` may be specs; the attack has `steps` for each of `restarts` starts, and works on `batch` clips at a time.

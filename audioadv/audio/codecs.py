@@ -18,7 +18,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audioadv.audio.apart import apart
+from audioadv.audio.own_thread import in_own_thread
 from audioadv.errors import BrokenInstallation, OptionError
 
 FORMS: Final = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS"), "vorbis": ("OGG", "VORBIS"), "mulaw": ("WAV", "ULAW")}
@@ -92,7 +92,7 @@ def through_codec(samples: Tensor, sample_rate: int, name: str, kilobits: float)
         decoded: npt.NDArray[np.float32] = soundfile.read(content, dtype="float32")[0]
         return decoded
 
-    decoded = apart(there_and_back)
+    decoded = in_own_thread(there_and_back)
     late = MP3_DELAY if name == "mp3" and len(decoded) > len(sound) else 0
     back = np.zeros(len(sound), np.float32)
     kept = decoded[late : late + len(sound)]

@@ -24,8 +24,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audioadv.audio.apart import apart
 from audioadv.audio.files import for_libsndfile
+from audioadv.audio.own_thread import in_own_thread
 from audioadv.errors import ONLY_IN_A_CHECKOUT, UnusableResponse, WrongRole
 
 DEFAULT = Path(__file__).parents[2] / "samples/rooms"
@@ -97,13 +97,13 @@ def aligned(response: Tensor, name: str) -> Tensor:
     The direct sound is taken to be the first peak that is at least half as high as the highest: two walls' sound at once may be
     louder. Raises UnusableResponse for one that is silent or not finite.
     """
-    size = level(response, name).abs()
+    size = unit_energy(response, name).abs()
     start = int((size >= size.max() / 2).nonzero()[0])
     falls = size[start + 1 :] <= size[start:-1]
-    return level(response[start + (int(falls.nonzero()[0]) if bool(falls.any()) else len(falls)) :], name)
+    return unit_energy(response[start + (int(falls.nonzero()[0]) if bool(falls.any()) else len(falls)) :], name)
 
 
-def level(response: Tensor, name: str) -> Tensor:
+def unit_energy(response: Tensor, name: str) -> Tensor:
     """With an energy of 1. Shapes: [taps] -> [taps]. Raises UnusableResponse for one that is silent or not finite."""
     if bad := int((~response.isfinite()).sum()):
         raise UnusableResponse(f"{name}: {bad} of {len(response)} taps are NaN or infinite. Measure or export it again")
@@ -147,7 +147,7 @@ def read_once(folder: Path, index_file: Path, written: int) -> RoomSet:
         responses, found = read_responses(path)
         if found != rate:
             raise UnusableResponse(f"{path}: {found} Hz, but the set is at {rate} Hz. Make the set again from one rate: audioadv rooms")
-        rows = [level(response, str(path)) for response in responses]
+        rows = [unit_energy(response, str(path)) for response in responses]
         spaces.append(Space(name, role, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), *times))
     if not spaces:
         raise UnusableResponse(f"{folder}: a set without a room. Make it again: audioadv rooms {folder}")
@@ -176,7 +176,7 @@ def write_rooms(folder: Path, rooms: RoomSet, made: dict[str, Any]) -> None:
         (folder / space.role).mkdir(parents=True, exist_ok=True)
         samples = space.responses / space.responses.abs().amax(1, keepdim=True) * 0.999
         grid = np.round(samples.T.numpy() * 32768).astype(np.int16)
-        (folder / space.role / f"{space.name}.flac").write_bytes(apart(partial(as_flac, grid, rooms.sample_rate)))
+        (folder / space.role / f"{space.name}.flac").write_bytes(in_own_thread(partial(as_flac, grid, rooms.sample_rate)))
     entries = [
         {"name": space.name, "role": str(space.role), "rt60_seconds": round(space.rt60_seconds, 3)}
         | ({} if space.aimed_seconds is None else {"rt60_aimed_seconds": round(space.aimed_seconds, 3)})

@@ -16,7 +16,7 @@ from torch import distributed
 from audioadv.attacks.catalogue import CRAFTING
 from audioadv.attacks.craft import craft_each
 from audioadv.audio.whole import make_folder
-from audioadv.cli.attacks import check_fits
+from audioadv.cli.fits import check_fits
 from audioadv.cli.manifests import Entry, as_entry, numbered_lines
 from audioadv.cli.options import BATCH, Folder, common_options, errors_option, no_use, output, say, search_options
 from audioadv.cli.outputs import Names, check_writable
@@ -27,7 +27,7 @@ from audioadv.evaluation.run.bench import Bench, changed_clips, is_gone
 from audioadv.evaluation.run.claims import own_device, workers
 from audioadv.evaluation.run.ledger import Ledger, check_results, read_results
 from audioadv.evaluation.run.on_disk import seen_from
-from audioadv.evaluation.run.plan import Job, Setting, as_settings, length_of, plan
+from audioadv.evaluation.run.plan import Job, Setting, every_setting, length_of, plan
 from audioadv.evaluation.run.run_file import Traits, begin, fingerprint_of, threat_models, traits_of
 from audioadv.evaluation.run.summary import NEEDED, summarise
 from audioadv.models.recogniser import Recogniser
@@ -100,11 +100,11 @@ def bench(
     """
     wish = Wish(target, silence, untargeted, errors).checked()
     options = {"steps": steps, "restarts": restarts, "draws": draws, "judge_draws": judge_draws, "rate": rate, "seed": seed}
-    settings = as_settings(models, attacks, bounds, channels)
+    settings = every_setting(models, attacks, bounds, channels)
     entries, complaints = read_lines(manifest)
     check_writable(out)
     earlier = read_earlier(out / "results.jsonl")
-    jobs = as_jobs(entries, out, settings, wish, earlier)
+    jobs = jobs_of(entries, out, settings, wish, earlier)
     if jobs and all(job.target is not None for job in jobs):
         no_use(("errors",), "it is for clips to be misheard, and each has another goal")
     claims = workers(str(out.absolute()))
@@ -229,7 +229,7 @@ class Wish(NamedTuple):
         return self
 
 
-def as_jobs(
+def jobs_of(
     entries: Sequence[tuple[str, Entry]],
     out: Path,
     settings: Sequence[Setting],

@@ -14,7 +14,7 @@ from audioadv.attacks.craft import craft_each, heard_clean
 from audioadv.attacks.result import Outcome
 from audioadv.audio.files import LONGEST_SECONDS, Clip, read_clip
 from audioadv.audio.ragged import alike
-from audioadv.cli.attacks import check_fits
+from audioadv.cli.fits import check_fits
 from audioadv.cli.interrupts import stoppable, unbroken
 from audioadv.cli.manifests import Entry, read_entries
 from audioadv.cli.options import (
@@ -34,7 +34,7 @@ from audioadv.cli.outputs import Names, check_page, check_writable, finish_kille
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
-from audioadv.evaluation.run.on_disk import Asked
+from audioadv.evaluation.run.on_disk import Request
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.sources import load_model
 from audioadv.report.page import write_page
@@ -227,7 +227,7 @@ def craft(
 
     options: dict[str, Any] = {"bound": bound, "attack": attack, "steps": steps, "restarts": restarts, "seed": seed, "batch": batch}
     options |= {"heard": [job.heard for job in jobs], "channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
-    asked_for = Asked(model_name, attack, bound, seed, restarts, rate)
+    request = Request(model_name, attack, bound, seed, restarts, rate)
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
     stopped, told = False, problems.count  # what is told from here on is of these jobs
     try:
@@ -238,7 +238,7 @@ def craft(
                     continue  # it was not tried to the end
                 with unbroken(), problems.told(job.entry.path):
                     own = goal.rows(torch.tensor([row]))
-                    lines[job.place] = save(names, job.name, job.entry, result, own, model, asked_for, picture=not no_picture)
+                    lines[job.place] = save(names, job.name, job.entry, result, own, model, request, picture=not no_picture)
                     if as_json:
                         say(json.dumps(lines[job.place]))
             stopped = asked() and len(lines) + problems.count - told < len(jobs)

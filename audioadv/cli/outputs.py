@@ -24,7 +24,7 @@ from audioadv.attacks.crafted import Crafted
 from audioadv.audio.whole import STAGE, make_folder, sweep, write_whole
 from audioadv.cli.manifests import Entry
 from audioadv.errors import OptionError, UnwritableOutput, remedy
-from audioadv.evaluation.run.on_disk import Asked, alone_in, write_result
+from audioadv.evaluation.run.on_disk import Request, alone_in, write_result
 from audioadv.models.recogniser import Recogniser
 from audioadv.report.pictures import draw_pair
 from audioadv.report.tables import printable
@@ -150,7 +150,7 @@ def results_of(folder: Path) -> dict[str, str]:
 
 
 def save(
-    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, asked: Asked, *, picture: bool
+    names: Names, name: str, entry: Entry, crafted: Crafted, goal: TextGoal, model: Recogniser, request: Request, *, picture: bool
 ) -> dict[str, Any]:
     """Write one clip's files and result, and give the result back: what is heard is heard in the file read back.
 
@@ -159,7 +159,7 @@ def save(
     """
     folder = names.folder
     with staged(names, name, entry.path) as (stage, name):
-        line = write_result(stage, folder, name, (entry.path, entry.text), crafted, goal, model, asked)
+        line = write_result(stage, folder, name, (entry.path, entry.text), crafted, goal, model, request)
         if line["reached"] and picture:
             heard = crafted.clean_transcript, line["adversarial_transcript"]
             title = f"{printable(crafted.clip.name)} on {model.name}, {crafted.bound}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.models.access import Access, as_access, granted
-from audioadv.models.rest import found
+from audioadv.models.rest import as_device
 from audioadv.models.tiny_cifar import TinyCifar
 from audioadv.models.tiny_m5 import TinyM5
 from audioadv.models.tiny_mnist import TinyMnist
@@ -102,6 +102,6 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     """A bundled classifier, in evaluation mode, its parameters frozen. Raises UnknownModel, OptionError for a device that is not here."""
     if name not in BUNDLED:
         raise UnknownModel(f"classifier {name!r}: unknown. Use {', '.join(BUNDLED)}, or your own: any module is a classifier")
-    device, net = found(device), NETS.get(name, TinyMnist)()
+    device, net = as_device(device), NETS.get(name, TinyMnist)()
     net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
     return Classifier(net.eval().requires_grad_(False).to(device), name, sample_rate=RATES.get(name))

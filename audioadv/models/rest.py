@@ -21,10 +21,10 @@ KEPT = 30 * 2**20  # bytes
 MISFIT = re.compile(r"\bdtype\b|scalar type|[Ii]nput type \(|not implemented for|same device|expected device")  # as torch words it
 
 
-def found(device: str | torch.device) -> torch.device:
+def as_device(device: str | torch.device) -> torch.device:
     """The device of this name. Raises OptionError for one that does not exist or is not here.
 
-    >>> found("cpu")
+    >>> as_device("cpu")
     device(type='cpu')
     """
     try:

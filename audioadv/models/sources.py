@@ -24,7 +24,7 @@ from audioadv.models.access import Access
 from audioadv.models.alphabet import ALPHABET
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.recogniser import Recogniser, counted, hear, hears
-from audioadv.models.rest import at_rest, found, modules_of
+from audioadv.models.rest import as_device, at_rest, modules_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 PACKAGE, STANDARD = Path(__file__).parents[1], sysconfig.get_path("stdlib")
@@ -50,7 +50,7 @@ def load_model(name: str, device: str | torch.device = "cpu", *, attacked: bool 
     Raises UnknownModel for a name that nothing answers to, BrokenInstallation where a package is missing or does not fit,
     OptionError for a device that is not here.
     """
-    device = found(device)
+    device = as_device(device)
     if not isinstance(name, str):
         raise UnknownModel(f"model {name!r:.60}: no name. Give one, for example {' or '.join(map(repr, BUNDLED))}")
     source, _, rest = name.partition(":")

@@ -63,7 +63,7 @@ def comparison_table(line: Mapping[str, Any]) -> Table:
     table.add_row("Euclidean length", f"{line['l2']:.6g}")
     table.add_row("loudness of the change, LUFS", decibels(line["loudness_lufs"]))
     table.add_row("log-spectral distance, dB", decibels(line["log_spectral_db"]))
-    table.add_row("worst masking excess, dB", worst_excess(line))
+    table.add_row("worst masking excess, dB", excess_in_words(line))
     table.add_row("bins over the threshold", "-" if line["bins_over"] is None else f"{line['bins_over']:.2%}")
     table.add_row("PESQ, MOS", "-" if line["pesq"] is None else f"{line['pesq']:.2f}")
     table.add_row("STOI", "-" if line["stoi"] is None else f"{line['stoi']:.3f}")
@@ -153,7 +153,7 @@ def rooms_table(lines: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def worst_excess(line: Mapping[str, Any]) -> str:
+def excess_in_words(line: Mapping[str, Any]) -> str:
     """How much, when and at which frequency."""
     if line["excess_db"] is None:
         return "-"

@@ -20,7 +20,7 @@ from audioadv.threat.joined import Joins
 from audioadv.threat.labels import lead
 from audioadv.threat.projections import length_of
 
-NOTHING = -100  # no token: what torch's cross_entropy ignores
+NO_TOKEN = -100  # what torch's cross_entropy ignores
 
 
 @final
@@ -124,14 +124,14 @@ class Sequence(Joins):
         if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool or tokens.ndim != 2:
             got = f"{tokens.dtype} and shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
             raise UnusableBatch(f"tokens of type {got}: give whole numbers, a tensor [batch, steps]")
-        if bool(((tokens < 0) & (tokens != NOTHING)).any()):
-            raise UnusableBatch(f"token {int(tokens[tokens != NOTHING].min())}: tokens are numbered from 0, and {NOTHING} is none")
+        if bool(((tokens < 0) & (tokens != NO_TOKEN)).any()):
+            raise UnusableBatch(f"token {int(tokens[tokens != NO_TOKEN].min())}: tokens are numbered from 0, and {NO_TOKEN} is none")
         object.__setattr__(self, "tokens", tokens.long())
 
     @cached_property
     def highest(self) -> int:
         """The largest token, known once."""
-        return int(self.tokens.max()) if self.tokens.numel() else NOTHING
+        return int(self.tokens.max()) if self.tokens.numel() else NO_TOKEN
 
     def matched(self, outputs: Tensor) -> Tensor:
         """The tokens, where the outputs are. Raises UnusableBatch."""
@@ -146,13 +146,13 @@ class Sequence(Joins):
 
     def loss(self, outputs: Tensor) -> Tensor:
         tokens = self.matched(outputs)
-        return F.cross_entropy(outputs.transpose(1, 2), tokens, reduction="none", ignore_index=NOTHING).sum(1)
+        return F.cross_entropy(outputs.transpose(1, 2), tokens, reduction="none", ignore_index=NO_TOKEN).sum(1)
 
     def behind(self, outputs: Tensor) -> Tensor:
         """How far each token is behind the likeliest other; minus infinity after the end. Shapes: -> [batch, steps]."""
         tokens = self.matched(outputs)
         behind = -lead(outputs.flatten(0, 1), tokens.clamp_min(0).flatten()).view_as(tokens)
-        return behind.masked_fill(tokens == NOTHING, -torch.inf)
+        return behind.masked_fill(tokens == NO_TOKEN, -torch.inf)
 
     def lack(self, outputs: Tensor) -> Tensor:
         return self.behind(outputs).amax(1)

@@ -145,7 +145,7 @@ def train(
                 if keeper is not None and (place + 1) % every == 0 and place + 1 < len(order):
                     clock.stop()
                     check_weights(course.held, state)
-                    save(keeper / "checkpoint.pt", whole(state, net, steps, described))
+                    save(keeper / "checkpoint.pt", snapshot(state, net, steps, described))
                     clock.start()
                 if progress is not None:
                     progress((state.number + (place + 1) / len(order)) / passes, value)
@@ -154,7 +154,7 @@ def train(
             if tell is not None and here.first:
                 tell(mark)
             if keeper is not None:
-                save(keeper / "checkpoint.pt", whole(state, net, steps, described))
+                save(keeper / "checkpoint.pt", snapshot(state, net, steps, described))
                 write_curves(keeper, state)
     if state.best:
         net.load_state_dict(state.best)
@@ -422,7 +422,7 @@ class Clock:
         self.state.cpu_seconds += time.process_time() - self.cpu_began
 
 
-def whole(state: State, net: nn.Module, steps: Optimizer, described: dict[str, str]) -> dict[str, Any]:
+def snapshot(state: State, net: nn.Module, steps: Optimizer, described: dict[str, str]) -> dict[str, Any]:
     """What a checkpoint holds."""
     texts = {"described": json.dumps(described), "marks": json.dumps([asdict(mark) for mark in state.marks])}
     return {**vars(state), **texts, "net": net.state_dict(), "optimiser": steps.state_dict()}

@@ -30,7 +30,7 @@ from audioadv.audio.files import Clip, read_clip
 from audioadv.audio.whole import sweep
 from audioadv.errors import AudioadvError, UnusableBatch, UnwritableOutput, remedy
 from audioadv.evaluation.run.ledger import Ledger, Line
-from audioadv.evaluation.run.on_disk import Asked, alone_in, digest_by_now, seen_from, write_result
+from audioadv.evaluation.run.on_disk import Request, alone_in, digest_by_now, seen_from, write_result
 from audioadv.evaluation.run.plan import Batch, Job, Setting, all_in_one
 from audioadv.models.recogniser import Emissions, Recogniser
 
@@ -106,14 +106,14 @@ class Bench:
         together = all_in_one(goals)
         options = {**self.options, "bound": setting.bound, "attack": setting.attack, "channel": setting.channel, "batch": len(usable)}
         results = craft_each(model, clips, together, progress=self.progress, heard=heard, **options)
-        asked = Asked(setting.model, setting.attack, setting.bound, **{key: self.options[key] for key in ("seed", "restarts", "rate")})
+        request = Request(setting.model, setting.attack, setting.bound, **{key: self.options[key] for key in ("seed", "restarts", "rate")})
         place, lines = self.folder / setting.folder, []
         try:
             with TemporaryDirectory(prefix=STAGE, dir=self.folder) as made_in, alone_in(Path(made_in)):
                 stage = Path(made_in)
                 for (job, *_), goal, crafted in zip(usable, goals, results, strict=True):
                     name = f"{setting.folder}/{job.name}"
-                    lines.append(write_result(stage, self.folder, name, (job.path, job.text), crafted, goal, model, asked))
+                    lines.append(write_result(stage, self.folder, name, (job.path, job.text), crafted, goal, model, request))
                     (stage / f"{job.name}.json").write_text(json.dumps(lines[-1], indent=2) + "\n", encoding="utf-8")
                 place.mkdir(exist_ok=True)
                 for made in sorted(stage.iterdir()):

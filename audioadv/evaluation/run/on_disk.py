@@ -17,7 +17,7 @@ from audioadv.threat.goals import Mistranscribe, TextGoal
 
 
 @final
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """What was asked for: the model and the attack by the names that the command line has for them, and what decides the rest."""
 
     model: str
@@ -36,7 +36,14 @@ class Asked(NamedTuple):
 
 
 def write_result(
-    stage: Path, folder: Path, name: str, source: tuple[Path, str | None], crafted: Crafted, goal: TextGoal, model: Recogniser, asked: Asked
+    stage: Path,
+    folder: Path,
+    name: str,
+    source: tuple[Path, str | None],
+    crafted: Crafted,
+    goal: TextGoal,
+    model: Recogniser,
+    request: Request,
 ) -> dict[str, Any]:
     """Write a clip's sounds into the folder `stage`, as `write_and_judge`; its result line, a manifest's too.
 
@@ -53,7 +60,7 @@ def write_result(
         **judged,
         "out": str(folder / f"{name}.wav") if judged["reached"] else None,
         "gauge": crafted.gauge if judged["reached"] else None,
-        **asked.line(crafted, goal),
+        **request.line(crafted, goal),
     }
 
 

@@ -1,7 +1,9 @@
 """What a run is to do: every clip of a manifest under every setting, in batches of clips of like length.
 
-models x channels x attacks x bounds --as_settings--> settings
-                                                      x jobs, one a clip --plan--> batches
+    models x channels x attacks x bounds --every_setting--> settings --plan--> batches
+                                                   jobs, one a clip --^
+
+A setting is a row of the run's table; a job is what one clip is to be heard as.
 """
 
 import re
@@ -37,7 +39,7 @@ class Setting:
     folder: str
 
 
-def as_settings(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[str], channels: Sequence[str]) -> list[Setting]:
+def every_setting(models: Sequence[str], attacks: Sequence[str], bounds: Sequence[str], channels: Sequence[str]) -> list[Setting]:
     """Every combination, model by model, each once and each with a folder of its own. Raises MalformedSpec."""
     names: dict[str, int] = {}
     settings = []

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def apart(work: Callable[[], T]) -> T:
+def in_own_thread(work: Callable[[], T]) -> T:
     """What the work gives, or raises, in a thread of its own: only the main thread hears signals, and there they end the wait for it."""
     with ThreadPoolExecutor(1) as worker:
         return worker.submit(work).result()
