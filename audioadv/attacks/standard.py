@@ -4,9 +4,9 @@ Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with
 AutoAttack runs APGD on cross-entropy, APGD toward nine rivals, FAB and 5,000 queries of Square. Here the passes go where the
 examples fall. FMN stands in for FAB: it looks for the smallest change, beyond the region too. What it finds nearest, brought
 within the region, is where Square begins, and a fifth of the queries from there fell what 5,000 from stripes do (mnist-robust at
-Linf 0.3, of 68 images in doubt: 55 and 57; gradients alone, however many, 48). APGD toward the rivals comes later, with half its steps. In L1
-and L0, where AutoAttack has Square for L1 too, what still stands meets a greedy search among moves to the box's ends: of 500 images that
-MSD taught a net to stand behind a threshold (`recipes/multi_perturbation.py`), 355 stand in L1 without it, 282 with it.
+Linf 0.3, of 68 images in doubt: 55 and 57; gradients alone, however many, 48). APGD toward the rivals comes later, with half its steps.
+In L1 and L0, where AutoAttack has Square for L1 too, what still stands meets a greedy search among moves to the box's ends: of 500
+images, 355 stood in L1 without it, and 282 with it (a net behind a threshold, `recipes/multi_perturbation.py`).
 """
 
 from dataclasses import replace
