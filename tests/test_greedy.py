@@ -16,6 +16,7 @@ from audioadv.attacks.result import Attack
 from audioadv.errors import OptionError
 from audioadv.evaluation.adaptive import gradient_free
 from audioadv.threat.bounds import Bound
+from audioadv.threat.channels.channel import NOTHING
 
 
 class Lead:
@@ -301,6 +302,60 @@ def test_it_shows_a_model_no_more_than_so_many_at_once() -> None:
     net = Asked(lambda inputs: inputs.sum(1))
     attacks.greedy(missed_by_all(net, 300), L0(2).around(drawn(300, 40)), steps=40, tries=31)
     assert 300 < max(map(len, net.calls)) <= AT_ONCE
+
+
+def test_slopes_that_are_no_numbers_promise_nothing() -> None:
+    """The slope of a root at zero times zero: where slopes are broken, scores are what is left."""
+    counting = torch.zeros(400)
+    counting[[3, 170, 310, 380]] = 1.0
+    net = Lead(lambda inputs: ((inputs > 0.55) * counting).sum(1) + inputs[:, 0].sqrt() * 0, 3.5)
+    for search in (partial(attacks.greedy, by_slope=True, steps=1500), attacks.standard):
+        assert search(missed(net), L0(4).around(torch.zeros(1, 400))).reached == [True]
+
+
+@pytest.mark.parametrize("radius", [0.003, 0.05, 0.3])
+def test_within_a_radius_of_less_than_a_move_it_goes_as_far_as_it_may(radius: float) -> None:
+    net = Lead(lambda inputs: 10 * inputs[:, 3], 9.99 * radius)
+    assert attacks.greedy(missed(net), L1(radius).around(torch.zeros(1, 8)), steps=100).reached == [True]
+
+
+@pytest.mark.parametrize("bound", [L0(MIN), L1(MIN), L1(2)])
+def test_among_moves_that_are_worth_as_much_padding_does_not_choose(bound: Bound) -> None:
+    x, lengths = torch.zeros(2, 90), torch.tensor([90, 40])
+    net = Lead(lambda inputs: (inputs[:, :40] > 0.5).float().sum(1).clamp_max(3) - 0.4 * inputs[:, 5], 2.5)
+    region = bound.around(x, lengths, box=(-1.0, 1.0))
+    together = attacks.greedy(missed_by_all(net, 2), region, steps=900)
+    alone = attacks.greedy(missed(net), bound.around(x[1:, :40], box=(-1.0, 1.0)), steps=900)
+    assert torch.equal(alone.adversarial[0], together.adversarial[1, :40])
+
+
+@pytest.mark.parametrize("shape", [(10,), (2, 10), (3, 4, 5)])
+@pytest.mark.parametrize("bound", [L0(2), L1(2), L0(MIN)])
+def test_of_nobody_nothing_is_asked(bound: Bound, shape: tuple[int, ...]) -> None:
+    assert (
+        attacks.greedy(missed_by_all(Lead(lambda inputs: inputs.flatten(1).sum(1), 1.0), 0), bound.around(torch.zeros(0, *shape))).reached
+        == []
+    )
+
+
+def test_scores_may_be_of_another_kind_than_inputs() -> None:
+    net = Lead(lambda inputs: inputs.double().sum(1), 1.5)
+    assert attacks.greedy(missed(net), L0(MIN).around(torch.zeros(1, 5)), steps=100).gauge.tolist() == [2.0]
+
+
+def test_over_a_channel_that_does_nothing_it_finds_the_same() -> None:
+    """Each find is heard again before it is kept, since the last look was at another trial."""
+    net, x = Lead(trap, 2.9), torch.zeros(1, 4)
+    over = objective(net, Misclassify(0), expectation=attacks.Expectation(NOTHING, draws=2, rate=0.9))
+    plain, drawn_over = (attacks.greedy(wanted, L1(MIN).around(x), steps=600, tries=8).gauge for wanted in (missed(net), over))
+    assert torch.equal(plain, drawn_over)
+
+
+def test_what_cannot_be_bettered_leaves() -> None:
+    one = attacks.greedy(missed(Lead(lambda inputs: inputs[:, 2], 0.5)), L0(MIN).around(torch.zeros(1, 9)), steps=1000)
+    none = attacks.greedy(missed(Lead(lambda inputs: inputs.sum(1), 0.5)), L1(0).around(torch.zeros(1, 9)), steps=1000)
+    assert one.gauge.tolist() == [1.0]
+    assert max(one.steps[0], none.steps[0]) == 1
 
 
 def test_other_norms_are_refused() -> None:

@@ -40,7 +40,7 @@ CORNERS = 3  # channels, up to which a place goes to each corner of its box
 BACK = 3  # places that a swap takes back, at most
 PART = 0.1  # of a move that there has to be room for
 TIGHTER = 0.98  # times the smallest gauge in L1, in a search for the smallest
-AT_ONCE = 4096  # inputs that the model sees
+AT_ONCE, ENTRIES = 4096, 2**24  # inputs that the model sees, and numbers in them
 LEAST = 1e-30  # of what is divided by
 
 
@@ -77,44 +77,53 @@ def greedy(
     seed: int = 0,
     progress: Tell | None = None,
 ) -> AttackResult:
-    """`steps` forwards at most: rounds of the change as it is, and with each of `tries` moves.
+    """`steps` forwards at most (two at least): rounds of the change as it is, and with each of `tries` moves.
 
-    Up to half of the forwards go into the first look. Where there are more moves than that, it is at some that are drawn; with
+    Up to half of the rounds go into the first look. Where there are more moves than that, it is at some that are drawn; with
     `by_slope`, at those that the slope promises most of, for one more forward and one backward. In L1 a move takes one entry to an end of
     the box, or 0.6 of the way; in L0 a place (a pixel, or a moment) of up to three channels to any corner of its box. Without a box the
-    ends are a full scale away. What falls is the margin, for goals of labels. In a search for the smallest, what is found is what has to
-    be undercut with the forwards that are left. Shapes: as in `region.clean`. Raises OptionError for other norms than L1 and L0.
+    ends are a full scale away. Every round after that makes one move, so that a change of more places than there are rounds is not found.
+    What falls is the margin, for goals of labels. In a search for the smallest, what is found is what has to be undercut with the
+    forwards that are left. Shapes: as in `region.clean`. Raises OptionError for other norms than L1 and L0.
     """
     check_counts("greedy", steps=steps, tries=tries)
     check_plain_changes(region, "greedy")
     if not isinstance(region.norm, L0Norm | L1Norm):
         raise OptionError("greedy changes few entries, within L1 or L0. Bound it by one of them, or use square, or pgd with slopes=nes()")
     run, draws, minimal = Run(objective.by(margin), region, progress), Draws.of(seed, region.clean), bool(region.radius.isinf().all())
-    tries = max(1, min(tries, steps - 1))
-    rounds = max(1, steps // (tries + 1)) if len(region.clean) else 0
     counted, shape = isinstance(region.norm, L0Norm), region.clean.shape[1:]
     with at_rest(objective.model):
         search = begun(run, draws, by_slope)
+        tries = max(1, min(tries, steps - 1, search.gains.shape[1]))
+        rounds = max(1, steps // (tries + 1)) if len(region.clean) else 0
         for number in range(rounds):
             looking = (search.promise.amax(1) > -torch.inf) & (2 * number < rounds)
-            swap(search, ~looking & ~possible(search, counted).any(1), counted, drawn(draws, shape, counted), 1 + draws.whole(BACK))
-            chosen = candidates(search, looking, counted, tries)
-            trials, costs = tried(search, chosen, counted)
+            full = ~looking & ~possible(search, counted).any(1)
+            swap(search, full, counted, drawn(draws, shape, counted), 1 + draws.whole(BACK))  # drawn for all: neighbours change nothing
+            fits = possible(search, counted)
+            ranks = torch.where(looking[:, None], search.promise, worth(search, fits, counted))
+            chosen = ranks.sort(dim=1, descending=True, stable=True).indices[:, :tries]  # ties by place, whatever the padding
+            trials, costs = tried(search, chosen, fits, counted)
             loss, reached = scored(run, trials.reshape(*trials.shape[:2], *shape))
-            gains = loss[:, :1] - loss[:, 1:]
+            gains = (loss[:, :1] - loss[:, 1:]).to(search.gains)
             search.gains.scatter_(1, chosen, torch.where(costs > 0, gains, search.gains.gather(1, chosen)))
             search.promise.scatter_(1, chosen, -torch.inf)
 
-            worth = torch.where(costs > 0, gains / costs, -torch.inf)
-            best = torch.where((costs > 0).any(1), 1 + worth.argmax(1), 0)
+            best = 1 + torch.where(costs > 0, gains / costs, -torch.inf).argmax(1)
+            best = torch.where((costs > 0).any(1), best, 0)
             best = torch.where(reached.any(1), torch.where(reached, F.pad(costs, (1, 0)), torch.inf).argmin(1), best)  # the smallest
             rows = torch.arange(len(best), device=best.device)
-            made, delta = trials[rows, best], cut_to(trials[rows, best].view(-1, *shape), run.region)
-            kept = run.keep(run.region.inputs(delta), reached[rows, best], anywhere=minimal)
-            search.change, search.loss = torch.where(each(looking, made), search.change, made), loss[rows, best]
+            made = trials[rows, best]
+            inputs, hit = run.region.inputs(cut_to(made.view(-1, *shape), run.region)), reached[rows, best]
+            if objective.expectation is not None:  # what is kept is judged by the last look, which was at another trial
+                hit = hit & run.objective.decide(inputs)
+            kept = run.keep(inputs, hit, anywhere=minimal)
+            search.change = torch.where(each(looking, made), search.change, made)
+            search.loss = torch.where(looking, loss[:, 0], loss[rows, best])
             if minimal:
                 undercut(search, kept, made, counted)
-            if left := run.leave(finite_rows(loss), kept & (not minimal)):
+            nothing_left = search.limit < (1 if counted else LEAST)
+            if left := run.leave(finite_rows(loss), (kept & (not minimal)) | nothing_left):
                 search, draws = search.rows(left[0]), draws.rows(left[0])
                 if not len(left[0]):
                     break
@@ -129,7 +138,7 @@ def begun(run: Run, draws: Draws, by_slope: bool) -> Search:
     cost = cost_of(moves, counted)
     if by_slope:
         slope = run.objective.look(region.inputs(region.start())).slope.reshape(here.shape)
-        promise = -(kinds * slope[:, None]).sum(2).flatten(1) / cost
+        promise = -(kinds * slope.nan_to_num()[:, None]).sum(2).flatten(1) / cost  # a broken slope promises nothing
     else:
         promise = torch.cat([drawn(draws, region.clean.shape[1:], counted) for _ in range(kinds.shape[1])], 1).to(cost)
     never, none = torch.full_like(cost, -torch.inf), torch.full_like(region.radius, torch.inf)
@@ -143,8 +152,8 @@ def moves_of(region: Region, counted: bool) -> Tensor:
     if not counted:
         low, high = low.flatten(1)[:, None], high.flatten(1)[:, None]
         return torch.stack([share * end for end in (low, high) for share in SHARES], 1)
-    channels = low.shape[1] if low.ndim > 2 else 1
-    low, high = low.reshape(len(low), channels, -1), high.reshape(len(high), channels, -1)
+    low, high = (end.flatten(2) if end.ndim > 2 else end[:, None] for end in (low, high))
+    channels = low.shape[1]
     corners = product((False, True), repeat=channels) if channels <= CORNERS else [(False,) * channels, (True,) * channels]
     return torch.stack([torch.where(torch.tensor(corner, device=low.device)[:, None], high, low) for corner in corners], 1)
 
@@ -156,7 +165,7 @@ def drawn(draws: Draws, shape: tuple[int, ...], counted: bool) -> Tensor:
 
 
 def cost_of(moves: Tensor, counted: bool) -> Tensor:
-    """What moves of unchanged places add to the gauge. Shapes: [batch, channels, moves] -> [batch, moves]."""
+    """What each place adds to the gauge, changed so. Shapes: [batch, channels, places] -> [batch, places]."""
     return (moves != 0).any(1).to(moves) if counted else moves.abs().sum(1)
 
 
@@ -173,8 +182,9 @@ def growth(search: Search, counted: bool) -> Tensor:
 
 def possible(search: Search, counted: bool) -> Tensor:
     """The moves that go further and that there is room for. Shapes: -> bool [batch, moves]."""
-    more = growth(search, counted)
-    return (more > 0) & ((1.0 if counted else PART) * more <= spare(search, counted))
+    more, room = growth(search, counted), spare(search, counted)
+    enough = more if counted else PART * more.minimum(search.limit[:, None])
+    return (more > 0) & (room > 0) & (enough <= room)
 
 
 def swap(search: Search, full: Tensor, counted: bool, order: Tensor, count: Tensor) -> None:
@@ -192,21 +202,20 @@ def swap(search: Search, full: Tensor, counted: bool, order: Tensor, count: Tens
     search.change = torch.where(each(full, search.base), search.base * stays[:, None], search.change)
 
 
-def candidates(search: Search, looking: Tensor, counted: bool, tries: int) -> Tensor:
-    """The moves to try: those not looked at that promise most, later those that brought most. Shapes: -> int64 [batch, tries]."""
-    worth = torch.where(possible(search, counted), search.gains / growth(search, counted), -torch.inf)
-    ranks = torch.where(looking[:, None], search.promise, worth)
-    return ranks.topk(min(tries, ranks.shape[1]), 1).indices
+def worth(search: Search, fits: Tensor, counted: bool) -> Tensor:
+    """What each move that fits brought, a unit of the gauge. Shapes: fits bool [batch, moves] -> [batch, moves]."""
+    return torch.where(fits, search.gains / growth(search, counted), -torch.inf)
 
 
-def tried(search: Search, chosen: Tensor, counted: bool) -> tuple[Tensor, Tensor]:
+def tried(search: Search, chosen: Tensor, fits: Tensor, counted: bool) -> tuple[Tensor, Tensor]:
     """The change as it is, and with each of the chosen moves, as far as there is room. One that is not possible takes its place back.
 
-    Shapes: chosen int64 [batch, tries] -> [batch, 1 + tries, channels, places], and what each move adds, 0 for none, [batch, tries].
+    Shapes: chosen int64 [batch, tries], fits bool [batch, moves] -> [batch, 1 + tries, channels, places], and what each move adds, 0 for
+    none, [batch, tries].
     """
     channels, places = search.change.shape[1:]
     where = (chosen % places)[:, None].expand(-1, channels, -1)
-    ends, fits = search.moves.gather(2, chosen[:, None].expand(-1, channels, -1)), possible(search, counted).gather(1, chosen)
+    ends, fits = search.moves.gather(2, chosen[:, None].expand(-1, channels, -1)), fits.gather(1, chosen)
     now = cost_of(search.change.gather(2, where), counted)
     if not counted:
         ends = ends * ((now + spare(search, counted)) / cost_of(ends, counted).clamp_min(LEAST)).clamp(0, 1)[:, None]
@@ -219,7 +228,8 @@ def tried(search: Search, chosen: Tensor, counted: bool) -> tuple[Tensor, Tensor
 def scored(run: Run, trials: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each trial, and whether it is at the goal. Shapes: trials [batch, some, *] -> [batch, some], bool [batch, some]."""
     batch, count = trials.shape[:2]
-    herd = next(size for size in range(min(count, max(1, AT_ONCE // batch)), 0, -1) if count % size == 0)
+    most = min(AT_ONCE, ENTRIES // max(1, trials[0, 0].numel())) // batch
+    herd = next(size for size in range(min(count, max(1, most)), 0, -1) if count % size == 0)
     crowd, spot = crowded(run.region, herd)
     looked = run.objective.rows(spot.cpu())
     parts = [cut_to(trials[:, first : first + herd].flatten(0, 1), crowd) for first in range(0, count, herd)]
@@ -233,7 +243,7 @@ def cut_to(delta: Tensor, region: Region) -> Tensor:
 
 
 def undercut(search: Search, kept: Tensor, made: Tensor, counted: bool) -> None:
-    """Where a smaller change was found, go on from it, and stay below it. Shapes: kept bool [batch], made as the change."""
+    """Where a smaller change was found, it is the base, and what comes stays below it. Shapes: kept bool [batch], made as the change."""
     gauge = cost_of(made, counted).sum(1)
     search.limit = torch.where(kept, gauge - 1 if counted else TIGHTER * gauge, search.limit)
     search.base = torch.where(each(kept, made), made, search.base)
