@@ -20,7 +20,7 @@ from recognisers import HOP
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trainings import BOUND, blobs, killed, net, shared, small
+from trainings import BOUND, blobs, killed, merged, net, shared, small, unseeded
 
 from audioadv.attacks.draws import random_start
 from audioadv.defenses import Smoothed, Tempered, Thermometer, defend, remembering, sampled
@@ -544,7 +544,7 @@ def test_clips_of_like_length_share_a_batch_and_none_is_left_out() -> None:
 
 
 PROCESSES = multiprocessing.get_context("forkserver")  # one process imports everything, once, and all others are its forks
-PROCESSES.set_forkserver_preload(["audioadv.training"])
+PROCESSES.set_forkserver_preload(["audioadv.training", "torch.distributed.nn.functional", "torch._dynamo"])  # the optimiser's, too
 
 
 def run(out: Path, status: int = 0, **how: int) -> None:
@@ -647,123 +647,52 @@ def test_a_training_leaves_the_worlds_randomness_alone() -> None:
     assert torch.get_rng_state().equal(before)
 
 
-def test_two_processes_learn_what_one_does_and_one_that_is_killed_is_no_loss(tmp_path: Path) -> None:
-    shared(tmp_path / "alone")
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes under torchrun left, one of which was killed the first time round."""
+    out = tmp_path_factory.mktemp("launched") / "two"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3", "--standalone"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-    command = [*launcher, HERE / "trainings.py", tmp_path / "two", "13"]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*launcher, HERE / "trainings.py", out, "13"], env=surroundings, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "exitcode: -9" in done.stderr
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "two"))
+    return out
+
+
+def test_two_processes_learn_what_one_does_and_one_that_is_killed_is_no_loss(launched: Path, tmp_path: Path) -> None:
+    shared(tmp_path)
+    one, two = (load_file(out / "weights.safetensors") for out in (tmp_path, launched))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
-    curves = [(tmp_path / name / "curves.jsonl").read_text().splitlines() for name in ("alone", "two")]
+    curves = [(out / "curves.jsonl").read_text().splitlines() for out in (tmp_path, launched)]
     losses = [[json.loads(line)["loss"] for line in lines] for lines in curves]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-MERGED = """
-import sys, torch
-from torch import distributed, nn
-from audioadv.training import Processes
-rank, store = int(sys.argv[1]), distributed.FileStore(sys.argv[2], 3)
-distributed.init_process_group("gloo", store=store, rank=rank, world_size=3)
-net = nn.Linear(1, 1)
-net.register_buffer("constant", torch.tensor([-torch.inf, 0.1, 1 / 3, torch.inf]))
-net.register_buffer("running", torch.tensor([1.0, 3.0, torch.nan])[rank].repeat(2))
-net.register_buffer("spoilt", torch.tensor([torch.nan, 1.0, 1.0])[rank])
-before = net.constant.clone()
-net.weight.grad, net.bias.grad = torch.tensor([[1.0, 2.0, torch.nan]]).T[rank][None], torch.zeros(1)
-Processes(rank, 3).merge(net, (0.3, 0.7, 0.0)[rank])
-assert torch.equal(net.constant, before), net.constant
-assert torch.allclose(net.running, torch.tensor(2.4)), net.running
-assert torch.allclose(net.weight.grad, torch.tensor(1.7)), net.weight.grad
-assert net.spoilt.isnan()
-distributed.barrier()
-distributed.destroy_process_group()
-"""
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are told by /proc: Linux alone has it")
+def test_no_thread_of_processes_joined_outlives_them(launched: Path) -> None:
+    """Though the optimiser imported torch.compile, and all that it can meet, while they were joined."""
+    left = [(launched / f"threads-{rank}").read_text().split() for rank in range(2)]
+    assert all(left)
+    assert not [name for names in left for name in names if "gloo" in name]
 
 
-def joined(script: str, count: int, folder: Path) -> None:
+def joined(script: Callable[[int, Path], None], count: int, folder: Path) -> None:
     """Run a script in so many processes, each told its rank and where their store is."""
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-    command = [sys.executable, "-c", script]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(folder / "store")], env=surroundings, stderr=subprocess.PIPE, text=True)
-        for rank in range(count)
-    ]
+    ranks = [PROCESSES.Process(target=script, args=(rank, folder / "store")) for rank in range(count)]
     for process in ranks:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        process.start()
+    for process in ranks:
+        process.join(timeout=120)
+    assert [process.exitcode for process in ranks] == [0] * count, "what went wrong is said on standard error"
 
 
 def test_merging_keeps_what_is_the_same_and_leaves_out_who_weighs_nothing(tmp_path: Path) -> None:
-    joined(MERGED, 3, tmp_path)
-
-
-UNSEEDED = """
-import sys, torch
-import torch.distributed.nn.functional  # before there is a group, which its defaults would keep (`together` does the same)
-from pathlib import Path
-from torch import distributed, nn
-from trainings import blobs
-from audioadv.errors import OptionError
-from audioadv.training import Natural, Processes, train
-rank, place = int(sys.argv[1]), Path(sys.argv[2])
-distributed.init_process_group("gloo", store=distributed.FileStore(str(place), 2), rank=rank, world_size=2)
-here = Processes(rank, 2)
-torch.manual_seed(rank)  # as if nobody had seeded
-net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
-net[0].weight = nn.Parameter(torch.randn(8, 16).T)
-net.register_buffer("chosen", torch.rand(9) > 0.5)
-
-def all_there():
-    flat = torch.cat([value.double().flatten() for value in net.state_dict().values()])
-    both = [torch.zeros_like(flat) for _ in range(2)]
-    distributed.all_gather(both, flat)
-    return both
-
-assert not torch.equal(*all_there())
-train(net, blobs(35), Natural(), passes=2, processes=here)  # a last batch of three: one process' share would be one example
-assert torch.equal(*all_there())
-out = place.parent / str(rank)
-if rank:
-    train(net, blobs(35), Natural(), passes=1, out=out)
-for data, folder, apart in ((blobs(35, seed=rank), None, "data"), (blobs(35), out, "checkpoint")):
-    try:
-        train(net, data, Natural(), passes=1, out=folder, processes=here)
-    except OptionError as error:
-        assert str(error).startswith(f"{apart}: not the same in all 2"), error
-    else:
-        raise AssertionError(apart)
-distributed.barrier()
-distributed.destroy_process_group()
-"""
+    joined(merged, 3, tmp_path)
 
 
 def test_processes_that_nobody_seeded_learn_one_net_and_those_that_are_told_apart_learn_none(tmp_path: Path) -> None:
-    joined(UNSEEDED, 2, tmp_path)
-
-
-ENDED = """
-import os, torch
-from audioadv.training import together
-with together():
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # imports torch.compile, and all that it can meet
-    torch.distributed.barrier()
-tasks = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
-assert not any("gloo" in task for task in tasks), tasks
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are told by /proc: Linux alone has it")
-def test_no_thread_of_processes_joined_outlives_them(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone"]
-    (tmp_path / "ended.py").write_text(ENDED)
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run([*launcher, tmp_path / "ended.py"], env=surroundings, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    joined(unseeded, 2, tmp_path)
 
 
 def plain(method: Method = Natural(), **options: object) -> nn.Module:  # noqa: B008

@@ -1,18 +1,22 @@
 """Small trainings that tests run in processes of their own, some of which kill themselves.
 
-Under torchrun: trainings.py OUT BATCH, whose last process kills itself at that batch, the first time round.
+Under torchrun: trainings.py OUT BATCH, whose last process kills itself at that batch, the first time round. At the end each leaves the
+names of its threads.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, distributed, nn
 
+from audioadv.errors import OptionError
 from audioadv.threat.bounds import Linf
-from audioadv.training import Adversarial, Guarded, Labelled, Training, Watch, fast, together, train
+from audioadv.training import Adversarial, Guarded, Labelled, Natural, Processes, Training, Watch, fast, together, train
 
 BOUND = Linf(0.1)
 
@@ -85,5 +89,64 @@ def shared(out: Path, kill_at: int = -1) -> None:
         train(model, blobs(113), method, passes=3, watch=watch, out=out, every=3, progress=progress, processes=here)
 
 
+@contextmanager
+def group(rank: int, count: int, place: Path) -> Iterator[Processes]:
+    """Joined without a launcher, by a store that is a file. What torchrun would restart, here just ends."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", store=distributed.FileStore(str(place), count), rank=rank, world_size=count)
+    yield Processes(rank, count)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def merged(rank: int, place: Path) -> None:
+    """Three processes, the last of which weighs nothing, merge gradients and buffers."""
+    with group(rank, 3, place) as here:
+        layer = nn.Linear(1, 1)
+        layer.register_buffer("constant", torch.tensor([-torch.inf, *torch.linspace(0, 1, 50), torch.inf]))
+        layer.register_buffer("running", torch.tensor([1.0, 3.0, torch.nan])[rank].repeat(2))
+        layer.register_buffer("spoilt", torch.tensor([torch.nan, 1.0, 1.0])[rank])
+        before = layer.constant.clone()
+        layer.weight.grad, layer.bias.grad = torch.tensor([[1.0, 2.0, torch.nan]]).T[rank][None], torch.zeros(1)
+        here.merge(layer, (0.3, 0.7, 0.0)[rank])
+        assert torch.equal(layer.constant, before), layer.constant
+        assert torch.allclose(layer.running, torch.tensor(2.4)), layer.running
+        assert torch.allclose(layer.weight.grad, torch.tensor(1.7)), layer.weight.grad
+        assert layer.spoilt.isnan()
+
+
+def unseeded(rank: int, place: Path) -> None:
+    """Two processes whose nets are not the same, and then their data, and then their checkpoints."""
+    torch.manual_seed(rank)  # as if nobody had seeded
+    own = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    own[0].weight = nn.Parameter(torch.randn(8, 16).T)
+    own.register_buffer("chosen", torch.rand(9) > 0.5)
+
+    def all_there() -> list[Tensor]:
+        flat = torch.cat([value.double().flatten() for value in own.state_dict().values()])
+        both = [torch.zeros_like(flat) for _ in range(2)]
+        distributed.all_gather(both, flat)
+        return both
+
+    with group(rank, 2, place) as here:
+        assert not torch.equal(*all_there())
+        train(own, blobs(35), Natural(), passes=2, processes=here)  # a last batch of three: one process' share would be one example
+        assert torch.equal(*all_there())
+        out = place.parent / str(rank)
+        if rank:
+            train(own, blobs(35), Natural(), passes=1, out=out)
+        for data, folder, apart in ((blobs(35, seed=rank), None, "data"), (blobs(35), out, "checkpoint")):
+            try:
+                train(own, data, Natural(), passes=1, out=folder, processes=here)
+            except OptionError as error:
+                assert str(error).startswith(f"{apart}: not the same in all 2"), error
+            else:
+                raise AssertionError(apart)
+
+
 if __name__ == "__main__":
-    shared(Path(sys.argv[1]), int(sys.argv[2]))
+    folder = Path(sys.argv[1])
+    shared(folder, int(sys.argv[2]))
+    tasks = Path("/proc/self/task")  # of Linux
+    names = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.is_dir() else []
+    (folder / f"threads-{os.environ['RANK']}").write_text("".join(names))
