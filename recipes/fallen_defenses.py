@@ -145,7 +145,7 @@ def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.thre
 def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick: bool) -> None:
     """Print the table; write it, and the picture."""
     torch.set_num_threads(1)  # the same nets on every machine
-    count, steps, looked_at, size = (min(count, 40), min(steps, 20), 16000, 4000) if quick else (count, steps, 80000, 20000)
+    count, steps, looked_at, size = (min(count, 40), min(steps, 20), 8000, 4000) if quick else (count, steps, 80000, 20000)
     learn = mnist(data, "train").first(size) if data.is_dir() else blown_up_digits()
     passes = -(-looked_at // len(learn.images))  # few digits are gone through more often
     test, name = images(data, count)

@@ -261,11 +261,11 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
     ("recipe", "options", "told"),
     [
         ("train_mnist", ["--radius", "0.1", "--steps", "1"], ["pass 1: loss", "test robust"]),
-        ("train_cifar10", [], ["pass 1: loss", "test robust", "50 test images: right", "standard"]),
-        ("train_cifar10", ["--net", "resnet18"], ["pass 1: loss", "test robust", "50 test images: right", "standard"]),
+        ("train_cifar10", ["--judged", "8"], ["pass 1: loss", "test robust", "8 test images: right", "standard"]),
+        ("train_cifar10", ["--net", "resnet18", "--judged", "8"], ["pass 1: loss", "test robust", "8 test images: right", "standard"]),
         pytest.param(
             "train_cifar10",
-            ["--net", "resnet18", "--device", "cuda"],
+            ["--net", "resnet18", "--judged", "8", "--device", "cuda"],
             ["test robust", "standard"],
             marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")],
         ),
@@ -281,7 +281,7 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
     result = CliRunner().invoke(main, ["--quick", *options, *out], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(word in result.output for word in told)
-    if recipe == "train_cifar10" and not options:  # weights that are there are judged as after training
+    if recipe == "train_cifar10" and "--net" not in options:  # weights that are there are judged as after training
         judged = CliRunner().invoke(main, ["--quick", *options, *out, "--judge-only"], catch_exceptions=False)
         assert "pass 1" not in judged.output
         assert judged.output.splitlines() == result.output.splitlines()[-3:]
