@@ -334,8 +334,9 @@ def test_the_recipes_of_poisoning_and_extraction_run(tmp_path: Path) -> None:
     import extraction
     import poisoning
 
-    for main in (poisoning.main, extraction.main):
-        assert CliRunner().invoke(main, ["--quick", "--out", str(tmp_path)], catch_exceptions=False).exit_code == 0
+    for main, passes in ((poisoning.main, 4), (extraction.main, 6)):
+        options = ["--quick", "--passes", str(passes), "--out", str(tmp_path)]
+        assert CliRunner().invoke(main, options, catch_exceptions=False).exit_code == 0
     *rows, clean_label = (json.loads(text) for text in (tmp_path / "poisoning.jsonl").read_text().splitlines())
     assert [row["poisoned"] for row in rows] == [0, 10, 30, 30, 30, 30]
     assert rows[2]["success"]["rate"] > rows[0]["success"]["rate"] + 0.2
