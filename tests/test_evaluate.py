@@ -147,7 +147,7 @@ def test_cost_is_what_is_counted_from_outside() -> None:
 def test_every_attack_goes_by_its_name(name: str) -> None:
     """Within a bound that it is made for; one example, at its goal from the first look on where that is a matter of distance."""
     net, x = linear(2, SHAPE), inputs_for(SHAPE, 1, (0, 1))
-    bound = Spatial(10, 1) if name in ("moves_grid", "worst_of") else L1(20.0) if name == "apgd_l1" else L2(5.0)
+    bound = Spatial(10, 1) if name in ("moves_grid", "worst_of") else L1(20.0) if name in ("apgd_l1", "greedy") else L2(5.0)
     (trial,) = evaluate(net, x, labels_of(net, x), bound, name).trials
     assert trial.attack == name
     assert trial.forwards.sum() > 0

@@ -277,7 +277,7 @@ class Objective:
 PART = 8  # clips that are seen at once
 LOOSE = 0.05  # nats, by which low precision may be off
 WITHOUT = {
-    Access.GRADIENTS: f"on scores: square, genetic, or any with slopes=nes(); on decisions: {ON_DECISIONS}",
+    Access.GRADIENTS: f"on scores: square, greedy, genetic, or any with slopes=nes(); on decisions: {ON_DECISIONS}",
     Access.SCORES: f"on decisions: {ON_DECISIONS}",
     Access.DECISIONS: "none",
 }

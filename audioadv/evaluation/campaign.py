@@ -182,7 +182,7 @@ class Campaign:
                 raise
             raise AccessDenied(
                 f"{turn.name}: {error}. Of answers that are drawn anew no slopes are estimated either: use one that only asks (square, "
-                "genetic, boundary, hop_skip_jump, for a classifier 'standard')"
+                "greedy, genetic, boundary, hop_skip_jump, for a classifier 'standard')"
             ) from None
         if getattr(region.map, "shared", False) and result.shared is None:
             raise OptionError(f"{turn.name}: a change for each input, but {self.terms.bound} is one for all inputs. Use rp2")
