@@ -56,7 +56,7 @@ def genetic(
     check_shares("genetic", mutation=mutation, descent=descent)
     check_fixed_radius(region, "genetic")
     run, draws = Run(objective, region, progress), born(Draws.of(seed, region.clean), herd)
-    crowd, spot = crowded(region, herd)
+    crowd, spot = region.crowded(herd)
     many = mutated(crowd, crowd.start(), torch.ones_like(crowd.radius), draws)
     rate, before = torch.full_like(region.radius, mutation), torch.full_like(region.radius, torch.inf)
     delta, breeding = region.start(), steps - int(descent * steps)
@@ -69,7 +69,7 @@ def genetic(
                 loss, first = score.loss.view(-1, herd), torch.arange(0, len(many), herd, device=many.device)
                 best = first + torch.where(score.reached.view(-1, herd), -torch.inf, loss).argmin(1)
                 delta, lowest, finite = many[best], score.loss[best], finite_rows(loss)
-                kept = run.keep(inputs[best], score.reached[best], delta)
+                kept = run.keep(inputs[best], run.confirmed(inputs[best], score.reached[best]), delta)
                 many = mutated(crowd, mixed(many, loss, choosiness, draws), rate[spot], draws)
                 many[first] = delta
                 gain = ((before - lowest) / lowest).abs().nan_to_num(1.0).clamp_min(RESTLESS)
@@ -82,17 +82,11 @@ def genetic(
                 delta = run.region.project(delta - each(step_size * run.region.radius, delta) * way)
             if left := run.leave(finite, kept):
                 stay = (left[0][:, None] * herd + torch.arange(herd, device=left[0].device)).flatten()
-                (many,), draws, (crowd, spot) = cut((stay, left[1]), many), draws.rows(stay), crowded(run.region, herd)
+                (many,), draws, (crowd, spot) = cut((stay, left[1]), many), draws.rows(stay), run.region.crowded(herd)
                 delta, rate, before = cut(left, delta, rate, before)
                 if not len(delta):
                     break
     return run.result()
-
-
-def crowded(region: Region, herd: int) -> tuple[Region, Tensor]:
-    """A region for each of a herd, and whose herd it is of. Shapes: -> [batch * herd], int64 [batch * herd]."""
-    spot = torch.arange(len(region.clean), device=region.clean.device).repeat_interleave(herd)
-    return region.rows(spot), spot
 
 
 def born(draws: Draws, herd: int) -> Draws:

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.attacks.draws import Draws
-from audioadv.attacks.genetic import crowded
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_plain_changes, finite_rows
@@ -114,10 +113,8 @@ def greedy(
             best = torch.where(reached.any(1), torch.where(reached, F.pad(costs, (1, 0)), torch.inf).argmin(1), best)  # the smallest
             rows = torch.arange(len(best), device=best.device)
             made = trials[rows, best]
-            inputs, hit = run.region.inputs(cut_to(made.view(-1, *shape), run.region)), reached[rows, best]
-            if objective.expectation is not None:  # what is kept is judged by the last look, which was at another trial
-                hit = hit & run.objective.decide(inputs)
-            kept = run.keep(inputs, hit, anywhere=minimal)
+            inputs = run.region.inputs(cut_to(made.view(-1, *shape), run.region))
+            kept = run.keep(inputs, run.confirmed(inputs, reached[rows, best]), anywhere=minimal)
             search.change = torch.where(each(looking, made), search.change, made)
             search.loss = torch.where(looking, loss[:, 0], loss[rows, best])
             if minimal:
@@ -230,7 +227,7 @@ def scored(run: Run, trials: Tensor) -> tuple[Tensor, Tensor]:
     batch, count = trials.shape[:2]
     most = min(AT_ONCE, ENTRIES // max(1, trials[0, 0].numel())) // batch
     herd = next(size for size in range(min(count, max(1, most)), 0, -1) if count % size == 0)
-    crowd, spot = crowded(run.region, herd)
+    crowd, spot = run.region.crowded(herd)
     looked = run.objective.rows(spot.cpu())
     parts = [cut_to(trials[:, first : first + herd].flatten(0, 1), crowd) for first in range(0, count, herd)]
     scores = [looked.score(crowd.inputs(part)) for part in parts]

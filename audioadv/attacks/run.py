@@ -66,6 +66,14 @@ class Run:
         rows = rows[:, 0]
         return self.note(region, rows, inputs.index_select(0, rows), reached, anywhere, None if size is None else size[rows])
 
+    def confirmed(self, inputs: Tensor, reached: Tensor) -> Tensor:
+        """Which of these inputs, some of the many just looked at, are at the goal. `keep` goes by the last look at an example: over a
+        channel they get one of their own.
+
+        Shapes: inputs [still in, *], reached bool [still in] -> bool [still in].
+        """
+        return reached if self.objective.expectation is None else reached & self.objective.decide(inputs)
+
     def note(self, region: Region, rows: Tensor | None, inputs: Tensor, reached: Tensor, anywhere: bool, size: Tensor | None) -> Tensor:
         """`keep`, with the inputs and sizes of those that reached the goal only (`rows`), or of all.
 

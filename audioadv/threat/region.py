@@ -465,3 +465,8 @@ class Region:
         assert clean is not None
         limits = cut(self.inside), cut(self.low), cut(self.high)
         return Region(clean, self.radius[index], norm, *limits, self.grid, self.map.rows(index, width), cut(self.known))
+
+    def crowded(self, herd: int) -> tuple["Region", Tensor]:
+        """A region for each of a herd of changes to every example, and whose each is. Shapes: -> [batch * herd], int64 [batch * herd]."""
+        spot = torch.arange(len(self.clean), device=self.clean.device).repeat_interleave(herd)
+        return self.rows(spot), spot
