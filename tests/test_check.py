@@ -20,7 +20,7 @@ from audioadv.errors import OptionError, UnusableBatch
 from audioadv.evaluation.sanity.check import check
 from audioadv.evaluation.sanity.indicators import INDICATORS, Checkup, Evidence
 from audioadv.models.classifier import Classifier
-from audioadv.threat.bounds import L1, L2, Bound, Linf, parse_bound
+from audioadv.threat.bounds import L0, L1, L2, Bound, Linf, parse_bound
 from audioadv.threat.channels import parse_channel
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.norms import LinfNorm
@@ -36,7 +36,7 @@ def fast(steps: int = 40, step_size: float = 0.1) -> Attack:
     return partial(attacks.pgd, steps=steps, step_size=step_size)
 
 
-def checked(net: nn.Module, attack: Attack, bound: Linf | L2 = BOUND, x: Tensor = X, **options: object) -> Checkup:
+def checked(net: nn.Module, attack: Attack, bound: Bound = BOUND, x: Tensor = X, **options: object) -> Checkup:
     labels = options.pop("labels", None)
     labels = labels_of(net, x) if labels is None else labels
     return check(objective(net, Misclassify(labels)), bound.around(x), attack, **options)  # type: ignore[arg-type]
@@ -225,8 +225,9 @@ def test_an_unbounded_attack_that_misses() -> None:
     assert checked(small(3, SHAPE), fixed, Linf(0.02)).broken == ["unbounded misses"]
 
 
-def test_a_black_box_beats_the_white_box() -> None:
-    found = checked(Scrambled(small(3, SHAPE), decisions=False), fast(), Linf(0.1)).broken
+@pytest.mark.parametrize("bound", [Linf(0.1), L1(0.7), L0(1)], ids=str)
+def test_a_black_box_beats_the_white_box(bound: Bound) -> None:
+    found = checked(Scrambled(small(3, SHAPE), decisions=False), fast(), bound).broken
     assert "black box wins" in found
     assert set(found) <= {"loss climbs", "unbounded misses", "noise wins", "black box wins", "more budget, less success"}
 

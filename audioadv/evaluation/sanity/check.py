@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audioadv.attacks.catalogue import TABLE
 from audioadv.attacks.estimates import nes
+from audioadv.attacks.greedy import greedy
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import Attack, AttackResult
@@ -34,11 +35,12 @@ from audioadv.models.access import Access, granted
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import at_rest
 from audioadv.threat.labels import look_like_probabilities
-from audioadv.threat.norms import L2Norm, LinfNorm
+from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Region
 
 DRAWS = 25  # of noise
 QUERIES = 200  # of the attack on scores
+FEW = 4  # moves a round of sparse ones: of 100 digits within l1:10, mnist-robust loses 29 so, with 8 a round 27, with 32 6, to NES 1
 STRAYS = {listed.run.__name__ for listed in TABLE.values() if listed.strays}
 
 
@@ -197,6 +199,9 @@ def by_scores(objective: Objective, region: Region, seed: int, tell: Callable[[s
     if region.added and isinstance(region.norm, LinfNorm | L2Norm):
         tell("scores alone")
         return reach(objective, region, partial(square, steps=QUERIES, seed=seed))
+    if region.added and isinstance(region.norm, L1Norm | L0Norm):
+        tell("scores alone")
+        return reach(objective, region, partial(greedy, steps=QUERIES, tries=FEW, seed=seed))
     if objective.expectation is not None:  # differences of losses over different draws are noise
         return None
     tell("scores alone")
