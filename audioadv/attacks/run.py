@@ -197,7 +197,7 @@ def boxed(region: Region, delta: Tensor) -> Tensor:
     """The nearest delta within the box, whatever its gauge; parameters that are no changes know no box."""
     if region.low is None or region.high is None or not region.added:
         return delta
-    return torch.minimum(torch.maximum(delta, region.low), region.high)
+    return delta.clamp(region.low, region.high)
 
 
 def restless(slope: Tensor, lost: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ class BothNorm(Several):
         within, given = replace(self, radii=limits), y
         low, high, rest = self.boxed(y, limits, low, high)
         if low is not None and high is not None:
-            y = torch.minimum(torch.maximum(y, low), high)
+            y = y.clamp(low, high)
         shares = within.shares(y)
         there = (shares.amax(0) <= 1) & ((shares > LOOSE).sum(0) <= 1) & (y == given).flatten(1).all(1)
         if bool(there.all()):
@@ -234,7 +234,7 @@ class BothNorm(Several):
         for norm, limit in rest:
             y = norm.project(y, limit, low, high)
         if low is not None and high is not None:
-            y = torch.minimum(torch.maximum(y, low), high)
+            y = y.clamp(low, high)
         out = within.shares(y).amax(0)
         y = torch.where(each(out > 1, y), y * each(INWARD / out.clamp_min(1), y), y)
         inside = within.shares(y).amax(0) <= 1

@@ -79,7 +79,7 @@ class FeatureNorm(Norm):
     def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """A point inside on the way from the clean input: by halving, `HALVINGS` times; inside for sure, if not the nearest."""
         if low is not None and high is not None:
-            delta = torch.minimum(torch.maximum(delta, low), high)
+            delta = delta.clamp(low, high)
         radius = radius * INWARD
         done = self.gauge(delta) <= radius
         near, far = done.to(delta), torch.ones_like(radius)

@@ -165,7 +165,7 @@ class MaskedNorm(Norm):
         loudest = (self.bins(y).abs() / limits).amax(2)
         y = y * smooth_gain(1 / loudest.clamp_min(1), self.window, time)
         if low is not None and high is not None:
-            y = torch.minimum(torch.maximum(y, low), high)
+            y = y.clamp(low, high)
         y = y / (self.bins(y).abs() / limits).flatten(1).amax(1).clamp_min(1)[:, None]
         return torch.where(radius[:, None] > 0, y, 0.0)
 
@@ -197,7 +197,7 @@ class MaskedNorm(Norm):
 
     def quantise(self, change: Tensor, grid: float) -> Tensor:
         """To the nearest step: rounding towards zero would add four times the noise."""
-        return (change / grid).round() * grid
+        return (change / grid).round_().mul_(grid)
 
     def rows(self, index: Tensor) -> Self:
         return replace(self, limits=self.limits[index], eroded=self.eroded[index], tapers=self.tapers[index])

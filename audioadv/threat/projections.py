@@ -73,15 +73,17 @@ def project_l2(
         return scaled
     if delta.is_cuda:  # all rows, since to ask which ones would be to wait
         scale = scale_in_order(delta.abs().flatten(1), torch.where(delta > 0, high, -low).flatten(1), radius)
-        return torch.minimum(torch.maximum(each(scale, delta) * delta, low), high)
-    boxed = torch.minimum(torch.maximum(scaled, low), high)
+        return (each(scale, delta) * delta).clamp(low, high)
+    boxed = scaled.clamp(low, high)
+    if torch.equal(boxed, scaled):  # mostly the box cuts nothing off
+        return boxed
     rows = ((boxed != scaled).flatten(1).any(1) & (length > radius)).nonzero()[:, 0]
-    if not len(rows):  # mostly the box cuts nothing off
+    if not len(rows):
         return boxed
     own = delta[rows]
     room = torch.where(own > 0, high[rows], -low[rows]).flatten(1)
     scale = scale_by_newton(own.abs().flatten(1), room, radius[rows], radius[rows] / length[rows])
-    return boxed.index_copy(0, rows, torch.minimum(torch.maximum(each(scale, own) * own, low[rows]), high[rows]))
+    return boxed.index_copy(0, rows, (each(scale, own) * own).clamp(low[rows], high[rows]))
 
 
 def scale_by_newton(
@@ -268,5 +270,5 @@ def project_l0(
     >>> project_l0(torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([2.0]))
     tensor([[3., 0., 2.]])
     """
-    y = delta if low is None or high is None else torch.minimum(torch.maximum(delta, low), high)
+    y = delta if low is None or high is None else delta.clamp(low, high)
     return torch.where(greatest(places(delta.square() - (delta - y).square()), radius, delta), y, 0.0)

@@ -105,7 +105,7 @@ class Norm(ABC):
 
     def quantise(self, change: Tensor, grid: float) -> Tensor:
         """A change on the grid, towards zero: where a gauge can grow by that, a norm has a way of its own."""
-        return (change / grid).trunc() * grid
+        return (change / grid).trunc_().mul_(grid)
 
 
 class Measure(Protocol):
@@ -277,7 +277,7 @@ class Region:
         """What a map adds to the clean inputs, within the box and zero in the padding. Shapes: [batch, *] -> as clean."""
         change = self.map.change(self.clean, parameters)
         if self.low is not None and self.high is not None:
-            change = torch.minimum(torch.maximum(change, self.low), self.high)
+            change = change.clamp(self.low, self.high)
         return change if self.inside is None else change * self.inside
 
     def pull(self, delta: Tensor, slope: Tensor, *, free: bool = False) -> Tensor:
@@ -348,7 +348,7 @@ class Region:
         """A slope that is zero in the padding; what a map pulled back is so already. Raises UnusableBatch for another batch's."""
         if self.added:
             self.fitting(slope)
-        return slope * self.inside if self.added and self.inside is not None else slope
+        return torch.where(self.inside, slope, 0.0) if self.added and self.inside is not None else slope
 
     def sample(self, generators: list[torch.Generator]) -> Tensor:
         """Random allowed parameters for each example, from that example's own generator; the padding has no part in it."""
