@@ -83,7 +83,7 @@ def main(
     data: Path,
     out: Path | None,
 ) -> None:
-    """Craft with asr-attacks, judge as ours are judged, and print the table."""
+    """Craft with asr-attacks (make peers, then .peers/bin/python), judge as ours are judged, and print the table."""
     if quick:
         models, snrs, forwards, draws, limit = models[:1], snrs[:1], 60, 4, 1
     with tempfile.TemporaryDirectory() as scratch:

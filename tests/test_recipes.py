@@ -98,9 +98,11 @@ def test_a_line_that_was_cut_short_is_nothing_and_the_next_stands_alone(tmp_path
         assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("recipe", ["masking_against_art", "smoothing_against_art"])
-def test_help_needs_nobody_elses_package(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "art", None)
+@pytest.mark.parametrize(
+    ("recipe", "package"), [("masking_against_art", "art"), ("smoothing_against_art", "art"), ("air_against_asr_attacks", "asr_attacks")]
+)
+def test_help_needs_nobody_elses_package(recipe: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     main = importlib.import_module(recipe).main
     assert "make peers" in CliRunner().invoke(main, ["--help"]).output
     result = CliRunner().invoke(main, ["--quick"])
@@ -255,6 +257,15 @@ def test_the_peers_steps_and_looks_come_to_the_forwards_allowed() -> None:
         first, second = inaudible.affordable(allowed)
         looks = sum((n + 1) % 10 == 0 for n in range(first)) + sum((n + 1) % 20 == 0 or (n + 1) % 50 == 0 for n in range(second))
         assert allowed - 2 <= first + second + looks <= allowed
+
+
+@pytest.mark.parametrize("plan", ["paper", "halves"])
+def test_the_peers_stages_in_rooms_come_to_the_forwards_allowed(plan: str) -> None:
+    import air_against_asr_attacks
+
+    for allowed in (100, 3200):
+        first, second = air_against_asr_attacks.stages(allowed, plan)
+        assert allowed - 33 <= first + first // 10 + 10 * second + 10 * (second // 10) <= allowed
 
 
 @pytest.mark.parametrize(
