@@ -1,5 +1,5 @@
 # make demo, make test: each does its own set-up, and needs nothing but Python 3.11 and make.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 PEERS := .peers/bin/python -m pip install --quiet --disable-pip-version-check
 

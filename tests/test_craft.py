@@ -76,6 +76,35 @@ def test_neighbours_and_order_change_nothing(name: str, spec: str, clips: list[C
             assert torch.equal(other.adversarial, result.adversarial)
 
 
+class Swayed(torch.nn.Module):
+    """A recogniser that hears a little more of one letter where clips are many."""
+
+    def __init__(self, net: torch.nn.Module, more: float) -> None:
+        super().__init__()
+        self.net, self.more = net, more
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs, frames = self.net(waveforms, lengths)
+        swayed = log_probs + self.more * (len(waveforms) > 1) * (torch.arange(log_probs.shape[-1]) == 0)
+        return swayed.log_softmax(-1), frames
+
+
+def test_what_is_heard_among_others_only_is_attacked_again_alone(model: aa.Recogniser, clips: list[Clip]) -> None:
+    """A search that rests on the edge, of a model whose outputs differ with the batch: each clip comes out as from a batch of its own."""
+    swayed = aa.Recogniser(Swayed(model.net, 2.0), sample_rate=16000, vocabulary=model.vocabulary)
+    texts, counts = ["go", "no", "stop"], []
+    crafted = aa.craft(swayed, clips, aa.Transcribe(texts), bound=aa.SNR("min"), steps=STEPS)
+    for clip, text, result in zip(clips, texts, crafted.clips, strict=True):
+        assert result.reached
+        assert result.adversarial_transcript == text
+        alone = aa.craft(swayed, [clip], aa.Transcribe(text), bound=aa.SNR("min"), steps=STEPS).clips[0]
+        counts.append((result.steps, result.forwards, result.backwards))
+        if result.steps > STEPS:
+            assert torch.equal(result.adversarial, alone.adversarial)
+            assert counts[-1] == (2 * STEPS, 2 * alone.forwards, 2 * alone.backwards)
+    assert max(counts)[0] == 2 * STEPS  # one at least was on the edge
+
+
 @pytest.mark.parametrize(("spec", "steps"), [("linf:min", 2), ("snr:min", 6)])
 def test_the_first_steps_are_the_same_alone_and_in_a_batch(model: aa.Recogniser, clips: list[Clip], spec: str, steps: int) -> None:
     """The perturbation to 1e-4 of the radius. Rounding grows about twofold a step; under linf, whose steps are nearly signs, from more."""

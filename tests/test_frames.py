@@ -124,17 +124,32 @@ def test_a_clip_and_its_slope_are_the_same_in_any_company(name: str, threads: in
 
 @pytest.mark.parametrize("measure", [sum_of, length_of, LinfNorm().gauge, L2Norm().gauge, L1Norm().gauge])
 def test_what_is_added_up_does_not_know_its_padding(measure: Callable[[Tensor], Tensor]) -> None:
-    for length in (1, 7, 100, 4097, 60001):
+    for length in (1, 7, 100, 256, 4097, 60001):
         x = noise(1, length, seed=length)
-        widths = [measure(F.pad(x, (0, more))) for more in (0, 1, 13, 64, 5000)]
+        widths = [measure(F.pad(x, (0, more))) for more in (0, 1, 13, 64, 256, 5000)]
         assert all(torch.equal(a, b) for a, b in pairwise(widths))
 
 
-def test_sums_and_lengths_are_rounded_once() -> None:
-    for length in (7, 4097, 60001):
+def test_sums_are_rounded_once_and_so_are_lengths_but_for_those_of_sound() -> None:
+    for length in (7, 256, 257, 4097, 60001):
         x = noise(1, length, seed=length)
+        straight = torch.tensor(math.sqrt(math.fsum(value**2 for value in x[0].tolist())))
         assert sum_of(x).item() == torch.tensor(math.fsum(x[0].tolist())).item()
-        assert length_of(x).item() == torch.tensor(math.sqrt(math.fsum(value**2 for value in x[0].tolist()))).item()
+        assert length_of(x[:, None]).item() == straight.item()
+        torch.testing.assert_close(length_of(x)[0], straight, rtol=2.0**-23, atol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-22, 1e-13, 1.0, 1e13, 1e25])
+def test_a_sound_too_faint_or_loud_for_squares_in_single_precision_has_its_length(scale: float) -> None:
+    x = scale * noise(1, 5000)
+    both = torch.cat([x, noise(1, 5000, seed=1)])  # in a batch with another
+    straight = both.double().norm(dim=1).float()
+    torch.testing.assert_close(length_of(x), straight[:1], rtol=2.0**-22, atol=0)
+    torch.testing.assert_close(length_of(both), straight, rtol=2.0**-22, atol=0)
+    spoilt = both.clone()
+    spoilt[1, 7] = math.nan
+    assert length_of(spoilt).isnan().tolist() == [False, True]
+    assert torch.equal(length_of(spoilt)[:1], length_of(x))  # whatever its neighbour
 
 
 def test_how_far_a_projection_goes_does_not_depend_on_its_neighbours() -> None:

@@ -1,7 +1,7 @@
 """What became of clips that were attacked, as their files hold it."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from torch import Tensor
@@ -52,6 +52,16 @@ class Crafted:
     def rate(self) -> float:
         """The share of judge draws that are heard as wanted; without a channel, 1 or 0."""
         return self.hits / self.draws if self.draws else float(self.reached)
+
+    def after(self, before: "Crafted") -> "Crafted":
+        """This result, with the cost of the one before it, which it takes the place of."""
+        return replace(
+            self,
+            steps=self.steps + before.steps,
+            forwards=self.forwards + before.forwards,
+            backwards=self.backwards + before.backwards,
+            seconds=self.seconds + before.seconds,
+        )
 
     def line(self) -> dict[str, Any]:
         """The result as one JSON object; a figure that is not finite (no change at all) becomes None."""

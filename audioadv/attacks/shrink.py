@@ -143,7 +143,7 @@ def find_then_shrink(
             aim(search, look.reached & rounded, look.loss, slack, shrinks, gradual)
             here = run.region.at(search.radius)
             pulled = here.pull(search.delta, look.slope)
-            search.velocity = here.steady(restless(pulled, ~search.found & (search.stage >= LOST))).lerp(search.velocity, momentum)
+            search.velocity = here.norm.steady(restless(pulled, ~search.found & (search.stage >= LOST))).lerp(search.velocity, momentum)
             stride = strides(search, shrinks, longest_step)
             # just found off the grid: do not move, so that the next step can test the rounded input
             stride = torch.where(search.found & ~rounded, 0.0, stride)
