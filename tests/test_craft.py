@@ -4,6 +4,7 @@ import pickle
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import recognisers
@@ -13,10 +14,14 @@ from marks import to_the_bit
 import audioadv as aa
 from audioadv.attacks.catalogue import TABLE, crafting, evaluating
 from audioadv.attacks.craft import heard_clean
+from audioadv.attacks.crafted import Crafted
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
 from audioadv.audio.files import Clip, read_clip, round16, write_wav
+from audioadv.defenses import Detected, Detector, forgetting
+from audioadv.defenses.detectors.detected import Sense
+from audioadv.defenses.detectors.seen import Seen
 from audioadv.defenses.likeness import Exact
 from audioadv.defenses.memory import remembering
 from audioadv.models.alphabet import ALPHABET
@@ -268,13 +273,68 @@ def test_the_same_attack_answers_to_both_its_names(clips: list[Clip], model: aa.
 
 
 def test_what_a_clip_was_heard_as_is_not_asked_again() -> None:
-    """A model that remembers would take the second hearing for a repeat."""
     clip = aa.Clip("hiss", 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0)), 16000)
-    memory = remembering(recognisers.linear(), Exact())
-    told = heard_clean(memory, clip)
-    (crafted,) = aa.craft(memory, [clip], aa.Silence(), steps=2, heard=[told]).clips
-    assert crafted.clean_transcript == told.transcripts()[0] != ""
-    (again,) = aa.craft(memory, [clip], aa.Silence(), steps=2).clips
-    assert again.clean_transcript == ""
+    asked: list[int] = []
+
+    def net(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(len(waveforms))
+        return recognisers.listen(waveforms, lengths)
+
+    model = aa.Recogniser(net, sample_rate=16000)
+    told = heard_clean(model, clip)
+    costs = []
+    for heard in ([told], [None], None):
+        asked.clear()
+        (crafted,) = aa.craft(model, [clip], aa.Silence(), steps=2, heard=heard).clips
+        assert crafted.clean_transcript == told.transcripts()[0] != ""
+        costs.append(len(asked))
+    assert costs == [costs[0], costs[0] + 1, costs[0] + 1]
     with pytest.raises(aa.errors.UnusableBatch, match="heard of 0 clips, but 1 are given"):
-        aa.craft(memory, [clip], aa.Silence(), heard=[])
+        aa.craft(model, [clip], aa.Silence(), heard=[])
+
+
+def test_a_model_that_remembers_is_not_crafted_for() -> None:
+    """It would answer the judge, who asks what the attack has asked, as one who comes again: what is found would count as missed."""
+    clip = aa.Clip("hiss", 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0)), 16000)
+    asked: list[int] = []
+
+    def net(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(len(waveforms))
+        return recognisers.listen(waveforms, lengths)
+
+    memory = remembering(aa.Recogniser(net, sample_rate=16000), Exact())
+    with pytest.raises(aa.errors.OptionError, match=r"remembers.*games\.play, or attack a copy without the memory.*forgetting"):
+        aa.craft(memory, [clip], aa.Silence(), steps=2)
+    assert not asked
+    assert aa.craft(forgetting(memory), [clip], aa.Silence(), bound=aa.SNR(-20), steps=20).reached == [True]
+
+
+class Loud(Sense):
+    """Suspicious is how far an input is from the clip that it knows."""
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        super().__init__()
+        self.clean = clean
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        return (seen.inputs - self.clean).norm(dim=1)
+
+
+@pytest.mark.parametrize("channel", [None, "gain:-1..1"])
+def test_what_is_reached_has_passed_the_models_own_detector(model: aa.Recogniser, clips: list[Clip], channel: str | None) -> None:
+    """One that refuses what is not within an L2 ball around the clip: who knows of it ends in there, who does not far out."""
+    clip, size = clips[0], float(clips[0].samples.norm())
+    how: dict[str, Any] = {"bound": aa.SNR(3), "steps": 120, "channel": channel, "draws": 1, "check_draws": 4, "judge_draws": 4}
+
+    def crafted(within: float, **more: Any) -> Crafted:
+        guarded = Detected(model, Detector(Loud(clip.samples), within * size, 0.1 * size, 0.05, "loud"))
+        return aa.craft(guarded, [clip], aa.Transcribe("go home"), **how | more).clips[0]
+
+    (free,) = aa.craft(model, [clip], aa.Transcribe("go home"), **how).clips
+    bold = crafted(10 ** (-9 / 20))
+    assert free.reached
+    assert bold.reached
+    assert free.snr_db < 7
+    assert bold.snr_db >= 9
+    assert bold.target == bold.adversarial_transcript == "go home"
+    assert not crafted(-1.0, steps=5).reached  # all are refused

@@ -29,7 +29,7 @@ from audioadv.audio.files import Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
-from audioadv.defenses.statement import stated
+from audioadv.defenses.statement import refuse_memory, stated
 from audioadv.errors import AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
 from audioadv.models.sources import blamed
@@ -38,11 +38,12 @@ from audioadv.threat.bounds import MIN, Bound, Linf, around_sound, as_bound
 from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import as_channel, check_sound
-from audioadv.threat.goals import TextGoal
+from audioadv.threat.goals import Goal, TextGoal
 from audioadv.threat.joined import is_goal, members
 from audioadv.threat.labels import Classify, Misclassify
 from audioadv.threat.masked import Masked
 from audioadv.threat.region import Region
+from audioadv.threat.undetected import unseen_too
 
 BATCH = 16
 SMALLEST = Linf(MIN)
@@ -96,16 +97,19 @@ def craft_each(
     With `restarts`, of so many starts of `steps` each, all after the first are for clips that have not come there yet: over a channel,
     of a clip that none brings there the one that most check draws hear is kept.
 
-    `heard` is what the model made of each clip alone, for callers who have asked it already: one that remembers would take a second
-    hearing for a repeat. None, of a clip or of all, where it has not been asked.
+    Of a model that states that it detects, what is reached must pass its detectors too.
 
-    The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips,
-    UnknownModel for what is no recogniser, OptionError for an unknown attack or a goal that is not for texts.
+    `heard` is what the model made of each clip alone, for callers who have asked it already: None, of a clip or of all, where it has not
+    been asked.
+
+    The clips must be at the model's sample rate. Raises UnusableBatch where they are not or the goal counts other clips, UnknownModel
+    for what is no recogniser, OptionError for an unknown attack, a goal that is not for texts and a model that remembers.
     """
     bound = as_bound(bound)
     check_counts("craft", steps=steps, restarts=restarts, batch=batch, judge_draws=judge_draws)
     check_goal(model, goal)
     check_attack(attack, bound)
+    refuse_memory(model, stated(model))
     channel, memory = NOTHING if channel is None else as_channel(channel), ON_CUDA_MIB if model.device.type == "cuda" else ON_CPU_MIB
     over = Expectation(channel, draws=draws, check_draws=check_draws, rate=rate, even=True, seed=seed, memory_mib=memory)
     drawn = channel != NOTHING or stated(model).random
@@ -190,15 +194,19 @@ def craft_batch(call: Call, clips: list[Clip], goal: TextGoal, heard: list[Emiss
     waveforms, lengths = (tensor.to(device) for tensor in pad([clip.samples.to(device) for clip in clips]))
     region = around_sound(call.bound, waveforms, lengths)
     alone = [heard_clean(call.model, clip) if own is None else own for clip, own in zip(clips, heard, strict=True)]
-    goals = [goal.rows(torch.tensor([i])) for i in range(len(clips))]
-    verdicts = [Verdict(call.model, own, clip.samples, call.over, call.judge_draws) for own, clip in zip(goals, clips, strict=True)]
+    whole = unseen_too(call.model, goal) if stated(call.model).detects else goal
+    rows = [torch.tensor([i]) for i in range(len(clips))]
+    verdicts = [
+        Verdict(call.model, whole.rows(row), clip.samples, call.over, call.judge_draws) for row, clip in zip(rows, clips, strict=True)
+    ]
     early = [verdict.settled(outputs, call.bound) for verdict, outputs in zip(verdicts, alone, strict=True)]
-    found = attacked(call, clips, goal, region, lengths, early)
+    found = attacked(call, clips, whole, region, lengths, early)
     share = (found.counts[1] + 1) / (found.counts[1] + 1).sum() * (time.perf_counter() - began)
     for i, clip in enumerate(clips):
-        crafted = judged(call, found, i, clip, alone[i], verdicts[i], float(share[i]))
+        own = goal.rows(rows[i])
+        crafted = judged(call, found, i, clip, str(own), alone[i], verdicts[i], float(share[i]))
         if crafted.note == ON_EDGE and len(clips) > 1 and not call.stop():
-            (again,) = craft_batch(call, [clip], goals[i], [alone[i]])
+            (again,) = craft_batch(call, [clip], own, [alone[i]])
             crafted = again.after(crafted)
         yield crafted
 
@@ -226,9 +234,7 @@ class Found(NamedTuple):
     region: Region
 
 
-def attacked(
-    call: Call, clips: list[Clip], goal: TextGoal, region: Region, lengths: Tensor, early: list[tuple[Outcome, str] | None]
-) -> Found:
+def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths: Tensor, early: list[tuple[Outcome, str] | None]) -> Found:
     """The attack, on those clips that have not ended before it. Shapes: lengths [clips]."""
     able = torch.tensor([i for i, end in enumerate(early) if end is None], dtype=torch.int64)
     samples, ends = [clip.samples for clip in clips], [end or (Outcome.MISSED, "") for end in early]
@@ -265,8 +271,8 @@ def attacked(
     return Found(samples, ends, counts, saw, region.knowing(parameters))
 
 
-def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdict: Verdict, seconds: float) -> Crafted:
-    """What became of one clip, heard alone on its 16-bit samples; `alone` is the clean clip's."""
+def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emissions, verdict: Verdict, seconds: float) -> Crafted:
+    """What became of one clip, heard alone on its 16-bit samples; `alone` is the clean clip's, `target` what its goal is called."""
     bound, over, changed, (outcome, note) = call.bound, call.over, found.samples[i], found.ends[i]
     own, outputs = (
         found.region.rows(torch.tensor([i], device=found.region.clean.device), len(clip.samples)),
@@ -284,7 +290,7 @@ def judged(call: Call, found: Found, i: int, clip: Clip, alone: Emissions, verdi
     inputs, (steps, forwards, backwards) = changed[None].to(own.clean.device), found.counts[:, i].tolist()
     return Crafted(
         clip=clip,
-        target=str(verdict.goal),
+        target=target,
         clean_transcript=alone.transcripts()[0],
         adversarial=changed,
         adversarial_transcript=outputs.transcripts()[0],

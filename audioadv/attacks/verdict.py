@@ -14,7 +14,7 @@ from audioadv.threat.bounds import Bound
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
-from audioadv.threat.goals import TextGoal
+from audioadv.threat.goals import Goal
 
 
 @final
@@ -23,7 +23,7 @@ class Verdict:
     """How one clip is judged: alone, and over a channel by its rate. `clean` [time] numbers the draws."""
 
     model: Recogniser
-    goal: TextGoal
+    goal: Goal
     clean: Tensor
     over: Expectation | None
     draws: int

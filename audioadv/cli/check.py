@@ -19,7 +19,7 @@ from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import pad
 from audioadv.cli.options import common_options, no_use, say
 from audioadv.cli.statuses import DONE, NOT_REACHED
-from audioadv.defenses.statement import stated
+from audioadv.defenses.statement import refuse_memory, stated
 from audioadv.errors import ONLY_IN_A_CHECKOUT, AudioadvError, OptionError, UnknownModel, UnreadableAudio, UnusableBatch
 from audioadv.evaluation.adaptive import planned
 from audioadv.evaluation.evaluate import named_attacks
@@ -28,7 +28,6 @@ from audioadv.evaluation.sanity.check import quietly
 from audioadv.evaluation.sanity.indicators import Checkup
 from audioadv.evaluation.sanity.recorded import check_run
 from audioadv.evaluation.sanity.subjects import around_any, right_digits
-from audioadv.evaluation.terms import refuse_memory
 from audioadv.models.classifier import BUNDLED as CLASSIFIERS
 from audioadv.models.classifier import NETS, load_classifier
 from audioadv.models.recogniser import Recogniser, hears

@@ -33,6 +33,7 @@ from audioadv.cli.options import (
 from audioadv.cli.outputs import Names, check_page, check_writable, finish_killed, made_for_files, results_of, save
 from audioadv.cli.progress import bars_on_terminal
 from audioadv.cli.statuses import DONE, NOT_REACHED, STOPPED, WRONG_INPUT
+from audioadv.defenses.statement import refuse_memory, stated
 from audioadv.errors import InputError, UnusableResponse, UnusableTarget, UnwritableOutput
 from audioadv.evaluation.run.on_disk import Request
 from audioadv.models.recogniser import Emissions, Recogniser
@@ -205,6 +206,7 @@ def craft(
     texts = aim.texts(entries)
     check_folder(out)
     model = load_model(model_name, device, attacked=True)
+    refuse_memory(model, stated(model))  # before a clip is heard: that would be kept
     check_fits(attack, model, channel)
     if len(aim.given) == 1:
         aim.check(aim.given[0], model)  # wrong for one, it is wrong for all

@@ -3,12 +3,13 @@
 Source: Tramèr, Carlini, Brendel and Madry 2020, "On adaptive attacks to adversarial example defenses".
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, final
 
 from torch import nn
 
+from audioadv.errors import OptionError
 from audioadv.models.bpda import BPDA
 from audioadv.models.rest import made_from
 
@@ -68,3 +69,13 @@ def stated(model: Any) -> Statement:
         return Statement("BPDA")
     children = list(model.children()) if isinstance(model, nn.Module) else []
     return joined(stated(part) for part in [*children, *(part for part in made_from(model) if part not in children)])
+
+
+def refuse_memory(model: Callable[..., Any], statement: Statement) -> None:
+    """Raises OptionError for a model that remembers: each find is asked twice, by the attack and by the judge, who would be refused."""
+    if statement.remembers:
+        raise OptionError(
+            f"{getattr(model, 'name', type(model).__name__)} states '{statement}': what it answers depends on what it was asked before, "
+            "and a rate of inputs that are met once says nothing of that. Play the game of many rounds, audioadv.evaluation.games.play, or "
+            "attack a copy without the memory: audioadv.defenses.forgetting(model)"
+        )

@@ -17,7 +17,7 @@ adversarial robustness", section 2.5.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -34,30 +34,21 @@ from audioadv.attacks.square import square
 from audioadv.defenses.layers import undefended
 from audioadv.defenses.preprocessing import outermost
 from audioadv.defenses.statement import Statement, stated
-from audioadv.errors import AccessDenied, OptionError
+from audioadv.errors import AccessDenied
 from audioadv.models.access import Access, granted
 from audioadv.models.classifier import granting
 from audioadv.models.rest import at_rest
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
-from audioadv.threat.joined import Joined
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.region import Region
+from audioadv.threat.undetected import unseen_too
 
 PEEK = 8  # examples on which a model's statement is compared with what it does
 HALF = 0.5  # of the draws: where a random model counts as fooled
 LOOKS = 4  # at the same inputs, to see whether a model that says it is random ever differs
 FEW = 0.1  # of the inputs: more than this without a slope are worth a word
 ALIKE = 1e-4  # relative: outputs that differ by less are the same; sums on a GPU differ from run to run
-
-
-@runtime_checkable
-class Detecting(Protocol):
-    """A model that states `detects`, as an attacker who knows it meets it."""
-
-    def undetected(self) -> Goal:
-        """The goal of passing unseen, judged on this model's outputs."""
-        ...
 
 
 @final
@@ -116,15 +107,6 @@ def in_words(statement: Statement, draws: int) -> str:
     about = {"BPDA": "BPDA", "none": "no gradients", "exact": ""}[statement.backward]
     joint = "unseen" if statement.detects else ""
     return ", ".join(word for word in (about, f"EOT {draws}" if statement.random else "", joint) if word)
-
-
-def unseen_too(model: Any, goal: Goal) -> Goal:
-    """The goal, and to pass unseen. Raises OptionError for a model that does not say what that is."""
-    for view in (model, getattr(model, "net", None)):
-        if isinstance(view, Detecting):
-            return Joined((goal, view.undetected()))
-    name = getattr(model, "name", type(model).__name__)
-    raise OptionError(f"{name} states that it detects. Give it undetected(), the goal of passing unseen, judged on its outputs")
 
 
 def averaged(model: Callable[..., Any], goal: Goal, lengths: Tensor | None, draws: int, seed: int) -> Objective:

@@ -13,11 +13,11 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
-from audioadv.defenses.statement import Statement, stated
+from audioadv.defenses.statement import Statement, refuse_memory, stated
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import Plan, planned
 from audioadv.evaluation.standing import Attempt
-from audioadv.evaluation.terms import Terms, agreed, refuse_memory
+from audioadv.evaluation.terms import Terms, agreed
 from audioadv.models.access import Access
 from audioadv.models.rest import at_rest
 from audioadv.threat.goals import Goal

@@ -6,9 +6,9 @@ from typing import final
 import torch
 
 from audioadv.defenses.statement import stated
-from audioadv.evaluation.adaptive import unseen_too
 from audioadv.evaluation.rates import Rate
 from audioadv.models.rest import at_rest
+from audioadv.threat.undetected import unseen_too
 from audioadv.training.backdoor import Backdoor
 from audioadv.training.batches import Batch
 from audioadv.training.method import Model

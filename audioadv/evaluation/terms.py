@@ -68,15 +68,6 @@ class Terms:
         return found & ~late
 
 
-def refuse_memory(model: Callable[..., Any], statement: Statement) -> None:
-    """Raises OptionError for a model that remembers: each find is asked twice, by the attack and by the judge, who would be refused."""
-    if statement.remembers:
-        raise OptionError(
-            f"{getattr(model, 'name', type(model).__name__)} states '{statement}': what it answers depends on what it was asked before, "
-            "and a rate of inputs that are met once says nothing of that. Play the game of many rounds: audioadv.evaluation.games.play"
-        )
-
-
 def refuse_ignored(given: Mapping[str, bool], kind: str) -> None:
     """Raises OptionError for options that were given and would change nothing.
 

@@ -1,14 +1,17 @@
 """The goal of an attacker who has to pass a detector."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from audioadv.errors import OptionError
 from audioadv.models.suspicion import suspicions
-from audioadv.threat.joined import Joins
+from audioadv.threat.joined import Joined, Joins, members
+
+if TYPE_CHECKING:
+    from audioadv.threat.goals import Goal
 
 
 @final
@@ -55,3 +58,24 @@ class Undetected(Joins):
 
     def __str__(self) -> str:
         return f"undetected by {self.detector or 'any detector'}"
+
+
+@runtime_checkable
+class Detecting(Protocol):
+    """A model that detects, as an attacker who knows it meets it."""
+
+    def undetected(self) -> "Goal":
+        """The goal of passing unseen, judged on this model's outputs."""
+        ...
+
+
+def unseen_too(model: Any, goal: "Goal") -> "Goal":
+    """The goal, and to pass unseen by all that the model has, unless it says so already. Raises OptionError for a model that does not say
+    what that is."""
+    if any(isinstance(part, Undetected) and part.detector is None for part in members(goal)):
+        return goal
+    for view in (model, getattr(model, "net", None)):
+        if isinstance(view, Detecting):
+            return Joined((goal, view.undetected()))
+    name = getattr(model, "name", type(model).__name__)
+    raise OptionError(f"{name} states that it detects. Give it undetected(), the goal of passing unseen, judged on its outputs")

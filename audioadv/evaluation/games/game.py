@@ -28,7 +28,6 @@ from audioadv.attacks.union import worst_member
 from audioadv.defenses.layers import forgetting
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.evaluation.adaptive import unseen_too
 from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed
@@ -44,6 +43,7 @@ from audioadv.threat.goals import Goal
 from audioadv.threat.joined import is_goal, members
 from audioadv.threat.model import ThreatModel, wished
 from audioadv.threat.projections import each
+from audioadv.threat.undetected import unseen_too
 
 NOBODY = 2**40  # the number of an example that there is none of
 

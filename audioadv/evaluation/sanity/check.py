@@ -25,12 +25,11 @@ from audioadv.attacks.square import square
 from audioadv.attacks.trace import Trace, within
 from audioadv.attacks.unbounded import unbounded
 from audioadv.attacks.union import worst_member
-from audioadv.defenses.statement import stated
+from audioadv.defenses.statement import refuse_memory, stated
 from audioadv.errors import UnusableBatch
 from audioadv.evaluation.campaign import bare
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
-from audioadv.evaluation.terms import refuse_memory
 from audioadv.models.access import Access, granted
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import at_rest
