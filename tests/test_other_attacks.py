@@ -27,7 +27,9 @@ from audioadv.models.bpda import BPDA
 from audioadv.models.classifier import Classifier, load_classifier
 from audioadv.threat.bounds import L0, L1, L2, MIN, Linf, parse_bound
 from audioadv.threat.channels.specs import parse_channel
+from audioadv.threat.features import Feature
 from audioadv.threat.labels import Classify, Misclassify, margin
+from audioadv.threat.masked import Masked
 
 SHAPE = (1, 5, 6)
 
@@ -420,6 +422,22 @@ def test_fmn_goes_far_enough_in_few_steps() -> None:
     assert attacks.fmn(wanted, region, steps=20).gauge.max() < 4
     assert attacks.fmn(wanted, region, steps=20, step_size=1.0, gamma=0.05).gauge.min() > 20
     torch.testing.assert_close(attacks.fmn(wanted, region, steps=100).gauge, 0.9 - x[:, 0], atol=2e-3, rtol=0)
+
+
+def test_fmn_goes_the_steepest_way_where_what_is_allowed_depends_on_the_place() -> None:
+    """Along the slope itself it ends one and a half to three times as far out, in features and under a masking threshold."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    features, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), torch.rand(8, 1, 8, 8)
+    wanted, region = objective(net, Misclassify(net(x).argmax(1))), Feature(features, MIN).around(x)
+    share = attacks.fmn(wanted, region).gauge / attacks.find_then_shrink(wanted, region, steps=200).gauge
+    assert share.median() < 1.1
+    keywords = nn.Sequential(nn.Linear(4000, 16, bias=False), nn.Tanh(), nn.Linear(16, 3)).eval()
+    sound = 0.1 * torch.randn(6, 4000) * torch.linspace(0, 1, 4000)
+    wanted = objective(keywords, Misclassify(keywords(sound).argmax(1)))
+    region = Masked(MIN).around(sound, box=(-1.0, 1.0))
+    share = attacks.fmn(wanted, region).gauge - attacks.find_then_shrink(wanted, region, steps=200).gauge
+    assert share.median() < 1, "decibels"
 
 
 def test_fmn_in_l0_begins_at_one_entry() -> None:

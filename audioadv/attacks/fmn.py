@@ -45,8 +45,11 @@ def fmn(
     Until an example is found, its ball reaches as far as the margin's linear model says the boundary lies: the margin over the dual
     norm of its slope, and a little further, since balls are projected onto from a hair inside. One that is not found after a
     twentieth of the steps, ten at most, goes on without a ball, by the slope's signs (the paper would start it at an input of another
-    class). In Linf all steps go by the signs, which fill a ball that is a box, where the paper takes the slope itself. No step is
-    spent on entries that the box holds back. Steps go from `step_size` (a length in L2, full scale = 1) to a hundredth of it along a
+    class). In Linf all steps go by the signs, which fill a ball that is a box, where the paper takes the slope itself; where what is
+    allowed depends on the place (features, a masking threshold), the way that is steepest for what it costs there: the slope itself
+    leads to where a change costs much, and balls are projected onto along it. (MNIST, `feature:min` of four layers, 20 images, 100 steps:
+    the median is 0.35, along the slope 0.53; spoken digits, `masked:min`, 22 sounds: 0.54 and 15.) No step is spent on entries that the
+    box holds back. Steps go from `step_size` (a length in L2, full scale = 1) to a hundredth of it along a
     cosine, gamma from its value to 0.001. The loss is the margin, as in the paper, for goals of labels. One forward and one backward
     a step. Shapes: as in `region.clean`.
 
@@ -94,13 +97,14 @@ def fmn(
             slope = run.region.pull(delta, look.slope, free=True)
             size = run.region.norm.gauge(delta)
             best = torch.where(look.reached, torch.minimum(best, size), best)
-            dual = dot(slope, run.region.norm.steepest(slope)).clamp_min(1e-30)
+            steepest = run.region.norm.steepest(slope)
+            dual = dot(slope, steepest).clamp_min(1e-30)
             inward, outward = (ball - entry).clamp_min(0).minimum(ball * (1 - rate)), (ball + entry).maximum(ball * (1 + rate))
             if not entry:
                 outward = torch.where(best.isfinite(), outward, (size + (look.loss + lead).abs() / dual) * (1 + rate))
             lost = best.isinf() & (number >= patience)
             ball = torch.where(look.reached, torch.minimum(inward, best), torch.where(lost, torch.inf, outward))
-            slope = restless(slope, lost | isinstance(region.norm, LinfNorm))
+            slope = restless(steepest if region.norm.placed else slope, lost | isinstance(region.norm, LinfNorm))
             delta = delta - alpha * slope / each(length_of(slope).clamp_min(1e-30), delta)
             delta = run.region.at(ball).project(delta)
             if left := run.leave(finite_rows(look.loss, look.slope), kept & run.region.radius.isfinite()):
