@@ -81,6 +81,18 @@ class Showing(nn.Module):
         return scores
 
 
+class Stating(nn.Module):
+    """A net that says something of itself."""
+
+    def __init__(self, statement: object) -> None:
+        super().__init__()
+        self.statement = statement
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = NET(inputs)
+        return scores
+
+
 CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     **{f"{kind.__name__} of {value!r}": (lambda kind=kind, value=value: kind(value), MalformedSpec, "number")  # type: ignore[misc]
        for kind in (aa.Linf, aa.L2, aa.L1, aa.L0, aa.SNR, aa.Masked) for value in (True, "loud", None, torch.tensor(0.1))},
@@ -238,6 +250,11 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "fingerprints that share a text": (lambda: defenses.Heard(16000, "0.1"), OptionError, "share of landmarks"),  # type: ignore[arg-type]
     "an attacker's name": (lambda: played(aa.Misclassify(LABELS), "repeat"), OptionError, "attacker 'repeat'.*greedy"),
     "a goal's name in a game": (lambda: played("misclassify"), OptionError, r"goal 'misclassify'.*Misclassify\(labels\)"),
+    "a backward pass that there is none of": (lambda: defenses.Statement("bpda"), OptionError, "backward 'bpda'.*'BPDA'"),  # type: ignore[arg-type]
+    **{f"{word} in a text": (lambda word=word: defenses.Statement(**{word: "no"}), OptionError, f"{word} 'no': state True or False")  # type: ignore[misc]
+       for word in ("random", "remembers", "detects")},
+    "a statement in a text": (lambda: defenses.stated(Stating("BPDA; random")), OptionError, "Stating.*'BPDA; random'"),
+    "a statement in a text, behind": (lambda: defenses.stated(aa.defend(Stating("BPDA"), "depth:3")), OptionError, "Give a Statement"),
     "self-training without labels": (lambda: training.Mixed(training.Labelled(X, LABELS), X), UnusableBatch, "pseudo_labels"),  # type: ignore[arg-type]
 }  # fmt: skip
 

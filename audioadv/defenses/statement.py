@@ -15,6 +15,7 @@ from audioadv.models.rest import made_from
 
 Backward = Literal["exact", "BPDA", "none"]
 KINDS: Final[tuple[Backward, ...]] = ("exact", "BPDA", "none")
+TRAITS: Final = ("random", "remembers", "detects")
 
 
 @final
@@ -25,6 +26,7 @@ class Statement:
     `backward` is "exact" (the derivative of what was done), "BPDA" (a stand-in's; `models/bpda.py`) or "none". A `random` model
     answers the same input differently: attacks average over draws of it. One that `remembers` answers by what it was asked
     before: attacks spend queries, and a game has rounds. One that `detects` may refuse an input: attacks must also pass unseen.
+    Raises OptionError for another backward pass, and for what is neither True nor False.
 
     >>> str(Statement("BPDA", random=True))
     'backward pass: BPDA; random'
@@ -35,8 +37,15 @@ class Statement:
     remembers: bool = False
     detects: bool = False
 
+    def __post_init__(self) -> None:
+        if self.backward not in KINDS:
+            raise OptionError(f"backward {self.backward!r:.60}: a backward pass is 'exact', 'BPDA' (a stand-in's) or 'none'. State one")
+        for word in TRAITS:
+            if not isinstance(getattr(self, word), bool):
+                raise OptionError(f"{word} {getattr(self, word)!r:.60}: state True or False")
+
     def __str__(self) -> str:
-        return "; ".join([f"backward pass: {self.backward}", *(word for word in ("random", "remembers", "detects") if getattr(self, word))])
+        return "; ".join([f"backward pass: {self.backward}", *(word for word in TRAITS if getattr(self, word))])
 
 
 PLAIN: Final = Statement()
@@ -51,13 +60,14 @@ def joined(statements: Iterable[Statement]) -> Statement:
     """
     parts = list(statements)
     worst = max((part.backward for part in parts), key=KINDS.index, default=KINDS[0])
-    return Statement(worst, *(any(getattr(part, word) for part in parts) for word in ("random", "remembers", "detects")))
+    return Statement(worst, *(any(getattr(part, word) for part in parts) for word in TRAITS))
 
 
 def stated(model: Any) -> Statement:
     """What a model says of itself, or else what its net and that net's parts say together.
 
-    One that says nothing is taken for an exact, deterministic one without memory; BPDA speaks for itself.
+    One that says nothing is taken for an exact, deterministic one without memory; BPDA speaks for itself. Raises OptionError for a
+    `statement` that is none: to pass over it would be to attack a defense as if it were none.
 
     >>> str(stated(nn.Sequential(BPDA(round), nn.Flatten())))
     'backward pass: BPDA'
@@ -65,6 +75,11 @@ def stated(model: Any) -> Statement:
     statement = getattr(model, "statement", None)
     if isinstance(statement, Statement):
         return statement
+    if statement is not None:
+        name = getattr(model, "name", type(model).__name__)
+        raise OptionError(
+            f"{name}: its statement {statement!r:.60} is a {type(statement).__name__}. Give a Statement, or no such attribute"
+        )
     if isinstance(model, BPDA):
         return Statement("BPDA")
     children = list(model.children()) if isinstance(model, nn.Module) else []
