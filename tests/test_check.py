@@ -538,3 +538,12 @@ def test_an_indicator_speaks_from_its_limit_on(name: str, sound: dict[str, objec
         }  # type: ignore[arg-type]
         assert findings[name].verdict is not None
         assert findings[name].broken == said
+
+
+@pytest.mark.parametrize("name", ["loss climbs", "cut short"])
+def test_a_trend_that_nobody_saw_is_unknown(name: str) -> None:
+    """Fewer than eight looks tell none."""
+    seen = checked(small(3, SHAPE), partial(attacks.pgd, steps=5), Linf(0.001))
+    unseen, told = (Checkup.of(Evidence(sights, few(0))) for sights in ([Sight(reached=False, looks=5)] * 20, misses(0)))
+    words = [{found.indicator.name: found.word for found in checkup.findings}[name] for checkup in (seen, unseen, told)]
+    assert words == ["unknown", "unknown", "sound"]

@@ -94,7 +94,7 @@ def no_gradient(evidence: Evidence) -> Verdict | None:
 def loss_climbs(evidence: Evidence) -> Verdict | None:
     """The attack ends further from its goal than it began."""
     rises = [sight.rise for sight in evidence.missed if sight.rise is not None]
-    if not evidence.looked:
+    if not evidence.looked or (evidence.missed and not rises):
         return None
     climbing = sum(rise > 0.5 for rise in rises)
     return Verdict(2 * climbing > len(rises), {"climbing": climbing, "missed": len(rises)})
