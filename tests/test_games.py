@@ -224,6 +224,26 @@ def test_recognisers_play_too() -> None:
     model = remembering(recogniser, on_repeat="any", answers=phrases)
     game = play(model, sounds, wish, ThreatModel("snr:40", protocol="true-max"), repeat, **(options | {"rounds": 300}))
     assert holds(game.late_miss, 3 / 4)
+    assert game.line()["threat"]["goal"] == f"say {said[2]!r}"
+    mistaken = play(recogniser, sounds, wrong, ThreatModel("snr:40", protocol="true-max"), repeat, **options)
+    assert mistaken.line()["threat"]["goal"].startswith("mishear")
+
+
+def test_a_game_claims_the_goal_that_it_is_played_for() -> None:
+    """The usual word of a threat model says no more of a targeted goal than of another; words of one's own are taken at their word."""
+    inputs, labels = world()
+    others = (labels + 1) % CLASSES
+    aims = [
+        (Misclassify(labels), TRUE_MAX),
+        (Classify(others), TRUE_MAX),
+        (Classify(others), replace(TRUE_MAX, goal="take it for another")),
+    ]
+    games = [play(nn.Identity(), inputs, goal, threat, repeat, rounds=8, box=None) for goal, threat in aims]
+    assert [game.threat.goal for game in games] == ["misclassify", f"answer '{Classify(others)}'", "take it for another"]
+    bare = play(nn.Identity(), inputs, Classify(others), TRUE_MAX.bound, rounds=8, box=None)
+    assert bare.threat.goal == games[1].threat.goal
+    with pytest.raises(OptionError, match="2 rules"):
+        together(games[:2])
 
 
 def test_lines_and_curves() -> None:

@@ -41,6 +41,7 @@ from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.goals import Goal
 from audioadv.threat.joined import is_goal, members
+from audioadv.threat.labels import Misclassify
 from audioadv.threat.model import ThreatModel, wished
 from audioadv.threat.projections import each
 from audioadv.threat.undetected import unseen_too
@@ -147,6 +148,8 @@ def together(games: Sequence[Game]) -> Game:
 def claimed(model: Callable[..., Any], goal: Goal, threat: ThreatModel | Bound | str) -> ThreatModel:
     """The threat model of a game; a bound or its spec makes one of this goal, under expectimax, with all that the model grants.
 
+    Where its word is the usual "misclassify" and the goal is another, that is said in its place: no figure is to claim what it is not.
+
     Raises OptionError for what is no goal, and for what a game does not measure: a channel, another goal, more access than the model
     grants, less knowledge.
     """
@@ -154,6 +157,8 @@ def claimed(model: Callable[..., Any], goal: Goal, threat: ThreatModel | Bound |
         raise OptionError(f"goal {goal!r:.60}: not a goal. Give one, for example Misclassify(labels)")
     if not isinstance(threat, ThreatModel):
         threat = ThreatModel(threat, wished(goal), access=granted(model))
+    elif threat.goal == ThreatModel.goal and not isinstance(goal, Misclassify):
+        threat = replace(threat, goal=wished(goal))
     if threat.knowledge != "adaptive":
         raise OptionError(f"knowledge {threat.knowledge!r}: in a game the attacker plays against the model itself. Leave it at 'adaptive'")
     agreed(replace(threat, protocol="expectimax"), goal, stated(model)).granting(model)
