@@ -93,6 +93,8 @@ def test_a_defense_is_attacked_twice(clips: tuple[Tensor, Tensor, list[str]]) ->
     assert 0 < result.static_after.value <= result.after.value
     assert result.robust_accuracy.hits <= result.static_accuracy.hits
     assert "random" in str(result)
+    *_, there, every = result.lines()
+    assert (there["attack"], there["wer"], every["wer"]) == ("all, static", result.static_after.value, result.after.value)
     blind = aa.evaluate(model, waveforms, said, aa.ThreatModel("linf:0.02", knowledge="oblivious"), PGD, lengths=lengths, judge_draws=9)
     assert [trial.static for trial in blind.trials] == [True, True]
     plain = aa.evaluate(MODEL, waveforms, said, aa.Linf(0.001), PGD, lengths=lengths)

@@ -31,6 +31,8 @@ from audioadv.defenses import (
     stated,
     undefended,
 )
+from audioadv.defenses.detectors import Detected, Detector
+from audioadv.defenses.detectors.confidence import ConfidenceSense
 from audioadv.defenses.distillation import train_at
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, planned
@@ -574,8 +576,28 @@ def test_rounding_falls_to_its_stand_in_or_to_who_does_not_stop() -> None:
     plain = aa.evaluate(net, x, labels_of(net, x), aa.Linf(0.01), "pgd")
     assert plain.static_accuracy is None
     assert [trial.attack for trial in plain.trials] == ["pgd"]
+    assert [line["attack"] for line in plain.lines()] == ["clean", "pgd", "all"]
+    assert [line["attack"] for line in blind.lines()][-1] == "all"
+    assert "all, static" not in str(blind), "nobody knew: all there is, is theirs"
+    *_, there, every = result.lines()
+    assert (there["attack"], there["accuracy"], there["tried"]) == ("all, static", result.static_accuracy.value, 30)
+    assert (there["forwards"], every["backwards"]) == (stops.passes[0] + goes_on.passes[0], result.backwards)
     smallest = aa.evaluate(safer, x[:4], labels[:4], "linf:min", {"fmn": partial(attacks.fmn, steps=20)})
     assert [trial.attack for trial in smallest.trials] == ["fmn, static", "fmn, BPDA"]
+
+
+def test_an_attack_that_was_left_nothing_has_no_rate() -> None:
+    """Who does not know fells all; what is made for the defense is not to read 100 % for that."""
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    result = aa.evaluate(defend(net, "depth:3"), x, labels_of(net, x), aa.Linf(1), "pgd", static=net)
+    assert result.static_accuracy == aa.Rate(0, 4)
+    assert [line["tried"] for line in result.lines()] == [4, 4, 0, 0, 4, 4]
+    *_, known, there, every = str(result).splitlines()
+    assert known.split() == ["pgd,", "BPDA", "-", "none", "was", "left", "to", "try", "0", "0.0", "0.0"]
+    assert there.startswith("all, static")
+    assert every.startswith("all ")
+    assert "100.0" not in known + there + every
+    assert len({len(line) for line in str(result).splitlines()[2:]}) == 1  # columns stand one under another
 
 
 def test_to_the_end_stops_nowhere() -> None:
@@ -718,6 +740,25 @@ def test_a_statement_that_is_not_so_is_named(kind: str, statement: Statement, sa
     if kind != "cut":
         with pytest.warns(UserWarning, match=said):
             aa.evaluate(Odd(kind, statement), x, labels, aa.Linf(0.01), {"fgsm": attacks.fgsm})
+
+
+def test_a_detector_within_that_is_not_stated_is_named() -> None:
+    class Within(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.detected = Detected(model, Detector(ConfidenceSense(), 0.2, 1.0, 0.05, "a detector"))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            scores: Tensor = self.detected(inputs)
+            return scores
+
+    net, x = small(3, SHAPE), inputs_for(SHAPE, 4, (0, 1))
+    goal = aa.Misclassify(labels_of(net, x))
+    (sentence,) = disagreements(Within(net), goal, x)
+    assert "carry a detector's word. State detects=True, and give it undetected()" in sentence
+    with pytest.warns(UserWarning, match="detects=True"):
+        aa.evaluate(Within(net), x, goal.labels, aa.Linf(0.01), {"fgsm": attacks.fgsm})
+    assert disagreements(Within(net).detected, goal, x) == []  # which states it
 
 
 def test_honest_statements_are_met_with_silence(clips: list[Tensor]) -> None:

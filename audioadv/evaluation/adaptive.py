@@ -38,6 +38,7 @@ from audioadv.errors import AccessDenied
 from audioadv.models.access import Access, granted
 from audioadv.models.classifier import granting
 from audioadv.models.rest import at_rest
+from audioadv.models.suspicion import suspicions
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.goals import Goal
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
@@ -150,20 +151,31 @@ def disagreements(model: Callable[..., Any], goal: Goal, inputs: Tensor, lengths
     if statement.remembers or not len(inputs):
         return []
     with at_rest(model):
-        worries = [*changes(model, statement, inputs, lengths), *slopes(model, statement, goal, inputs, lengths)]
+        outputs = asked(model, inputs, lengths)
+        worries = [*changes(model, statement, inputs, lengths, outputs), *slopes(model, statement, goal, inputs, lengths)]
+    if suspicions(outputs) and not statement.detects:
+        worries.append("its outputs carry a detector's word. State detects=True, and give it undetected(): attacks then pass unseen too")
     return [f"{name} states '{statement}', but {worry}" for worry in worries]
 
 
 @torch.no_grad()
-def changes(model: Callable[..., Any], statement: Statement, inputs: Tensor, lengths: Tensor | None) -> list[str]:
-    """What is not as stated between looks at the same inputs."""
+def asked(model: Callable[..., Any], inputs: Tensor, lengths: Tensor | None) -> Any:
+    """What the model answers."""
+    return model(inputs) if lengths is None else model(inputs, lengths)
+
+
+@torch.no_grad()
+def changes(model: Callable[..., Any], statement: Statement, inputs: Tensor, lengths: Tensor | None, outputs: Any) -> list[str]:
+    """What is not as stated between looks at the same inputs, of which these outputs are from the first."""
+
+    def answers(outputs: Any) -> Tensor:
+        scores: Tensor = getattr(outputs, "log_probs", outputs)
+        return scores
 
     def ask(inputs: Tensor) -> Tensor:
-        outputs = model(inputs) if lengths is None else model(inputs, lengths)
-        answers: Tensor = getattr(outputs, "log_probs", outputs)
-        return answers
+        return answers(asked(model, inputs, lengths))
 
-    first = ask(inputs)
+    first = answers(outputs)
     differs = any(differ(first, ask(inputs)) for _ in range(LOOKS - 1 if statement.random else 1))
     if statement.random:
         return [] if differs else [f"{LOOKS} looks at the same inputs agree. Without draws that differ, averaging is waste: random=False"]

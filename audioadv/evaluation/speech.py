@@ -82,7 +82,9 @@ class SpeechEvaluation(Standing):
 
     def figures(self) -> Iterator[dict[str, Any]]:
         """Word error rates, and their intervals."""
-        for errors in (self.before, *(WordErrors.of(self.references, trial.heard) for trial in self.trials), self.after):
+        each = [WordErrors.of(self.references, trial.heard) for trial in self.trials]
+        static = [self.static_after] if self.attacked_twice else []
+        for errors in filter(None, (self.before, *each, *static, self.after)):
             yield {"wer": errors.value, "wer_interval": errors.interval}
 
     def heading(self) -> str:

@@ -11,6 +11,8 @@ from audioadv.attacks.result import Outcome
 from audioadv.defenses.statement import PLAIN, Statement
 from audioadv.evaluation.rates import Rate, security_curve
 
+NONE_LEFT = "-   none was left to try"  # whoever tried nothing has no rate, and least of all 100 %
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attempt:
@@ -72,6 +74,11 @@ class Standing:
         return self.rate(self.correct & ~torch.stack(felled).any(0)) if felled else None
 
     @property
+    def attacked_twice(self) -> bool:
+        """Whether some attacks knew of the defense, and some did not."""
+        return len({trial.static for trial in self.trials}) == 2
+
+    @property
     def forwards(self) -> int:
         """Forward passes of all attacks, one for each example and pass; judging the clean inputs and each find is not in it."""
         return sum(trial.passes[0] for trial in self.trials)
@@ -94,31 +101,39 @@ class Standing:
         return security_curve(self.gauge, radii)
 
     def lines(self) -> list[dict[str, Any]]:
-        """One object for the clean inputs, one for each attack, one for their union: figures, rates, intervals and cost.
+        """One object for the clean inputs, one for each attack, one for their union: figures, rates, intervals and cost. A defense that was
+        attacked twice has one more, before the last: the union of the attacks that did not know of it.
 
-        An attack's figures are what its own finds leave: it may not have seen those that fell before.
+        An attack's figures are what its own finds leave of all: it saw only as many as it `tried`, not those that fell before.
         """
-        rows = [("clean", self.accuracy, (0, 0))]
-        rows += [(trial.attack, self.rate(self.correct & ~trial.felled), trial.passes) for trial in self.trials]
-        rows.append(("all", self.robust_accuracy, (self.forwards, self.backwards)))
+        everyone = len(self.correct)
+        rows = [("clean", everyone, self.accuracy, (0, 0))]
+        rows += [(trial.attack, int(trial.tried.sum()), self.rate(self.correct & ~trial.felled), trial.passes) for trial in self.trials]
+        if self.attacked_twice and self.static_accuracy is not None:
+            unaware = [trial.passes for trial in self.trials if trial.static]
+            rows.append(
+                ("all, static", everyone, self.static_accuracy, (sum(there for there, _ in unaware), sum(back for _, back in unaware)))
+            )
+        rows.append(("all", everyone, self.robust_accuracy, (self.forwards, self.backwards)))
         return [
-            {"attack": name, **figures, "accuracy": rate.value, "interval": rate.interval, "count": rate.count}
+            {"attack": name, **figures, "accuracy": rate.value, "interval": rate.interval, "count": rate.count, "tried": tried}
             | {"forwards": forwards, "backwards": backwards}
-            for (name, rate, (forwards, backwards)), figures in zip(rows, self.figures(), strict=True)
+            for (name, tried, rate, (forwards, backwards)), figures in zip(rows, self.figures(), strict=True)
         ]
 
     def figures(self) -> Iterator[dict[str, Any]]:
         """What else there is to say in each of the `lines`."""
-        for _ in range(len(self.trials) + 2):
+        for _ in range(len(self.trials) + 2 + self.attacked_twice):
             yield {}
 
     def __str__(self) -> str:
-        """A table: figures and rates with intervals, and passes an example."""
+        """A table: figures and rates with intervals, how many were tried, and passes an example; no rate where none was left to try."""
         wide = max([20, *(len(trial.attack) + 2 for trial in self.trials)])
         said = "" if self.statement == PLAIN else f" ({self.statement})"
-        head = f"{self.bound}{said}\n{'':{wide}}{self.heading()}{'forwards':>10}{'backwards':>10}   {self.each}"
+        head = f"{self.bound}{said}\n{'':{wide}}{self.heading()}{'tried':>6}{'forwards':>10}{'backwards':>10}   {self.each}"
         rows = [
-            f"{line['attack']:{wide}}{self.cells(line)}{line['forwards'] / line['count']:10.1f}{line['backwards'] / line['count']:10.1f}"
+            f"{line['attack']:{wide}}{self.cells(line) if line['tried'] else f'{NONE_LEFT:{len(self.heading())}}'}{line['tried']:6}"
+            f"{line['forwards'] / line['count']:10.1f}{line['backwards'] / line['count']:10.1f}"
             for line in self.lines()
             if line["count"]
         ]
