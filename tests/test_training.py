@@ -23,11 +23,15 @@ from torch.nn import functional as F
 from trainings import BOUND, blobs, killed, merged, net, shared, small, unseeded
 
 from audioadv.attacks.draws import random_start
+from audioadv.audio.files import Clip
+from audioadv.audio.ragged import pad
 from audioadv.defenses import Smoothed, Tempered, Thermometer, defend, remembering, sampled
 from audioadv.errors import AccessDenied, OptionError, TrainingDiverged, UnusableBatch, UnusableCheckpoint
 from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Emissions, Recogniser
 from audioadv.models.rest import at_rest
+from audioadv.models.tiny_mel import TinyMel
+from audioadv.models.tiny_wave import TinyWave
 from audioadv.threat.bounds import L1, L2, MIN, SNR, Bound, Linf, parse_bound
 from audioadv.threat.goals import Mistranscribe
 from audioadv.threat.labels import Misclassify
@@ -70,6 +74,7 @@ from audioadv.training.nearby import worst_for
 from audioadv.training.processes import Processes
 from audioadv.training.schedule import cycle, growing, triangle
 from audioadv.training.trades import divergence
+from audioadv.training.yopo import through
 
 HERE = Path(__file__).parent
 UNION = Linf(0.05) | L2(0.15) | L1(0.3)
@@ -754,8 +759,48 @@ def test_yopo_says_so_where_its_first_layer_is_never_called() -> None:
 
     batch = blobs(16).first(16)
     with pytest.raises(OptionError, match="never come through this module"):
-        gradients(Yopo(BOUND), Apart(), batch)
-    assert gradients(Yopo(BOUND, first="called"), Apart(), batch)
+        gradients(Yopo(BOUND, first="used"), Apart(), batch)
+    torch.manual_seed(0)
+    model = Apart()
+    named, found = (gradients(Yopo(BOUND, first=first), model, batch) for first in ("called", None))
+    assert all(map(torch.equal, named, found))  # the first that is met
+
+
+def test_yopo_finds_the_first_layer_that_all_of_the_inputs_come_through() -> None:
+    """The bundled recognisers read some weights without a call, and go around others."""
+    waveforms, lengths = pad([0.1 * torch.randn(length, generator=keyed(length)) for length in (4000, 2600)])
+    batch = Batch(waveforms, Mistranscribe(["go", "no"]), lengths, (-1.0, 1.0))
+    for make, first in ((TinyMel, "blocks.0"), (TinyWave, "encoder.0.norm")):
+        torch.manual_seed(0)
+        model = Recogniser(make(width=32, blocks=2), sample_rate=16000)
+        _, _, layer = through(model, batch, waveforms, Yopo(SNR(20)).layers(model.net))
+        assert layer is model.net.get_submodule(first)
+        (loss,) = Yopo(SNR(20), rounds=2).gradients(model, batch, Moment(seed=1))
+        (named,) = Yopo(SNR(20), rounds=2, first=first).gradients(model, batch, Moment(seed=1))
+        assert loss == named
+
+    class Around(nn.Module):
+        def __init__(self, both: bool) -> None:
+            super().__init__()
+            self.one, self.other, self.head, self.both = nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(8, 3), both
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            middle = inputs + self.one(inputs)
+            return self.head(middle) + (self.other(inputs) if self.both else 0)
+
+    plain = blobs(16).first(16)
+    for both, first in ((False, "head"), (True, "")):
+        model = Around(both)
+        _, _, layer = through(model, plain, plain.inputs, Yopo(BOUND).layers(model))
+        assert layer is model.get_submodule(first)
+
+
+def test_yopo_goes_through_a_first_layer_that_does_not_learn() -> None:
+    model = net(dropout=0.0)
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    train(model, blobs(16), Yopo(BOUND, rounds=2, first="0"), passes=1)
+    assert torch.equal(model[0].weight, before)
 
 
 def test_yopo_takes_no_first_layer_of_several_calls_or_outputs() -> None:
@@ -778,7 +823,19 @@ def test_yopo_takes_no_first_layer_of_several_calls_or_outputs() -> None:
     batch = blobs(16).first(16)
     for model, said in ((Twice(), "Linear is called more than once"), (Heard(), "GRU gives a tuple")):
         with pytest.raises(OptionError, match=said):
-            gradients(Yopo(BOUND), model, batch)
+            gradients(Yopo(BOUND, first="layer"), model, batch)
+        assert gradients(Yopo(BOUND), model, batch)
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(1, 29, batch_first=True)
+
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(waveforms[:, ::80, None])[0].log_softmax(-1), (lengths + 79) // 80
+
+    with pytest.raises(OptionError, match="no layer with weights is called once"):
+        gradients(Yopo(SNR(20)), Recogniser(Recurrent(), sample_rate=16000), spoken().first(2))
 
 
 def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
