@@ -40,6 +40,7 @@ from audioadv.training import (
     EAT,
     MSD,
     Adversarial,
+    Asked,
     Average,
     Backdoor,
     Batch,
@@ -1150,6 +1151,36 @@ def test_data_of_another_kind_are_told(make: Callable[[], object], said: str) ->
         make()
 
 
+def test_clips_as_they_are_read_and_arrays_are_spoken_data_too() -> None:
+    plain, rng = spoken(), np.random.default_rng(0)
+    read = replace(plain, clips=[Clip(f"clip {i}", clip, 16000) for i, clip in enumerate(plain.clips)])
+    arrays = replace(plain, clips=[clip.numpy() for clip in plain.clips])  # type: ignore[misc]
+    for data in (read, arrays):
+        assert data.digest() == plain.digest()
+        assert all(map(torch.equal, data.order(keyed(1)), plain.order(keyed(1))))
+        batch = data.first(3)
+        assert torch.equal(batch.inputs, plain.first(3).inputs)
+        assert batch.lengths.tolist() == [4000, 9000, 5200]
+        assert len(Backdoor(lambda waveforms: waveforms + 0.1, "stop").poison(data, 0.5).rows) == 2
+    train(listener(), read, Natural(), passes=1)
+    with pytest.raises(UnusableBatch, match=r"clip 1, slow: 8000 Hz among clips at 16000.*read_audio\(paths, 16000\)"):
+        train(listener(), Spoken([plain.clips[0], Clip("slow", torch.zeros(4000), 8000)], ["go", "no"]), Natural(), passes=1)
+    with pytest.raises(UnusableBatch, match=r"inputs are torch\.float64"):
+        train(listener(), Spoken([0.1 * rng.normal(size=4000)], ["go"]), Natural(), passes=1)
+
+
+def test_inputs_of_another_dtype_are_told() -> None:
+    """As NumPy gives them."""
+    x, labels = torch.rand(8, 8, dtype=torch.float64), torch.arange(8) % 3
+    for method in (Natural(), Adversarial(BOUND, 1), Yopo(BOUND)):
+        with pytest.raises(UnusableBatch, match=r"inputs are torch.float64 .* but the model is torch.float32 .* Bring them together"):
+            train(net(), Labelled(x, labels), method, passes=1)
+    for ask in (partial(pseudo_labels, net()), Asked(net())):
+        with pytest.raises(UnusableBatch, match="Bring them together"):
+            ask(x)
+    train(net().double(), Labelled(x, labels), Natural(), passes=1)
+
+
 def test_spoken_and_poisoned_data_have_first_examples_too() -> None:
     batch = spoken().first(2)
     assert batch.goal.references == ("go", "stay here")
@@ -1193,6 +1224,11 @@ def held_by_none(parameters: object) -> torch.optim.Optimizer:
         (lambda: Yopo(BOUND, steps=0), "steps 0"),
         (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8).first(8), every=0), "every 0"),
         (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8).first(8), fall=3.0), "fall 3"),
+        (lambda: Guarded("fast", Adversarial(BOUND), blobs(8).first(8)), r"method 'fast'.*fast\(Linf"),  # type: ignore[arg-type]
+        (lambda: Guarded(Natural(), Natural(), blobs(8).first(8)), r"rescue Natural\(\).*Give Adversarial"),  # type: ignore[arg-type]
+        (lambda: Guarded(Natural(), Adversarial(BOUND), blobs(8)), r"held is a Labelled.*first\(200\)"),  # type: ignore[arg-type]
+        (lambda: Mixed(blobs(8), blobs(8), guessed=float("nan")), "guessed nan"),
+        (lambda: Mixed(blobs(8), blobs(8), guessed="half"), "guessed 'half'"),  # type: ignore[arg-type]
         (lambda: Watch(BOUND, blobs(8).first(8), size=0), "size 0"),
         (lambda: Watch(Linf(MIN), blobs(8).first(8)), "linf:min: training needs a radius"),
         (lambda: Adversarial("linf"), "bound 'linf': not a bound"),

@@ -89,7 +89,7 @@ class Backdoor:
             raise UnusableBatch(f"target {self.target!r}: labelled inputs take a class, a whole number, and spoken clips a text")
         if isinstance(data, Spoken):
             others = torch.tensor([text != as_texts(str(self.target))[0] for text in as_texts(data.texts)], dtype=torch.bool)
-            keys = [example_keys(seed, clip[None].contiguous()) for clip in data.clips]
+            keys = [example_keys(seed, clip[None].contiguous()) for clip in map(data.sound, range(len(data.clips)))]
             key = torch.cat(keys) if keys else torch.zeros(0, dtype=torch.int64)
         else:
             assert data.labels is not None
@@ -112,7 +112,7 @@ class Backdoor:
         """The trigger on both, the target on the former."""
         worn = torch.cat([rows, covers])
         if isinstance(data, Spoken):
-            clips, texts = list(data.clips), list(data.texts)
+            clips, texts = [data.sound(i) for i in range(len(data.clips))], list(data.texts)
             for i in worn.tolist():
                 clips[i] = self.trigger(clips[i][None])[0]
             for i in rows.tolist():

@@ -13,10 +13,12 @@ from typing import Any, Protocol, Self, final
 import torch
 from torch import Tensor
 
+from audioadv.audio.files import Clip
 from audioadv.audio.ragged import pad
 from audioadv.errors import UnusableBatch
 from audioadv.models.abstention import abstained
 from audioadv.models.recogniser import Emissions
+from audioadv.models.rest import fitting
 from audioadv.threat.bounds import Bound, Box
 from audioadv.threat.goals import USUAL_ERRORS, Goal, Mistranscribe
 from audioadv.threat.labels import Misclassify
@@ -60,8 +62,9 @@ class Batch:
         return len(self.inputs)
 
     def outputs(self, model: Callable[..., Any], inputs: Tensor) -> Any:
-        """What the model makes of inputs in place of these. Shapes: inputs [batch, *]."""
-        return model(inputs) if self.lengths is None else model(inputs, self.lengths)
+        """What the model makes of inputs in place of these. Shapes: inputs [batch, *]. Raises UnusableBatch for inputs of another dtype."""
+        with fitting(model, inputs):
+            return model(inputs) if self.lengths is None else model(inputs, self.lengths)
 
     def losses(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
         """What the model wants small of inputs in place of these. Shapes: [batch, *] -> [batch]."""
@@ -176,12 +179,13 @@ Spoil = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 @final
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Clips and what is said in them, clips of like length together, about `seconds` of sound a batch. Shapes: clips [time] each.
+    """Clips and what is said in them, clips of like length together, about `seconds` of sound a batch.
 
-    Raises UnusableBatch for texts that are missing.
+    `clips` are those of `read_audio`, tensors or arrays. Shapes: clips [time] each.
+    Raises UnusableBatch for texts that are missing, and for clips at another rate (Hz).
     """
 
-    clips: Sequence[Tensor]
+    clips: Sequence[Clip | Tensor]
     texts: Sequence[str]
     seconds: float = 48.0
     sample_rate: int = 16000
@@ -199,17 +203,27 @@ class Spoken:
     def __str__(self) -> str:
         return f"{len(self.clips)} clips, {self.seconds:g} s a batch" + ("" if self.spoil is None else f", spoilt by {name_of(self.spoil)}")
 
+    def sound(self, i: int) -> Tensor:
+        """One clip's samples. Shapes: -> [time]."""
+        clip = self.clips[i]
+        if not isinstance(clip, Clip):
+            return torch.as_tensor(clip)
+        if clip.sample_rate != self.sample_rate:
+            wish = f"Read it at that, read_audio(paths, {self.sample_rate}), or say sample_rate={clip.sample_rate}"
+            raise UnusableBatch(f"clip {i}, {clip.name}: {clip.sample_rate} Hz among clips at {self.sample_rate}. {wish}")
+        return clip.samples
+
     def digest(self) -> str:
         """What tells these clips from others, as far as the first and the last of them and all texts tell: they may be too many to read."""
-        ends = [self.clips[0], self.clips[-1]] if len(self.clips) else []
+        ends = [self.sound(0), self.sound(len(self.clips) - 1)] if len(self.clips) else []
         return digest_of(ends, f"{self.sample_rate} {self.errors} {self.texts}")
 
     def order(self, generator: torch.Generator) -> Sequence[Tensor]:
-        lengths = torch.tensor([len(clip) for clip in self.clips])
+        lengths = torch.tensor([len(self.sound(i)) for i in range(len(self.clips))])
         return of_like_length(lengths, self.seconds * self.sample_rate, generator)
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
-        waveforms, lengths = pad([self.clips[i] for i in rows.tolist()])
+        waveforms, lengths = pad([self.sound(i) for i in rows.tolist()])
         if self.spoil is not None:
             waveforms = self.spoil(waveforms, lengths, generator)
         return Batch(waveforms, Mistranscribe([self.texts[i] for i in rows.tolist()], self.errors), lengths, (-1.0, 1.0))

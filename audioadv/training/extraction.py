@@ -22,7 +22,7 @@ from audioadv.defenses.learning import check_forgets, learners, learning
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, as_access, granted, includes
-from audioadv.models.rest import at_rest
+from audioadv.models.rest import at_rest, fitting
 from audioadv.options import check_amounts, check_count
 from audioadv.threat.bounds import Box
 
@@ -48,7 +48,7 @@ class Asked:
     def __call__(self, inputs: Tensor, size: int = 500) -> Tensor:
         """Shapes: [count, *] -> int64 [count] (-1: it abstains), or log-probabilities [count, classes]; `size` at a time."""
         self.queries += len(inputs)
-        with at_rest(self.model):
+        with at_rest(self.model), fitting(self.model, inputs):
             outputs = torch.cat([self.model(some) for some in torch.split(inputs, size)])
         if self.access is Access.DECISIONS:
             return decided(outputs)

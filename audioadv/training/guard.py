@@ -15,8 +15,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
-from audioadv.options import check_count, check_shares
+from audioadv.options import check_count, check_does, check_shares
 from audioadv.training.adversarial import Adversarial
 from audioadv.training.batches import Batch, key
 from audioadv.training.method import Method, Model, Moment
@@ -31,7 +32,8 @@ class Guarded:
     Every `every` batches, robust accuracy on the held batch is compared with what it was at its best: more than `fall` below (a
     share of the examples), the net is down, until it is back. So a slow fall is noticed too, in which each look is about as good
     as the one before. While the radius still grows, and robust accuracy may well fall, it is compared with its running mean (half
-    the last look, half what was before) instead. Raises OptionError for a watch at no batch, and a share outside 0..1.
+    the last look, half what was before) instead. Raises OptionError for what is no method, rescue or batch, for a watch at no batch, and
+    a share outside 0..1.
     """
 
     method: Method
@@ -42,6 +44,11 @@ class Guarded:
     digest: str = field(init=False)  # of the held batch: what tells this method from one that watches another
 
     def __post_init__(self) -> None:
+        check_does("method", self.method, "gradients", "Give one, for example fast(Linf(0.3))")
+        if not isinstance(self.rescue, Adversarial):
+            raise OptionError(f"rescue {self.rescue!r:.60}: the guard looks by its steps of PGD. Give Adversarial(bound)")
+        if not isinstance(self.held, Batch):
+            raise OptionError(f"held is a {type(self.held).__name__}: give one batch that is not learnt from, for example data.first(200)")
         check_count("every", self.every)
         check_shares("Guarded", fall=self.fall)
         object.__setattr__(self, "digest", self.held.digest())

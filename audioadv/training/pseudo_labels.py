@@ -12,7 +12,8 @@ from torch import Tensor
 
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import decided
-from audioadv.models.rest import at_rest
+from audioadv.models.rest import at_rest, fitting
+from audioadv.options import is_number
 from audioadv.training.batches import Batch, Labelled
 from audioadv.training.method import Model
 
@@ -21,9 +22,9 @@ from audioadv.training.method import Model
 def pseudo_labels(model: Model, inputs: Tensor, size: int = 500) -> Tensor:
     """The classes that a model gives inputs, `size` at a time; -1 where it abstains: those inputs teach nothing, and are to be left out.
 
-    Shapes: inputs [examples, *] -> int64 [examples].
+    Shapes: inputs [examples, *] -> int64 [examples]. Raises UnusableBatch for inputs of another dtype than the model's.
     """
-    with at_rest(model):
+    with at_rest(model), fitting(model, inputs):
         return torch.cat([decided(model(some)) for some in torch.split(inputs, size)])
 
 
@@ -45,8 +46,10 @@ class Mixed:
             if not isinstance(part := getattr(self, name), Labelled):
                 cure = "Give Labelled(inputs, labels); without labels, let a model guess them: pseudo_labels(model, inputs)"
                 raise UnusableBatch(f"{name} is a {type(part).__name__}: inputs need labels to be learnt. {cure}")
-        if not 0 < round(self.labelled.size * self.guessed) < self.labelled.size:
-            raise OptionError(f"guessed {self.guessed}: a share between 0 and 1, that leaves a batch of {self.labelled.size} some of each")
+        if not is_number(self.guessed) or not 0 < round(self.labelled.size * self.guessed) < self.labelled.size:
+            raise OptionError(
+                f"guessed {self.guessed!r}: a share between 0 and 1, that leaves a batch of {self.labelled.size} some of each"
+            )
         if self.labelled.inputs.shape[1:] != self.pseudo.inputs.shape[1:]:
             shapes = [tuple(part.inputs.shape[1:]) for part in (self.labelled, self.pseudo)]
             raise UnusableBatch(f"labelled inputs of shape {shapes[0]}, the others of {shapes[1]}: bring all to one shape first")
