@@ -34,7 +34,7 @@ from audioadv.defenses import (
 from audioadv.defenses.detectors import Detected, Detector
 from audioadv.defenses.detectors.confidence import ConfidenceSense
 from audioadv.defenses.distillation import train_at
-from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
+from audioadv.errors import MalformedSpec, OptionError, TrainingDiverged, UnusableBatch
 from audioadv.evaluation.adaptive import disagreements, planned
 from audioadv.evaluation.survival import Subject, survive
 from audioadv.models.rest import at_rest
@@ -250,6 +250,45 @@ def test_a_distilled_net_is_saturated_until_its_scores_are_tempered() -> None:
         distill(teacher, student, x, labels - 1)
     with pytest.raises(OptionError, match="passes 0"):
         distill(teacher, student, x, labels, passes=0)
+
+
+def test_nothing_is_learnt_of_what_is_no_number() -> None:
+    """Weights stay as they were."""
+    x, labels = digits_apart(20)
+    spoilt = x.clone()
+    spoilt[3, 0, 0, 0] = torch.nan
+    torch.manual_seed(0)
+    net, denoiser = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), Denoiser(width=2)
+    before = [parameter.clone() for parameter in (*net.parameters(), *denoiser.parameters())]
+    soft = torch.full((20, 2), 0.5)
+    soft[0, 1] = torch.inf
+    for call, said in (
+        (lambda: distill(net, net, spoilt, labels), "1 of 20 inputs are not all finite"),
+        (lambda: learn_to_denoise(denoiser, spoilt, "gaussian:0.2"), "1 of 20 inputs are not all finite"),
+        (lambda: train_at(1.0, net, x, soft), r"1 of 20 targets are not all finite.*targets.nan_to_num\(\)"),
+        (lambda: train_at(1.0, net, x.double(), labels), "inputs are torch.float64 .* Bring them together"),
+        (lambda: learn_to_denoise(denoiser, x.double(), "gaussian:0.2"), "inputs are torch.float64 .* Bring them together"),
+    ):
+        with pytest.raises(UnusableBatch, match=said):
+            call()
+
+    class Root(nn.Module):
+        def __init__(self, power: float) -> None:
+            super().__init__()
+            self.power, self.linear = power, nn.Linear(36, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            scores: Tensor = self.linear(inputs.flatten(1))
+            return scores + (0 * scores + self.power).sqrt()
+
+    for power, said in ((-1.0, "the loss is nan, and"), (0.0, "the loss is .*, but its gradients are not finite")):
+        rooted = Root(power)
+        with pytest.raises(TrainingDiverged, match=said):
+            train_at(1.0, rooted, x, labels)
+        assert all(parameter.isfinite().all() for parameter in rooted.parameters())
+    with pytest.raises(TrainingDiverged, match="the loss is nan"):
+        learn_to_denoise(nn.Sequential(nn.Conv2d(1, 1, 1), aa.BPDA(lambda images: images / 0 - images / 0)), x, "gaussian:0.2")
+    assert all(map(torch.equal, before, (*net.parameters(), *denoiser.parameters())))
 
 
 def test_sounds_of_several_lengths_are_tempered_too() -> None:

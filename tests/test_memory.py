@@ -173,6 +173,7 @@ def test_exact_is_exact_and_near_is_within_the_bound() -> None:
     direction[..., 0] = 0.5  # four pixels: Euclidean length 1
     for bound, radius in ((L2(0.4), 0.4), (Linf(0.2), 0.4)):
         near = remembering(nn.Flatten(), Near(bound))
+        assert Near(str(bound)) == Near(bound)  # type: ignore[arg-type]
         tries = torch.cat([x, x + 0.99 * radius * direction, x + 1.01 * radius * direction, x + 1.99 * radius * direction])
         assert abstained(near(tries)).tolist() == [False, True, False, True]  # the last is near the third
         for other in (torch.float64, torch.bfloat16):  # 16 bits round by less than the radius

@@ -61,6 +61,10 @@ def transferred(substitute: nn.Module, bound: aa.Linf | aa.L2 = aa.Linf(0.1), **
     return aa.attacks.transfer(wanted, bound.around(X), substitute=substitute)
 
 
+def fitted(inputs: Tensor) -> object:
+    return defenses.fit(defenses.Confidence(), NET, inputs)
+
+
 def trained(method: object) -> object:
     return training.train(linear(3, (1, 5, 6)), training.Labelled(X, LABELS), method, passes=1)  # type: ignore[arg-type]
 
@@ -250,6 +254,14 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "fingerprints that share a text": (lambda: defenses.Heard(16000, "0.1"), OptionError, "share of landmarks"),  # type: ignore[arg-type]
     "an attacker's name": (lambda: played(aa.Misclassify(LABELS), "repeat"), OptionError, "attacker 'repeat'.*greedy"),
     "a goal's name in a game": (lambda: played("misclassify"), OptionError, r"goal 'misclassify'.*Misclassify\(labels\)"),
+    "another dtype to be fitted on": (lambda: fitted(X.repeat(25, 1, 1, 1).float()), UnusableBatch, "float32 on .* Bring them together"),
+    "another dtype to be certified": (lambda: defenses.Smoothed(NET, 0.1).certify(X.float()), UnusableBatch, r"model.to\(inputs\)"),
+    "a chance in a text": (lambda: defenses.Smoothed(NET, 0.1).certify(X, alpha="a"), OptionError, "alpha 'a'"),  # type: ignore[arg-type]
+    "near something that is no bound": (lambda: defenses.Near(1.5), MalformedSpec, "not a bound"),  # type: ignore[arg-type]
+    "a vote of nothing": (lambda: defenses.rover(["a", None]), OptionError, "transcript 1 is a NoneType"),  # type: ignore[list-item]
+    "a vote by a text": (lambda: defenses.rover(["a", "b"], alpha="a"), OptionError, "alpha 'a'"),  # type: ignore[arg-type]
+    **{f"{make.__name__} at {value!r}": (lambda make=make, value=value: make(NET, temperature=value), OptionError, "temperature")  # type: ignore[misc]
+       for make in (defenses.sampled, defenses.Tempered) for value in ("1", None, float("nan"))},
     "a backward pass that there is none of": (lambda: defenses.Statement("bpda"), OptionError, "backward 'bpda'.*'BPDA'"),  # type: ignore[arg-type]
     **{f"{word} in a text": (lambda word=word: defenses.Statement(**{word: "no"}), OptionError, f"{word} 'no': state True or False")  # type: ignore[misc]
        for word in ("random", "remembers", "detects")},

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audioadv.defenses.learning import check_lesson, learners, learning, rejoined
+from audioadv.defenses.learning import check_lesson, learners, learning, rejoined, step_down
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.rest import seeded
+from audioadv.models.rest import fitting, seeded
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of
 from audioadv.threat.channels.keys import Key
 from audioadv.threat.channels.specs import as_channel
@@ -105,7 +105,8 @@ def learn_to_denoise(
     """Train a denoiser in place to undo `noise` (or its spec), by Adam on the mean square of what is left; the last pass' mean comes back.
 
     All draws belong to `seed`, those of the denoiser's own layers too. Shapes: clean [count, time] or [count, channels, height, width].
-    Raises OptionError for no passes, or none at a time, UnusableBatch for nothing to learn from, or nothing that learns.
+    Raises OptionError for no passes, or none at a time, UnusableBatch for nothing to learn from, or nothing that learns,
+    TrainingDiverged for a loss that is no finite number.
     """
     check_lesson(clean, passes, batch)
     noise = as_channel(noise)
@@ -117,10 +118,8 @@ def learn_to_denoise(
             for rows in rejoined(torch.split(torch.randperm(len(clean), generator=generator), batch)):
                 some = clean[rows.to(clean.device)]
                 spoilt, _ = noise.draw([Key(seed, row, number) for row in rows.tolist()], sample_rate)(some, None)
-                optimiser.zero_grad()
-                loss = F.mse_loss(denoiser(spoilt), some)
-                torch.autograd.backward(loss)
-                optimiser.step()
-                left += float(loss.detach()) * len(rows) / len(clean)
+                with fitting(denoiser, spoilt):
+                    loss = F.mse_loss(denoiser(spoilt), some)
+                left += step_down(optimiser, loss) * len(rows) / len(clean)
         denoiser.eval()
     return left

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audioadv.defenses.learning import check_forgets, check_lesson, learners, learning, net_of, rejoined
+from audioadv.defenses.learning import check_finite, check_forgets, check_lesson, learners, learning, net_of, rejoined, step_down
 from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.models.rest import seeded
+from audioadv.models.rest import fitting, seeded
 from audioadv.models.suspicion import carrying_all, suspicions
+from audioadv.options import is_number
 from audioadv.threat.labels import as_labels
 
 Model = Callable[[Tensor], Tensor]
@@ -70,13 +71,15 @@ def train_at(
     """Train a net, or a Classifier's, in place with cross-entropy on its scores over `temperature` (1: as ever), by Adam on one cycle. The
     order and what the net's layers draw belong to `seed`, and leave torch's own draws alone.
 
-    Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch.
+    Shapes: inputs [count, *], targets int64 [count] or probabilities [count, classes]. Raises OptionError, UnusableBatch,
+    TrainingDiverged.
     """
     check_temperature(temperature)
     check_forgets(model)
     check_lesson(inputs, passes, batch)
     if len(targets) != len(inputs):
         raise UnusableBatch(f"{len(targets)} targets for {len(inputs)} inputs: give one for each")
+    check_finite("targets", targets)
     targets = targets if targets.is_floating_point() else as_labels(targets)
     named = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
     net, rate, generator = net_of(model), 3e-3, torch.Generator().manual_seed(int(seed))
@@ -87,17 +90,16 @@ def train_at(
     with learning(), seeded(seed, inputs.device):
         net.train()
         for rows in chain(*orders):
-            optimiser.zero_grad()
-            scores = model(inputs[rows])
+            with fitting(model, inputs):
+                scores = model(inputs[rows])
             if scores.shape[1] < named:
                 raise UnusableBatch(f"a net of {scores.shape[1]} classes, but targets of {named}: check the labels, or give it as many")
-            torch.autograd.backward(F.cross_entropy(scores / temperature, targets[rows]))
-            optimiser.step()
+            step_down(optimiser, F.cross_entropy(scores / temperature, targets[rows]))
             schedule.step()
         net.eval()
 
 
 def check_temperature(temperature: float) -> None:
     """Raises OptionError for what is no temperature."""
-    if not 0 < temperature < float("inf"):
-        raise OptionError(f"temperature {temperature:g}: give a number above 0; 1 leaves scores as they are")
+    if not is_number(temperature) or temperature <= 0:
+        raise OptionError(f"temperature {temperature!r}: give a number above 0; 1 leaves scores as they are")

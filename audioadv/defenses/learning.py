@@ -1,14 +1,16 @@
 """What a net needs to learn: something in it that does, something to learn from, and gradients."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from audioadv.defenses.statement import stated
-from audioadv.errors import UnusableBatch
+from audioadv.errors import TrainingDiverged, UnusableBatch
 from audioadv.models.rest import module_of
 from audioadv.options import check_count
 
@@ -39,11 +41,39 @@ def check_forgets(model: Callable[..., Any]) -> None:
 
 
 def check_lesson(inputs: Tensor, passes: int, batch: int) -> None:
-    """Raises OptionError for no passes over the inputs, or none of them at a time, UnusableBatch where there are none."""
+    """Raises OptionError for no passes over the inputs, or none of them at a time, UnusableBatch where there are none, or some that are
+    not finite."""
     check_count("passes", passes)
     check_count("batch", batch)
     if not len(inputs):
         raise UnusableBatch("no inputs to learn from: give some")
+    check_finite("inputs", inputs)
+
+
+def check_finite(name: str, examples: Tensor) -> None:
+    """Raises UnusableBatch for examples that are not all finite numbers. Shapes: [count, *], one at least."""
+    finite = examples.isfinite().reshape(len(examples), -1).all(1)
+    if lost := int((~finite).sum()):
+        raise UnusableBatch(
+            f"{lost} of {len(examples)} {name} are not all finite numbers, and a net would learn none from them. Leave those out, or mend "
+            f"them: {name}.nan_to_num()"
+        )
+
+
+def step_down(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One step of the optimiser down this loss [], which comes back as a number.
+
+    Raises TrainingDiverged for a loss or gradients that are not finite, before any weight takes them in.
+    """
+    value = float(loss.detach())
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    slopes = [weight.grad for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None]
+    if not (math.isfinite(value) and get_total_norm(slopes).isfinite()):
+        what = "but its gradients are not finite" if math.isfinite(value) else "and nothing is learnt from that"
+        raise TrainingDiverged(f"the loss is {value:g}, {what}. Keep the net from roots and logarithms of 0, and its weights finite")
+    optimiser.step()
+    return value
 
 
 def rejoined(batches: Sequence[Tensor], least: int = 2) -> list[Tensor]:

@@ -23,7 +23,7 @@ from audioadv.audio.spectrum import OVERLAP
 from audioadv.defenses.store import Store
 from audioadv.errors import OptionError, UnusableBatch, UnusableMemory
 from audioadv.options import is_number
-from audioadv.threat.bounds import Bound
+from audioadv.threat.bounds import Bound, as_bound
 
 AT_ONCE = 500  # numbers in one question to the database
 FEWEST, ENOUGH = 12, 40  # landmarks in common, at one delay: fewer is chance in any clip, as many is none even in a long one
@@ -75,13 +75,14 @@ class Near:
     """Within `bound` of one that was seen, whatever type the numbers are of. Inputs of other shapes are others. What is kept are the
     inputs themselves.
 
-    Raises OptionError for a bound without a radius, or one whose changes cannot be read from inputs, UnusableBatch for an input that is
-    not all finite: it is near nothing.
+    Raises MalformedSpec for what is no bound nor a spec of one, OptionError for a bound without a radius, or one whose changes cannot be
+    read from inputs, UnusableBatch for an input that is not all finite: it is near nothing.
     """
 
     bound: Bound
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bound", as_bound(self.bound))
         if self.bound.minimal or not self.bound.around(torch.full((1, 1, 8, 8), 0.5), box=None).added:
             raise OptionError(f"near:{self.bound}: how near is near? Give a radius to a bound on the change itself, for example l2:2")
 

@@ -13,6 +13,7 @@ Source: Fiscus 1997, "A post-processing system to yield reduced word error rates
 from collections.abc import Sequence
 
 from audioadv.errors import OptionError
+from audioadv.options import is_number
 
 NULL = ""  # @ in the paper
 SUBSTITUTION, GAP = 4, 3  # costs, as in NIST's scoring
@@ -35,11 +36,14 @@ def rover(
     """
     if isinstance(transcripts, str):
         raise OptionError(f"transcripts {transcripts!r:.60}: one text, and no vote. Give several, for example ['the cat', 'a cat']")
+    for number, text in enumerate(transcripts):
+        if not isinstance(text, str):
+            raise OptionError(f"transcript {number} is a {type(text).__name__}: give texts, and leave out what heard nothing")
     said = [text.split() for text in transcripts]
     sure = [[1.0] * len(words) for words in said] if confidences is None else confidences
-    if not said or not 0 <= alpha <= 1 or [len(words) for words in said] != [len(own) for own in sure]:
+    if not said or not is_number(alpha) or not 0 <= alpha <= 1 or [len(words) for words in said] != [len(own) for own in sure]:
         wish = "give one transcript at least, an alpha in 0..1, and a confidence for each word or for none"
-        raise OptionError(f"{len(said)} transcripts, alpha {alpha:g}: {wish}")
+        raise OptionError(f"{len(said)} transcripts, alpha {alpha!r}: {wish}")
     if strange := [one for one in [null, *(one for own in sure for one in own)] if not 0 <= one <= 1]:
         raise OptionError(f"confidence {strange[0]:g}: that of a word, or of no word, lies in 0..1. Scale them first")
     columns: list[list[Arc]] = []

@@ -18,6 +18,7 @@ from audioadv.defenses.wrapped import Layer
 from audioadv.errors import OptionError
 from audioadv.models.recogniser import Emissions, Recogniser, hears
 from audioadv.models.suspicion import carrying_all, suspicions
+from audioadv.options import is_number
 from audioadv.threat.channels.keys import Key
 
 
@@ -45,14 +46,14 @@ class Sampled(Layer):
     """A classifier, or a recogniser's net, whose answers are drawn from softmax(scores / temperature).
 
     The n-th row that it is ever asked about gets the n-th draw. Detectors of the model speak of the input, as ever.
-    Raises OptionError for a temperature that is not positive.
+    Raises OptionError for a temperature that is no finite number above 0.
     """
 
     def __init__(self, model: Callable[..., Any], *, temperature: float = 1.0, seed: int = 0) -> None:
         super().__init__(model)
-        if not temperature > 0:
+        if not is_number(temperature) or temperature <= 0:
             raise OptionError(
-                f"temperature {temperature:g}: answers are drawn at one above 0; 1 leaves the model's probabilities as they are"
+                f"temperature {temperature!r}: answers are drawn at one above 0; 1 leaves the model's probabilities as they are"
             )
         self.temperature, self.seed, self.asked = temperature, seed, 0
         inner = getattr(model, "net", None)

@@ -32,7 +32,7 @@ from audioadv.defenses.wrapped import Wrapped
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.abstention import ABSTAIN, abstained, decided
 from audioadv.models.recogniser import hears
-from audioadv.models.rest import at_rest
+from audioadv.models.rest import at_rest, fitting
 from audioadv.models.suspicion import carrying_all, suspicions
 from audioadv.options import check_count, check_does, is_number
 from audioadv.threat.channels.keys import Key, fingerprint
@@ -166,8 +166,8 @@ class Smoothed(Wrapped):
             return torch.stack(found) if found else self.answer(inputs, lengths).long()
 
     def answer(self, noisy: Tensor, own: Tensor | None) -> Tensor:
-        """Scores. Shapes: noisy [draws, *], own [1] -> [draws, classes]. Raises UnusableBatch for decisions."""
-        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision is not None):
+        """Scores. Shapes: noisy [draws, *], own [1] -> [draws, classes]. Raises UnusableBatch for decisions, and another dtype."""
+        with fitting(self.model, noisy), torch.autocast(noisy.device.type, self.precision, enabled=self.precision is not None):
             scores = self.model(noisy) if own is None else self.model(noisy, own.expand(len(noisy)))
         if scores.ndim != 2:
             raise UnusableBatch(f"outputs of shape {tuple(scores.shape)}: smoothing counts the classes of scores [batch, classes]")
@@ -189,8 +189,8 @@ def check_chance(alpha: float, **counts: int) -> None:
     """Raises OptionError for no draw, or a chance that is none."""
     for name, count in counts.items():
         check_count(name, count)
-    if not 0 < alpha < 1:
-        raise OptionError(f"alpha {alpha:g}: give a chance of error in 0..1, such as 0.001")
+    if not is_number(alpha) or not 0 < alpha < 1:
+        raise OptionError(f"alpha {alpha!r}: give a chance of error in 0..1, such as 0.001")
 
 
 def each_example(inputs: Tensor, lengths: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -12,6 +12,7 @@ from audioadv.defenses.smoothed_recogniser import SmoothedRecogniser
 from audioadv.defenses.smoothing import Smoothed
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.recogniser import Emissions
+from audioadv.models.rest import fitting
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 """Places to look at, beside the model's layers by their names."""
@@ -99,7 +100,7 @@ def ragged_view(values: Tensor, ends: Tensor) -> View:
 
 def look(model: Callable[..., Any], layers: Sequence[str], inputs: Tensor, lengths: Tensor | None) -> Seen:
     """Run the model and watch these layers. Shapes: inputs [batch, *], lengths [batch]. Raises OptionError, UnusableBatch."""
-    with watched(model, layers) as activations:
+    with watched(model, layers) as activations, fitting(model, inputs):
         outputs = model(inputs) if lengths is None else model(inputs, lengths)
     if missing := [name for name in layers if name not in activations]:
         names = ", ".join(run_through(model, inputs[:1], None if lengths is None else lengths[:1])[:12])
