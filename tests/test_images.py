@@ -1,5 +1,8 @@
 """Labelled images: the embedded digits always; MNIST and CIFAR-10 where their files are."""
 
+import gzip
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import torch
 
 from audioadv.attacks import fgsm, find_then_shrink
 from audioadv.attacks.objective import objective
-from audioadv.errors import InputError
+from audioadv.errors import InputError, OptionError
 from audioadv.evaluation.images import cifar10, digits, image_folder, mnist
 from audioadv.models.classifier import load_classifier
 from audioadv.threat.bounds import MIN, Linf
@@ -72,6 +75,74 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "cat/9.png")
     with pytest.raises(InputError, match="one size"):
         image_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_grey_of_eight_and_of_sixteen_bits(kind: type, white: int, tmp_path: Path) -> None:
+    from PIL import Image
+
+    levels = np.array([[0, white // 5], [white // 2, white]], kind)
+    (tmp_path / "one").mkdir()
+    Image.fromarray(levels).save(tmp_path / "one/grey.png")
+    images = image_folder(tmp_path).images
+    assert torch.equal(images[0, 0], torch.tensor(levels.astype(np.float32)) / white)
+
+
+def png() -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def tiff(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("one/0.png", b"no picture", image_folder),
+        ("one/0.png", png()[:1000], image_folder),
+        ("one/0.png", tiff(np.ones((2, 2), np.float32)), image_folder),
+        ("one/0.png", tiff(np.full((2, 2), 70000, np.int32)), image_folder),
+        ("t10k-images-idx3-ubyte", b"\0\0\x08", mnist),
+        ("t10k-images-idx3-ubyte", b"\0\0\x08\x03\0\0\0\x01\0\0\0\x02\0\0\0\x02abc", mnist),
+        ("t10k-images-idx3-ubyte.gz", b"no gzip", mnist),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(bytes(1000))[:20], mnist),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(bytes(1000))[:12] + b"\xff" * 20, mnist),
+        ("test.npz", b"no zip", cifar10),
+        ("test.npz", b"PK\x03\x04 and no more", cifar10),
+    ],
+)
+def test_what_is_broken_is_named(name: str, content: bytes, read: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: cannot be read"):
+        read(tmp_path)
+
+
+def test_npz_files_that_hold_something_else(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", pixels=np.zeros(3))
+    with pytest.raises(InputError, match=r"test.npz: cannot be read .*jpeg"):
+        cifar10(tmp_path)
+    np.savez(tmp_path / "test.npz", jpeg=np.zeros(9, np.uint8), offset=np.array([0, 9]), label=np.zeros(1))
+    with pytest.raises(InputError, match=r"test.npz: cannot be read"):
+        cifar10(tmp_path)
+
+
+def test_parts_and_counts_that_there_are_none_of(tmp_path: Path) -> None:
+    for read in (mnist, cifar10):
+        with pytest.raises(OptionError, match=rf"{read.__name__}: part 'valid'.*train or test"):
+            read(tmp_path, "valid")
+    for count in (0, -1, 1.5):
+        with pytest.raises(OptionError, match=f"count {count}"):
+            cifar10(tmp_path, count=count)  # type: ignore[arg-type]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
