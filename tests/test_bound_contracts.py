@@ -326,6 +326,23 @@ def test_malformed_combinations(spec: str) -> None:
         parse_bound(spec)
 
 
+@pytest.mark.parametrize(
+    ("joined", "spec"),
+    [
+        (lambda: Linf(0.3) | "l1:10", "linf:0.3_or_l1:10"),
+        (lambda: "l1:10" | Linf(0.3), "l1:10_or_linf:0.3"),
+        (lambda: Linf(0.3) & "l1:10_or_l2:2", "linf:0.3_and_l1:10_or_linf:0.3_and_l2:2"),
+        (lambda: "l1:10" & Linf(0.3), "l1:10_and_linf:0.3"),
+        (lambda: 0.5 * Linf(0.3) + "l1:10@0.5", "linf:0.3@0.5_mix_l1:10@0.5"),
+        (lambda: "l1:10@0.5" + 0.5 * Linf(0.3), "l1:10@0.5_mix_linf:0.3@0.5"),
+        (lambda: 0.5 * Linf(0.3) + 0.3 * (L1(10) | L2(2)) + 0.2 * L0(3),
+         "linf:0.3@0.5_mix_l1:10@0.3_mix_l0:3@0.2_or_linf:0.3@0.5_mix_l2:2@0.3_mix_l0:3@0.2"),
+    ],
+)  # fmt: skip
+def test_bounds_combine_with_specs_and_sums_go_on(joined: Callable[[], Bound], spec: str) -> None:
+    assert str(joined()) == spec
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @every_bound

@@ -1,5 +1,6 @@
 """Wrong calls from Python: each gets an error of the tree, which names the thing, the value, the wish and the cure."""
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -166,6 +167,12 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "features that are not finite": (lambda: Feature(lambda x: NET(x) / 0, 0.5).around(X), UnusableBatch, "not all finite"),
     "forwards of others": (lambda: aa.ThreatModel("linf:0.1", queries=5).check(X, X, forwards=X[:2]), UnusableBatch, "for each"),
     "parameters of others": (lambda: aa.ThreatModel("linf:0.1").check(X, X, parameters=X[:2]), UnusableBatch, "one for each"),
+    **{f"a bound joined with {other!r} by {name}": (lambda way=way, other=other: way(aa.Linf(0.3), other), MalformedSpec, "not a bound")  # type: ignore[misc]
+       for name, way in (("&", operator.and_), ("|", operator.or_), ("+", lambda bound, other: 0.5 * bound + other))
+       for other in (3, None, aa.L1)},
+    "a number joined with a bound": (lambda: 3 | aa.Linf(0.3), MalformedSpec, "not a bound"),  # type: ignore[operator]
+    "a sum with a bound of no weight": (lambda: 0.5 * aa.Linf(0.3) + aa.L1(1), MalformedSpec, r"l1:1 in a sum: .*0.5 \* Linf"),
+    "a sum that begins with one": (lambda: aa.L1(1) + 0.5 * aa.Linf(0.3), MalformedSpec, "l1:1 in a sum"),
     "a kind of bound for a claim": (lambda: aa.ThreatModel(aa.Linf), MalformedSpec, "not a bound"),
     "a kind of goal for a claim": (lambda: aa.ThreatModel("linf:0.1", goal=aa.Misclassify), MalformedSpec, "goal"),
     "a number for a claim's channel": (lambda: aa.ThreatModel("linf:0.1", channel=5), MalformedSpec, "not a channel"),

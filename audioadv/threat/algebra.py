@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 
 class Combines:
-    """What makes bounds combine by operators, and what most of them have in common."""
+    """What makes bounds combine by operators, with others or their specs, and what most of them have in common.
+
+    The operators raise MalformedSpec for what is no bound, and for a term of a sum that has no weight.
+    """
 
     def at_rate(self: "Bound", sample_rate: int) -> "Bound":
         """The bound for clips of this rate, in hertz: the same one, where it knows nothing of time."""
@@ -50,17 +53,23 @@ class Combines:
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         return [str(self)] * len(adversarial)
 
-    def __and__(self: "Bound", other: "Bound") -> "Bound":
+    def __and__(self: "Bound", other: "Bound | str") -> "Bound":
         return both([self, other])
 
-    def __rand__(self: "Bound", other: "Bound") -> "Bound":
+    def __rand__(self: "Bound", other: "Bound | str") -> "Bound":
         return both([other, self])
 
-    def __or__(self: "Bound", other: "Bound") -> "Bound":
+    def __or__(self: "Bound", other: "Bound | str") -> "Bound":
         return either([self, other])
 
-    def __ror__(self: "Bound", other: "Bound") -> "Bound":
+    def __ror__(self: "Bound", other: "Bound | str") -> "Bound":
         return either([other, self])
+
+    def __add__(self: "Bound", other: "Bound | str") -> "Bound":
+        return mix([*shares(self), *shares(other)])
+
+    def __radd__(self: "Bound", other: "Bound | str") -> "Bound":
+        return mix([*shares(other), *shares(self)])
 
     def __mul__(self: "Bound", weight: float) -> "Mix":
         return Mix((weight,), (self,))
@@ -78,7 +87,7 @@ class OfParts(Combines):
         return cast("Bound", replace(cast(Any, self), parts=tuple(part.at_rate(sample_rate) for part in self.parts)))
 
 
-def both(bounds: Iterable["Bound"]) -> "Bound":
+def both(bounds: Iterable["Bound | str"]) -> "Bound":
     """The bound of what lies in all of these. Raises MalformedSpec for a mix among them."""
     ways = []
     for way in product(*[options(bound) for bound in bounds]):
@@ -89,7 +98,7 @@ def both(bounds: Iterable["Bound"]) -> "Bound":
     return either([way.parts[0] if len(way.parts) == 1 else way for way in ways])
 
 
-def either(bounds: Iterable["Bound"]) -> "Bound":
+def either(bounds: Iterable["Bound | str"]) -> "Bound":
     """The bound of what lies in one of these."""
     parts = tuple(dict.fromkeys(option for bound in bounds for option in options(bound)))
     return parts[0] if len(parts) == 1 else Either(parts)
@@ -110,9 +119,21 @@ def mix(shares: Sequence[tuple[float, "Bound"]]) -> "Bound":
     return either(ways)
 
 
-def options(bound: "Bound") -> tuple["Bound", ...]:
-    """What may be chosen from."""
+def options(bound: "Bound | str") -> tuple["Bound", ...]:
+    """What may be chosen from. Raises MalformedSpec for what is no bound."""
+    from audioadv.threat.bounds import as_bound  # which builds on this file
+
+    bound = as_bound(bound)
     return bound.parts if isinstance(bound, Either) else (bound,)
+
+
+def shares(bound: "Bound | str") -> list[tuple[float, "Bound"]]:
+    """What a term brings to a sum: weights and bounds. Raises MalformedSpec for one without a weight."""
+    ways = options(bound)
+    if unweighted := [way for way in ways if not isinstance(way, Mix)]:
+        raise MalformedSpec(f"{unweighted[0]} in a sum: it has no weight. Give each bound one, together 1: 0.5 * Linf(0.3) + 0.5 * L1(10)")
+    first = ways[0]
+    return [*zip(first.weights, first.parts, strict=True)] if len(ways) == 1 and isinstance(first, Mix) else [(1.0, either(ways))]
 
 
 def check_parts(word: str, parts: Sequence["Bound"], scalable: int) -> None:
@@ -223,9 +244,6 @@ class Mix(OfParts):
         check_parts("_mix_", self.parts, scalable=0)
         if not all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in self.weights):
             raise MalformedSpec(f"{self}: weights must be numbers from 0 to 1, for example linf:0.3@0.5_mix_l1:10@0.5")
-
-    def __add__(self, other: "Mix") -> "Bound":
-        return mix([*zip(self.weights, self.parts, strict=True), *zip(other.weights, other.parts, strict=True)])
 
     def __str__(self) -> str:
         return "_mix_".join(f"{part}@{weight}" for weight, part in zip(self.weights, self.parts, strict=True))
