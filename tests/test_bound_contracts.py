@@ -428,3 +428,7 @@ def test_samples_of_a_union_are_of_any_part_and_of_an_intersection_as_large_as_i
     assert 0.35 < float((sums > 0.5).float().mean()) < 0.65, "half of them are of Linf, whose entries come to 1.2"
     within = (Linf(0.1) & L2(10)).around(clean, box=None).sample(generators(200))
     assert float(within.std()) == pytest.approx(0.1 / 3**0.5, rel=0.05)
+
+
+def test_features_of_no_inputs() -> None:
+    assert Feature(smoothed, 0.1).around(torch.zeros(0, 1, 4, 6)).gauge(torch.zeros(0, 1, 4, 6)).shape == (0,)

@@ -48,6 +48,10 @@ def attacked(model: Callable[..., object] = NET, radius: Tensor | None = None, *
     return aa.attacks.pgd(wanted, region if radius is None else region.at(radius), steps=1, **options)  # type: ignore[arg-type]
 
 
+def felt(network: Callable[[Tensor], Tensor]) -> object:
+    return aa.attacks.pgd(aa.objective(NET, aa.Misclassify(LABELS)), Feature(network, 0.2).around(X), steps=2)
+
+
 def scored(**options: object) -> object:
     return aa.Misclassify(LABELS, **options).loss(NET(X))  # type: ignore[arg-type]
 
@@ -165,6 +169,10 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "features with such a name": (lambda: Feature(NET, 0.5, "salt_and_pepper:net"), MalformedSpec, "another name"),
     "features in a text": (lambda: Feature(lambda x: "x", 0.5).around(X), UnusableBatch, "gives str"),  # type: ignore[arg-type, return-value]
     "features that are not finite": (lambda: Feature(lambda x: NET(x) / 0, 0.5).around(X), UnusableBatch, "not all finite"),
+    "features of some inputs alone": (lambda: Feature(lambda x: x[:2], 0.5).around(X), UnusableBatch, "features of 2 inputs for 4"),
+    **{f"features {how}": (lambda network=network: felt(network), AccessDenied, "the feature network has no gradient.*boundary")  # type: ignore[misc]
+       for how, network in {"detached": lambda x: x.detach(), "in inference mode": torch.inference_mode()(NET),
+                            "of weights alone": lambda x: NET[1].weight[None, :1].expand(len(x), -1, -1)}.items()},
     "forwards of others": (lambda: aa.ThreatModel("linf:0.1", queries=5).check(X, X, forwards=X[:2]), UnusableBatch, "for each"),
     "parameters of others": (lambda: aa.ThreatModel("linf:0.1").check(X, X, parameters=X[:2]), UnusableBatch, "one for each"),
     **{f"a bound joined with {other!r} by {name}": (lambda way=way, other=other: way(aa.Linf(0.3), other), MalformedSpec, "not a bound")  # type: ignore[misc]

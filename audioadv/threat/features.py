@@ -18,7 +18,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from audioadv.errors import AudioadvError, MalformedSpec, OptionError, UnknownModel, UnusableBatch
+from audioadv.errors import AccessDenied, AudioadvError, MalformedSpec, OptionError, UnknownModel, UnusableBatch
 from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, outward, parse_number, plain
@@ -44,7 +44,7 @@ def normalised(features: Tensor | Sequence[Tensor]) -> Tensor:
             f"the feature network gives {type(features).__name__}: let it give a tensor [batch, channels, ...], or a list of such"
         )
     unit = [layer / layer.norm(dim=1, keepdim=True).clamp_min(1e-10) for layer in layers]
-    return torch.cat([layer.flatten(1) / math.sqrt(max(layer[0, 0].numel(), 1)) for layer in unit], 1)
+    return torch.cat([layer.flatten(1) / math.sqrt(max(layer.shape[2:].numel(), 1)) for layer in unit], 1)
 
 
 @final
@@ -123,10 +123,16 @@ class FeatureNorm(Norm):
         return (self.features(direction * each(probe, direction)) - self.seen) / probe[:, None]
 
     def back(self, change: Tensor, like: Tensor) -> Tensor:
-        """J' change. Shapes: [batch, all] -> as like, [batch, *]."""
+        """J' change. Shapes: [batch, all] -> as like, [batch, *]. Raises AccessDenied for features that have no slopes."""
         with torch.enable_grad():
             delta = torch.zeros_like(like).requires_grad_()
-            (slope,) = torch.autograd.grad(self.features(delta), delta, change)
+            seen = self.features(delta)
+            (slope,) = torch.autograd.grad(seen, delta, change, allow_unused=True) if seen.requires_grad else (None,)
+        if slope is None:
+            raise AccessDenied(
+                "the feature network has no gradient with respect to its inputs, and a step within this bound takes it. "
+                "Let the network detach nothing, or use an attack on decisions: boundary, hop_skip_jump"
+            )
         return slope
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -149,7 +155,7 @@ class Feature(Combines):
     """Inputs whose features lie within `radius` of the clean input's. `source` names the function that makes the network.
 
     Raises MalformedSpec for a radius that is none, OptionError for a network in training mode; and one that does not take the inputs,
-    as soon as it is shown some.
+    as soon as it is shown some. Steps within it raise AccessDenied where the network has no slopes.
     """
 
     network: Network = field(repr=False)
@@ -201,6 +207,8 @@ class Feature(Combines):
                 f"{self}: the network does not take inputs of shape {[1, *clean.shape[1:]]} ({type(error).__name__}: {error}). "
                 "Give one that takes a batch of inputs alone, and gives features [batch, channels, ...]"
             ) from error
+        if len(seen) != len(clean):
+            raise UnusableBatch(f"{self}: the network gives features of {len(seen)} inputs for {len(clean)}. Let it give a row for each")
         if not bool(seen.isfinite().all()):
             raise UnusableBatch(f"{self}: the features of the clean inputs are not all finite. Mend the network, or leave those inputs out")
         return replace(region, norm=replace(norm, seen=seen))
