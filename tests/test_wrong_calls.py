@@ -224,6 +224,12 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "too few rivals": (lambda: scored(rivals=[1, 2]), UnusableBatch, "2 rivals for 4 examples"),
     "floating rivals": (lambda: scored(rivals=torch.ones(4)), UnusableBatch, "class numbers"),
     "a goal and a text": (lambda: aa.Misclassify(0) & "x", OptionError, "'x': not a goal"),  # type: ignore[operator]
+    **{f"rivals {rivals} that are labels": (lambda rivals=rivals: scored(rivals=rivals), UnusableBatch, match)  # type: ignore[misc]
+       for rivals, match in ((LABELS, "rival 0 of example 0: that is its label"), ([1, 2, 2, 1], "rival 2 of example 2"),
+                             (2, "rival 2 of example 2"))},
+    "a rival that is all examples' label": (lambda: aa.Misclassify(1, rivals=[0, 2, 1]), UnusableBatch, "rival 1 of example 2"),  # type: ignore[arg-type]
+    **{f"nearer than {within}": (lambda within=within: near(X, within), OptionError, "near: within .*above 0")  # type: ignore[misc]
+       for within in (0, -1.0)},
     "no loss": (lambda: Below("loss", 1.0), OptionError, "not a function"),  # type: ignore[arg-type]
     "below nothing": (lambda: near(X, None), OptionError, "at None"),  # type: ignore[arg-type]
     "data of a list": (lambda: near([0.0], 1.0), UnusableBatch, "one row an example"),  # type: ignore[arg-type]

@@ -149,6 +149,21 @@ def check_goal(confidence: Confidence, top: int, by: float) -> None:
         raise OptionError(f"top {top!r}, by {by!r}: top is a count of at least 1, by a difference of scores of at least 0")
 
 
+def check_rivals(labels: Tensor, rivals: Tensor) -> None:
+    """No label is its own rival: their difference is 0 whatever the scores, and an attack would stand still. Raises UnusableBatch.
+
+    Shapes: [batch] or [1] each; others are told once they meet outputs.
+    """
+    if 1 not in (len(labels), len(rivals)) and len(labels) != len(rivals):
+        return
+    own = (labels == rivals.to(labels.device)).nonzero()
+    if len(own):
+        at = int(own[0, 0])
+        raise UnusableBatch(
+            f"rival {int(rivals[at % len(rivals)])} of example {at}: that is its label. Give another class, or leave rivals out"
+        )
+
+
 class OfLabels(Joins):
     """What both goals share: labels that meet a batch of scores."""
 
@@ -215,7 +230,8 @@ class Misclassify(OfLabels):
     wrong class will do. Integer outputs [batch] are taken as decisions, which show neither rank nor lead: with `top` or `by` they
     raise AccessDenied. An abstention (`models/abstention.py`) is no wrong class.
 
-    Raises UnusableBatch for labels that are no class numbers, OptionError for a top or kappa that makes no sense.
+    Raises UnusableBatch for labels that are no class numbers and for rivals that are the labels, OptionError for a top or kappa that makes
+    no sense.
 
     >>> Misclassify(torch.tensor([1])).reached(torch.tensor([[3.0, 1.0]]))
     tensor([True])
@@ -231,6 +247,7 @@ class Misclassify(OfLabels):
         object.__setattr__(self, "labels", as_labels(self.labels))
         if self.rivals is not None:
             object.__setattr__(self, "rivals", as_labels(self.rivals))
+            check_rivals(self.labels, self.rivals)
         check_goal(self.confidence, self.top, self.by)
 
     @cached_property

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audioadv.errors import OptionError, UnusableBatch
-from audioadv.options import is_number
+from audioadv.options import check_sizes, is_number
 from audioadv.threat.joined import Joins
 from audioadv.threat.labels import lead
 from audioadv.threat.projections import length_of
@@ -98,8 +98,13 @@ def feature_distance(outputs: Tensor, features: Tensor) -> Tensor:
 
 
 def near(features: Tensor, within: float) -> Below:
-    """That the outputs of a model of features come within a Euclidean distance of these. Shapes: features [batch, *]."""
-    return Below(feature_distance, within, features)
+    """That the outputs of a model of features come within a Euclidean distance of these. Shapes: features [batch, *].
+
+    Raises OptionError for a distance that is not above 0: none is under it.
+    """
+    goal = Below(feature_distance, within, features)
+    check_sizes("near", within=within)
+    return goal
 
 
 @final
