@@ -863,6 +863,18 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
             plain(out=tmp_path)
 
 
+def test_equal_options_are_one_training(tmp_path: Path) -> None:
+    def learn(radius: float, rate: float) -> None:
+        train(net(), blobs(32), fast(Linf(radius)), passes=1, optimiser=lambda p: torch.optim.SGD(p, lr=rate), out=tmp_path)
+
+    learn(1, 1.0)
+    learn(1.0, 1)
+    with pytest.raises(UnusableCheckpoint, match=r"method: .*radius=1\b.* there, .*radius=1\.5\b"):
+        learn(1.5, 1)
+    with pytest.raises(UnusableCheckpoint, match=r"method: .*radius=1\b.* there, .*radius=10\b"):
+        learn(10.0, 1)
+
+
 def test_a_guard_goes_on_with_the_batch_that_it_held(tmp_path: Path) -> None:
     def learn(held: Batch) -> None:
         train(net(), blobs(32), Guarded(fast(BOUND), Adversarial(BOUND, steps=1), held=held), passes=1, out=tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,8 +76,8 @@ def load(path: Path, device: torch.device, described: dict[str, str]) -> dict[st
     """A state that `save` wrote of the training so `described`. Raises UnusableCheckpoint for any other; to be called in `reading`."""
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     before = json.loads(state["described"])
-    for what, now in described.items():
-        there = before.get(what, now if what in LATER else None)
+    for what, told in described.items():
+        there, now = by_value(before.get(what, told if what in LATER else None)), by_value(told)
         if there != now:
             apart = len(os.path.commonprefix([there, now]))
             raise UnusableCheckpoint(
@@ -84,6 +85,15 @@ def load(path: Path, device: torch.device, described: dict[str, str]) -> dict[st
                 "Delete it, or give another folder"
             )
     return state
+
+
+def by_value(text: str) -> str:
+    """A text in which equal numbers are written alike: options that are equal describe one training.
+
+    >>> by_value("Linf(radius=13.0), 0.05, 2.0.weight")
+    'Linf(radius=13), 0.05, 2.0.weight'
+    """
+    return re.sub(r"(?<![\w.])(\d+)\.0(?![\w.])", r"\1", text)
 
 
 def around(text: str, place: int, width: int = 60) -> str:
