@@ -164,6 +164,14 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     **{f"steps of {size}": (lambda size=size: attacked(step_size=size), OptionError, "step_size")  # type: ignore[misc]
        for size in (-0.1, 0, float("nan"), float("inf"))},
     "decisions, a row an example": (lambda: attacked(lambda x: NET(x).round().long()), UnusableBatch, r"outputs.float\(\)"),
+    **{f"a classifier to be heard {how} {goal!r}": (lambda goal=goal, way=way: way(goal), UnusableBatch, match)  # type: ignore[misc]
+       for goal in (GO, aa.Silence(), aa.Mistranscribe("go"))
+       for how, way, match in (
+           ("in an attack as", lambda goal: aa.attacks.fgsm(aa.objective(NET, goal), aa.Linf(0.1).around(X)), r"Tensor.*Classify\(5\)"),
+           ("by its letters as", lambda goal: goal.apart(NET(X)), "outputs of type Tensor"),
+           ("of half the outputs as", lambda goal: goal.loss((NET(X), LABELS)), r"outputs of type tuple: .*Recogniser\("),
+           ("with a lead as", lambda goal: goal.margin(NET(X)), "outputs of type Tensor"),
+           ("at all as", lambda goal: goal.impossible(NET(X)), "outputs of type Tensor"))},
     "inference mode": (lambda: torch.inference_mode()(attacked)(), UnusableBatch, "no_grad"),
     "a mean that is a text": (lambda: aa.Classifier(NET, mean="grey"), OptionError, "mean 'grey'"),  # type: ignore[arg-type]
     "features with such a name": (lambda: Feature(NET, 0.5, "salt_and_pepper:net"), MalformedSpec, "another name"),

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, final
 import torch
 from torch import Tensor
 
-from audioadv.errors import OptionError, UnusableTarget
+from audioadv.errors import OptionError, UnusableBatch, UnusableTarget
 from audioadv.models.abstention import abstained
 from audioadv.models.decoding import kept, leaders, text_of, writes_exactly
 from audioadv.models.recogniser import Emissions
@@ -123,9 +123,24 @@ def as_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(text.lower().split()) for text in several)
 
 
+def as_emissions(outputs: object) -> Emissions:
+    """A recogniser's outputs. Raises UnusableBatch for what is none: a classifier's scores, or log-probabilities as they are."""
+    if not isinstance(outputs, Emissions):
+        raise UnusableBatch(
+            f"outputs of type {type(outputs).__name__}: a goal of texts takes a recogniser's. Wrap a model of one's own, "
+            "Recogniser(model, sample_rate, vocabulary), or give a classifier a goal of labels, Classify(5)"
+        )
+    return outputs
+
+
 def for_each(texts: tuple[str, ...], count: int) -> tuple[str, ...]:
     """One text for each of so many clips: where there is one, it is all clips'."""
     return texts * count if len(texts) == 1 else texts
+
+
+def for_clips(texts: tuple[str, ...], outputs: object) -> tuple[str, ...]:
+    """One text for each clip that these outputs are of. Raises UnusableBatch for what is no recogniser's."""
+    return for_each(texts, len(as_emissions(outputs).frames))
 
 
 def letters_wrong(text: str, heard: str) -> int:
@@ -200,24 +215,22 @@ class Transcribe(Joins):
         return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank)
 
     def margin(self, outputs: Emissions, slack: float | Tensor = 0.0) -> Tensor:
-        return ctc_margin(outputs, spell_as_heard(for_each(self.texts, len(outputs.log_probs)), outputs), slack)
+        return ctc_margin(outputs, spell_as_heard(for_clips(self.texts, outputs), outputs), slack)
 
     def reached(self, outputs: Emissions) -> Tensor:
         return writes(outputs, self.spelt(outputs), self.texts)
 
     def apart(self, outputs: Emissions) -> Tensor:
         """How many letters of each transcript are wrong: what a search by transcripts alone goes by. Shapes: -> [batch]."""
-        heard = outputs.transcripts()
-        texts = for_each(self.texts, len(heard))
-        return outputs.log_probs.new_tensor([letters_wrong(text, got) for text, got in zip(texts, heard, strict=True)])
+        texts = for_clips(self.texts, outputs)
+        return outputs.log_probs.new_tensor([letters_wrong(text, got) for text, got in zip(texts, outputs.transcripts(), strict=True)])
 
     def spelt(self, outputs: Emissions) -> Spelling:
         """The texts as columns, one row a clip."""
-        texts = for_each(self.texts, len(outputs.log_probs))
-        return spell(texts, outputs.vocabulary, outputs.log_probs.device)
+        return spell(for_clips(self.texts, outputs), outputs.vocabulary, outputs.log_probs.device)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
-        texts = for_each(self.texts, len(outputs.frames))
+        texts = for_clips(self.texts, outputs)
         return [too_long(text, frames, outputs.vocabulary) for text, frames in zip(texts, outputs.frames.tolist(), strict=True)]
 
     def __str__(self) -> str:
@@ -235,7 +248,8 @@ class Silence(Joins):
     texts: ClassVar = ("",)
 
     def loss(self, outputs: Emissions) -> Tensor:
-        return likelihood_loss(outputs.log_probs, outputs.frames, *self.nothing(outputs))
+        nothing = self.nothing(outputs)
+        return likelihood_loss(outputs.log_probs, outputs.frames, *nothing)
 
     def margin(self, outputs: Emissions, slack: float | Tensor = 0.0) -> Tensor:
         return ctc_margin(outputs, self.nothing(outputs), slack)
@@ -245,15 +259,16 @@ class Silence(Joins):
 
     def apart(self, outputs: Emissions) -> Tensor:
         """How many letters are heard. Shapes: -> [batch]."""
-        return outputs.log_probs.new_tensor([len(text) for text in outputs.transcripts()])
+        heard = as_emissions(outputs).transcripts()
+        return outputs.log_probs.new_tensor([len(text) for text in heard])
 
     @staticmethod
     def nothing(outputs: Emissions) -> Spelling:
         """The empty text for every clip."""
-        return spell(("",) * len(outputs.log_probs), outputs.vocabulary, outputs.log_probs.device)
+        return spell(for_clips(("",), outputs), outputs.vocabulary, outputs.log_probs.device)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
-        return [None] * len(outputs.frames)
+        return [None] * len(as_emissions(outputs).frames)
 
     def __str__(self) -> str:
         return ""
@@ -289,11 +304,11 @@ class Mistranscribe(Joins):
         return self.references
 
     def loss(self, outputs: Emissions) -> Tensor:
-        return ctc_hold(outputs, spell_as_heard(for_each(self.references, len(outputs.log_probs)), outputs))
+        return ctc_hold(outputs, spell_as_heard(for_clips(self.references, outputs), outputs))
 
     def cost(self, outputs: Emissions) -> Tensor:
         """The CTC loss of the references, a letter: what a model learns that is to resist. Shapes: -> [batch]."""
-        texts = for_each(self.references, len(outputs.log_probs))
+        texts = for_clips(self.references, outputs)
         columns, lengths, blank = spell(texts, outputs.vocabulary, outputs.log_probs.device)
         return likelihood_loss(outputs.log_probs, outputs.frames, columns, lengths, blank) / lengths
 
@@ -305,13 +320,12 @@ class Mistranscribe(Joins):
 
     def apart(self, outputs: Emissions) -> Tensor:
         """What each word error rate is short of. Shapes: -> [batch]."""
-        heard = outputs.transcripts()
-        pairs = [words_wrong(said, text) for said, text in zip(for_each(self.references, len(heard)), heard, strict=True)]
+        pairs = [words_wrong(said, text) for said, text in zip(for_clips(self.references, outputs), outputs.transcripts(), strict=True)]
         short = torch.tensor([self.errors - wrong / words for wrong, words in pairs], dtype=torch.float64, device=outputs.log_probs.device)
         return short.masked_fill(abstained(outputs), torch.inf)
 
     def impossible(self, outputs: Emissions) -> list[str | None]:
-        return [None] * len(outputs.frames)
+        return [None] * len(as_emissions(outputs).frames)
 
     def __str__(self) -> str:
         return NOT_AS + " | ".join(self.references)
