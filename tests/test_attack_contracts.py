@@ -174,6 +174,23 @@ def test_no_attack_is_left_out() -> None:
         assert name in (Path(__file__).parent / file).read_text()
 
 
+SOURCES = {"nes", "spsa", "bandits", "coordinates"}  # of slopes: no attacks by themselves
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, row in TABLE.items() if name not in SOURCES for kind in row.bounds])
+def test_a_model_is_no_objective(name: str, kind: Kind) -> None:
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
+    with pytest.raises(OptionError, match=r"objective of type Sequential: not an objective.*objective\(model"):
+        TABLE[name].run(net, TABLE[name].bound(kind, 0.1).around(x))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("run", [attacks.to_the_end, partial(attacks.apgd, restarts=2), partial(attacks.worsen, attacks.pgd)])
+def test_nor_is_it_one_to_the_rest(run: Attack) -> None:
+    net, x = small(3, (1, 5, 6)), inputs_for((1, 5, 6), 2, (0, 1))
+    with pytest.raises(OptionError, match="not an objective"):
+        run(net, Linf(0.1).around(x))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", sorted({*EVALUATING, "qin", "transfer"}))
 def test_every_optimiser_is_called_alike(name: str) -> None:
     """(objective, region, *, seed, progress), and all that is its own has a default: transfer's substitute apart."""

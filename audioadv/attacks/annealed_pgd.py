@@ -11,7 +11,7 @@ from functools import partial
 from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, check_objective, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
@@ -44,6 +44,7 @@ def annealed_pgd(
     Of `restarts`, all but the first begin at random, and take only the examples that are still standing. One forward and one
     backward a step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """
+    check_objective(objective)
     check_counts("annealed_pgd", steps=steps, restarts=restarts)
     check_fixed_radius(region, "annealed_pgd")
     if restarts > 1:

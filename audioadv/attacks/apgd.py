@@ -14,7 +14,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, check_objective, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another, restarted
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
@@ -62,6 +62,7 @@ def apgd(
     its best loss has changed. The loss is the goal's own (`Misclassify(labels, dlr)`, say). One forward and one backward a
     step, and a forward for the last iterate; fallen examples leave with `early_stop`. Shapes: as in `region.clean`.
     """
+    check_objective(objective)
     check_counts("apgd", steps=steps, restarts=restarts)
     check_fixed_radius(region, "apgd")
     if restarts > 1:
@@ -120,6 +121,7 @@ def apgd_targeted(
     `confidence` compares the label with one rival (`threat/labels.py`). Each class costs `steps` for the examples still
     standing, and the ranking one forward. Shapes: as in `region.clean`.
     """
+    check_objective(objective)
     check_counts("apgd_targeted", steps=steps, rivals=rivals)
     goals, ranking = aimed(objective, region.clean, rivals, confidence)
     stages = [(replace(objective, goal=goal), partial(apgd, steps=steps, seed=seed + k)) for k, goal in enumerate(goals)]

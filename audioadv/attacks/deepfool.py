@@ -11,7 +11,7 @@ import torch
 from audioadv.attacks.apgd import aimed
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, check_objective, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_amounts, check_counts
@@ -38,6 +38,7 @@ def deepfool(
     best classes on the clean input, at most. Where a place below the top k is wanted, no rival alone brings it about, and the goal's
     own margin is the only one. Draws nothing: `seed` changes nothing. Shapes: as in `region.clean`. Raises OptionError for L0.
     """
+    check_objective(objective)
     check_counts("deepfool", steps=steps, rivals=rivals)
     check_amounts("deepfool", overshoot=overshoot)
     if isinstance(region.norm, L0Norm):

@@ -12,7 +12,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_region, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, check_objective, check_region, cut, finite_rows, restless
 from audioadv.attacks.survivors import nearest, one_after_another, starts
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
@@ -67,6 +67,7 @@ def fmn(
 
     Raises OptionError for a start far from the clean input in a region without a box.
     """
+    check_objective(objective)
     check_counts("fmn", steps=steps, restarts=restarts)
     if far or restarts > 1:
         check_anywhere(region)

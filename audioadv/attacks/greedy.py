@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_plain_changes, finite_rows
+from audioadv.attacks.run import Run, Tell, check_objective, check_plain_changes, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
@@ -85,6 +85,7 @@ def greedy(
     What falls is the margin, for goals of labels. In a search for the smallest, what is found is what has to be undercut with the
     forwards that are left. Shapes: as in `region.clean`. Raises OptionError for other norms than L1 and L0.
     """
+    check_objective(objective)
     check_counts("greedy", steps=steps, tries=tries)
     check_plain_changes(region, "greedy")
     if not isinstance(region.norm, L0Norm | L1Norm):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, boxed, check_objective, cut, finite_rows, restless
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
@@ -105,6 +105,7 @@ def pdpgd(
 
     Shapes: as in `region.clean`. Raises OptionError for a norm without a proximal operator here.
     """
+    check_objective(objective)
     check_counts("pdpgd", steps=steps)
     prox = PROXES.get(type(region.norm))
     if prox is None:

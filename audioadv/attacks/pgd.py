@@ -13,7 +13,7 @@ from audioadv.attacks import draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.replay import Replay, check_replayable
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows, row_sums
+from audioadv.attacks.run import Run, Tell, check_fixed_radius, check_objective, cut, finite_rows, row_sums
 from audioadv.attacks.survivors import one_after_another, starts
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_shares, check_sizes
@@ -49,6 +49,7 @@ def pgd(
     One forward and one backward a step, and a forward for the last iterate. With `graph` and without `early_stop`, a step on CUDA
     is recorded and replayed (`replay.py` says what net can be). Shapes: as in `region.clean` and `objective`.
     """
+    check_objective(objective)
     check_counts("pgd", steps=steps, restarts=restarts)
     check_sizes("pgd", step_size=step_size)
     momentum = (MOMENTUM_OF_SEVERAL if several(objective.goal) else 0.0) if momentum is None else momentum

@@ -29,6 +29,7 @@ class Run:
     """
 
     def __init__(self, objective: Objective, region: Region, progress: Tell | None = None) -> None:
+        check_objective(objective)
         count = len(region.clean)
         self.objective, self.region, self.progress = objective.begun(region.clean, region), checked(region), progress
         self.cost = self.objective.cost
@@ -225,6 +226,14 @@ def checked(region: Region) -> Region:
     if radius.shape != (count,) or not bool((radius >= 0).all()):
         raise UnusableBatch(f"radii {radius.tolist()} for {count} examples: give one for each, a number of at least 0")
     return region
+
+
+def check_objective(objective: Objective) -> None:
+    """Raises OptionError for a model, say, in place of an objective."""
+    if not isinstance(objective, Objective):
+        raise OptionError(
+            f"objective of type {type(objective).__name__}: not an objective. Make one: objective(model, Misclassify(labels))"
+        )
 
 
 def check_region(region: Region) -> None:

@@ -41,7 +41,7 @@ from torch import Tensor
 from audioadv.attacks.nudge import nudge, own_size
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, cut, finite_rows, restless
+from audioadv.attacks.run import Run, Tell, check_objective, cut, finite_rows, restless
 from audioadv.attacks.settle import settle
 from audioadv.models.rest import at_rest
 from audioadv.options import check_amounts, check_counts, check_shares, check_sizes
@@ -112,6 +112,7 @@ def find_then_shrink(
     Shapes: as in `region.clean` and `objective`. Sources: Carlini and Wagner 2018, "Audio adversarial examples: targeted
     attacks on speech-to-text"; Pintor et al. 2021, "Fast minimum-norm attacks", for a radius that follows success.
     """
+    check_objective(objective)
     check_counts("find_then_shrink", steps=steps)
     check_sizes("find_then_shrink", start=start)
     check_amounts("find_then_shrink", slack=slack)

@@ -9,7 +9,7 @@ from torch import Tensor
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius, check_plain_changes, cut, finite_rows
+from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius, check_objective, check_plain_changes, cut, finite_rows
 from audioadv.errors import OptionError
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
@@ -54,6 +54,7 @@ def square(
 
     Shapes: [batch, time], [batch, channels, time] or [batch, channels, height, width]. Raises OptionError for other norms.
     """
+    check_objective(objective)
     check_counts("square", steps=steps)
     check_sizes("square", area=area)
     check_plain_changes(region, "square")

@@ -23,7 +23,7 @@ from audioadv.attacks.greedy import greedy
 from audioadv.attacks.moves import movable, moves_grid
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import Attack, AttackResult
-from audioadv.attacks.run import Tell, check_fixed_radius
+from audioadv.attacks.run import Tell, check_fixed_radius, check_objective
 from audioadv.attacks.square import square, start
 from audioadv.attacks.survivors import Told, nothing_yet, one_after_another
 from audioadv.attacks.union import worst_member
@@ -44,6 +44,7 @@ def standard(objective: Objective, region: Region, *, seed: int = 0, progress: T
     """
     if len(region.members()) > 1:
         return worst_member(standard, objective, region, seed=seed, progress=progress)
+    check_objective(objective)
     check_fixed_radius(region, "standard")
     first: Attack = partial(apgd_l1 if isinstance(region.norm, L1Norm) else apgd, seed=seed)
     queried = region.added and isinstance(region.norm, LinfNorm | L2Norm)

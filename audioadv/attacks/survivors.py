@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import Attack, AttackResult, Outcome
-from audioadv.attacks.run import Tell, put
+from audioadv.attacks.run import Tell, check_objective, put
 from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
@@ -27,6 +27,7 @@ def one_after_another(stages: Iterable[tuple[Objective, Attack]], region: Region
         left = standing(total)
         if not len(left) or (told is not None and told.enough):
             break
+        check_objective(objective)
         rows = left.to(region.clean.device)
         width = region.clean.shape[-1] if objective.lengths is None else int(objective.lengths[rows].max())
         some = objective.begun(region.clean).rows(left), region.rows(rows, width)

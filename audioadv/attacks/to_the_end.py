@@ -10,7 +10,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import Tell, check_fixed_radius
+from audioadv.attacks.run import Tell, check_fixed_radius, check_objective
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import Region
@@ -25,6 +25,7 @@ def to_the_end(
     backward a step. Shapes: as in `region.clean` and `objective`. Source: Madry et al. 2018, "Towards deep learning models resistant
     to adversarial attacks".
     """
+    check_objective(objective)
     check_counts("to_the_end", steps=steps)
     check_sizes("to_the_end", step_size=step_size)
     check_fixed_radius(region, "to_the_end")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import Attack, AttackResult
-from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius
+from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius, check_objective
 from audioadv.attacks.substitute import substituting
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.errors import OptionError
@@ -44,6 +44,7 @@ def transfer(
     Before the victim is asked anything, raises OptionError for a substitute that cannot be taught, for PGD without a radius and over a
     channel, and UnusableBatch for a substitute that does not fit inputs or goal.
     """
+    check_objective(objective)
     check_counts("transfer", rounds=rounds, passes=passes)
     check_sizes("transfer", spread=spread, rate=rate)
     if attack is None:

@@ -14,6 +14,7 @@ import torch
 
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import Attack, AttackResult, Outcome
+from audioadv.attacks.run import check_objective
 from audioadv.attacks.survivors import merged, nothing_yet
 from audioadv.errors import OptionError
 from audioadv.options import check_sizes
@@ -31,6 +32,7 @@ def worsen(attack: Attack, objective: Objective, region: Region, *, rungs: Seque
     but what was found is returned all the same. Shapes: as in `region.clean` and `objective`. Raises OptionError for another goal,
     and for rungs that are no rates.
     """
+    check_objective(objective)
     for errors in rungs:
         check_sizes("worsen", rungs=errors)
     own = [part.errors for part in members(objective.goal) if isinstance(part, Mistranscribe)]
