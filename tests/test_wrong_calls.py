@@ -31,6 +31,7 @@ from audioadv.threat.measured import Below, near
 
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
 MODEL, CLIP = recognisers.linear(), Clip("hiss", torch.zeros(8000), 16000)
+CLAIM = aa.ThreatModel("linf:0.1", queries=5)
 GO, NOISY = aa.Transcribe("go"), Expectation(aa.parse_channel("noise:20"))
 
 
@@ -76,6 +77,24 @@ def trained(method: object) -> object:
 
 def played(goal: object, attacker: object = None) -> object:
     return games.play(NET, X, goal, aa.ThreatModel("linf:0.1", protocol="true-max"), attacker)  # type: ignore[arg-type]
+
+
+def moved_by(parameters: object) -> object:
+    return aa.ThreatModel("spatial:30,1").check(X, X, parameters=parameters)  # type: ignore[arg-type]
+
+
+def universally(period: object) -> object:
+    return aa.attacks.universal(aa.objective(NET, aa.Misclassify(LABELS)), aa.Linf(0.1).around(X), period=period)  # type: ignore[arg-type]
+
+
+class Failing(nn.Linear):
+    """A net with an error in it."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise TypeError("of its own")
 
 
 class Showing(nn.Module):
@@ -189,6 +208,14 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a number joined with a bound": (lambda: 3 | aa.Linf(0.3), MalformedSpec, "not a bound"),  # type: ignore[operator]
     "a sum with a bound of no weight": (lambda: 0.5 * aa.Linf(0.3) + aa.L1(1), MalformedSpec, r"l1:1 in a sum: .*0.5 \* Linf"),
     "a sum that begins with one": (lambda: aa.L1(1) + 0.5 * aa.Linf(0.3), MalformedSpec, "l1:1 in a sum"),
+    "parameters of another bound": (lambda: moved_by(torch.zeros(4, 2)), UnusableBatch, r"\(4, 2\), but spatial:30,1 has \(4, 3\)"),
+    "parameters in a list": (lambda: moved_by([[0.0] * 3] * 4), UnusableBatch, r"parameters of type list.*as_tensor\(parameters\)"),
+    "adversarial inputs in a list": (lambda: CLAIM.check(X, X.tolist()), UnusableBatch, "adversarial inputs of type list"),  # type: ignore[arg-type]
+    "clean inputs in a list": (lambda: CLAIM.check(X.tolist(), X), UnusableBatch, r"clean .*list.*as_tensor\(inputs\)"),  # type: ignore[arg-type]
+    "forwards in a list": (lambda: CLAIM.check(X, X, forwards=[1] * 4), UnusableBatch, "forwards of type list"),  # type: ignore[arg-type]
+    "forwards of two each": (lambda: CLAIM.check(X, X, forwards=torch.ones(4, 2)), UnusableBatch, r"\(4, 2\) for 4 inputs"),
+    **{f"a period of {period}": (lambda period=period: universally(period), OptionError, f"universal: period {period}")  # type: ignore[misc]
+       for period in (0, -3, 1.5)},
     "a kind of bound for a claim": (lambda: aa.ThreatModel(aa.Linf), MalformedSpec, "not a bound"),
     "a kind of goal for a claim": (lambda: aa.ThreatModel("linf:0.1", goal=aa.Misclassify), MalformedSpec, "goal"),
     "a number for a claim's channel": (lambda: aa.ThreatModel("linf:0.1", channel=5), MalformedSpec, "not a channel"),
@@ -255,6 +282,8 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
        for name, (net, kind, match) in {
            "of two classes": (linear(2, (1, 5, 6)), UnusableBatch, "the model knows 2 classes"),
            "of another dtype": (linear(3, (1, 5, 6)).float(), UnusableBatch, "float32"),
+           "of other inputs": (linear(3, (1, 5, 5)), UnusableBatch, r"Sequential: it does not take inputs of shape \[4, 1, 5, 6\]"),
+           "that fails": (Failing(), UnusableBatch, "Failing: .*TypeError: of its own"),
            "frozen": (linear(3, (1, 5, 6)).requires_grad_(False), OptionError, "not frozen"),
            "a function": (lambda x: x, OptionError, "torch module"),
        }.items()},

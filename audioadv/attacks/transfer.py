@@ -14,7 +14,7 @@ from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Run, Tell, boxed, check_fixed_radius, check_objective
 from audioadv.attacks.substitute import substituting
 from audioadv.attacks.to_the_end import to_the_end
-from audioadv.errors import OptionError
+from audioadv.errors import AudioadvError, OptionError, UnusableBatch
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import ADDED, Region
@@ -84,7 +84,16 @@ def check_substitute(objective: Objective, clean: Tensor, substitute: nn.Module)
         return
     alike = replace(objective, model=substitute, slopes=None, watch=None).begun(clean)
     with torch.no_grad(), at_rest(substitute):
-        alike.goal.loss(alike.outputs(clean))
+        try:
+            outputs = alike.outputs(clean)
+        except (AudioadvError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of whatever kind: the net is a user's own
+            raise UnusableBatch(
+                f"substitute {type(substitute).__name__}: it does not take inputs of shape {list(clean.shape)} "
+                f"({type(error).__name__}: {error}). Give one that takes what the victim takes"
+            ) from error
+        alike.goal.loss(outputs)
 
 
 def step_within(region: Region, inputs: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def universal(
     Shapes: as in `region.clean`; shared [*, period]. Raises OptionError for a `min` bound, and for a period within a bound that
     allows more in one place than in another.
     """
-    check_counts("universal", steps=steps, batch=batch)
+    check_counts("universal", steps=steps, batch=batch, **({} if period is None else {"period": period}))
     check_sizes("universal", step_size=step_size)
     check_plain_changes(region, "universal")
     if not bool(region.radius.isfinite().all()):
@@ -59,7 +59,7 @@ def universal(
     if period not in (None, width) and region.norm.placed:
         raise OptionError(f"universal: period {period} of {width} entries: what this bound allows depends on the place. Leave period out")
     draws = Draws(torch.full((1,), seed, dtype=torch.int64, device=clean.device))
-    shared = clean.new_zeros((*clean.shape[1:-1], period or width))
+    shared = clean.new_zeros((*clean.shape[1:-1], width if period is None else period))
     best, most = shared, torch.zeros((), device=clean.device) - 1
     there = torch.zeros(count, dtype=torch.bool, device=clean.device)
     with at_rest(objective.model):

@@ -144,12 +144,17 @@ class ThreatModel:
         inputs must be what they stand for. `forwards` [batch] are an example's, counted from outside; `access` is what the
         attack was given. Raises UnusableBatch for shapes that do not fit.
         """
+        besides = [(name, given) for name, given in (("forwards", forwards), ("parameters", parameters)) if given is not None]
+        for name, given in (("clean inputs", clean), ("adversarial inputs", adversarial), *besides):
+            if not isinstance(given, Tensor):
+                raise UnusableBatch(f"{name} of type {type(given).__name__}: give a tensor, torch.as_tensor({name.split()[-1]})")
         if clean.shape != adversarial.shape:
             raise UnusableBatch(f"adversarial inputs of shape {tuple(adversarial.shape)} for clean ones of shape {tuple(clean.shape)}")
-        for name, given in (("forwards", forwards), ("parameters", parameters)):
-            if given is not None and given.shape[:1] != clean.shape[:1]:
-                raise UnusableBatch(f"{name} of shape {tuple(given.shape)} for {len(clean)} inputs: give one for each")
+        if forwards is not None and forwards.shape != clean.shape[:1]:
+            raise UnusableBatch(f"forwards of shape {tuple(forwards.shape)} for {len(clean)} inputs: give one for each")
         region = self.bound.around(clean, lengths, box)
+        if parameters is not None and parameters.shape != (own := region.start().shape):
+            raise UnusableBatch(f"parameters of shape {tuple(parameters.shape)}, but {self.bound} has {tuple(own)}: give one for each")
         adversarial = torch.where(adversarial.isfinite(), adversarial, torch.inf)
         never = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         changed = adversarial != clean
