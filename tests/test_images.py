@@ -119,6 +119,7 @@ def tiff(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
         ("test.npz", b"no zip", cifar10),
         ("test.npz", b"PK\x03\x04 and no more", cifar10),
     ],
+    ids=["no picture", "cut", "float", "deep", "no axes", "short", "no gzip", "half a gzip", "spoilt gzip", "no zip", "half a zip"],
 )
 def test_what_is_broken_is_named(name: str, content: bytes, read: Callable[[Path], object], tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
