@@ -484,6 +484,58 @@ def test_another_start_meets_other_draws_and_the_best_by_the_same_checks_stays(c
     assert checked == [pytest.approx(max(rates))] * 2
 
 
+@pytest.mark.parametrize("attack", [pgd, aa.attacks.apgd])
+def test_more_check_draws_lose_no_success(attack: Attack) -> None:
+    """The first inputs that half of the draws hear use up what checks may cost; the last one is put to them all the same."""
+    net, images = aa.load_classifier("mnist"), 0.3 * torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    images[:, :, 8:20, 12:16] = 1
+    goal, region = aa.Misclassify(net(images).argmax(1)), aa.Linf(0.1).around(images)
+    for checks in (16, 100):
+        result = attack(aa.objective(net, goal, None, Expectation("rotate:-30..30@3", check_draws=checks)), region, steps=20)
+        assert result.reached == [True] * 4
+        assert (result.steps <= 20).all()
+
+
+def test_the_last_input_that_was_one_too_many_is_put_to_the_check_draws(clips: list[Tensor]) -> None:
+    """Once, at the end, at the run's cost: whether its example is still there or has left, and with the model at rest."""
+    region = aa.L2(3).around(torch.zeros(3, 9) + 0.1, box=None)
+    net = torch.nn.Linear(9, 1, bias=False)
+    torch.nn.init.ones_(net.weight)
+    wanted = Expectation(Gain((-1, 1)), draws=2, check_draws=16, hard=0)
+    run = Run(aa.objective(lambda x: net(x)[:, 0], louder_than(1, True), None, wanted), region)  # type: ignore[arg-type]
+    assert run.objective.memory is not None
+    for change in (0.25, 0.5):  # the first is heard in some draws, the second in all
+        inputs = region.clean - change
+        look = run.objective.look(inputs)
+        assert look.reached.all()
+        run.objective.memory.checks[:2] = [1000, 1000]
+        kept = run.keep(inputs, look.reached & torch.tensor([True, True, False]))
+        assert not kept.any()
+    run.leave(torch.tensor([False, True, True]), torch.zeros(3, dtype=torch.bool))
+    before = run.cost.forwards.clone()
+    result = run.result()
+    assert result.reached == [True, True, False]
+    assert result.rate is not None
+    assert result.rate.tolist() == [1, 1, 0]
+    torch.testing.assert_close(result.adversarial[:2], region.clean[:2] - 0.5)
+    assert (result.forwards - before).tolist() == [16, 16, 0]
+    assert net.weight.requires_grad
+
+
+def test_the_rate_of_the_smallest_is_what_was_counted() -> None:
+    """More than was wanted is no more than wanted to the search, and is told as it is."""
+    wanted = Expectation(Gain((-6, 6)), draws=2, check_draws=24, hard=0, rate=0.6)
+    region = aa.L2(MIN).around(torch.full((3, 9), 0.1) + 0.01 * torch.arange(3)[:, None], box=None)
+    told = aa.objective(lambda x: x.sum(1) - 0.9, louder_than(0.5, True), None, wanted)  # type: ignore[arg-type]
+    result, begun = find_then_shrink(told, region, steps=60), told.begun(region.clean)
+    assert result.rate is not None
+    assert begun.memory is not None
+    begun.memory.shares[:] = [1.0] * 3
+    counted = begun.rates(result.adversarial, torch.ones(3, dtype=torch.bool), torch.zeros(3))
+    torch.testing.assert_close(result.rate, counted)
+    assert (counted > 0.6).any()
+
+
 # Images and classifiers
 
 

@@ -20,7 +20,8 @@ chunks   As many rows go through the model at once as `memory_mib` holds of what
 rates    Whether an input reaches the goal is a *rate* over check draws: other draws, in other rooms, forward only. They are the
          same throughout a run (common random numbers): two inputs differ in rate by what they are, not by luck, and trying
          again wins nothing. Only inputs that would be kept are put to it, no longer than they can still win, and after the
-         first ones no more than `CHECKED` of all forwards go into it.
+         first ones no more than `CHECKED` of all forwards go into it, but for each example's last input that was so refused:
+         when the run ends, it is put to it all the same (`Run.result`). Mostly that is the best there is.
 
 Sources: Athalye et al. 2018, "Synthesizing robust adversarial examples"; for rooms, Yakura and Sakuma 2019, "Robust audio
 adversarial example for a physical attack", and Qin et al. 2019.
@@ -203,22 +204,36 @@ class Expectation:
         objective.cost.count(objective.who, forwards=self.draws)
         return torch.tensor([hit >= FOUND * self.draws for hit in hits], dtype=torch.bool, device=inputs.device)
 
+    def refused(self, objective: Objective, candidates: Tensor, least: Tensor) -> Tensor:
+        """Which candidates `rates` would turn away only because their checks have had their share of the forwards.
+
+        Shapes: candidates bool [batch], least [batch] -> bool [batch].
+        """
+        memory, who = known(objective)
+        spent, turned = objective.cost.forwards.tolist(), torch.zeros_like(candidates)
+        likely = self.likely(memory, who, candidates, least)
+        turned[[i for i in likely if memory.checks[who[i]] > CHECKED * spent[who[i]] + self.check_draws]] = True
+        return turned
+
+    def likely(self, memory: Memory, who: list[int], candidates: Tensor, least: Tensor) -> list[int]:
+        """The candidates whose last look was no worse than `least`. Shapes: candidates bool [batch], least [batch]."""
+        wanted = least.tolist()
+        return [i for i in candidates.nonzero()[:, 0].tolist() if memory.shares[who[i]] >= wanted[i] - 1e-4]
+
     @torch.no_grad()
-    def rates(self, objective: Objective, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
+    def rates(self, objective: Objective, inputs: Tensor, candidates: Tensor, least: Tensor, last: bool = False) -> Tensor:
         """The share of check draws at the goal, for the candidates; zero for the others.
 
-        A candidate whose last look was worse than `least`, or whose checks have had their share, is not put to it; one
-        that can no longer come to `least` is given up, with the share up to there.
+        A candidate whose last look was worse than `least`, or whose checks have had their share, is not put to it, unless it is the
+        `last` of its example; one that can no longer come to `least` is given up, with the share up to there.
         Shapes: inputs [batch, *], candidates bool [batch], least [batch] -> [batch].
         """
         memory, who = known(objective)
-        hits, wanted, spent = [0] * len(inputs), least.tolist(), objective.cost.forwards.tolist()
-        left = [
-            example
-            for example in candidates.nonzero()[:, 0].tolist()
-            if memory.shares[who[example]] >= wanted[example] - 1e-4
-            and memory.checks[who[example]] <= CHECKED * spent[who[example]] + self.check_draws
-        ]
+        hits, wanted = [0] * len(inputs), least.tolist()
+        if last:
+            left = candidates.nonzero()[:, 0].tolist()
+        else:
+            left = self.likely(memory, who, candidates & ~self.refused(objective, candidates, least), least)
         for first in range(0, self.check_draws, ROUND):
             draws = range(first, min(first + ROUND, self.check_draws))
             names = {example: memory.names[who[example]] for example in left}

@@ -254,14 +254,19 @@ class Objective:
         assert self.memory is not None
         return torch.tensor([self.memory.shares[number] for number in self.who.tolist()])
 
-    def rates(self, inputs: Tensor, candidates: Tensor, least: Tensor) -> Tensor:
+    def rates(self, inputs: Tensor, candidates: Tensor, least: Tensor, last: bool = False) -> Tensor:
         """How often each candidate (those just looked at as reaching the goal) reaches it; 1 without an expectation.
 
-        One that cannot come to `least` may be given up early. Shapes: inputs [batch, *], candidates bool and least [batch] -> [batch].
+        One that cannot come to `least` may be given up early, and one too many is turned away (`refused`) unless it is the `last`.
+        Shapes: inputs [batch, *], candidates bool and least [batch] -> [batch].
         """
         if self.expectation is None:
             return candidates.to(least)
-        return self.expectation.rates(self, inputs, candidates, least)
+        return self.expectation.rates(self, inputs, candidates, least, last)
+
+    def refused(self, candidates: Tensor, least: Tensor) -> Tensor:
+        """Which candidates are one too many for the check draws of a channel. Shapes: bool [batch], [batch] -> bool [batch]."""
+        return torch.zeros_like(candidates) if self.expectation is None else self.expectation.refused(self, candidates, least)
 
     def by(self, confidence: Confidence) -> "Objective":
         """The same objective, measured by this confidence, where its goal is one of labels; else as it is."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -10,12 +11,36 @@ from torch import Tensor
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.models.rest import at_rest
 from audioadv.threat.projections import each, length_of
 from audioadv.threat.region import Region
 
 MOVED = 1e-4  # inputs nearer than this count as unchanged: a rotation by 0 degrees leaves rounding errors
 Tell = Callable[[int, Tensor, Tensor], bool | None]
 """`progress(step, gauge, best)`, called after every step with the whole batch's best so far. True says that it is enough: all leave."""
+
+
+@final
+@dataclass(eq=False)
+class Waiting:
+    """Of each example, the last input that was one too many for the check draws, if there was one, and how it was to be kept.
+
+    Shapes: inputs and parameters as a run's best and its parameters, size and there (bool) [batch].
+    """
+
+    inputs: Tensor
+    parameters: Tensor | None
+    size: Tensor
+    there: Tensor
+    anywhere: bool
+
+    def put(self, spot: Tensor, which: Tensor, inputs: Tensor, parameters: Tensor | None, size: Tensor) -> None:
+        """Let `which` of these inputs wait, in the place of those before. Shapes: spot, which (bool) and size [some], others [some, *]."""
+        put(self.inputs, spot, inputs, which)
+        put(self.size, spot, size, which)
+        put(self.there, spot, which, which)
+        if self.parameters is not None and parameters is not None:
+            put(self.parameters, spot, parameters, which)
 
 
 @final
@@ -32,14 +57,15 @@ class Run:
         check_objective(objective)
         count = len(region.clean)
         self.objective, self.region, self.progress = objective.begun(region.clean, region), checked(region), progress
-        self.cost = self.objective.cost
+        self.cost, self.whole = self.objective.cost, (self.objective, self.region)
         self.here = torch.arange(count)
         self.spot = self.here.to(region.clean.device)  # the same, where the inputs are
         self.clean, self.best = region.clean, region.clean.clone()
         self.parameters = None if region.added else region.start()
         self.gauge = region.clean.new_full((count,), math.inf)
         self.size = self.gauge.clone()  # of the best, successful or not, where that is more than its gauge
-        self.rate = torch.zeros_like(self.gauge)
+        self.rate, self.heard = torch.zeros_like(self.gauge), torch.zeros_like(self.gauge)
+        self.waiting: Waiting | None = None
         # [still in], running sum of what `stay` was given; not finite: the example broke. One tensor: many small ones fragment the heap
         self.sums = torch.zeros_like(self.gauge)
         self.broken = torch.zeros(count, dtype=torch.bool)
@@ -75,8 +101,17 @@ class Run:
         """
         return reached if self.objective.expectation is None else reached & self.objective.decide(inputs)
 
-    def note(self, region: Region, rows: Tensor | None, inputs: Tensor, reached: Tensor, anywhere: bool, size: Tensor | None) -> Tensor:
-        """`keep`, with the inputs and sizes of those that reached the goal only (`rows`), or of all.
+    def note(
+        self,
+        region: Region,
+        rows: Tensor | None,
+        inputs: Tensor,
+        reached: Tensor,
+        anywhere: bool,
+        size: Tensor | None,
+        last: bool = False,
+    ) -> Tensor:
+        """`keep`, with the inputs and sizes of those that reached the goal only (`rows`), or of all; the `last` ones have waited.
 
         Shapes: rows [some], inputs [some, *], size [some], reached and result [still in].
         """
@@ -87,7 +122,7 @@ class Run:
             fits = fits & reached
         before = self.gauge.index_select(0, spot)
         if self.objective.expectation is not None:
-            better, good, done = self.oftener(inputs, gauge if size is None else size, fits, spot, anywhere)
+            better, good, done = self.oftener(inputs, region.known, gauge if size is None else size, fits, spot, anywhere, last)
         elif size is not None:
             better = good = done = fits & (size < self.size[spot])
             self.size[spot] = torch.where(better, size, self.size[spot])
@@ -102,12 +137,27 @@ class Run:
             return done
         return reached if every else reached.index_copy(0, rows, done)
 
-    def oftener(self, inputs: Tensor, size: Tensor, fits: Tensor, spot: Tensor, anywhere: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def oftener(
+        self, inputs: Tensor, parameters: Tensor | None, size: Tensor, fits: Tensor, spot: Tensor, anywhere: bool, last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Over a channel: which inputs are better than the best so far, which of them a success, and which are good enough."""
         enough, before, nearer = self.objective.rate if anywhere else 1.0, self.rate[spot], size < self.size[spot]
-        rate = self.objective.rates(inputs, fits & (nearer | (before < enough)), before).clamp_max(enough)
+        candidates = fits & (nearer | (before < enough))
+        if not last and bool((late := self.objective.refused(candidates, before)).any()):
+            if self.waiting is None:
+                self.waiting = Waiting(
+                    self.best.clone(),
+                    None if self.parameters is None else self.parameters.clone(),
+                    self.size.clone(),
+                    torch.zeros_like(self.size, dtype=torch.bool),
+                    anywhere,
+                )
+            self.waiting.put(spot, late, inputs, parameters, size)
+        heard = self.objective.rates(inputs, candidates, before, last)
+        rate = heard.clamp_max(enough)
         better = fits & ((rate > before) | ((rate == before) & nearer & (rate > 0)))
-        self.rate[spot], self.size[spot] = torch.where(better, rate, before), torch.where(better, size, self.size[spot])
+        for kept, new in ((self.rate, rate), (self.heard, heard), (self.size, size)):
+            kept[spot] = torch.where(better, new, kept[spot])
         return better, better & (rate >= self.objective.rate), better & (rate >= enough)
 
     def open(self) -> Tensor:
@@ -153,14 +203,29 @@ class Run:
         self.sums = self.sums[stay]
         return stay, width
 
+    def put_last(self) -> None:
+        """Put what has waited to the check draws. Nothing comes after it: whoever had left is back in the batch."""
+        waiting = self.waiting
+        if waiting is None:
+            return
+        self.spot = waiting.there.nonzero()[:, 0]
+        objective, region = self.whole
+        self.objective, self.region = objective.rows(self.spot.cpu()), region.rows(self.spot)
+        known = self.region.knowing(None if waiting.parameters is None else waiting.parameters[self.spot])
+        with at_rest(self.objective.model):
+            self.note(
+                known, None, waiting.inputs[self.spot], waiting.there[self.spot], waiting.anywhere, waiting.size[self.spot], last=True
+            )
+
     def result(self) -> AttackResult:
         """How it ended."""
         self.broken[self.here] |= ~self.sums.isfinite().cpu()
+        self.steps[self.here] = self.taken
+        self.put_last()
         # all-zero parameters still paint a grey patch, so gauge 0 may be a change
         changed = (self.gauge > 0) | ((self.best - self.clean).abs() > MOVED).flatten(1).any(1)
         outcome = tuple(map(ended, self.gauge.tolist(), changed.tolist(), self.broken.tolist()))
-        cost, rate = self.cost, None if self.objective.expectation is None else self.rate
-        self.steps[self.here] = self.taken
+        cost, rate = self.cost, None if self.objective.expectation is None else self.heard
         return AttackResult(self.best, outcome, self.gauge, self.steps, cost.forwards, cost.backwards, self.parameters, rate)
 
 
