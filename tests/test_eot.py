@@ -41,7 +41,7 @@ from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role, read_rooms
 from audioadv.models.alphabet import ALPHABET
 from audioadv.threat.bounds import MIN
-from audioadv.threat.channels import Gain, Key, Noise, Room, fingerprint, parse_channel
+from audioadv.threat.channels import NOTHING, Gain, Key, Noise, Room, fingerprint, parse_channel
 from audioadv.threat.channels.channel import Channel, Play
 from audioadv.threat.channels.heard import heard_through
 
@@ -504,8 +504,8 @@ def test_the_last_input_that_was_one_too_many_is_put_to_the_check_draws(clips: l
     wanted = Expectation(Gain((-1, 1)), draws=2, check_draws=16, hard=0)
     run = Run(aa.objective(lambda x: net(x)[:, 0], louder_than(1, True), None, wanted), region)  # type: ignore[arg-type]
     assert run.objective.memory is not None
-    for change in (0.25, 0.5):  # the first is heard in some draws, the second in all
-        inputs = region.clean - change
+    for less in (0.25, 0.5):  # the first is heard in some draws, the second in all
+        inputs = region.clean - less
         look = run.objective.look(inputs)
         assert look.reached.all()
         run.objective.memory.checks[:2] = [1000, 1000]
@@ -590,6 +590,30 @@ def test_attacks_on_scores_and_decisions_meet_draws_too() -> None:
         for image, label, reached in zip(result.adversarial, goal.labels, result.reached, strict=True):
             fooled = net(channel.draw(keys)(image.expand(100, -1, -1, -1), None)[0]).argmax(1) != label
             assert not reached or fooled.float().mean() > 0.6
+
+
+# Channels in which nothing is random
+
+
+def test_where_nothing_is_random_one_draw_is_looked_at() -> None:
+    images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    net = Classifies(36)
+    goal = aa.Misclassify(net(images).argmax(1))
+    result = pgd(aa.objective(net, goal, None, Expectation("depth:3", draws=8, check_draws=16)), aa.Linf(0.9).around(images), steps=3)
+    assert all(result.reached)
+    assert (result.forwards <= 2 * result.steps + 2).all(), "one for a step, one to check"
+    once = pgd(aa.objective(net, goal, None, Expectation("depth:3", draws=1, check_draws=1)), aa.Linf(0.9).around(images), steps=3)
+    torch.testing.assert_close(once.adversarial, result.adversarial)
+    drawn = aa.objective(net, goal, None, Expectation(NOTHING, draws=8)).begun(images)
+    drawn.look(images)
+    assert drawn.cost.forwards.tolist() == [8] * 3, "of no channel, the draws are the model's own, and whoever asks for them gets them"
+
+
+def test_what_is_crafted_where_nothing_is_random_is_judged_once(clips: list[Tensor]) -> None:
+    hiss = [Clip("hiss", clips[0], 16000)]
+    (found,) = aa.craft(recognisers.linear(), hiss, aa.Transcribe("go"), bound="snr:5", channel="gain:-6", steps=40, judge_draws=50).clips
+    assert (found.outcome, found.hits, found.draws) == (aa.Outcome.REACHED, 1, 1)
+    assert found.forwards < 3 * 40
 
 
 # What is wrong is said

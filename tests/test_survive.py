@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import recognisers
@@ -14,8 +15,10 @@ from test_cli import LINEAR, lines, run
 from torch import Tensor
 
 import audioadv as aa
+from audioadv.defenses.statement import Statement
 from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.survival import Subject, Survival, survive, together
+from audioadv.models.alphabet import ALPHABET
 from audioadv.report.survival import draw_survival
 from audioadv.threat.channels import NOTHING, Channel, Key, parse_channel
 from audioadv.threat.channels.channel import Play
@@ -79,6 +82,19 @@ def test_more_noise_is_survived_less_often(made: Path) -> None:
     assert rates[-1] < 0.2
     assert len(survivals[0].heard) == 1
     assert all(survival.line()["clean_hits"] == 0 for survival in survivals)
+
+
+def test_where_nothing_is_random_there_is_one_draw(made: Path) -> None:
+    channels = [parse_channel(spec) for spec in ("gain:-6", "codec:mulaw@64k", "packets:0", "gain:-6..6", "gain:-6_or_bits:8")]
+    subject = Subject("hiss", sound(made / "hiss.wav"), "go")
+    assert [len(survival.heard) for survival in survive(recognisers.linear(), [subject], channels, draws=5)] == [1, 1, 1, 5, 5]
+
+    def listen(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return recognisers.listen(waveforms, lengths)
+
+    listen.net = SimpleNamespace(statement=Statement(random=True))  # type: ignore[attr-defined]
+    drawn = survive(aa.Recogniser(listen, 16000, ALPHABET), [subject], [NOTHING, *channels[:1]], draws=5)
+    assert [len(survival.heard) for survival in drawn] == [5, 5], "but for a model that answers the same input differently"
 
 
 def test_a_clean_clip_as_its_own_example_hears_the_same_draws(made: Path) -> None:

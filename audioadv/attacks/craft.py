@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audioadv.attacks.catalogue import crafting
 from audioadv.attacks.crafted import Crafted, CraftResult
-from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation
+from audioadv.attacks.eot import ON_CPU_MIB, ON_CUDA_MIB, Expectation, distinct
 from audioadv.attacks.objective import objective
 from audioadv.attacks.result import Attack, Outcome
 from audioadv.attacks.survivors import restarted
@@ -92,7 +92,7 @@ def craft_each(
 
     Bound and channel may be specs. Over a channel, a step averages `draws` of it, an example is chosen by `check_draws` and
     judged by `judge_draws`, and its goal is reached where that is at least `rate` of them (`attacks/eot.py`). So it is of a model that
-    states that it is random, whose own draws they are then.
+    states that it is random, whose own draws they are then. Where nothing is random, as in a codec, one draw is all of them.
 
     With `restarts`, of so many starts of `steps` each, all after the first are for clips that have not come there yet: over a channel,
     of a clip that none brings there the one that most check draws hear is kept.
@@ -122,7 +122,8 @@ def craft_each(
     if len(heard) != len(clips):
         raise UnusableBatch(f"heard of {len(heard)} clips, but {len(clips)} are given: give one for each, None where nobody asked")
     run, whole = crafting(attack).run, bound.at_rate(model.sample_rate)
-    call = Call(model, whole, run, steps, restarts, seed, over if drawn else None, judge_draws, progress, stop)
+    judging = distinct(judge_draws, channel, model)
+    call = Call(model, whole, run, steps, restarts, seed, over if drawn else None, judging, progress, stop)
     return in_batches(call, clips, goal, batch, heard)
 
 

@@ -22,6 +22,7 @@ rates    Whether an input reaches the goal is a *rate* over check draws: other d
          again wins nothing. Only inputs that would be kept are put to it, no longer than they can still win, and after the
          first ones no more than `CHECKED` of all forwards go into it, but for each example's last input that was so refused:
          when the run ends, it is put to it all the same (`Run.result`). Mostly that is the best there is.
+fixed    Where neither the channel nor the model draws anything, one draw says all, and no more are looked at (`against`).
 
 Sources: Athalye et al. 2018, "Synthesizing robust adversarial examples"; for rooms, Yakura and Sakuma 2019, "Robust audio
 adversarial example for a physical attack", and Qin et al. 2019.
@@ -30,7 +31,7 @@ adversarial example for a physical attack", and Qin et al. 2019.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import torch
@@ -39,10 +40,11 @@ from torch import Tensor
 from audioadv.attacks.objective import Look, Objective, Score, losses_and_reached, of_rows, slope_at
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
+from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
 from audioadv.models.rest import fitting
 from audioadv.options import check_counts, is_number, is_whole
-from audioadv.threat.channels.channel import Channel
+from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.keys import Key, fingerprint
 from audioadv.threat.channels.specs import as_channel, check_kind
 from audioadv.threat.goals import Goal
@@ -129,6 +131,11 @@ class Expectation:
             raise OptionError(f"hard {self.hard!r}: the share of draws that are met again is at least 0 and below 1")
         if not is_number(self.memory_mib) or self.memory_mib <= 0:
             raise OptionError(f"memory_mib {self.memory_mib!r}: give the mebibytes that one chunk may hold, for example 96")
+
+    def against(self, model: Callable[..., Any]) -> "Expectation":
+        """The same for this model: one draw where all would be alike. Without a channel draws are the model's, whatever it states."""
+        every = self.channel == NOTHING or distinct(2, self.channel, model) > 1
+        return self if every else replace(self, draws=1, check_draws=1)
 
     def memory(self, clean: Tensor, lengths: Tensor | None) -> Memory:
         """What a run on these examples begins with. Shapes: clean [batch, *], lengths [batch].
@@ -293,6 +300,11 @@ class Expectation:
     def heard_at(self, objective: Objective) -> int:
         """The rate that the model listens at, Hz."""
         return getattr(objective.model, "sample_rate", None) or self.sample_rate
+
+
+def distinct(draws: int, channel: Channel, model: Callable[..., Any]) -> int:
+    """How many of so many draws may differ: all, but one where neither the channel nor the model, by what it states, draws anything."""
+    return draws if channel.random or stated(model).random else 1
 
 
 def enough(hits: int, draws: int, rate: float) -> bool:

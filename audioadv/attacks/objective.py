@@ -101,9 +101,10 @@ class Objective:
         Slopes that are estimated are so within the region's box.
         """
         slopes = None if self.slopes is None else self.slopes.begun(clean, None if region is None else box_of(region))
-        memory = None if self.expectation is None else self.expectation.memory(clean, self.lengths)
-        watch = None if self.watch is None else self.watch.begun()
-        return replace(self, who=torch.arange(len(clean)), cost=Cost(len(clean)), slopes=slopes, memory=memory, watch=watch)
+        over = None if self.expectation is None else self.expectation.against(self.model)
+        memory = None if over is None else over.memory(clean, self.lengths)
+        watch, cost = None if self.watch is None else self.watch.begun(), Cost(len(clean))
+        return replace(self, who=torch.arange(len(clean)), cost=cost, slopes=slopes, expectation=over, memory=memory, watch=watch)
 
     def told(self, inputs: Tensor, near: Tensor | None, seen: Seen) -> Seen:
         """What was seen of these inputs, once the watch knows of it."""

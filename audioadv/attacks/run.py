@@ -212,10 +212,9 @@ class Run:
         objective, region = self.whole
         self.objective, self.region = objective.rows(self.spot.cpu()), region.rows(self.spot)
         known = self.region.knowing(None if waiting.parameters is None else waiting.parameters[self.spot])
+        inputs, size, there = (part[self.spot] for part in (waiting.inputs, waiting.size, waiting.there))
         with at_rest(self.objective.model):
-            self.note(
-                known, None, waiting.inputs[self.spot], waiting.there[self.spot], waiting.anywhere, waiting.size[self.spot], last=True
-            )
+            self.note(known, None, inputs, there, waiting.anywhere, size, last=True)
 
     def result(self) -> AttackResult:
         """How it ended."""

@@ -2,9 +2,9 @@
 
     files  x  channels  x  judge draws  ->  exact hits, and word errors against the target and against what is said
 
-Draws have the role `judge`: their rooms have had no part in any crafting. A clean clip and what was made of it meet the same
-draws, so that the two differ by nothing but the change. Draws of one file share that file: the interval of a rate is over its
-draws, not over clips.
+Draws have the role `judge`: their rooms have had no part in any crafting. Where nothing is random, as in a codec, there is one draw.
+A clean clip and what was made of it meet the same draws, so that the two differ by nothing but the change. Draws of one file share
+that file: the interval of a rate is over its draws, not over clips.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from audioadv.attacks.eot import distinct
 from audioadv.errors import UnusableBatch, UnusableResponse
 from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.words import WordErrors
@@ -46,7 +47,7 @@ class Subject:
 @final
 @dataclass(frozen=True)
 class Survival:
-    """One clip through one channel, by its spec (none: straight from the file, one draw): what was heard, draw by draw.
+    """One clip through one channel, by its spec (none: straight from the file): what was heard, draw by draw.
 
     Word error rates are over all draws together, and pass 1 where more words are heard than there are.
     """
@@ -132,8 +133,9 @@ def survive(
 
 
 def transcripts(model: Recogniser, samples: Tensor, channel: Channel, draws: int, clip: int, seed: int) -> tuple[str, ...]:
-    """What is heard, draw by draw; once through NOTHING. Shapes: samples [time]."""
-    if channel == NOTHING:
+    """What is heard, draw by draw; once where neither channel nor model draws anything. Shapes: samples [time]."""
+    draws = distinct(draws, channel, model)
+    if channel == NOTHING and draws == 1:
         return tuple(heard_alone(model, samples).transcripts())
     parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed)
     return tuple(text for part in parts for text in part.transcripts())

@@ -131,6 +131,10 @@ class Pick(Channel):
         return "BPDA" if any(option.backward == "BPDA" for option in self.among) else "exact"
 
     @property
+    def random(self) -> bool:
+        return any(option.random or option != self.among[0] for option in self.among)
+
+    @property
     def scatters(self) -> bool:
         return all(option.scatters for option in self.among)
 

@@ -111,6 +111,10 @@ class Packets(Channel):
     def __str__(self) -> str:
         return f"packets:{self.share}" + ("" if self.milliseconds == 20 else f"@{number(self.milliseconds)}")
 
+    @property
+    def random(self) -> bool:
+        return self.share.high > 0 and self.share.low < 1
+
     def unfit(self, length: int, sample_rate: int) -> str | None:
         return f"{self}: nothing of the clip arrives. Lose less" if self.share.low >= 1 else None
 

@@ -153,7 +153,7 @@ class Drop(OneNumber):
 
     @property
     def random(self) -> bool:
-        return self.range.high > 0
+        return self.range.high > 0 and self.range.low < 1
 
     def unfit(self, length: int, sample_rate: int) -> str | None:
         return f"{self}: nothing of the clip arrives. Lose less" if self.range.low >= 1 else None
