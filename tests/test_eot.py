@@ -850,6 +850,20 @@ def test_without_lengths_a_channel_may_not_change_them(spec: str) -> None:
         pgd(aa.objective(Classifies(8000), aa.Misclassify(LABELS), None, Expectation(spec)), region, steps=1)
 
 
+def test_what_takes_lengths_may_be_heard_at_another_speed() -> None:
+    """So says the error, and a Classifier, which takes none, says so too."""
+
+    def loudness(waveforms: Tensor, lengths: Tensor) -> Tensor:
+        size = waveforms.square().sum(1) / lengths
+        return torch.stack([size, 0.5 - size, -size], 1)
+
+    sounds, lengths = torch.rand(3, 800, generator=torch.Generator().manual_seed(0)), torch.tensor([800, 700, 600])
+    wanted = aa.objective(loudness, aa.Misclassify(LABELS), lengths, Expectation("speed:0.9..1.1"))
+    assert pgd(wanted, aa.Linf(0.1).around(sounds, lengths), steps=2).adversarial.isfinite().all()
+    with pytest.raises(aa.errors.OptionError, match="lengths for loud: a Classifier takes inputs alone"):
+        aa.objective(aa.Classifier(Classifies(800), "loud"), aa.Misclassify(LABELS), lengths, Expectation("speed:0.9..1.1"))
+
+
 def test_scores_of_low_precision_over_a_channel() -> None:
     images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     wanted = aa.objective(Classifies(36, low=True), aa.Misclassify(LABELS), None, Expectation("gaussian:0.1"))

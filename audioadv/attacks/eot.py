@@ -146,7 +146,10 @@ class Expectation:
         width = clean.shape[-1]
         if lengths is None and clean.ndim == 2 and (span := self.channel.lengths(width)) != (width, width):
             made = f"makes {span[0]} to {span[1]} samples of {width}, and this objective has no lengths"
-            raise UnusableBatch(f"channel {self.channel}: {made}. Give them (aa.objective(model, goal, lengths)), or keep the length")
+            raise UnusableBatch(
+                f"channel {self.channel}: {made}. Take a channel that keeps the length, as a Classifier needs, or give lengths to a model "
+                "that is called with (waveforms, lengths): aa.objective(model, goal, lengths)"
+            )
         ends = [width] * len(clean) if lengths is None else lengths.tolist()
         names = tuple(fingerprint(example[..., :end]) for example, end in zip(clean, ends, strict=True))
         return Memory(names, tuple({} for _ in names), [0.0] * len(names), [0] * len(names))

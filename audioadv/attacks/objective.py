@@ -22,6 +22,7 @@ from audioadv.attacks.cost import Cost
 from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, granted, includes
+from audioadv.models.classifier import Classifier
 from audioadv.models.recogniser import Emissions
 from audioadv.models.rest import fitting, only_read
 from audioadv.threat.bounds import Box
@@ -368,12 +369,17 @@ def objective(
 
     With an `expectation` (`Expectation(parse_channel("room_then_noise:20"))`), on average over a channel. `slopes` says where
     slopes come from, if not from the model's own gradients: `nes()`, `bandits()` ... Raises OptionError for what is no such source, no
-    model or no goal.
+    model or no goal, and for lengths that a Classifier would not take.
     """
     if not callable(model) or isinstance(model, type):
         raise OptionError(f"model {model!r:.60}: not a model. Give a module, a Classifier or a Recogniser")
     if not is_goal(goal):
         raise OptionError(f"goal {goal!r:.60}: not a goal. Give one, for example Misclassify(labels) or Transcribe(text)")
+    if lengths is not None and isinstance(model, Classifier):
+        raise OptionError(
+            f"lengths for {model.name}: a Classifier takes inputs alone. Leave them out, or give a model that is called with them, "
+            "model(waveforms, lengths)"
+        )
     if slopes is not None and (isinstance(slopes, type) or not callable(getattr(slopes, "look", None))):
         raise OptionError(f"slopes {slopes!r:.60}: not a source of slopes. Give one: nes(), spsa(), coordinates() or bandits()")
     return Objective(model, goal, lengths, slopes=slopes, expectation=expectation)
