@@ -4,10 +4,12 @@ import io
 import math
 import os
 import signal
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -460,6 +462,35 @@ def test_whole_numbers_may_be_written_with_a_point() -> None:
             make()
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Noise([15, 25]), r"channel with \[15, 25\]: give a number, or, where it has a range, a pair"),  # type: ignore[arg-type]
+        (lambda: Noise((15,)), r"channel with \(15,\): give a number, or a pair \(low, high\)"),  # type: ignore[arg-type]
+        (lambda: Noise(True), "channel with True: give a number"),
+        (lambda: Noise((0, "20")), "channel with '20'"),  # type: ignore[arg-type]
+        (lambda: Noise(20, 3), "noise of 3: give a kind"),  # type: ignore[arg-type]
+        (lambda: Gain("-6"), r"channel with '-6'.*gain:-6 or"),  # type: ignore[arg-type]
+        (lambda: Band("300", 3400), "channel with '300'"),  # type: ignore[arg-type]
+        (lambda: Loudspeaker(None), "channel with None"),  # type: ignore[arg-type]
+        (lambda: Rotate(5, "3"), "channel with '3'"),  # type: ignore[arg-type]
+        (lambda: Packets(0.1, "20"), "channel with '20'"),  # type: ignore[arg-type]
+        (lambda: Codec("mp3", "64k"), "channel with '64k'.*codec:mp3@64k"),  # type: ignore[arg-type]
+        (lambda: Bits(True), "bits True: give a whole number"),
+        (lambda: Room("sim"), "rooms 'sim': no set of rooms.*room:FOLDER"),  # type: ignore[arg-type]
+        (lambda: Gain(3) >> 20, r"channel 20: not a channel. Give a spec, 'noise:20', or one of audioadv.threat.channels"),  # type: ignore[operator]
+    ],
+)  # fmt: skip
+def test_channels_of_no_numbers_are_told(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(aa.errors.MalformedSpec, match=said):
+        make()
+
+
+def test_numbers_of_numpy_are_numbers_and_a_path_names_a_recording() -> None:
+    assert str(Noise((np.float32(15), np.int64(25)))) == "noise:15..25"  # type: ignore[arg-type]
+    assert Noise(20, Path(BABBLE)) == parse_channel(f"noise:20@{BABBLE}")
+
+
 @pytest.mark.parametrize("other", ["gain:3", None, Gain])
 def test_a_channel_joins_with_channels_only(other: object) -> None:
     for join in (lambda: Noise(20) >> other, lambda: Noise(20) | other):  # type: ignore[operator]
@@ -603,6 +634,26 @@ def test_noise_to_judge_by_is_not_the_noise_crafted_with(tmp_path: Path) -> None
         ends[role] = float(heard.min()), float(heard.max())
     assert ends[Role.CRAFT][1] <= 0.5 < ends[Role.JUDGE][0]
     assert ends[Role.CHECK][1] <= 0.5
+
+
+def test_a_recording_that_was_replaced_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, hz in (("a", 440), ("b", 880)):
+        (tmp_path / place).mkdir()
+        aa.write_wav(tmp_path / place / "n.wav", tone(hz), 16000)
+
+    def heard(path: Path | str) -> Tensor:
+        return Noise(20, path).draw([Key(0, 0, 0)])(torch.ones(1, 4000), None)[0]
+
+    first, other = heard(tmp_path / "a/n.wav"), heard(tmp_path / "b/n.wav")
+    aa.write_wav(tmp_path / "a/n.wav", tone(880), 16000)
+    os.utime(tmp_path / "a/n.wav", ns=(0, 0))
+    assert torch.equal(heard(tmp_path / "a/n.wav"), other)
+    assert not torch.equal(first, other)
+    aa.write_wav(tmp_path / "a/n.wav", tone(440), 16000)
+    for place, expected in (("a", first), ("b", other)):
+        os.utime(tmp_path / place / "n.wav", ns=(5, 5))
+        monkeypatch.chdir(tmp_path / place)
+        assert torch.equal(heard("n.wav"), expected)
 
 
 def test_noise_that_is_too_short_or_silent_or_missing(tmp_path: Path) -> None:

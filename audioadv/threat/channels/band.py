@@ -11,7 +11,7 @@ from audioadv.audio.convolution import convolve
 from audioadv.audio.ragged import inside
 from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of, in_single
-from audioadv.threat.channels.keys import Key, Numbers, Range, number
+from audioadv.threat.channels.keys import Key, Numbers, Range, number, real
 
 HALF_SECONDS = 0.04  # of a filter's response, on each side
 POINTS = 8  # of a loudspeaker's ripple, over the octaves from 100 Hz to 12.8 kHz
@@ -66,6 +66,8 @@ class Band(Channel):
     high_hz: float
 
     def __post_init__(self) -> None:
+        for name in ("low_hz", "high_hz"):
+            object.__setattr__(self, name, real(getattr(self, name), self.EXAMPLE))
         if not 0 <= self.low_hz < self.high_hz:
             raise MalformedSpec(f"band {self.low_hz:g}..{self.high_hz:g}: give two frequencies in Hz, the lower first: {self.EXAMPLE}")
 
@@ -100,7 +102,7 @@ class Loudspeaker(Channel):
     ripple_db: Range
 
     def __init__(self, ripple_db: Numbers = 4.0) -> None:
-        object.__setattr__(self, "ripple_db", Range.of(ripple_db).within(0, 40, "dB", "loudspeaker"))
+        object.__setattr__(self, "ripple_db", Range.of(ripple_db, self.EXAMPLE).within(0, 40, "dB", "loudspeaker"))
 
     @classmethod
     def read(cls, text: str) -> Self:

@@ -192,7 +192,7 @@ def all_of(waveforms: Tensor) -> Tensor:
 def checked(channel: Any) -> Channel:
     """The channel. Raises MalformedSpec for anything else."""
     if isinstance(channel, type) or not callable(getattr(channel, "draw", None)):
-        raise MalformedSpec(f"channel {channel!r}: not a channel. Give one, for example Noise(20) or parse_channel('noise:20')")
+        raise MalformedSpec(f"channel {channel!r}: not a channel. Give a spec, 'noise:20', or one of audioadv.threat.channels, Noise(20)")
     known: Channel = channel
     return known
 
@@ -234,7 +234,7 @@ class OneNumber(Channel):
     range: Range
 
     def __init__(self, range: Numbers) -> None:
-        object.__setattr__(self, "range", Range.of(range).within(*self.LIMITS, name=self.NAME))
+        object.__setattr__(self, "range", Range.of(range, self.EXAMPLE).within(*self.LIMITS, name=self.NAME))
 
     @classmethod
     def read(cls, text: str) -> Self:

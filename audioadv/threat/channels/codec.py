@@ -12,7 +12,7 @@ from audioadv.audio.codecs import RATES, check_codec, lack, through_codecs
 from audioadv.errors import MalformedSpec
 from audioadv.threat.channels.channel import Backward, Channel, Play, Played, all_of, in_single
 from audioadv.threat.channels.clock import Resample
-from audioadv.threat.channels.keys import Key, Numbers, Range, number
+from audioadv.threat.channels.keys import Key, Numbers, Range, number, real
 from audioadv.threat.channels.level import straight_through
 from audioadv.threat.decimals import decimal
 
@@ -36,7 +36,7 @@ class Codec(Channel):
     def __init__(self, name: str, kilobits: float | None = None) -> None:
         check_codec(name)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "kilobits", USUAL[name] if kilobits is None else float(kilobits))
+        object.__setattr__(self, "kilobits", USUAL[name] if kilobits is None else real(kilobits, self.EXAMPLE))
         if not (math.isfinite(self.kilobits) and (self.kilobits > 0 or (name == "vorbis" and self.kilobits == 0))):
             raise MalformedSpec(f"codec {name} at {kilobits}: give kilobits a second, for example {self.EXAMPLE}")
         if all(lack(name, self.kilobits, rate) for rate in RATES.get(name, (48000,))):
@@ -98,8 +98,8 @@ class Packets(Channel):
     milliseconds: float = 20.0
 
     def __init__(self, share: Numbers, milliseconds: float = 20.0) -> None:
-        object.__setattr__(self, "share", Range.of(share).within(0, 1, "", "packets"))
-        object.__setattr__(self, "milliseconds", milliseconds)
+        object.__setattr__(self, "share", Range.of(share, self.EXAMPLE).within(0, 1, "", "packets"))
+        object.__setattr__(self, "milliseconds", real(milliseconds, self.EXAMPLE))
         if not 0.1 <= milliseconds <= 10000:
             raise MalformedSpec(f"packets of {milliseconds:g} ms: give 0.1 to 10000 ms, for example {self.EXAMPLE}")
 

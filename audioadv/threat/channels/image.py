@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from audioadv.errors import MalformedSpec, UnusableBatch
 from audioadv.threat.channels.channel import Backward, Channel, OneNumber, Play, Played, in_single
-from audioadv.threat.channels.keys import Key, Numbers, Range, number
+from audioadv.threat.channels.keys import Key, Numbers, Range, number, real
 from audioadv.threat.channels.level import straight_through
 from audioadv.threat.decimals import decimal
 from audioadv.threat.projections import each
@@ -47,8 +47,8 @@ class Rotate(Channel):
     pixels: float = 0.0
 
     def __init__(self, degrees: Numbers, pixels: float = 0.0) -> None:
-        object.__setattr__(self, "degrees", Range.of(degrees).within(-360, 360, "degrees", "rotate"))
-        object.__setattr__(self, "pixels", float(pixels))
+        object.__setattr__(self, "degrees", Range.of(degrees, self.EXAMPLE).within(-360, 360, "degrees", "rotate"))
+        object.__setattr__(self, "pixels", real(pixels, self.EXAMPLE))
         if not 0 <= self.pixels < math.inf:
             raise MalformedSpec(f"rotate by {pixels} pixels: give a number of at least 0, for example {self.EXAMPLE}")
 

@@ -5,6 +5,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple, final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from audioadv.audio.roomsets import Role
 from audioadv.errors import MalformedSpec
+from audioadv.options import is_number
 from audioadv.threat.decimals import decimal
 
 
@@ -60,12 +62,15 @@ class Range:
     high: float
 
     @staticmethod
-    def of(value: "Numbers") -> "Range":
-        """A range from whatever may stand for one: a number, two, or a range."""
+    def of(value: "Numbers", example: str) -> "Range":
+        """A range from whatever may stand for one: a number, two, or a range. Raises MalformedSpec for what is none."""
         if isinstance(value, Range):
             return value
-        low, high = value if isinstance(value, tuple) else (value, value)
-        return Range(float(low), float(high))
+        ends = value if isinstance(value, tuple) else (value, value)
+        if len(ends) != 2:
+            raise MalformedSpec(f"channel with {value!r:.60}: give a number, or a pair (low, high). Its spec is {example}")
+        low, high = (real(end, example) for end in ends)
+        return Range(low, high)
 
     @staticmethod
     def read(text: str) -> "Range":
@@ -100,13 +105,22 @@ def number(value: float) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
 
 
+def real(value: float, example: str) -> float:
+    """A number, infinite or not. Raises MalformedSpec for what is none: a text, a list, True."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise MalformedSpec(
+            f"channel with {value!r:.60}: give a number, or, where it has a range, a pair (low, high). Its spec is {example}"
+        )
+    return float(value)
+
+
 def whole(value: float, spec: str, example: str) -> int:
     """A count: 8.0 is 8. Raises MalformedSpec for what is no whole number.
 
     >>> whole(8.0, "bits", "bits:16")
     8
     """
-    if not (isinstance(value, int | float) and value == value // 1 and math.isfinite(value)):
+    if not (is_number(value) and value == value // 1):
         raise MalformedSpec(f"{spec} {value!r}: give a whole number, for example {example}")
     return int(value)
 

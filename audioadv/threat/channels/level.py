@@ -59,7 +59,7 @@ class Rounding(Channel):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", whole(self.bits, self.NAME, self.EXAMPLE))
-        Range.of(self.bits).within(*self.LIMITS, "bits", self.NAME)
+        Range.of(self.bits, self.EXAMPLE).within(*self.LIMITS, "bits", self.NAME)
 
     @classmethod
     def read(cls, text: str) -> Self:

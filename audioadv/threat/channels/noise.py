@@ -24,7 +24,7 @@ from torch import Tensor
 from audioadv.audio.files import read_clip
 from audioadv.audio.ragged import inside
 from audioadv.audio.roomsets import Role
-from audioadv.errors import UnusableResponse
+from audioadv.errors import MalformedSpec, UnusableResponse
 from audioadv.threat.channels.channel import Channel, Play, Played, all_of, check_path
 from audioadv.threat.channels.keys import Key, Numbers, Range, ratio_of
 
@@ -77,9 +77,18 @@ def hum(samples: int, sample_rate: int, generator: torch.Generator) -> Tensor:
 MAKERS: Final[dict[str, Maker]] = {"white": white, "pink": pink, "babble": babble, "hum": hum}
 
 
-@lru_cache(maxsize=8)
 def recording(path: str, sample_rate: int) -> Tensor:
-    """A recording of noise at that rate. Raises UnreadableAudio, or UnusableResponse for one that is silent."""
+    """A recording of noise at that rate, read once while it is the same. Raises UnreadableAudio, or UnusableResponse for a silent one."""
+    try:
+        place, written = os.path.realpath(path), os.stat(path).st_mtime_ns
+    except (OSError, ValueError):  # which reading it will say more of
+        place, written = path, 0
+    return read_once(path, sample_rate, place, written)
+
+
+@lru_cache(maxsize=8)
+def read_once(path: str, sample_rate: int, place: str, written: int) -> Tensor:
+    """As `recording`, of a file that lies there and was `written` then: in another place, or written again, it is read again."""
     samples = read_clip(path, sample_rate, longest_seconds=600).samples
     if not bool(samples.any()):
         raise UnusableResponse(f"{path}: the noise is digital silence. Name a recording that holds some")
@@ -96,8 +105,11 @@ class Noise(Channel):
     snr_db: Range
     kind: str = "white"
 
-    def __init__(self, snr_db: Numbers, kind: str = "white") -> None:
-        object.__setattr__(self, "snr_db", Range.of(snr_db).within(-60, 120, "dB", "noise"))
+    def __init__(self, snr_db: Numbers, kind: str | os.PathLike[str] = "white") -> None:
+        if not isinstance(kind, str | os.PathLike):
+            raise MalformedSpec(f"noise of {kind!r:.60}: give a kind ({', '.join(MAKERS)}) or the path of a sound file")
+        kind = os.fspath(kind)
+        object.__setattr__(self, "snr_db", Range.of(snr_db, self.EXAMPLE).within(-60, 120, "dB", "noise"))
         object.__setattr__(self, "kind", kind)
         if kind not in MAKERS and not os.path.isfile(kind):  # which, unlike a path's own, says no where it may not look
             raise UnusableResponse(f"noise {kind!r}: neither a kind ({', '.join(MAKERS)}) nor a sound file that can be read")

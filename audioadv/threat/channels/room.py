@@ -35,6 +35,8 @@ class Room(Channel):
     rooms: RoomSet
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rooms, RoomSet):
+            raise MalformedSpec(f"rooms {self.rooms!r:.60}: no set of rooms. Give the spec of one, 'room' or 'room:FOLDER'")
         check_path(self.rooms.source, "rooms")
 
     @property
