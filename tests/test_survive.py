@@ -97,6 +97,70 @@ def test_where_nothing_is_random_there_is_one_draw(made: Path) -> None:
     assert [len(survival.heard) for survival in drawn] == [5, 5], "but for a model that answers the same input differently"
 
 
+def test_a_target_is_heard_however_it_is_written_and_a_spec_is_a_channel(made: Path) -> None:
+    samples = sound(made / "hiss.wav")
+    for target in ("go", "Go", " go "):
+        (survival,) = survive(recognisers.linear(), [Subject("hiss", samples, target)], ["gain:-6_then_gain:6"])
+        assert (survival.target, survival.channel, survival.hits) == ("go", "gain:-6_then_gain:6", 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (torch.zeros(1, 8000), r"hiss: samples of shape \[1, 8000\], which is no \[time\]"),
+        (torch.zeros(0), r"hiss: samples of shape \[0\], which is no"),
+        (torch.full((8000,), torch.nan), r"hiss: samples of shape \[8000\], some of them NaN or infinite"),
+    ],
+)
+def test_what_is_no_clip_is_not_put_through_channels(samples: Tensor, said: str) -> None:
+    with pytest.raises(aa.errors.UnusableBatch, match=said):
+        Subject("hiss", samples, "go")
+    with pytest.raises(aa.errors.UnusableBatch, match=said):
+        Subject("hiss", torch.zeros(8000), "go", clean=samples)
+
+
+@pytest.mark.parametrize("seed", [2**63, "a", 1.5])
+def test_a_seed_of_survival_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(aa.errors.OptionError, match=r"seed .*: give a whole number of at most 63 bits"):
+        list(survive(recognisers.linear(), [], [NOTHING], seed=seed))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", ["shift:5000", "packets:1", "drop:1", "band:9000..9500"])
+def test_what_craft_calls_infeasible_is_not_measured(spec: str, made: Path) -> None:
+    channel, samples = parse_channel(spec), sound(made / "hiss.wav")
+    why = channel.unfit(len(samples), 16000)
+    assert why is not None
+    with pytest.raises(aa.errors.UnusableBatch, match=f"^hiss: {re.escape(why)}"):
+        list(survive(recognisers.linear(), [Subject("hiss", samples, "go")], [channel]))
+    result = run("survive", str(made), "--channel", spec, "--channel", "none", *LINEAR, "--device", "cpu", "--json")
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert [line["channel"] for line in lines(result)] == ["none"]
+
+
+def test_what_is_said_can_be_told(made: Path, tmp_path: Path) -> None:
+    options = ["--channel", "none", *LINEAR, "--device", "cpu", "--json"]
+    (line,) = lines(run("survive", str(made), *options))
+    assert (line["text"], line["wer_to_text"]) == (None, None), "craft was not told"
+    (line,) = lines(run("survive", str(made), "--text", "Go  on", *options))
+    assert (line["text"], line["wer_to_text"]) == ("go on", 0.5)
+    aa.write_wav(tmp_path / "b.wav", sound(made / "hiss.wav"), 16000)
+    both = ["survive", str(made / "hiss.wav"), str(tmp_path / "b.wav"), "--target", "go", *options]
+    assert [line["text"] for line in lines(run(*both, "--text", "go", "--text", "no"))] == ["go", "no"]
+    refused = run(*both, *["--text", "go"] * 3)
+    assert refused.exit_code == 2
+    assert "3 texts for 2 clips" in refused.stderr
+
+
+def test_a_clip_that_is_named_twice_counts_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    options = ["--channel", "none", *LINEAR, "--device", "cpu"]
+    assert len(lines(run("survive", str(made), "hiss.wav", str(made / "hiss.wav"), *options, "--json"))) == 1
+    assert re.search(r"none +1/1 ", run("survive", "hiss.wav", "hiss.wav", "--target", "go", *options).stdout)
+    twice = run("survive", "hiss.wav", "hiss.wav", "--target", "go", "--target", "no", *options, "--json")
+    assert [line["target"] for line in lines(twice)] == ["go", "no"], "for another target it is another case"
+
+
 def test_a_clean_clip_as_its_own_example_hears_the_same_draws(made: Path) -> None:
     samples = sound(made / "hiss.clean.wav")
     (survival,) = survive(recognisers.linear(), [Subject("x", samples, "go", clean=samples)], [parse_channel("noise:0..30")], draws=20)

@@ -120,9 +120,7 @@ class Expectation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel", as_channel(self.channel))
         check_counts("expectation", draws=self.draws, check_draws=self.check_draws)
-        if not is_whole(self.seed) or not -SEEDS <= self.seed < SEEDS:
-            raise OptionError(f"seed {self.seed!r}: give a whole number of at most 63 bits, for example 0")
-        object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "seed", as_seed(self.seed))
         if not is_number(self.sample_rate) or self.sample_rate < 1:
             raise OptionError(f"sample_rate {self.sample_rate!r}: give hertz, for example 16000")
         if not is_number(self.rate) or not 0 < self.rate <= 1:
@@ -303,6 +301,13 @@ class Expectation:
     def heard_at(self, objective: Objective) -> int:
         """The rate that the model listens at, Hz."""
         return getattr(objective.model, "sample_rate", None) or self.sample_rate
+
+
+def as_seed(seed: Any) -> int:
+    """What draws begin with. Raises OptionError for what is no whole number, or too large a one."""
+    if not is_whole(seed) or not -SEEDS <= seed < SEEDS:
+        raise OptionError(f"seed {seed!r}: give a whole number of at most 63 bits, for example 0")
+    return int(seed)
 
 
 def distinct(draws: int, channel: Channel, model: Callable[..., Any]) -> int:

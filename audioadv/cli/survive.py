@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", 
 @click.command()
 @clip_arguments
 @click.option("--target", "targets", multiple=True, metavar="TEXT", help="What they were made for: once for all clips, or once for each.")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="What is said in them: once for all clips, or once for each.")
 @click.option("--channel", "specs", multiple=True, default=USUAL, show_default=True, metavar="C", help="May be repeated; none: the file.")
 @click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of each channel for each clip.")
 @click.option("--rate", type=Number(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
@@ -47,6 +48,7 @@ def survive(
     context: click.Context,
     clips: tuple[Path, ...],
     targets: tuple[str, ...],
+    texts: tuple[str, ...],
     specs: tuple[str, ...],
     draws: int,
     rate: float,
@@ -61,7 +63,8 @@ def survive(
 
     A CLIP is a sound file, a folder that craft or bench wrote, or a JSON Lines manifest of sound files. What craft wrote
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
-    through the same draws. A clip that was made to be misheard works where --errors of its words are wrong.
+    through the same draws. A clip that was made to be misheard works where --errors of its words are wrong. Where craft was not told what
+    is said, --text says it, and word errors are counted against that too. A clip that is named twice counts once.
     Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
     Ctrl-C ends it with what is done by then.
 
@@ -81,17 +84,16 @@ def survive(
         with problems.told():
             files += crafted_in(path)
     entries = read_entries(files, problems)
-    if targets and len(targets) not in (1, len(entries)):
-        raise click.UsageError(f"{len(targets)} targets for {len(entries)} clips: give one for all, or one for each")
-    wanted: list[str | None] = [*targets] if targets else [None]
-    wanted = wanted if len(wanted) == len(entries) else wanted * len(entries)
+    given = zip(entries, for_clips("targets", targets, entries), for_clips("texts", texts, entries), strict=True)
+    entries = [replace(entry, target=target or entry.target, text=text or entry.text) for entry, target, text in given]
+    entries = list({(os.path.realpath(entry.path), entry.target): entry for entry in entries}.values())
     model = load_model(model_name, device)
     done: list[Survival] = []
     stopped = False
     try:
-        for entry, target in zip(entries, wanted, strict=True):
+        for entry in entries:
             with problems.told(entry.path):
-                clip = subject(entry, target, model, model_name)
+                clip = subject(entry, model, model_name)
                 clip = clip if errors is None else replace(clip, errors=errors)
                 for channel in channels:
                     with problems.told(entry.path):  # what does not fit one channel may fit the next
@@ -106,6 +108,13 @@ def survive(
         tell(done, channels, model, png, as_json)
     lasting = all(enough(survival.hits, len(survival.heard), rate) for survival in done)
     context.exit(STOPPED if stopped else WRONG_INPUT if problems.count else DONE if lasting else NOT_REACHED)
+
+
+def for_clips(what: str, given: Sequence[str], entries: Sequence[Entry]) -> Sequence[str | None]:
+    """What is given for each clip: one for all, its own, or None where nothing is. Raises UsageError for another number of them."""
+    if given and len(given) not in (1, len(entries)):
+        raise click.UsageError(f"{len(given)} {what} for {len(entries)} clips: give one for all, or one for each")
+    return given if len(given) == len(entries) else (given or (None,)) * len(entries)
 
 
 def crafted_in(path: Path) -> list[Path]:
@@ -129,15 +138,14 @@ def crafted_in(path: Path) -> list[Path]:
     return files
 
 
-def subject(entry: Entry, target: str | None, model: Recogniser, spec: str) -> Subject:
+def subject(entry: Entry, model: Recogniser, spec: str) -> Subject:
     """A clip with all that is known of it; `spec` is what the command line calls the model.
 
     Raises UnusableTarget where nothing says what it was made for, or it is never written.
     """
     samples = read_clip(entry.path, model.sample_rate).samples
-    target = target or entry.target
-    record = beside(entry.path, needed=not target)
-    target = target or record.get("target")
+    record = beside(entry.path, needed=not entry.target)
+    target = entry.target or record.get("target")
     if not isinstance(target, str):
         raise UnusableTarget(f"{entry.path}: made for what? Give --target TEXT, or keep the NAME.json that craft wrote beside it")
     if (made_for := record.get("model", spec)) not in (spec, model.name):

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from audioadv.attacks.eot import distinct
+from audioadv.attacks.eot import as_seed, distinct
 from audioadv.errors import UnusableBatch, UnusableResponse
 from audioadv.evaluation.rates import wilson
 from audioadv.evaluation.words import WordErrors
@@ -22,8 +22,8 @@ from audioadv.options import check_count
 from audioadv.threat.channels.channel import NOTHING, Channel
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
-from audioadv.threat.channels.specs import check_sound
-from audioadv.threat.goals import NOT_AS, USUAL_ERRORS
+from audioadv.threat.channels.specs import as_channel, check_sound
+from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, as_texts
 from audioadv.threat.words import plain_words
 
 
@@ -34,6 +34,8 @@ class Subject:
 
     Of a clip that was made to be misheard, the target is "not: " and what is said, as craft writes it, and it counts as heard so where
     at least the share `errors` of these words are wrong.
+
+    Raises UnusableBatch for samples that are no finite [time], or a clean clip of another length, UnusableTarget for what is no text.
     """
 
     name: str
@@ -42,6 +44,20 @@ class Subject:
     text: str | None = None
     clean: Tensor | None = None
     errors: float = USUAL_ERRORS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", as_texts(self.target)[0])  # as a recogniser writes it
+        for samples in (self.samples, self.clean):
+            if samples is not None and not (samples.ndim == 1 and len(samples) and samples.isfinite().all()):
+                odd = "some of them NaN or infinite" if samples.ndim == 1 and len(samples) else "which is no [time]"
+                raise UnusableBatch(
+                    f"{self.name}: samples of shape {list(samples.shape)}, {odd}. Give the finite samples of one clip, [time]"
+                )
+        if self.clean is not None and len(self.clean) != len(self.samples):
+            raise UnusableBatch(
+                f"{self.name}: {len(self.samples)} samples, but its clean clip has {len(self.clean)}. "
+                "Take the clean clip as it was attacked, which craft writes as NAME.clean.wav"
+            )
 
 
 @final
@@ -104,24 +120,21 @@ def word_errors(reference: str, heard: Sequence[str]) -> float | None:
 
 
 def survive(
-    model: Recogniser, subjects: Sequence[Subject], channels: Sequence[Channel], *, draws: int = 100, seed: int = 0
+    model: Recogniser, subjects: Sequence[Subject], channels: Sequence[Channel | str], *, draws: int = 100, seed: int = 0
 ) -> Iterator[Survival]:
-    """Each subject through each channel, subject by subject. The samples must be at the model's rate.
+    """Each subject through each channel (or the one that a spec names), subject by subject. The samples must be at the model's rate.
 
-    Raises OptionError for no draw at all or a channel for images, UnusableBatch for a clean clip of another length.
+    Raises OptionError for no draw at all, a seed that is none or a channel for images, MalformedSpec for what is no channel,
+    UnusableBatch for a clip that a channel does not fit.
     """
     check_count("draws", draws)
-    for channel in channels:
-        check_sound(channel)
+    seed, through = as_seed(seed), [check_sound(as_channel(channel)) for channel in channels]
     for subject in subjects:
-        if subject.clean is not None and len(subject.clean) != len(subject.samples):
-            raise UnusableBatch(
-                f"{subject.name}: {len(subject.samples)} samples, but its clean clip has {len(subject.clean)}. "
-                "Take the clean clip as it was attacked, which craft writes as NAME.clean.wav"
-            )
         clip = fingerprint(subject.samples if subject.clean is None else subject.clean)
-        for channel in channels:
+        for channel in through:
             try:
+                if why := channel.unfit(len(subject.samples), model.sample_rate):
+                    raise UnusableBatch(why)
                 heard, clean = (
                     None if samples is None else transcripts(model, samples, channel, draws, clip, seed)
                     for samples in (subject.samples, subject.clean)
