@@ -3,9 +3,10 @@
     python recipes/eot_cost.py                            # K = 8, 16 clips, both recognisers; then memory against K
     python recipes/eot_cost.py --quick
 
-The floor is one forward, CTC loss and input gradient of the padded batch (`step_cost.py`); a step is one `look` of the objective
-over `room_then_noise:20..30`, and the attack's own work is that of `step_cost.py`. Floor and step take turns. `rooms` is the
-rooms' forward and backward alone, over the same rows. Memory is the peak of a process of its own for each K.
+The floor is one forward, CTC loss and input gradient of the padded batch (`step_cost.py`); a look is that of the objective over
+`room_then_noise:20..30`; a step is one of the attack behind `craft` over it (`attacks/settle.py`) within snr:15, look, gains, agreement
+and projection together, toward gibberish, so that no check draws come in. Floor and look, or floor and step, take turns. `rooms` is
+the rooms' forward and backward alone, over the same rows. Memory is the peak of a process of its own for each K.
 """
 
 import resource
@@ -13,36 +14,82 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import NamedTuple, final
 
 import click
 import torch
 from step_cost import floor, gibberish
 from suite import DATA, pairs
+from torch import Tensor
 
 from audioadv.attacks.craft import BATCH
 from audioadv.attacks.eot import ON_CPU_MIB, Expectation
-from audioadv.attacks.objective import objective
+from audioadv.attacks.objective import Objective, objective
+from audioadv.attacks.shrink import find_then_shrink
 from audioadv.audio.ragged import pad
+from audioadv.models.recogniser import Recogniser
 from audioadv.models.rest import at_rest
 from audioadv.models.sources import load_model
+from audioadv.threat.bounds import around_sound, parse_bound
 from audioadv.threat.channels import Key, parse_channel
 from audioadv.threat.goals import Transcribe
 
-AIR = "room_then_noise:20..30"
+AIR, BOUND = "room_then_noise:20..30", "snr:15"
 
 
-def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of each floor, step, and the rooms within a step."""
-    model, some = load_model(name), [pair for pair in pairs(DATA) if pair.clip.seconds > 1][: 2 * count : 2]
-    waveforms, lengths = pad([pair.clip.samples for pair in some])
-    goal = Transcribe([gibberish(pair) for pair in some])
+@final
+class Case(NamedTuple):
+    """A ragged batch that is to be heard as gibberish. Shapes: [batch, time], [batch]."""
+
+    model: Recogniser
+    waveforms: Tensor
+    lengths: Tensor
+    goal: Transcribe
+    expectation: Expectation
+
+    @property
+    def objective(self) -> Objective:
+        """The goal over the channel."""
+        return objective(self.model, self.goal, self.lengths, self.expectation)
+
+    def floor(self) -> float:
+        """Seconds."""
+        return floor(self.model, self.waveforms, self.lengths, self.goal)
+
+
+def case(name: str, count: int, draws: int, memory_mib: float) -> Case:
+    """So many clips for this recogniser."""
+    some = [pair for pair in pairs(DATA) if pair.clip.seconds > 1][: 2 * count : 2]
     expectation = Expectation(parse_channel(AIR), draws=draws, even=True, memory_mib=memory_mib)
-    over = objective(model, goal, lengths, expectation).begun(waveforms)
+    goal = Transcribe([gibberish(pair) for pair in some])
+    return Case(load_model(name), *pad([pair.clip.samples for pair in some]), goal, expectation)
+
+
+def whole_steps(timed: Case, steps: int) -> list[float]:
+    """Each step of the attack over the floors after it, as many as it has draws; the first, which measures its chunks, is left out."""
+    ratios, since = list[float](), time.perf_counter()
+
+    def after(step: int, best: Tensor, inputs: Tensor) -> None:
+        nonlocal since
+        spent = time.perf_counter() - since
+        if step > 1:
+            ratios.append(spent / (timed.expectation.draws * timed.floor()))
+        since = time.perf_counter()
+
+    region = around_sound(parse_bound(BOUND), timed.waveforms, timed.lengths)
+    find_then_shrink(timed.objective, region, steps=1 + steps, minimal=False, progress=after)
+    return ratios
+
+
+def measure(timed: Case, steps: int) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of each floor, look, and the rooms within a look."""
+    model, waveforms, lengths, draws = timed.model, timed.waveforms, timed.lengths, timed.expectation.draws
+    over = timed.objective.begun(waveforms)
     room, floors, looks, rooms = parse_channel("room"), list[float](), list[float](), list[float]()
     with at_rest(model):
         over.look(waveforms)  # measures its chunks
         for step in range(steps):
-            floors.append(floor(model, waveforms, lengths, goal))
+            floors.append(timed.floor())
             began = time.perf_counter()
             over.look(waveforms)
             looks.append(time.perf_counter() - began)
@@ -64,15 +111,16 @@ def measure(name: str, count: int, draws: int, steps: int, memory_mib: float) ->
 @click.option("--memory/--no-memory", default=True, show_default=True, help="also the peak memory against K")
 @click.option("--quick", is_flag=True, help="4 clips, 2 steps, no memory")
 def main(models: tuple[str, ...], batch: int, draws: int, steps: int, memory_mib: float, memory: bool, quick: bool) -> None:
-    """Print step over K floors (median of the steps' own ratios), the rooms' share, and peak memory."""
+    """Print look and step over K floors (medians of their own ratios), the rooms' share of a look, and peak memory."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     batch, steps = (min(batch, 4), min(steps, 2)) if quick else (batch, steps)
     for name in models[:1] if quick else models:
-        floors, looks, rooms = measure(name, batch, draws, steps, memory_mib)
+        timed = case(name, batch, draws, memory_mib)
+        floors, looks, rooms = measure(timed, steps)
         ratios = [look / (draws * base) for look, base in zip(looks, floors, strict=True)]
         share = statistics.median(room / look for room, look in zip(rooms, looks, strict=True))
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} .. {max(ratios):.3f})"
-        click.echo(f"{name}: {batch} clips, K = {draws}: step over K floors {spread}, rooms {share:.1%} of it, {steps} steps")
+        click.echo(f"{name}: {batch} clips, K = {draws}, {steps} times: look over K floors {spread(ratios)}, rooms {share:.1%} of it")
+        click.echo(f"{name}: {batch} clips, K = {draws}, {steps} times: step over K floors {spread(whole_steps(timed, steps))}")
     if memory and not quick:
         for count in (1, 8, 32):
             call = f"eot_cost.peak({models[0]!r}, {batch}, {count}, {memory_mib})"
@@ -80,10 +128,15 @@ def main(models: tuple[str, ...], batch: int, draws: int, steps: int, memory_mib
             click.echo(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
 
 
+def spread(ratios: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} .. {max(ratios):.3f})"
+
+
 def peak(name: str, batch: int, draws: int, memory_mib: float) -> None:
-    """Print this process's peak memory after one step."""
+    """Print this process's peak memory after one look."""
     torch.set_num_threads(1)
-    measure(name, batch, draws, 0, memory_mib)
+    measure(case(name, batch, draws, memory_mib), 0)
     click.echo(f"K = {draws}: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
