@@ -114,7 +114,8 @@ def for_clips(what: str, given: Sequence[str], entries: Sequence[Entry]) -> Sequ
     """What is given for each clip: one for all, its own, or None where nothing is. Raises UsageError for another number of them."""
     if given and len(given) not in (1, len(entries)):
         raise click.UsageError(f"{len(given)} {what} for {len(entries)} clips: give one for all, or one for each")
-    return given if len(given) == len(entries) else (given or (None,)) * len(entries)
+    texts: list[str | None] = [*given] if given else [None]
+    return texts if len(texts) == len(entries) else texts * len(entries)
 
 
 def crafted_in(path: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -105,7 +105,7 @@ def number(value: float) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
 
 
-def real(value: float, example: str) -> float:
+def real(value: Any, example: str) -> float:
     """A number, infinite or not. Raises MalformedSpec for what is none: a text, a list, True."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise MalformedSpec(
