@@ -598,6 +598,8 @@ def test_attacks_on_scores_and_decisions_meet_draws_too() -> None:
 def test_where_nothing_is_random_one_draw_is_looked_at() -> None:
     images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     net = Classifies(36)
+    torch.nn.init.normal_(net.net[1].weight, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+    torch.nn.init.zeros_(net.net[1].bias)  # type: ignore[arg-type]
     goal = aa.Misclassify(net(images).argmax(1))
     result = pgd(aa.objective(net, goal, None, Expectation("depth:3", draws=8, check_draws=16)), aa.Linf(0.9).around(images), steps=3)
     assert all(result.reached)
