@@ -4,7 +4,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter, getsource, signature
 from itertools import product
@@ -95,7 +95,7 @@ def estimated(source: object, **options: object) -> Attack:
     """PGD on slopes estimated from scores."""
 
     def attack(wanted: Objective, region: Region, **more: object) -> AttackResult:
-        return attacks.pgd(Objective(wanted.model, wanted.goal, wanted.lengths, slopes=source), region, **{**options, **more})
+        return attacks.pgd(replace(wanted, slopes=source), region, **{**options, **more})
 
     return attack
 
@@ -397,12 +397,13 @@ def test_the_model_and_the_random_state_are_left_as_they_were(name: str, kind: K
 def test_cost_is_what_is_counted_from_outside(name: str, kind: Kind) -> None:
     row, net, forwards, backwards = TABLE[name], small(3, (1, 5, 6)), list[int](), list[int]()
     x = inputs_for((1, 5, 6), 4, (0, 1))
-    wanted = misclassify(net, x)
+    wanted = misclassify(net, x).begun(x)
     net[1].register_forward_hook(lambda module, inputs, output: forwards.append(len(output)))
     net[1].register_full_backward_hook(lambda module, inputs, outputs: backwards.append(len(outputs[0])))
     result = row.short(wanted, row.bound(kind, 0.15).around(x))
     assert result.forwards.sum() == sum(forwards)
     assert result.backwards.sum() == sum(backwards)
+    assert wanted.cost.total().tolist() == [result.forwards.tolist(), result.backwards.tolist()]  # and by what it was given
     if row.access is not Access.GRADIENTS:
         assert result.backwards.sum() == 0
 

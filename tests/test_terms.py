@@ -1,5 +1,6 @@
 """An evaluation keeps to its threat model, field by field, or refuses it: no figure claims what it is not."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,11 +11,15 @@ from torch import Tensor, nn
 
 import audioadv as aa
 from audioadv import attacks
+from audioadv.attacks.objective import Objective
+from audioadv.attacks.result import Attack, AttackResult
 from audioadv.audio.ragged import pad
 from audioadv.defenses import Confidence, Detected, fit
 from audioadv.errors import AccessDenied, OptionError
+from audioadv.evaluation.games.game import ready
 from audioadv.models.access import Access
 from audioadv.models.classifier import granting
+from audioadv.threat.region import Region
 
 SHAPE = (1, 5, 6)
 NET, X = linear(2, SHAPE), inputs_for(SHAPE, 12, (0, 1))
@@ -71,6 +76,56 @@ def test_finds_that_took_too_many_queries_do_not_count() -> None:
     assert beside.static_accuracy.hits > beside.robust_accuracy.hits
     enough = aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3", queries=int(took.max())), PGD)
     assert torch.equal(enough.robust, free.robust)
+
+
+def by_hand(wanted: Objective, region: Region, steps: int = 4) -> AttackResult:
+    """An attack of one's own, of plain torch, that tells of no pass it took."""
+    delta, none = region.start(), torch.zeros(len(region.clean), dtype=torch.int64)
+    for _ in range(steps):
+        inputs = region.inputs(delta).requires_grad_()
+        (slope,) = torch.autograd.grad(wanted.goal.loss(wanted.outputs(inputs)).sum(), inputs)
+        delta = region.descend(delta, slope, region.radius)
+    found = region.inputs(delta)
+    return AttackResult(found, (aa.Outcome.REACHED,) * len(found), region.gauge(found), none, none, none)
+
+
+def without_telling(attack: Attack, wanted: Objective, region: Region) -> AttackResult:
+    """What begins for itself counts for itself, and tells nothing here."""
+    found = attack(wanted.begun(region.clean), region)
+    return replace(found, forwards=0 * found.forwards, backwards=0 * found.backwards)
+
+
+@pytest.mark.parametrize(
+    "attack", [by_hand, partial(without_telling, partial(attacks.to_the_end, steps=4, step_size=2))], ids=["by hand", "begun anew"]
+)
+def test_what_an_attack_of_ones_own_asks_is_counted_whatever_it_tells(attack: Attack) -> None:
+    free = aa.evaluate(NET, X, LABELS, "linf:0.6", {"mine": attack})
+    (trial,) = free.trials
+    assert trial.felled.all()
+    assert trial.forwards.tolist() == [4] * 12
+    with pytest.warns(UserWarning, match="12 of 12 finds took more than the 3 forwards"):
+        assert aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.6", queries=3), {"mine": attack}).robust.all()
+    enough = aa.ThreatModel("linf:0.6", queries=4)
+    assert not aa.evaluate(NET, X, LABELS, enough, {"mine": attack}, batch=5).robust.any()
+    claim = aa.ThreatModel("linf:0.6", "be wrong", queries=3, protocol="true-max")
+    assert torch.equal(ready(NET, X, aa.Misclassify(LABELS), claim, attack), X)
+
+
+def test_outputs_show_no_more_than_the_access_that_is_claimed() -> None:
+    for access in ("scores", "decisions"):
+        with pytest.raises(AccessDenied, match=f"access is '{access}', but this attack needs gradients"):
+            aa.evaluate(NET, X, LABELS, aa.ThreatModel("linf:0.3", access=access), {"mine": by_hand})
+    shown = {access: aa.objective(aa.Classifier(NET).granting(access), aa.Misclassify(LABELS)) for access in Access}
+    assert shown[Access.GRADIENTS].outputs(X.clone().requires_grad_()).requires_grad
+    assert torch.equal(shown[Access.SCORES].outputs(X), NET(X))
+    assert torch.equal(shown[Access.DECISIONS].outputs(X), LABELS)
+    with torch.no_grad():  # no slope flows there
+        assert torch.equal(shown[Access.DECISIONS].outputs(X.clone().requires_grad_()), LABELS)
+    waveforms, lengths = clips()
+    deaf = aa.objective(recognisers.linear().granting(Access.DECISIONS), aa.Transcribe("go"), lengths)
+    with pytest.raises(AccessDenied, match="needs scores"):
+        deaf.outputs(waveforms)
+    assert not deaf.decide(waveforms).any()
 
 
 def test_a_transfer_is_from_a_substitute_that_shows_itself() -> None:

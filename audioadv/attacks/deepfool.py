@@ -48,7 +48,6 @@ def deepfool(
     if getattr(wanted.goal, "top", 1) == 1:
         goals, ranking = aimed(wanted, region.clean, rivals, margin)
     lead, run, delta = kappa(objective.goal), Run(objective, region, progress), region.start()
-    run.cost.forwards.add_(ranking)
     with at_rest(objective.model):
         for _ in range(steps):
             tried = boxed(run.region, (1 + overshoot) * delta)
@@ -69,4 +68,5 @@ def deepfool(
                 (delta,) = cut(left, delta)
                 if not len(delta):
                     break
-    return run.result()
+    result = run.result()
+    return replace(result, forwards=result.forwards + ranking)

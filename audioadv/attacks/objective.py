@@ -99,12 +99,13 @@ class Objective:
     def begun(self, clean: Tensor, region: Region | None = None) -> "Objective":
         """The same objective over these examples, nothing spent yet: what an attack starts from. Shapes: clean [batch, *].
 
-        Slopes that are estimated are so within the region's box.
+        Slopes that are estimated are so within the region's box. Begun again, it counts for itself, and in the first one's `cost.total()`.
         """
+        cost = self.cost.part(self.who) if len(self.who) == len(clean) else Cost(len(clean))
         slopes = None if self.slopes is None else self.slopes.begun(clean, None if region is None else box_of(region))
         over = None if self.expectation is None else self.expectation.against(self.model)
         memory = None if over is None else over.memory(clean, self.lengths)
-        watch, cost = None if self.watch is None else self.watch.begun(), Cost(len(clean))
+        watch = None if self.watch is None else self.watch.begun()
         return replace(self, who=torch.arange(len(clean)), cost=cost, slopes=slopes, expectation=over, memory=memory, watch=watch)
 
     def told(self, inputs: Tensor, near: Tensor | None, seen: Seen) -> Seen:
@@ -114,7 +115,22 @@ class Objective:
         return seen
 
     def outputs(self, inputs: Tensor) -> Any:
-        """What the model makes of these inputs, counted as one forward each. Shapes: inputs [batch, *].
+        """One forward: what the model shows of these inputs to whoever has its access; of a classifier's decisions, classes [batch].
+
+        Shapes: inputs [batch, *]. Raises AccessDenied for inputs that require a gradient, and for what is no classifier's, where the model
+        does not grant as much (whether a goal is reached, `decide` tells all the same); UnusableBatch as `forward`.
+        """
+        if inputs.requires_grad and torch.is_grad_enabled():
+            self.demand(Access.GRADIENTS)
+        outputs = self.forward(inputs)
+        if self.granted is not Access.DECISIONS:
+            return outputs
+        if not isinstance(outputs, Tensor):
+            self.demand(Access.SCORES)
+        return decided(outputs)
+
+    def forward(self, inputs: Tensor) -> Any:
+        """One forward: all that the model makes of these inputs, granted or not, for those who judge. Shapes: inputs [batch, *].
 
         Raises UnusableBatch for a model that another dtype or device fails; warns where scores are probabilities.
         """
@@ -137,7 +153,7 @@ class Objective:
         Shapes: [batch, *] -> int64 [batch]. Raises AccessDenied for a goal that decisions cannot be judged by.
         """
         with torch.no_grad():
-            outputs = self.outputs(inputs)
+            outputs = self.forward(inputs)
             self.goal.reached(outputs)  # now, and not after thousands of answers
             return decided(outputs)
 
@@ -167,7 +183,7 @@ class Objective:
             scores = (part.score(*own) for part, own in self.split(inputs, near, slack))
             return self.told(inputs, near, Score(*(self.whole(inputs, pieces) for pieces in zip(*scores, strict=True))))
         with torch.no_grad():
-            return self.told(inputs, near, Score(*losses_and_reached(self.outputs(inputs), self.goal, near, slack)))
+            return self.told(inputs, near, Score(*losses_and_reached(self.forward(inputs), self.goal, near, slack)))
 
     @property
     def hears_only(self) -> bool:
@@ -182,7 +198,7 @@ class Objective:
         if not self.hears_only:
             return self.score(inputs)
         with torch.no_grad():
-            outputs = self.outputs(inputs)
+            outputs = self.forward(inputs)
             return Score(self.goal.apart(outputs), self.goal.reached(outputs))  # type: ignore[attr-defined]
 
     def decide(self, inputs: Tensor) -> Tensor:
@@ -192,7 +208,7 @@ class Objective:
         if self.parts:
             return self.told(inputs, None, self.whole(inputs, (part.decide(own[0]) for part, own in self.split(inputs))))
         with torch.no_grad():
-            return self.told(inputs, None, self.goal.reached(self.outputs(inputs)))
+            return self.told(inputs, None, self.goal.reached(self.forward(inputs)))
 
     def look(self, inputs: Tensor, near: Tensor | None = None, slack: float | Tensor = 0.0) -> Look:
         """One forward and one backward: how far each input is from the goal, whether it is there, and which way it lies.
@@ -212,7 +228,7 @@ class Objective:
             return self.told(inputs, near, Look(*(self.whole(inputs, pieces) for pieces in zip(*looks, strict=True))))
         with torch.enable_grad():  # whoever asks
             inputs = inputs.detach().requires_grad_()
-            loss, reached = losses_and_reached(self.outputs(inputs), self.goal, near, slack)
+            loss, reached = losses_and_reached(self.forward(inputs), self.goal, near, slack)
         self.cost.count(self.who, backwards=1)
         slope = slope_at(loss, inputs)
         return self.told(inputs, near, Look(loss.detach(), reached, slope))

@@ -3,7 +3,6 @@
 Source: Papernot et al. 2017, "Practical black-box attacks against machine learning".
 """
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -66,7 +65,7 @@ def transfer(
             run.told()
             if run.enough:
                 break
-        on_it = replace(objective, model=substitute, slopes=None, watch=None)
+        on_it = Objective(substitute, objective.goal, objective.lengths)  # what it is asked is no query of the victim
         found = (attack or partial(to_the_end, seed=seed))(on_it, region)
         run.keep(found.adversarial, run.objective.decide(found.adversarial), found.parameters)
     return run.result()
@@ -82,7 +81,7 @@ def check_substitute(objective: Objective, clean: Tensor, substitute: nn.Module)
         )
     if not len(clean):
         return
-    alike = replace(objective, model=substitute, slopes=None, watch=None).begun(clean)
+    alike = Objective(substitute, objective.goal, objective.lengths)
     with torch.no_grad(), at_rest(substitute):
         try:
             outputs = alike.outputs(clean)

@@ -182,7 +182,7 @@ def check_takes(name: str, wanted: Objective, inputs: Tensor) -> None:
     """Raise UnknownModel, with the place, for a classifier that raises something at its inputs."""
     try:
         with torch.no_grad(), quietly(), at_rest(wanted.model):
-            wanted.begun(inputs).outputs(inputs)
+            wanted.begun(inputs).forward(inputs)
     except AudioadvError:
         raise
     except Exception as error:

@@ -37,9 +37,13 @@ class Round(NamedTuple):
 
 
 class Strike(NamedTuple):
-    """What an attack found, and how many forwards each example has taken by then. Shapes: asked int64 [rows]."""
+    """What an attack found and took, and how many forwards each example has taken by then, those of earlier attacks among them.
+
+    Shapes: cost int64 [2, rows]: forwards, backwards; asked int64 [rows].
+    """
 
     result: AttackResult
+    cost: Tensor
     asked: Tensor
 
 
@@ -156,8 +160,7 @@ class Campaign:
             felled, cost = torch.zeros_like(tried), torch.zeros(2, len(tried), dtype=torch.int64)
             for rows in in_parts(tried.nonzero()[:, 0], batch, tell and partial(tell, turn.name)):
                 region = referee.around(rows)
-                result, asked = self.strike(turn, wanted, rows, region)
-                cost[:, rows] = torch.stack([result.forwards, result.backwards])
+                result, cost[:, rows], asked = self.strike(turn, wanted, rows, region)
                 fell, told = referee.judge(rows, region, result, partial(self.terms.within_queries, turn.name, asked))
                 felled[rows] = torch.tensor(fell)
                 found |= zip(rows.tolist(), told, strict=True)
@@ -186,9 +189,18 @@ class Campaign:
             ) from None
         if getattr(region.map, "shared", False) and result.shared is None:
             raise OptionError(f"{turn.name}: a change for each input, but {self.terms.bound} is one for all inputs. Use rp2")
-        asked = self.spent[int(turn.static)]
-        asked[rows] += result.forwards
-        return Strike(result, asked[rows])
+        asked, cost = self.spent[int(turn.static)], taken(result, wanted, rows)
+        asked[rows] += cost[0]
+        return Strike(result, cost, asked[rows])
+
+
+def taken(result: AttackResult, wanted: Objective, rows: Tensor) -> Tensor:
+    """The passes of each example: those that the attack tells of, or those that its objective counted, where these are more.
+
+    What it asks the model past the objective, nobody counts. Shapes: rows int64 [rows] -> int64 [2, rows]: forwards, backwards.
+    """
+    counted = wanted.cost.total()[:, rows]
+    return counted.maximum(torch.stack([result.forwards, result.backwards]).to(counted))
 
 
 def in_parts(rows: Tensor, size: int, tell: Callable[[int, int], object] | None = None) -> Iterator[Tensor]:

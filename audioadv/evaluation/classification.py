@@ -52,7 +52,7 @@ def right_and_mute(judge: Objective, goal: Misclassify, inputs: Tensor, batch: i
         for rows in in_parts(torch.arange(len(inputs)), batch):
             some = inputs[rows.to(inputs.device)]
             wanted = replace(judge, goal=wrong.rows(rows)).begun(some)
-            outputs = wanted.outputs(some)
+            outputs = wanted.forward(some)
             missed = wanted.goal.reached(as_tensor(outputs)) if judge.expectation is None else wanted.decide(some)
             mute = decided(outputs) < 0
             seen.append(torch.stack([~missed & ~mute, mute & outputs.is_floating_point()]).cpu())

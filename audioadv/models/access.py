@@ -1,4 +1,7 @@
-"""How much of a model an attacker may see: granted by whoever gives the model, and kept to by every attack."""
+"""How much of a model an attacker may see: granted by whoever gives the model, and kept to by the objective that attacks it.
+
+A model that is called without one answers all that it has.
+"""
 
 from collections.abc import Callable
 from enum import StrEnum

@@ -28,6 +28,7 @@ from audioadv.attacks.union import worst_member
 from audioadv.defenses.layers import forgetting
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnusableBatch
+from audioadv.evaluation.campaign import taken
 from audioadv.evaluation.games.attackers import Attacker, Hand, Reply, drawn, greedy
 from audioadv.evaluation.rates import Rate
 from audioadv.evaluation.terms import agreed
@@ -186,10 +187,11 @@ def ready(
     copy = forgetting(model)
     wish = unseen_too(copy, goal) if stated(copy).detects else goal
     wanted = objective(granting(copy, as_access(threat.access)), wish, lengths)
-    result = worst_member(attack, wanted.begun(inputs), threat.bound.around(inputs, lengths, box))
+    begun = wanted.begun(inputs)
+    result = worst_member(attack, begun, threat.bound.around(inputs, lengths, box))
     if threat.queries is None:
         return result.adversarial.detach()
-    late = (result.forwards > threat.queries).to(inputs.device)
+    late = (taken(result, begun, begun.who)[0] > threat.queries).to(inputs.device)
     return torch.where(each(late, inputs), inputs, result.adversarial).detach()
 
 

@@ -76,7 +76,7 @@ def check(
     with quietly(), at_rest(objective.model):
         begun = objective.begun(region.clean)
         with torch.no_grad():
-            never = begun.goal.impossible(begun.outputs(region.clean))
+            never = begun.goal.impossible(begun.forward(region.clean))
         able = torch.tensor([why is None for why in never], dtype=torch.bool, device=region.clean.device)
         left = (~begun.decide(region.clean) & able).nonzero()[:, 0]
         if not len(left):
@@ -163,7 +163,7 @@ def probed(
 def scores(objective: Objective, inputs: Tensor) -> Tensor | None:
     """The model's scores, a row for each example or frame; None for decisions. Shapes: [batch, *] -> [rows, classes]."""
     with torch.no_grad():
-        outputs = objective.begun(inputs).outputs(inputs)
+        outputs = objective.begun(inputs).forward(inputs)
     if isinstance(outputs, Emissions):
         place = torch.arange(outputs.log_probs.shape[1], device=outputs.log_probs.device)
         return outputs.log_probs[place < outputs.frames[:, None]]
