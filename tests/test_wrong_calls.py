@@ -53,6 +53,10 @@ def felt(network: Callable[[Tensor], Tensor]) -> object:
     return aa.attacks.pgd(aa.objective(NET, aa.Misclassify(LABELS)), Feature(network, 0.2).around(X), steps=2)
 
 
+def to_its_end(radius: float) -> object:
+    return aa.attacks.to_the_end(aa.objective(NET, aa.Misclassify(LABELS)), aa.Linf(0.1).around(X).at(torch.full((4,), radius)), steps=1)
+
+
 def scored(**options: object) -> object:
     return aa.Misclassify(LABELS, **options).loss(NET(X))  # type: ignore[arg-type]
 
@@ -155,6 +159,13 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a change of another batch": (lambda: aa.L2(0.1).around(X).inputs(X[:2]), UnusableBatch, "made around"),
     "radii below zero": (lambda: attacked(radius=torch.full((4,), -1.0)), UnusableBatch, "at least 0"),
     "radii that are no numbers": (lambda: attacked(radius=torch.full((4,), torch.nan)), UnusableBatch, "at least 0"),
+    **{f"radii of {value} to the last step": (lambda value=value: to_its_end(value), UnusableBatch, "at least 0")  # type: ignore[misc]
+       for value in (-0.1, torch.nan)},
+    "a radius that is no tensor": (lambda: aa.Linf(0.1).around(X).at(0.5), UnusableBatch, "floating point"),  # type: ignore[arg-type]
+    "whole radii": (lambda: aa.Linf(0.1).around(X).at(torch.ones(4, dtype=torch.int64)), UnusableBatch, "floating point"),
+    **{f"radii of others in {spec}": (lambda spec=spec: aa.parse_bound(spec).around(X).at(torch.ones(3)), UnusableBatch,  # type: ignore[misc]
+                                      "for 4 examples: give one for each")
+       for spec in ("linf:0.3", "linf:0.3_or_l1:10", "linf:0.3_and_l1:10", "l2:min_and_linf:0.3", "linf:0.3@0.5_mix_l1:10@0.5")},
     "a radius too few": (lambda: attacked(radius=torch.full((3,), 0.1)), UnusableBatch, "for 4 examples"),
     "an access that there is none of": (lambda: aa.Classifier(NET).granting("all"), OptionError, "gradients, scores, decisions"),  # type: ignore[arg-type]
     "a recogniser's, too": (lambda: MODEL.granting("all"), OptionError, "gradients, scores, decisions"),  # type: ignore[arg-type]

@@ -13,7 +13,9 @@ class Outcome(StrEnum):
     """How it ended for one example; `sentence` says it in words.
 
     NEEDLESS is said by attacks that look at the clean input, or come back to it: one that begins elsewhere (pgd, apgd, square, with a
-    random start) does not, and one that shrinks what it found (find_then_shrink) may end a hair away; both say REACHED.
+    random start) does not, and one that shrinks what it found (find_then_shrink) may end a hair away; both say REACHED. MISSED is said
+    of the inputs that were tried: the clean one, which is returned, is among them only where the attack looked at it. `evaluate` and
+    `craft` look first.
     """
 
     REACHED = "reached"

@@ -10,7 +10,7 @@ from torch import Tensor
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
-from audioadv.attacks.run import Tell, check_fixed_radius, check_objective
+from audioadv.attacks.run import Tell, check_fixed_radius, check_objective, checked
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts, check_sizes
 from audioadv.threat.region import Region
@@ -23,12 +23,12 @@ def to_the_end(
 
     Everything is claimed as REACHED: whether it is, another model says; `progress` is told where they stand. One forward and one
     backward a step. Shapes: as in `region.clean` and `objective`. Source: Madry et al. 2018, "Towards deep learning models resistant
-    to adversarial attacks".
+    to adversarial attacks". Raises UnusableBatch for radii that are none, OptionError for a min bound.
     """
     check_objective(objective)
     check_counts("to_the_end", steps=steps)
     check_sizes("to_the_end", step_size=step_size)
-    check_fixed_radius(region, "to_the_end")
+    check_fixed_radius(checked(region), "to_the_end")
     delta, asked, taken = random_start(region, seed), objective.begun(region.clean, region), 0
     with at_rest(objective.model):
         for taken in range(1, steps + 1):

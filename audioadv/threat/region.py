@@ -432,7 +432,10 @@ class Region:
         return self if self.added or parameters is None else replace(self, known=parameters)
 
     def at(self, radius: Tensor) -> "Region":
-        """The same region with other radii. Shapes: radius [batch]."""
+        """The same region with other radii. Shapes: radius [batch]. Raises UnusableBatch for another shape, and for no floating point."""
+        count = len(self.clean)
+        if not isinstance(radius, Tensor) or not radius.is_floating_point() or radius.shape != (count,):
+            raise UnusableBatch(f"radii {radius!r:.60} for {count} examples: give one for each, a tensor of floating point, [{count}]")
         return replace(self, radius=radius, norm=self.norm.at(radius))
 
     def widened(self) -> "Region":
