@@ -464,7 +464,10 @@ def test_the_best_by_rate_is_returned_even_where_it_is_too_low(clips: list[Tenso
 def test_another_start_meets_other_draws_and_the_best_by_the_same_checks_stays(clips: list[Tensor]) -> None:
     waveforms, lengths = pad(clips[:1])
     wanted = Expectation(Noise((-20, 20)), draws=4, check_draws=32, rate=1.0)
-    objective, region = aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, wanted), aa.SNR(3).around(waveforms, lengths)
+    objective, region = (
+        aa.objective(recognisers.linear(), aa.Transcribe("go"), lengths, wanted),
+        aa.SNR(3).around(waveforms, lengths, box=(-1, 1)),
+    )
     first, second = (started(objective, number).begun(waveforms) for number in (0, 1))
     assert float(first.look(waveforms).loss) != float(second.look(waveforms).loss)
     assert first.memory is not None

@@ -274,7 +274,7 @@ def test_craft_keeps_under_the_threshold_on_the_file(tmp_path: Path) -> None:
 def test_a_limit_that_never_binds_takes_no_step_from_a_masked_one() -> None:
     clean, lengths = clips()
     slope = noise(len(clean), clean.shape[1]) * region().inside
-    alone = Masked(0).around(clean, lengths).steady(slope)
+    alone = Masked(0).around(clean, lengths, box=BOX).steady(slope)
     for spec, least in (("masked:0_and_linf:2", 0.99), ("masked:0_and_linf:0.02", 0.05)):
         step = parse_bound(spec).around(clean, lengths, box=(-1.0, 1.0)).steady(slope)
         assert ((slope * step).flatten(1).sum(1) >= least * (slope * alone).flatten(1).sum(1)).all()
@@ -304,11 +304,11 @@ def test_rounding_keeps_within_the_limits_that_bind(other: str) -> None:
 
 def test_a_clip_has_the_same_limits_in_every_row() -> None:
     clean, lengths = clips()
-    together = norm_of(Masked(10).around(clean, lengths))
-    backwards = norm_of(Masked(10).around(clean.flip(0), lengths.flip(0)))
+    together = norm_of(Masked(10).around(clean, lengths, box=BOX))
+    backwards = norm_of(Masked(10).around(clean.flip(0), lengths.flip(0), box=BOX))
     assert torch.equal(backwards.limits.flip(0), together.limits)
     assert torch.equal(backwards.eroded.flip(0), together.eroded)
-    alone = norm_of(Masked(10).around(clean[1:2], lengths[1:2]))
+    alone = norm_of(Masked(10).around(clean[1:2], lengths[1:2], box=BOX))
     assert torch.equal(alone.limits, together.limits[1:2])
 
 

@@ -114,6 +114,19 @@ def test_the_bound_that_is_found_holds_what_it_was_found_for(spec: str) -> None:
         assert float(own.excess(own.around(clean[i : i + 1], box=None), changed[i : i + 1])) <= 0, found
 
 
+@pytest.mark.parametrize("spec", ["linf:0.1", "snr:10", "snr:10_and_linf:0.5", "masked:0", "masked:0_and_linf:0.5", "linf:0.1_or_snr:10"])
+def test_without_a_word_of_the_box_it_is_the_same_for_every_bound(spec: str) -> None:
+    """That of images: around sounds, a bound wants it to be said."""
+    bound, clean = parse_bound(spec), clips()
+    with pytest.raises(UnusableBatch, match=r"say box=\(-1, 1\) for sounds"):
+        bound.around(clean)
+    assert bound.around(clean, box=(-1, 1)).in_box(-clean).all()
+    region = bound.around(bright := clean.abs())
+    made = region.inputs(region.project(torch.where(bright < 0.5, -9.0, 9.0)))
+    assert 0 <= made.amin() <= made.amax() <= 1
+    assert not any(ThreatModel(spec).check(bright, made))
+
+
 @pytest.mark.parametrize("box", [(0.1, 0.9), (-2.1179, 2.64), (-32768.0, 32767.0)])
 def test_what_adding_rounds_out_of_the_box_breaks_no_claim_and_more_does(box: tuple[float, float]) -> None:
     low, high = box

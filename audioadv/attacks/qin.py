@@ -101,7 +101,9 @@ def qin(
     check_amounts("qin", alpha=alpha)
     check_shares("qin", first=first)
     if not isinstance(region.norm, MaskedNorm):
-        raise OptionError("qin: its penalty is over a masking threshold, which this region has none of. Use Masked('min').around(clean)")
+        raise OptionError(
+            "qin: its penalty is over a masking threshold, which this region has none of. Use Masked('min').around(clean, box=(-1, 1))"
+        )
     run, minimal = Run(objective, region, progress), bool(region.radius.isinf().all())
     delta, ones = nudge(region, seed), torch.ones_like(region.radius)
     search = Search(delta, delta, 0 * delta, 0 * delta, radius * ones, alpha * ones, ones < 0, 0 * ones)

@@ -51,7 +51,10 @@ class Bound(Protocol):
         ...
 
     def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
-        """The region around clean inputs, each with this bound's radius (infinite for `min`)."""
+        """The region around clean inputs, each with this bound's radius (infinite for `min`).
+
+        The box is that of images, whatever the bound: for sounds say (-1, 1), for inputs that have none None.
+        """
         ...
 
     def at_rate(self, sample_rate: int) -> "Bound":
@@ -113,8 +116,8 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
     if box is not None and clean.numel() and not bool(((clean >= box[0] - slack) & (clean <= box[1] + slack)).all()):
         raise UnusableBatch(
             f"clean inputs reach from {clean.min():.4g} to {clean.max():.4g}, outside the box {box[0]:g}..{box[1]:g}. "
-            "Scale them into it (images: 0..1; audio: -1..1). Where they are normalised, undo that and leave it to the model: "
-            "Classifier(net, mean=..., std=...). With box=None, radii are in these inputs' own unit"
+            "Scale them into it (images: 0..1), or say box=(-1, 1) for sounds. Where they are normalised, undo that and leave it to the "
+            "model: Classifier(net, mean=..., std=...). With box=None, radii are in these inputs' own unit"
         )
     inside = None
     if lengths is not None:
@@ -244,7 +247,7 @@ class SNR(Combines):
     def minimal(self) -> bool:
         return self.decibels == MIN
 
-    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         check_inputs(clean)
         length = length_of(clean.float())
         radius = torch.full_like(length, math.inf) if isinstance(self.decibels, str) else length * 10 ** (-self.decibels / 20)

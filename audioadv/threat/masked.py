@@ -86,7 +86,7 @@ class Masked(Combines):
         """The same bound for clips of this rate, in hertz."""
         return replace(self, hearing=replace(self.hearing, sample_rate=sample_rate))
 
-    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (-1.0, 1.0), grid: float | None = None) -> Region:
+    def around(self, clean: Tensor, lengths: Tensor | None = None, box: Box = (0.0, 1.0), grid: float | None = None) -> Region:
         """The region around clips. Shapes: clean [batch, time]. Raises UnusableBatch for any other shape."""
         check_inputs(clean)
         if clean.ndim != 2:
