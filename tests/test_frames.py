@@ -124,8 +124,8 @@ def test_a_clip_and_its_slope_are_the_same_in_any_company(name: str, threads: in
 
 @pytest.mark.parametrize("measure", [sum_of, length_of, LinfNorm().gauge, L2Norm().gauge, L1Norm().gauge])
 def test_what_is_added_up_does_not_know_its_padding(measure: Callable[[Tensor], Tensor]) -> None:
-    for length in (1, 7, 100, 256, 4097, 60001):
-        x = noise(1, length, seed=length)
+    for length in (1, 7, 10, 100, 256, 4097, 60001):
+        x = noise(3, length, seed=length)
         widths = [measure(F.pad(x, (0, more))) for more in (0, 1, 13, 64, 256, 5000)]
         assert all(torch.equal(a, b) for a, b in pairwise(widths))
 
@@ -137,6 +137,8 @@ def test_sums_are_rounded_once_and_so_are_lengths_but_for_those_of_sound() -> No
         assert sum_of(x).item() == torch.tensor(math.fsum(x[0].tolist())).item()
         assert length_of(x[:, None]).item() == straight.item()
         torch.testing.assert_close(length_of(x)[0], straight, rtol=2.0**-23, atol=0)
+    x = noise(50, 60001)
+    torch.testing.assert_close(length_of(x), x.double().norm(dim=1).float(), rtol=2.0**-23, atol=0)  # added up in one piece: 5 units off
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-22, 1e-13, 1.0, 1e13, 1e25])

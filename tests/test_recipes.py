@@ -298,6 +298,24 @@ def test_the_recipes_of_training_run(recipe: str, options: list[str], told: list
         assert judged.output.splitlines() == result.output.splitlines()[-3:]
 
 
+def test_the_first_recipes_on_images_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import image_robust_accuracy
+
+    def told(recipe: str, *options: str) -> str:
+        result = CliRunner().invoke(importlib.import_module(recipe).main, ["--quick", *options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    first = told("image_first_attack")
+    assert "examples fall; the first one's largest change is 0.1" in first
+    assert "standard" in first
+    monkeypatch.setattr(image_robust_accuracy, "WITHIN", {"linf:0.3": ("fgsm", "pgd", "apgd", "apgd_targeted")})  # without the slow ones
+    few = told("image_robust_accuracy", "--count", "4", "--steps", "5", "--out", str(tmp_path))
+    assert all(words in few for words in ("mnist-robust, linf:min: median by fmn", "mnist, l2:min: median by ddn"))
+    assert {line["bound"] for line in read_lines(tmp_path / "table.jsonl")} == {"linf:0.3"}
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
