@@ -16,6 +16,7 @@ from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_fixed_radius, check_objective, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another, restarted
+from audioadv.models.access import Access
 from audioadv.models.rest import at_rest
 from audioadv.options import check_counts
 from audioadv.threat.joined import rivalled, several
@@ -130,10 +131,14 @@ def apgd_targeted(
 
 
 def aimed(objective: Objective, clean: Tensor, count: int, confidence: Confidence) -> tuple[list[Any], Tensor]:
-    """The goal by way of one rival each, nearest first, and the forwards it took; the goal alone where it has none."""
+    """The goal by way of one rival each, nearest first, and the forwards it took; the goal alone where it has none.
+
+    Raises AccessDenied where the model grants no scores to rank rivals by.
+    """
     if not rivalled(objective.goal):
         return [objective.goal], torch.zeros(len(clean), dtype=torch.int64)
     started = objective.begun(clean)
+    started.demand(Access.SCORES)
     with torch.no_grad(), at_rest(objective.model):
         goals = objective.goal.aimed(started.outputs(clean), count)
     return [replace(objective, goal=goal).by(confidence).goal for goal in goals], started.cost.forwards
