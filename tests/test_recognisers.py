@@ -225,7 +225,7 @@ def test_a_net_that_computes_in_other_numbers_is_attacked_where_it_converts(dtyp
     assert found.reached == [True]
     over = aa.craft(Recogniser(InOtherNumbers(dtype), 16000), clips, aa.Transcribe("hi"), bound="linf:0.1", channel="noise:30", steps=2)
     assert over.adversarial[0].dtype == torch.float32
-    with pytest.raises(UnusableBatch, match=rf"inputs are torch.float32 on cpu, but the model is {dtype} .*model.to\(inputs\)"):
+    with pytest.raises(UnusableBatch, match=rf"inputs are torch.float32 on cpu, but the model is {dtype} .*: model\.net\.to\(inputs\)"):
         aa.craft(Recogniser(InOtherNumbers(dtype, converts=False), 16000), clips, aa.Transcribe("hi"), steps=1)
 
 

@@ -155,6 +155,19 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "craft with no start": (lambda: crafted(restarts=0), OptionError, "restarts 0"),
     "craft with a file's name for a clip": (lambda: aa.craft(MODEL, ["hiss.wav"], GO), UnusableBatch, "read_audio"),  # type: ignore[list-item]
     "craft with an empty clip": (lambda: aa.craft(MODEL, [Clip("none", torch.zeros(0), 16000)], GO), UnusableBatch, "none: a clip of zero"),
+    **{f"craft with {name}": (lambda samples=samples: aa.craft(MODEL, [CLIP, Clip("bad.wav", samples, 16000)], GO, steps=3),  # type: ignore[misc]
+                              UnusableBatch, rf"^bad\.wav: .*{match}")
+       for name, samples, match in (("an array in a clip", CLIP.samples.numpy(), r"type ndarray.*as_tensor"),
+                                    ("a clip in stereo", torch.zeros(2, 900), r"shape \[2, 900\].*mono"),
+                                    ("a clip in float64", CLIP.samples.double(), r"torch.float64.*clip\.samples\.float\(\)$"),
+                                    ("a clip in int16", torch.ones(900).short(), r"torch.int16.*float\(\) / 32768"),
+                                    ("a clip that is not a number", torch.full((900,), torch.nan), "900 of 900 samples are NaN"),
+                                    ("an infinite clip", torch.tensor([0.0, torch.inf]), "1 of 2 samples are NaN or infinite"),
+                                    ("a clip beyond full scale", torch.tensor([0.0, 1.0, -1.5]), r"2 of 3 .*from -1.5 to 1.*round16"))},
+    "a number for a net": (lambda: aa.Recogniser(5, 16000), OptionError, "recogniser: its net is of type int.*callable"),  # type: ignore[arg-type]
+    "a number among the paths": (lambda: aa.read_audio([5]), OptionError, "path 5: of type int.*'kitchen.wav'"),  # type: ignore[list-item]
+    "no path": (lambda: aa.read_clip(None), OptionError, "path None: of type NoneType"),  # type: ignore[arg-type]
+    "no paths": (lambda: aa.read_audio(None), OptionError, r"paths None: no list of paths.*read_audio\(\["),  # type: ignore[arg-type]
     "one path where several belong": (lambda: aa.read_audio("hiss.wav"), OptionError, "read_clip"),
     "a change of another batch": (lambda: aa.L2(0.1).around(X).inputs(X[:2]), UnusableBatch, "made around"),
     "radii below zero": (lambda: attacked(radius=torch.full((4,), -1.0)), UnusableBatch, "at least 0"),

@@ -25,7 +25,7 @@ from audioadv.attacks.survivors import restarted
 from audioadv.attacks.trace import Sight, Trace
 from audioadv.attacks.union import worst_member
 from audioadv.attacks.verdict import Verdict
-from audioadv.audio.files import Clip
+from audioadv.audio.files import BOX, FULL_SCALE, Clip
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.ragged import pad
 from audioadv.audio.roomsets import Role
@@ -155,13 +155,33 @@ def check_clips(model: Recogniser, clips: Sequence[Clip], goal: TextGoal) -> Non
             raise UnusableBatch(
                 f"clip of type {type(clip).__name__}: give read_audio(paths, {model.sample_rate}), or Clip(name, samples, rate)"
             )
-        if not len(clip.samples):
-            raise UnusableBatch(f"{clip.name}: a clip of zero samples. Give one that lasts")
+        check_samples(clip)
         if clip.sample_rate != model.sample_rate:
             wish = f"but {model.name} listens at {model.sample_rate} Hz. Resample it first: clip.at({model.sample_rate})"
             raise UnusableBatch(f"{clip.name}: {clip.sample_rate} Hz, {wish}")
     if wrong := {len(part.texts) for part in members(goal) if hasattr(part, "texts")} - {1, len(clips)}:
         raise UnusableBatch(f"{wrong.pop()} texts for {len(clips)} clips: give one for all, or one for each")
+
+
+def check_samples(clip: Clip) -> None:
+    """Raises UnusableBatch, with the clip's name, for samples that are no sound: [time], float32, finite, within what 16 bits hold."""
+    samples: object = clip.samples
+    if not isinstance(samples, Tensor):
+        raise UnusableBatch(f"{clip.name}: samples of type {type(samples).__name__}. Give a tensor, for example torch.as_tensor(samples)")
+    if samples.ndim != 1:
+        raise UnusableBatch(f"{clip.name}: samples of shape {list(samples.shape)}. A clip is mono, [time]: take samples.mean(0), say")
+    if not len(samples):
+        raise UnusableBatch(f"{clip.name}: a clip of zero samples. Give one that lasts")
+    if samples.dtype != torch.float32:
+        cure = "clip.samples.float()" if samples.is_floating_point() else f"clip.samples.float() / {FULL_SCALE}, if they are of 16 bits"
+        raise UnusableBatch(f"{clip.name}: samples of {samples.dtype}, where full scale is 1 in float32. Convert them: {cure}")
+    if bad := int((~samples.isfinite()).sum()):
+        raise UnusableBatch(
+            f"{clip.name}: {bad} of {len(samples)} samples are NaN or infinite. Mend them, samples.nan_to_num(), or leave it out"
+        )
+    if beyond := int(((samples < BOX[0]) | (samples > BOX[1])).sum()):
+        reach = f"{beyond} of {len(samples)} samples are beyond full scale (from {samples.min():.5g} to {samples.max():.5g})"
+        raise UnusableBatch(f"{clip.name}: {reach}, which 16 bits cannot hold. Turn it down, or clip it: audio.files.round16(samples)")
 
 
 @final

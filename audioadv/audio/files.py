@@ -78,8 +78,10 @@ def round16(samples: Tensor) -> Tensor:
 
 
 def read_audio(paths: Iterable[str | Path], sample_rate: int | None = None, *, longest_seconds: float = LONGEST_SECONDS) -> list[Clip]:
-    """`read_clip` for each path, in order. Raises OptionError for a path that stands alone, and as `read_clip`."""
-    if isinstance(paths, str | Path):
+    """`read_clip` for each path, in order. Raises OptionError for a path that stands alone, for what are no paths, and as `read_clip`."""
+    if not isinstance(paths, Iterable):
+        raise OptionError(f"paths {paths!r:.60}: no list of paths. Give one, for example read_audio(['a.wav', 'b.wav'])")
+    if isinstance(paths, str | bytes | os.PathLike):
         raise OptionError(f"paths {str(paths)!r}: a single one. Give a list, read_audio([path]), or take read_clip(path)")
     return [read_clip(path, sample_rate, longest_seconds=longest_seconds) for path in paths]
 
@@ -89,8 +91,10 @@ def read_clip(path: str | Path, sample_rate: int | None = None, *, longest_secon
 
     Channels are averaged, and the result is rounded to 16 bits; a 16-bit mono file at its own rate comes back bit for bit.
     Raises UnreadableAudio for a file that is not there, not audio, cut short, without samples, not finite or too long,
-    OptionError for a rate that no sound has.
+    OptionError for what is no path, and for a rate that no sound has.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"path {path!r:.60}: of type {type(path).__name__}. Give text or a Path, for example 'kitchen.wav'")
     if sample_rate is not None:
         check_rate(sample_rate)
     samples, found, notices, digest = _decode(Path(path), longest_seconds)

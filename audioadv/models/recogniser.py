@@ -53,7 +53,7 @@ class Recogniser:
     `vocabulary` names each output column, a letter or a longer piece (" the", with the gap that it brings); the empty string is
     the CTC blank and " " the gap between words. Lengths are in samples, and the waveforms are zero past them. A callable that
     has more to say may give Emissions.
-    Raises OptionError for a rate that no sound has, and for a vocabulary that is no texts or has no blank.
+    Raises OptionError for a net that cannot be called, a rate that no sound has, and for a vocabulary that is no texts or has no blank.
 
     >>> def deaf(waveforms, lengths):
     ...     scores = torch.zeros(len(waveforms), 4, 29)
@@ -71,6 +71,9 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", as_access(self.access))
+        if not callable(self.net):
+            wish = "Give a callable, (waveforms, lengths) -> (log_probs, frames), for example an nn.Module"
+            raise OptionError(f"{self.name}: its net is of type {type(self.net).__name__}, which cannot be called. {wish}")
         rate: Any = self.sample_rate
         if not is_whole(rate) or rate < 1:
             raise OptionError(f"{self.name}: sample_rate {rate!r}. Give hertz, a whole number, for example 16000")

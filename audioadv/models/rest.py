@@ -91,9 +91,12 @@ def fitting(model: Any, inputs: Tensor) -> Iterator[None]:
         weight = next((p for p in net.parameters() if p.is_floating_point()), None) if net is not None else None
         if weight is None or (weight.dtype, weight.device) == (inputs.dtype, inputs.device) or not MISFIT.search(str(error)):
             raise
+        place, part = "model", model
+        while part is not net:
+            place, part = f"{place}.net", part.net
         raise UnusableBatch(
             f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device} "
-            f"({str(error).splitlines()[0].rstrip('.')}). Bring them together: model.to(inputs), or let the model convert: x = x.to(weight)"
+            f"({str(error).splitlines()[0].rstrip('.')}). Bring them together: {place}.to(inputs), or let the model convert: x = x.to(weight)"
         ) from error
 
 
