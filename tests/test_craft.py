@@ -147,7 +147,7 @@ def test_every_way_to_end_is_said(model: aa.Recogniser, clips: list[Clip]) -> No
     heard = model.transcribe(clips[0].samples[None], torch.tensor([len(clips[0].samples)]))[0]
     texts = [heard, "so long a text that it can never fit", "no"]
     loud = Clip("short", clips[1].samples[:1200], 16000)
-    needless, infeasible, missed = aa.craft(model, [clips[0], loud, clips[2]], aa.Transcribe(texts), bound=aa.Linf(0.0), steps=5).clips
+    needless, infeasible, missed = aa.craft(model, [clips[0], loud, clips[2]], aa.Transcribe(texts), bound=aa.Linf(1e-4), steps=5).clips
     assert needless.outcome is aa.Outcome.NEEDLESS
     assert needless.reached
     assert torch.equal(needless.adversarial, clips[0].samples)
@@ -156,6 +156,29 @@ def test_every_way_to_end_is_said(model: aa.Recogniser, clips: list[Clip]) -> No
     assert infeasible.forwards == 0
     assert missed.outcome is aa.Outcome.MISSED
     assert torch.equal(missed.adversarial, clips[2].samples)
+
+
+@pytest.mark.parametrize(
+    ("spec", "outcome"),
+    [
+        ("linf:0", "infeasible"),
+        ("linf:0.00003", "infeasible"),
+        ("linf:0.000030517578125", "missed"),  # a step of the grid, exactly
+        ("l2:0.00003", "infeasible"),
+        ("l2:0.00004", "missed"),
+        ("snr:120", "infeasible"),
+        ("snr:100", "missed"),
+        ("masked:0_and_linf:0.00001", "infeasible"),
+        ("snr:min_and_linf:0.00001", "infeasible"),
+        ("linf:0.00001_or_l2:0.00001", "infeasible"),
+        ("linf:0.00001_or_l2:0.001", "missed"),
+    ],
+)
+def test_a_bound_below_a_step_of_the_file_is_not_searched(spec: str, outcome: str) -> None:
+    hiss = Clip("hiss", round16(0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(0))), 16000)
+    (result,) = aa.craft(recognisers.linear(), [hiss], aa.Transcribe("go"), bound=spec, steps=3).clips
+    assert (result.outcome, result.forwards > 0) == (outcome, outcome == "missed")
+    assert outcome == "missed" or "one step of a 16-bit file" in result.note
 
 
 def test_digital_silence_can_be_attacked(model: aa.Recogniser) -> None:

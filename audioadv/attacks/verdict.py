@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from audioadv.attacks.eot import Expectation, enough
 from audioadv.attacks.result import Outcome
 from audioadv.models.recogniser import Emissions, Recogniser, heard_alone
-from audioadv.threat.bounds import Bound
+from audioadv.threat.bounds import Bound, senseless_for_sound
 from audioadv.threat.channels.channel import NOTHING
 from audioadv.threat.channels.heard import heard_through
 from audioadv.threat.channels.keys import fingerprint
@@ -64,5 +64,5 @@ class Verdict:
             return Outcome.INFEASIBLE, why
         if bool(self.goal.reached(outputs)) and self.enough(self.hits(self.clean, outputs)):
             return Outcome.NEEDLESS, Outcome.NEEDLESS.sentence
-        why = self.impossible(outputs) or bound.senseless(self.clean)
+        why = self.impossible(outputs) or senseless_for_sound(bound, self.clean)
         return None if why is None else (Outcome.INFEASIBLE, why)

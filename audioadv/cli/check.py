@@ -34,7 +34,7 @@ from audioadv.models.recogniser import Recogniser, hears
 from audioadv.models.rest import at_rest, modules_of
 from audioadv.models.sources import called, load_model, raised
 from audioadv.report.tables import checkup_table, show
-from audioadv.threat.bounds import around_sound, parse_bound
+from audioadv.threat.bounds import around_sound, parse_bound, senseless_for_sound
 from audioadv.threat.goals import Transcribe
 from audioadv.threat.labels import Misclassify
 from audioadv.threat.region import Region
@@ -195,7 +195,7 @@ def on_clips(model: Recogniser, clips: tuple[Path, ...], target: str, spec: str,
     """What is to be heard of these clips, and what may be changed."""
     sounds, bound = [read_clip(clip, model.sample_rate).samples for clip in clips], parse_bound(spec).at_rate(model.sample_rate)
     for clip, samples in zip(clips, sounds, strict=True):
-        if (why := bound.senseless(samples)) is not None:
+        if (why := senseless_for_sound(bound, samples)) is not None:
             raise UnusableBatch(f"--clip {clip}: nothing can be changed within {spec}. {why} Or leave this clip out")
     waveforms, lengths = pad([samples.to(model.device) for samples in sounds])
     lengths = lengths.to(model.device)

@@ -25,7 +25,7 @@ from torch import Tensor
 from audioadv.audio.files import BOX, FULL_SCALE
 from audioadv.errors import MalformedSpec, OptionError, UnusableBatch
 from audioadv.options import is_number
-from audioadv.threat.algebra import Combines, both, either, mix
+from audioadv.threat.algebra import Both, Combines, Either, both, either, mix
 from audioadv.threat.decimals import decimal
 from audioadv.threat.norms import L0Norm, L1Norm, L2Norm, LinfNorm
 from audioadv.threat.projections import length_of
@@ -36,6 +36,8 @@ MIN: Final = "min"
 
 MOST_DB: Final = 300.0  # beyond it, ratios are no float32 numbers, and no sound's either
 LARGEST: Final = 1e30  # of a radius, for the same reason
+
+SUB_STEP: Final = f"The bound is below one step of a 16-bit file, 1/{FULL_SCALE}: no change fits. Widen it, or take min for the number."
 
 Radius = float | Literal["min"]
 Box = tuple[float, float] | None
@@ -138,6 +140,28 @@ def ball(clean: Tensor, radius: Tensor, norm: Norm, lengths: Tensor | None, box:
 def around_sound(bound: "Bound", waveforms: Tensor, lengths: Tensor | None = None) -> Region:
     """The bound around sounds, as 16-bit files hold what is made of them. Shapes: waveforms [batch, time], lengths [batch]."""
     return bound.around(waveforms, lengths, box=BOX, grid=1.0 / FULL_SCALE)
+
+
+def senseless_for_sound(bound: "Bound", clean: Tensor) -> str | None:
+    """As `bound.senseless`, where what is made is to be a 16-bit file: a bound that holds no step of its grid says nothing. Shapes: [time].
+
+    >>> [senseless_for_sound(parse_bound(spec), torch.zeros(9)) is None for spec in ("linf:0.00003", "linf:0.00004", "linf:min")]
+    [False, True, True]
+    """
+    return bound.senseless(clean) or (SUB_STEP if below_a_step(bound, clean) else None)
+
+
+def below_a_step(bound: "Bound", clean: Tensor) -> bool:
+    """Whether one step of the 16-bit grid at one sample is too much already, as far as that is the same at every sample."""
+    if isinstance(bound, Both):
+        return any(below_a_step(part, clean) for part in bound.parts)
+    if isinstance(bound, Either):
+        return all(below_a_step(part, clean) for part in bound.parts)
+    if bound.minimal or not isinstance(bound, Ball | SNR):
+        return False
+    region, step = around_sound(bound, clean[None]), torch.zeros_like(clean[None])
+    step[0, 0] = 1.0 / FULL_SCALE
+    return not bool(region.holds(region.norm.gauge(step)))
 
 
 def check_radius(name: str, radius: Radius, example: str = "") -> None:
