@@ -20,7 +20,7 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 
-from audioadv.attacks.craft import craft_each
+from audioadv.attacks.craft import Progress, craft_each
 from audioadv.audio.files import Clip, read_clip
 from audioadv.cli import COMMANDS, main
 from audioadv.cli.interrupts import unbroken
@@ -925,6 +925,26 @@ def test_ctrl_c_tells_what_is_left_though_a_line_was_bad(folder: Path, monkeypat
     result = run("craft", "list.jsonl", "--target", "go", *QUICK, "--batch", "1")
     assert result.exit_code == 130
     assert "Stopped: 1 of 2 clips are done" in result.stderr
+
+
+@pytest.mark.parametrize("channel", [[], ["--channel", "gain:-1..1", "--draws", "1", "--judge", "2"]])
+def test_a_search_that_ctrl_c_cut_short_is_no_finished_one(folder: Path, monkeypatch: pytest.MonkeyPatch, channel: list[str]) -> None:
+    def pressed(*arguments: Any, **options: Any) -> Iterator[Any]:
+        def tell(where: Progress) -> None:
+            if where.step == 30:
+                signal.raise_signal(signal.SIGINT)
+
+        return craft_each(*arguments, **options | {"progress": tell})
+
+    call = ["craft", "hiss.wav", "--target", "go", *LINEAR, "--no-picture", "--steps", "40", *channel]
+    whole = run(*call)
+    assert (whole.exit_code, "Stopped" in whole.output) == (0, False)
+    monkeypatch.setattr("audioadv.cli.craft.craft_each", pressed)
+    result = run(*call)
+    assert result.exit_code == 130
+    assert "Stopped: 1 of 1 clips are done and kept in adversarial, 1 of them before the last step" in result.stderr
+    assert re.search(r"hiss.wav: .*Stopped after 30 of 40 steps: there may be a smaller change", result.stdout)
+    assert json.loads(Path("adversarial/hiss.json").read_text())["reached"]
 
 
 def test_what_a_killed_call_left_is_swept_away(folder: Path) -> None:

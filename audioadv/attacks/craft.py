@@ -176,9 +176,8 @@ def check_samples(clip: Clip) -> None:
         cure = "clip.samples.float()" if samples.is_floating_point() else f"clip.samples.float() / {FULL_SCALE}, if they are of 16 bits"
         raise UnusableBatch(f"{clip.name}: samples of {samples.dtype}, where full scale is 1 in float32. Convert them: {cure}")
     if bad := int((~samples.isfinite()).sum()):
-        raise UnusableBatch(
-            f"{clip.name}: {bad} of {len(samples)} samples are NaN or infinite. Mend them, samples.nan_to_num(), or leave it out"
-        )
+        cure = "Mend them, samples.nan_to_num(), or leave the clip out"
+        raise UnusableBatch(f"{clip.name}: {bad} of {len(samples)} samples are NaN or infinite. {cure}")
     if beyond := int(((samples < BOX[0]) | (samples > BOX[1])).sum()):
         reach = f"{beyond} of {len(samples)} samples are beyond full scale (from {samples.min():.5g} to {samples.max():.5g})"
         raise UnusableBatch(f"{clip.name}: {reach}, which 16 bits cannot hold. Turn it down, or clip it: audio.files.round16(samples)")
@@ -245,7 +244,7 @@ def heard_clean(model: Recogniser, clip: Clip) -> Emissions:
 class Found(NamedTuple):
     """What an attack made of a batch: 16-bit samples, how it ended and why, steps and passes [3, clips], and what it saw, clip by clip.
 
-    `region` knows the parameters of what was found.
+    `region` knows the parameters of what was found; `cut` has the clips that were stopped before their last step, as their notes say.
     """
 
     samples: list[Tensor]
@@ -253,6 +252,7 @@ class Found(NamedTuple):
     counts: Tensor
     saw: dict[int, Sight]
     region: Region
+    cut: frozenset[int] = frozenset()
 
 
 def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths: Tensor, early: list[tuple[Outcome, str] | None]) -> Found:
@@ -277,7 +277,7 @@ def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths:
     trace = Trace(region.rows(there))
     starts = partial(restarted, call.attack, restarts=call.restarts)
     result = worst_member(starts, trace.watching(wanted), trace.region, steps=call.steps, seed=call.seed, progress=tell)
-    parameters = region.start()
+    parameters, cut = region.start(), set[int]()
     if result.parameters is not None:
         parameters[there] = result.parameters
     for row, i in enumerate(able.tolist()):
@@ -287,9 +287,10 @@ def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths:
         ends[i] = end, end.sentence
         if halted and (end is Outcome.MISSED or (end is Outcome.REACHED and call.bound.minimal)):
             ends[i] = end, f"Stopped after {halted} of {most} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}."
+            cut.add(i)
     counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
     saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
-    return Found(samples, ends, counts, saw, region.knowing(parameters))
+    return Found(samples, ends, counts, saw, region.knowing(parameters), frozenset(cut))
 
 
 def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emissions, verdict: Verdict, seconds: float) -> Crafted:
@@ -302,7 +303,8 @@ def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emi
     excess = 0.0 if bound.minimal else float(bound.excess(own, changed[None].to(own.clean.device)))
     hits = verdict.hits(changed, outputs)
     if over is not None and excess <= 0 and outcome in (Outcome.REACHED, Outcome.MISSED):
-        outcome, note = verdict.often_enough(hits)
+        outcome, often = verdict.often_enough(hits)
+        note = f"{often} {note}" if i in found.cut else often
     elif outcome is Outcome.REACHED and (excess > 0 or not hits):
         # Sums in floating point differ with the batch's shape: an example on the very edge can fall on its other side alone. It is then
         # attacked alone, where the attack hears what is judged.
@@ -330,6 +332,7 @@ def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emi
         draws=0 if over is None else call.judge_draws,
         gauge=float(own.gauge(inputs)),
         saw=found.saw.get(i),
+        cut_short=i in found.cut,
     )
 
 

@@ -19,7 +19,8 @@ class Crafted:
     `excess` says how far it lies outside the bound, in the bound's unit, at most 0 for inside; for a `min` bound, `bound`
     is the smallest that holds it, and `gauge` is that size as a number, in its norm's unit. `seconds` is this clip's share of
     its batch's time. Over a channel, `hits` of `draws` judge draws are heard as wanted, and `adversarial` is the best that was
-    found even where that is too few. `saw` is what the attack saw of it; None where there was none.
+    found even where that is too few. `saw` is what the attack saw of it; None where there was none. `cut_short` says that the search was
+    stopped, and that more steps of it might have brought more.
     """
 
     clip: Clip
@@ -42,6 +43,7 @@ class Crafted:
     draws: int = 0
     gauge: float = 0.0
     saw: Sight | None = None
+    cut_short: bool = False
 
     @property
     def reached(self) -> bool:

@@ -231,24 +231,26 @@ def craft(
     options |= {"heard": [job.heard for job in jobs], "channel": channel, "draws": draws, "judge_draws": judge_draws, "rate": rate}
     request = Request(model_name, attack, bound, seed, restarts, rate)
     lines: dict[int, dict[str, Any]] = {}  # by the place of its clip among those given
-    stopped, told = False, problems.count  # what is told from here on is of these jobs
+    stopped, cut, told = False, 0, problems.count  # what is told from here on is of these jobs
     try:
         with made_for_files(out), stoppable() as asked, bars_on_terminal(not (as_json and output().isatty())) as progress:
             crafted = craft_each(model, [job.clip for job in jobs], goal, progress=progress, stop=asked, **options)
             for row, (job, result) in enumerate(zip(jobs, crafted, strict=False)):
-                if asked() and result.outcome is Outcome.MISSED and result.steps < steps * restarts:
+                if result.cut_short and result.outcome is Outcome.MISSED:
                     continue  # it was not tried to the end
+                cut += result.cut_short
                 with unbroken(), problems.told(job.entry.path):
                     own = goal.rows(torch.tensor([row]))
                     lines[job.place] = save(names, job.name, job.entry, result, own, model, request, picture=not no_picture)
                     if as_json:
                         say(json.dumps(lines[job.place]))
-            stopped = asked() and len(lines) + problems.count - told < len(jobs)
+            stopped = cut > 0 or (asked() and len(lines) + problems.count - told < len(jobs))
     except KeyboardInterrupt:
         stopped = True
     if stopped:
         kept = f"are done and kept in {click.format_filename(out)}" if lines else "are done"
-        click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips {kept}", err=True)
+        early = f", {cut} of them before the last step" if cut else ""
+        click.echo(f"Stopped: {len(lines)} of {len(jobs)} clips {kept}{early}", err=True)
     page = None
     if lines:
         with problems.told():
@@ -284,7 +286,7 @@ def tell(lines: list[dict[str, Any]], page: Path | None) -> None:
     """The table, what there is to say about single clips, and where everything is."""
     show(craft_table(lines))
     for line in lines:
-        for remark in (*line["notices"], *([] if line["outcome"] == "reached" and "channel" not in line else [line["note"]])):
+        for remark in (*line["notices"], *([] if line["note"] == Outcome.REACHED.sentence else [line["note"]])):
             say(f"{click.format_filename(line['clip'])}: {remark}")
     if page is not None:
         say(f"Listen and look: {click.format_filename(page)}")

@@ -96,7 +96,8 @@ def fitting(model: Any, inputs: Tensor) -> Iterator[None]:
             place, part = f"{place}.net", part.net
         raise UnusableBatch(
             f"inputs are {inputs.dtype} on {inputs.device}, but the model is {weight.dtype} on {weight.device} "
-            f"({str(error).splitlines()[0].rstrip('.')}). Bring them together: {place}.to(inputs), or let the model convert: x = x.to(weight)"
+            f"({str(error).splitlines()[0].rstrip('.')}). Bring them together: {place}.to(inputs), or let the model convert: "
+            "x = x.to(weight)"
         ) from error
 
 
