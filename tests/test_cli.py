@@ -257,6 +257,19 @@ def test_what_is_said_before_the_clip_stays_before_it(folder: Path) -> None:
     assert any("silence" in notice for notice in line["notices"])
 
 
+def test_a_result_says_how_long_its_file_is_and_what_silence_was_put_before_it(folder: Path) -> None:
+    (line,) = lines(run("craft", "hiss.wav", "--target", "go", "--lead-in", "0.25", *QUICK))
+    assert (line["audio_filepath"], line["duration"], line["lead_in"]) == ("../hiss.wav", 0.5, 0.25)
+    again = ("craft", "adversarial/results.jsonl", *QUICK)
+    for options, lead_in in (([], 0.25), (["--lead-in", "0.1"], 0.1), (["--lead-in", "0"], 0)):
+        (line,) = lines(run(*again, *options, "--out", "again"))
+        assert (line["duration"], line.get("lead_in", 0)) == (0.5, lead_in)
+        assert read_clip(Path(line["out"])).seconds == 0.5 + lead_in
+    Path("list.jsonl").write_text('{"audio_filepath": "hiss.wav", "lead_in": 0.25}')  # somebody else's key
+    (line,) = lines(run("craft", "list.jsonl", "--target", "go", *QUICK, "--out", "again"))
+    assert "lead_in" not in line
+
+
 def test_results_are_a_manifest_and_add_up(folder: Path) -> None:
     Path("sounds").mkdir()
     for name in ("a", "b", "c"):

@@ -42,7 +42,8 @@ STREAMED = 0x7FFF0000  # programs that write to a pipe put 0x7FFFF000, 0xFFFFFFF
 class Clip:
     """One mono sound. `samples` [time], float32 on the 16-bit grid, full scale +-1; `notices` say what reading it changed.
 
-    `digest` is that of the file as it was read (`digest_of`), None for a sound from elsewhere.
+    `digest` is that of the file as it was read (`digest_of`), None for a sound from elsewhere; `lead_in` how many seconds of silence
+    `led_in` put before it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Clip:
     sample_rate: int
     notices: tuple[str, ...] = ()
     digest: str | None = None
+    lead_in: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -60,12 +62,13 @@ class Clip:
         """The same sound at another rate (soxr, high quality), with a notice. Units: Hz. Raises OptionError as `read_clip`."""
         check_rate(sample_rate)
         other = _settled(self.name, self.samples.cpu().numpy(), self.sample_rate, sample_rate, self.notices)
-        return replace(other, digest=self.digest)
+        return replace(other, digest=self.digest, lead_in=self.lead_in)
 
     def led_in(self, seconds: float) -> "Clip":
         """The same sound after so much silence, with a notice: room for what is to be said before it."""
         silence = self.samples.new_zeros(round(seconds * self.sample_rate))
-        return replace(self, samples=torch.cat([silence, self.samples]), notices=(*self.notices, f"{seconds:g} s of silence put before it"))
+        notices = (*self.notices, f"{seconds:g} s of silence put before it")
+        return replace(self, samples=torch.cat([silence, self.samples]), notices=notices, lead_in=self.lead_in + seconds)
 
 
 def round16(samples: Tensor) -> Tensor:

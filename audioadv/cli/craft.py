@@ -134,7 +134,9 @@ class Job(NamedTuple):
     "--not-as", "references", multiple=True, metavar="TEXT", help="What is said, to be misheard: once for all clips, or once for each."
 )
 @errors_option
-@click.option("--lead-in", type=Number(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Silence to put before each clip.")
+@click.option(
+    "--lead-in", type=Number(0, LONGEST_SECONDS), metavar="SECONDS", help="Silence to put before each clip; before results, as much as was."
+)
 @model_option
 @click.option(
     "--bound", "spec", default="linf:min", show_default=True, metavar="B", help="What may be changed: linf:0.01, l2:0.5, snr:30, or :min."
@@ -160,7 +162,7 @@ def craft(
     silence: bool,
     references: tuple[str, ...],
     errors: float | None,
-    lead_in: float,
+    lead_in: float | None,
     model_name: str,
     spec: str,
     attack: str,
@@ -218,7 +220,7 @@ def craft(
         name = names.new(entry.path, earlier)
         with problems.told():
             aim.check_own(entry, text, model)
-            clip = read_job(entry.path, model, lead_in, channel)
+            clip = read_job(entry.path, model, (entry.lead_in or 0.0) if lead_in is None else lead_in, channel)
             heard = heard_clean(model, clip)  # now: one that the model raises at stops no other
             jobs.append(Job(place, aim.source(entry, text or ""), name, clip, heard, text or ""))
     if not jobs:

@@ -3,8 +3,8 @@
     {"audio_filepath": "kitchen.wav", "duration": 1.967, "text": "what is said", "target": "what should be heard"}
 
 `audio_filepath` is relative to the manifest. Lines may hold more keys, so that results are manifests too, with the goals that they had
-(`target` "not: ..." for anything but that, with `errors_asked`; "" for silence); but not an `offset`, by which some manifests name a
-part of a file: files are taken whole.
+(`target` "not: ..." for anything but that, with `errors_asked`; "" for silence) and the silence before them (`lead_in`, in seconds); but
+not an `offset`, by which some manifests name a part of a file: files are taken whole.
 """
 
 import json
@@ -25,7 +25,8 @@ from audioadv.errors import InputError
 class Entry:
     """One sound to work on: its file, and from a manifest what is said in it, what it should be heard as, and how long it is.
 
-    From a result also whether it was to be heard as nothing at all, and what share of its words was to be misheard.
+    From a result also whether it was to be heard as nothing at all, what share of its words was to be misheard, and how many seconds
+    of silence were put before it.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Entry:
     seconds: float | None = None
     silence: bool = False
     errors: float | None = None
+    lead_in: float | None = None
 
 
 def read_entries(paths: Iterable[Path], problems: Problems) -> list[Entry]:
@@ -106,10 +108,16 @@ def as_entry(manifest: Path, number: int, line: str) -> Entry:
             f"{manifest}, line {number}: offset {keys['offset']!r} names a part of {texts[0]}, but files are taken whole. Cut the part "
             "out first (ffmpeg -ss OFFSET -t DURATION -i FILE OUT.wav), and name that file without an offset"
         )
-    seconds = keys.get("duration")
-    told = type(seconds) in (int, float) and 0 < seconds <= LONGEST_SECONDS  # any other is none that a clip could have
-    silence = texts[2] == "" and "outcome" in keys  # elsewhere a target may have been forgotten
-    return Entry(manifest.parent / texts[0], texts[1], texts[2], float(seconds) if told else None, silence, errors_of(keys))
+    result = "outcome" in keys
+    silence = result and texts[2] == ""  # elsewhere a target may have been forgotten
+    lead_in = seconds_of(keys, "lead_in") if result else None
+    return Entry(manifest.parent / texts[0], texts[1], texts[2], seconds_of(keys, "duration"), silence, errors_of(keys), lead_in)
+
+
+def seconds_of(keys: Mapping[str, Any], name: str) -> float | None:
+    """How long something is, where a line says a time that a clip could have."""
+    seconds: Any = keys.get(name)
+    return float(seconds) if type(seconds) in (int, float) and 0 < seconds <= LONGEST_SECONDS else None
 
 
 def errors_of(keys: Mapping[str, Any]) -> float | None:

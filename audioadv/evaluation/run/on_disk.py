@@ -50,12 +50,13 @@ def write_result(
     The files are to lie in `folder`, a run's or craft's, as NAME with its suffixes; `source` is the file that was attacked, and what is
     said in it. Raises UnwritableOutput.
     """
-    (path, text), judged = source, write_and_judge(stage, Path(name).name, crafted, goal, model)
+    (path, text), judged, clip = source, write_and_judge(stage, Path(name).name, crafted, goal, model), crafted.clip
     return {
         "name": name,
         "audio_filepath": seen_from(folder, path),
-        "duration": round(crafted.clip.seconds, 3),
-        "digest": crafted.clip.digest,
+        "duration": round(clip.seconds - clip.lead_in, 3),  # the file's own
+        **({"lead_in": clip.lead_in} if clip.lead_in else {}),
+        "digest": clip.digest,
         **({} if text is None else {"text": text}),
         **judged,
         "out": str(folder / f"{name}.wav") if judged["reached"] else None,
