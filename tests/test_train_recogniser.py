@@ -25,6 +25,7 @@ from torch import Tensor  # noqa: E402
 from audioadv.models.alphabet import ALPHABET  # noqa: E402
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")])]
+THERE = [program for program in train_recogniser.PROGRAMS if not synthesisers.missing([program])]
 WORDS = ("one", "two", "don't", "kettle", "open the door")
 
 
@@ -292,28 +293,40 @@ def test_without_a_voice_nothing_is_begun_and_what_is_missing_is_named(tmp_path:
     result = run("speak", tmp_path / "corpus", "--hours", 1)
     assert result.exit_code == 2
     assert "espeak-ng, flite, festival" in result.output
+    result = run("speak", tmp_path / "corpus", "--hours", 1, "--only", "flite")
+    assert result.exit_code == 2
+    assert "no voices from flite: " in result.output
     assert not (tmp_path / "corpus").exists()
 
 
-@pytest.mark.skipif(bool({"espeak-ng", "flite", "festival"} & {*synthesisers.missing()}), reason="no voices")
+def test_the_voices_of_what_is_named_keep_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_recogniser, "SHARD", 1500)
+    monkeypatch.setattr(synthesisers, "say", lambda jobs: [(np.full(1600, 9000, np.int16), 16000)] * len(jobs))
+    programs = {}
+    for only in (("espeak", "flite"), train_recogniser.PROGRAMS):
+        _, clips = train_recogniser.shard(7, only)
+        spoken = [voice.split(":")[0] for _, _, voice in clips]
+        programs[len(only)] = {program: spoken.count(program) / len(spoken) for program in sorted({*spoken})}
+    espeak, flite = 0.75 * 0.45, 0.25 * 0.45 + 0.2
+    assert programs[4] == pytest.approx({"espeak": espeak, "festival": 0.15, "flite": flite, "rhvoice": 0.2}, abs=0.05)
+    assert programs[2] == pytest.approx({"espeak": espeak / (espeak + flite), "flite": flite / (espeak + flite)}, abs=0.05)
+
+
+@pytest.mark.skipif(not {"espeak", "flite"} <= {*THERE}, reason="no voices")
 def test_a_shard_is_spoken_the_same_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(train_recogniser, "SHARD", 12)
-    programs = {"espeak", "flite", "festival", "rhvoice"}
-    if synthesisers.missing():
-        monkeypatch.delitem(train_recogniser.KINDS, "rhvoice")
-        monkeypatch.setattr(synthesisers, "missing", list)
-        programs.remove("rhvoice")
+    only = [word for program in THERE if synthesisers.missing() for word in ("--only", program)]
     for name in ("once", "again"):
         (tmp_path / name).mkdir()
         shutil.copy(folder / "rooms.pt", tmp_path / name)
-        assert run("speak", tmp_path / name, "--hours", 24 * 1.93 / 3600).exit_code == 0
+        assert run("speak", tmp_path / name, "--hours", 24 * 1.93 / 3600, *only).exit_code == 0
     once, again = (sorted(read(tmp_path / name)[0], key=lambda line: (line["shard"], line["start"])) for name in ("once", "again"))
     assert [(line["text"], line["voice"]) for line in once] == [(line["text"], line["voice"]) for line in again]
-    assert {line["voice"].split(":")[0] for line in once} == programs
+    assert {line["voice"].split(":")[0] for line in once} == {*THERE}
     samples = [np.fromfile(tmp_path / name / "speech.int16", np.int16) for name in ("once", "again")]
     for first, second in zip(once, again, strict=True):
         assert (samples[0][first["start"] : first["end"]] == samples[1][second["start"] : second["end"]]).all()
-    assert run("speak", tmp_path / "once", "--hours", 24 * 1.93 / 3600).output == ""
+    assert run("speak", tmp_path / "once", "--hours", 24 * 1.93 / 3600, *only).output == ""
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ speech is that of the programs, but for its noise, which hangs on what the proce
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_float, c_int, c_short, c_size_t, c_ubyte, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,12 @@ from speech.voices import Voice, in_memory
 
 Spoken = tuple[np.ndarray, int]  # samples (int16), Hz
 Job = tuple[str, Voice, float]  # sentence, voice, how much slower
+NEEDS = {  # by a voice's program: other programs, or packages of Python
+    "espeak": ("espeak-ng",),
+    "flite": ("flite",),
+    "festival": ("festival",),
+    "rhvoice": ("rhvoice_wrapper", "rhvoice_wrapper_bin"),
+}
 SYNCHRONOUS, UTF8, END_PAUSE, SPEED, PITCH = 2, 1, 0x1000, 1, 3  # of espeak-ng's speak_lib.h
 
 
@@ -139,10 +145,10 @@ def rhvoice() -> Callable[[Job], Spoken]:
     return say
 
 
-def missing() -> list[str]:
-    """What must be installed before all voices of training can be spoken."""
-    programs = [program for program in ("espeak-ng", "flite", "festival") if not shutil.which(program)]
-    return programs + [package for package in ("rhvoice_wrapper", "rhvoice_wrapper_bin") if not find_spec(package)]
+def missing(programs: Iterable[str] = NEEDS) -> list[str]:
+    """What must be installed before the voices of these programs can be spoken."""
+    needs = [need for program in programs for need in NEEDS[program]]
+    return [need for need in needs if not (find_spec(need) if need.startswith("rhvoice") else shutil.which(need))]
 
 
 def say(jobs: list[Job]) -> list[Spoken]:
