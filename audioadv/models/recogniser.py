@@ -71,9 +71,10 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "access", as_access(self.access))
-        if not callable(self.net):
+        net: object = self.net
+        if not callable(net):
             wish = "Give a callable, (waveforms, lengths) -> (log_probs, frames), for example an nn.Module"
-            raise OptionError(f"{self.name}: its net is of type {type(self.net).__name__}, which cannot be called. {wish}")
+            raise OptionError(f"{self.name}: its net is of type {type(net).__name__}, which cannot be called. {wish}")
         rate: Any = self.sample_rate
         if not is_whole(rate) or rate < 1:
             raise OptionError(f"{self.name}: sample_rate {rate!r}. Give hertz, a whole number, for example 16000")
