@@ -98,17 +98,17 @@ class Swayed(torch.nn.Module):
 def test_what_is_heard_among_others_only_is_attacked_again_alone(model: aa.Recogniser, clips: list[Clip]) -> None:
     """A search that rests on the edge, of a model whose outputs differ with the batch: each clip comes out as from a batch of its own."""
     swayed = aa.Recogniser(Swayed(model.net, 2.0), sample_rate=16000, vocabulary=model.vocabulary)
-    texts, counts = ["go", "no", "stop"], []
-    crafted = aa.craft(swayed, clips, aa.Transcribe(texts), bound=aa.SNR("min"), steps=STEPS)
-    for clip, text, result in zip(clips, texts, crafted.clips, strict=True):
+    texts, again = ["go", "no"], 0
+    crafted = aa.craft(swayed, clips[:2], aa.Transcribe(texts), bound=aa.SNR("min"), steps=STEPS)
+    for clip, text, result in zip(clips, texts, crafted.clips, strict=False):
         assert result.reached
         assert result.adversarial_transcript == text
-        alone = aa.craft(swayed, [clip], aa.Transcribe(text), bound=aa.SNR("min"), steps=STEPS).clips[0]
-        counts.append((result.steps, result.forwards, result.backwards))
         if result.steps > STEPS:
+            again += 1
+            alone = aa.craft(swayed, [clip], aa.Transcribe(text), bound=aa.SNR("min"), steps=STEPS).clips[0]
             assert torch.equal(result.adversarial, alone.adversarial)
-            assert counts[-1] == (2 * STEPS, 2 * alone.forwards, 2 * alone.backwards)
-    assert max(counts)[0] == 2 * STEPS  # one at least was on the edge
+            assert (result.steps, result.forwards, result.backwards) == (2 * STEPS, 2 * alone.forwards, 2 * alone.backwards)
+    assert again, "none was on the edge"
 
 
 @pytest.mark.parametrize(("name", "spec", "few"), [("tiny-mel", "linf:min", 2), ("tiny-wave", "snr:min", 6)])

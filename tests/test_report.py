@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(tmp_path_factory.mktemp("made"))
         manifest = write_manifest(Path("list.jsonl"))
         manifest.write_text(manifest.read_text() + '{"audio_filepath": "0.wav", "target": "' + "far too long " * 9 + '"}\n')
-        assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "linf:0", "--bound", "linf:0.3").exit_code == 1
+        assert run("bench", "list.jsonl", "--out", "run", *QUICK, "--bound", "linf:0.0001", "--bound", "linf:0.3").exit_code == 1
         done = run("report", "run", "--clips", "2", "--json")
         assert done.exit_code == 0
         assert lines(done) == [{"run": "run", "report": "run/report.html"}]
