@@ -123,8 +123,8 @@ def options(bound: "Bound | str") -> tuple["Bound", ...]:
     """What may be chosen from. Raises MalformedSpec for what is no bound."""
     from audioadv.threat.bounds import as_bound  # which builds on this file
 
-    if isinstance(bound, type) or not hasattr(bound, "around"):  # one from elsewhere need not be all that a Bound is
-        bound = as_bound(bound)
+    if isinstance(bound, str | type) or not hasattr(bound, "around"):  # one from elsewhere need not be all that a Bound is
+        return options(as_bound(bound))
     return bound.parts if isinstance(bound, Either) else (bound,)
 
 
