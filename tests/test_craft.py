@@ -13,7 +13,7 @@ from marks import EXACT, to_the_bit
 
 import audioadv as aa
 from audioadv.attacks.catalogue import TABLE, crafting, evaluating
-from audioadv.attacks.craft import heard_clean
+from audioadv.attacks.craft import Progress, heard_clean
 from audioadv.attacks.crafted import Crafted
 from audioadv.attacks.objective import Objective
 from audioadv.attacks.result import AttackResult, Outcome
@@ -25,6 +25,10 @@ from audioadv.defenses.detectors.detected import Sense
 from audioadv.defenses.detectors.seen import Seen
 from audioadv.defenses.likeness import Exact
 from audioadv.defenses.memory import remembering
+from audioadv.defenses.statement import Statement
+from audioadv.models.access import Access
+from audioadv.models.recogniser import Emissions
+from audioadv.models.suspicion import carrying
 from audioadv.threat.bounds import around_sound
 from audioadv.threat.region import Region
 
@@ -347,6 +351,74 @@ def test_a_model_that_remembers_is_not_crafted_for() -> None:
         aa.craft(memory, [clip], aa.Silence(), steps=2)
     assert not asked
     assert aa.craft(forgetting(memory), [clip], aa.Silence(), bound=aa.SNR(-20), steps=20).reached == [True]
+
+
+class Leaning(torch.nn.Module):
+    """Ten frames, the first of which hears an "a" where the mean of its samples is above a threshold, lower where clips are many."""
+
+    def __init__(self, threshold: float, lower: float = 0.0, refused: float | None = None) -> None:
+        super().__init__()
+        self.threshold, self.lower, self.refused = threshold, lower, refused
+        self.statement = Statement(detects=refused is not None)
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Any:
+        means = torch.nn.functional.pad(waveforms, (0, 1600))[:, :1600].unfold(1, 160, 160).mean(2)
+        least = self.threshold - self.lower * (len(waveforms) > 1)
+        lead = 400 * (means - least) * torch.eye(10)[0] - 8 * (1 - torch.eye(10)[0])
+        log_probs, frames = torch.stack([0 * lead, lead, lead - 20], 2).log_softmax(-1), torch.full((len(waveforms),), 10)
+        if self.refused is None:
+            return log_probs, frames
+        return carrying(Emissions(log_probs, frames, LEANING), "loud", waveforms.abs().amax(1) - self.refused)
+
+    def undetected(self) -> aa.Undetected:
+        return aa.Undetected()
+
+
+LEANING = ("", "a", " ")
+
+
+def hiss(name: str, lean: float = 0.0) -> Clip:
+    """A tenth of a second whose first frame's mean is `lean`."""
+    samples = 0.05 * torch.randn(1600, generator=torch.Generator().manual_seed(1))
+    samples[:160] += lean - samples[:160].mean()
+    return Clip(name, round16(samples), 16000)
+
+
+def test_what_is_stopped_before_its_last_step_says_so_also_where_the_judge_has_the_last_word() -> None:
+    model, seen = aa.Recogniser(Leaning(0.016), 16000, LEANING), [0]
+
+    def told(progress: Progress) -> None:
+        seen[0] = progress.step
+
+    how: dict[str, Any] = {"bound": "linf:0.02", "attack": "pgd", "steps": 100, "channel": "noise:0", "draws": 4, "check_draws": 2}
+    for seed in range(3):
+        seen[0] = 0
+        (crafted,) = aa.craft(
+            model, [hiss("c")], aa.Transcribe("a"), rate=0.5, seed=seed, progress=told, stop=lambda: seen[0] >= 10, **how
+        ).clips
+        assert (crafted.outcome, crafted.cut_short) == (Outcome.MISSED, True)
+        assert crafted.note.endswith("Stopped after 10 of 100 steps.")
+
+
+def test_a_stop_before_the_try_alone_is_no_verdict() -> None:
+    model, seen = aa.Recogniser(Leaning(0.012, lower=0.004), 16000, LEANING), [0]
+
+    def told(progress: Progress) -> None:
+        seen[0] = progress.step
+
+    clips, how = [hiss("c"), hiss("d", -0.03)], {"bound": "linf:0.02", "attack": "pgd", "steps": 100}
+    whole = aa.craft(model, clips, aa.Transcribe("a"), **how).clips[0]  # type: ignore[arg-type]
+    assert (whole.outcome, whole.cut_short) == (Outcome.REACHED, False)
+    cut = aa.craft(model, clips, aa.Transcribe("a"), progress=told, stop=lambda: seen[0] >= 30, **how).clips[0]  # type: ignore[arg-type]
+    assert (cut.outcome, cut.cut_short) == (Outcome.MISSED, True)
+    assert "stopped before it was attacked alone" in cut.note
+
+
+def test_by_decisions_alone_a_detector_is_passed_too() -> None:
+    for refused in (0.9, 0.0):
+        model = aa.Recogniser(Leaning(0.005, refused=refused), 16000, LEANING, access=Access.DECISIONS)
+        (crafted,) = aa.craft(model, [hiss("c")], aa.Transcribe("a"), bound="linf:0.02", steps=60, attack="genetic").clips
+        assert crafted.reached == (refused > 0)
 
 
 class Loud(Sense):

@@ -247,6 +247,8 @@ def test_charts_draw_and_tell_the_same() -> None:
     dense = density_chart([("b", fixed), ("a", [*searched, result(40.0, "snr:40", "g" * 10)])])
     assert dense is not None
     assert "fewer letters a second has a median SNR of 42.5 dB, the denser half 25.0 dB" in dense.alt
+    led = [{**line, "duration": line["duration"] - 0.5, "lead_in": 0.5} for line in [*searched, result(40.0, "snr:40", "g" * 10)]]
+    assert density_chart([("b", fixed), ("a", led)]).alt == dense.alt, "the silence before a clip is time for letters"  # type: ignore[union-attr]
     assert [(look.label, look.points) for look in dense.legend] == [("a", True)], "a fixed bound says not what it takes"
     assert [(look.label, look.points) for look in chart.legend] == [("a", False), ("b", True)]
     for svg in (chart.svg, dense.svg):

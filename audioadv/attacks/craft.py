@@ -8,9 +8,11 @@ part in the making.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from inspect import signature
+from types import MappingProxyType
 from typing import NamedTuple, ParamSpec, final
 
 import torch
@@ -47,7 +49,7 @@ from audioadv.threat.undetected import unseen_too
 
 BATCH = 16
 SMALLEST = Linf(MIN)
-ON_EDGE = "Reached by the attack, but not when it was judged: the model does not hear the same twice. Run it again with more steps."
+ON_EDGE = "Reached by the attack, but not when it was judged: heard again it is another text, or it is outside its bound. Try more steps."
 Options = ParamSpec("Options")
 
 
@@ -225,9 +227,12 @@ def craft_batch(call: Call, clips: list[Clip], goal: TextGoal, heard: list[Emiss
     for i, clip in enumerate(clips):
         own = goal.rows(rows[i])
         crafted = judged(call, found, i, clip, str(own), alone[i], verdicts[i], float(share[i]))
-        if crafted.note == ON_EDGE and len(clips) > 1 and not call.stop():
-            (again,) = craft_batch(call, [clip], own, [alone[i]])
-            crafted = again.after(crafted)
+        if crafted.note == ON_EDGE and len(clips) > 1:
+            if call.stop():
+                crafted = replace(crafted, cut_short=True, note="Reached among others only, and stopped before it was attacked alone.")
+            else:
+                (again,) = craft_batch(call, [clip], own, [alone[i]])
+                crafted = again.after(crafted)
         yield crafted
 
 
@@ -244,7 +249,7 @@ def heard_clean(model: Recogniser, clip: Clip) -> Emissions:
 class Found(NamedTuple):
     """What an attack made of a batch: 16-bit samples, how it ended and why, steps and passes [3, clips], and what it saw, clip by clip.
 
-    `region` knows the parameters of what was found; `cut` has the clips that were stopped before their last step, as their notes say.
+    `region` knows the parameters of what was found; `cut` says of the clips that were stopped before their last step when that was.
     """
 
     samples: list[Tensor]
@@ -252,7 +257,7 @@ class Found(NamedTuple):
     counts: Tensor
     saw: dict[int, Sight]
     region: Region
-    cut: frozenset[int] = frozenset()
+    cut: Mapping[int, str] = MappingProxyType({})
 
 
 def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths: Tensor, early: list[tuple[Outcome, str] | None]) -> Found:
@@ -277,7 +282,7 @@ def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths:
     trace = Trace(region.rows(there))
     starts = partial(restarted, call.attack, restarts=call.restarts)
     result = worst_member(starts, trace.watching(wanted), trace.region, steps=call.steps, seed=call.seed, progress=tell)
-    parameters, cut = region.start(), set[int]()
+    parameters, cut = region.start(), dict[int, str]()
     if result.parameters is not None:
         parameters[there] = result.parameters
     for row, i in enumerate(able.tolist()):
@@ -285,12 +290,12 @@ def attacked(call: Call, clips: list[Clip], goal: Goal, region: Region, lengths:
         # Needless was ruled out before, by what the clip is heard as alone: what comes out here is judged all the same.
         end = Outcome.REACHED if result.reached[row] else result.outcome[row]
         ends[i] = end, end.sentence
-        if halted and (end is Outcome.MISSED or (end is Outcome.REACHED and call.bound.minimal)):
-            ends[i] = end, f"Stopped after {halted} of {most} steps{': there may be a smaller change' if end is Outcome.REACHED else ''}."
-            cut.add(i)
+        if halted and end in (Outcome.MISSED, Outcome.REACHED) and int(result.steps[row]) >= halted:
+            smaller = end is Outcome.REACHED and call.bound.minimal
+            cut[i] = f"Stopped after {halted} of {most} steps{': there may be a smaller change' if smaller else ''}."
     counts[:, able] = torch.stack([result.steps, result.forwards, result.backwards])
     saw = dict(zip(able.tolist(), trace.sights(result), strict=True))
-    return Found(samples, ends, counts, saw, region.knowing(parameters), frozenset(cut))
+    return Found(samples, ends, counts, saw, region.knowing(parameters), cut)
 
 
 def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emissions, verdict: Verdict, seconds: float) -> Crafted:
@@ -303,13 +308,15 @@ def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emi
     excess = 0.0 if bound.minimal else float(bound.excess(own, changed[None].to(own.clean.device)))
     hits = verdict.hits(changed, outputs)
     if over is not None and excess <= 0 and outcome in (Outcome.REACHED, Outcome.MISSED):
-        outcome, often = verdict.often_enough(hits)
-        note = f"{often} {note}" if i in found.cut else often
+        outcome, note = verdict.often_enough(hits)
     elif outcome is Outcome.REACHED and (excess > 0 or not hits):
         # Sums in floating point differ with the batch's shape: an example on the very edge can fall on its other side alone. It is then
         # attacked alone, where the attack hears what is judged.
         outcome, note = Outcome.MISSED, ON_EDGE
         changed, excess, outputs = clip.samples, min(excess, 0.0), alone
+    cut = i in found.cut and (outcome is Outcome.MISSED or bound.minimal)  # within a fixed bound, what is reached is all there is to find
+    if cut and note != ON_EDGE:
+        note = found.cut[i] if over is None else f"{note} {found.cut[i]}"
     inputs, (steps, forwards, backwards) = changed[None].to(own.clean.device), found.counts[:, i].tolist()
     return Crafted(
         clip=clip,
@@ -332,7 +339,7 @@ def judged(call: Call, found: Found, i: int, clip: Clip, target: str, alone: Emi
         draws=0 if over is None else call.judge_draws,
         gauge=float(own.gauge(inputs)),
         saw=found.saw.get(i),
-        cut_short=i in found.cut,
+        cut_short=cut,
     )
 
 

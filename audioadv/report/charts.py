@@ -109,7 +109,11 @@ def density_chart(groups: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Cha
     """As `success_chart`, of searches for the smallest change. None for fewer than five clips that were brought to a text."""
     looks = series([label for label, _ in groups])
     found = [
-        [(len(line["target"]) / line["duration"], line["snr_db"]) for line in lines if searched(lines) and worth_drawing(line)]
+        [
+            (len(line["target"]) / (line["duration"] + line.get("lead_in", 0.0)), line["snr_db"])
+            for line in lines
+            if searched(lines) and worth_drawing(line)
+        ]
         for _, lines in groups
     ]
     if sum(map(len, found)) < 5:

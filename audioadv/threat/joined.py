@@ -1,7 +1,7 @@
 """Goals joined: all of them at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, final, runtime_checkable
 
@@ -105,6 +105,12 @@ class Joined(Joins):
 
     def reached(self, outputs: Any) -> Tensor:
         return torch.stack([goal.reached(outputs) for goal in self.goals]).all(0)
+
+    @property
+    def apart(self) -> Callable[[Any], Tensor]:
+        """What all members are short of by decisions alone, added up. AttributeError, so nothing to have, where one of them cannot tell."""
+        each: list[Callable[[Any], Tensor]] = [goal.apart for goal in self.goals]  # type: ignore[attr-defined]
+        return lambda outputs: torch.stack([part(outputs).clamp_min(0).float() for part in each]).sum(0)
 
     def aimed(self, outputs: Any, count: int) -> list["Joined"]:
         """This goal by way of one rival class each, nearest first, where a member has rivals (`Misclassify.aimed`)."""

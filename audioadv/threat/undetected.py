@@ -50,6 +50,11 @@ class Undetected(Joins):
     def reached(self, outputs: Any) -> Tensor:
         return self.suspicion(outputs) <= -self.by
 
+    def apart(self, outputs: Any) -> Tensor:
+        """1 for what is refused, else 0. Shapes: -> [batch]."""
+        suspicion = self.suspicion(outputs)
+        return (suspicion > -self.by).to(suspicion)
+
     def rows(self, index: Tensor) -> "Undetected":
         return self
 
