@@ -15,9 +15,10 @@ wherever the change is.
 
 Two cores. Of an AMD EPYC, linf:min and snr:min: tiny-mel 0.93 to 1.02, tiny-wave 0.93 to 0.96. Of an Intel Xeon with AMX, linf:min, 2 runs
 of 50 steps: tiny-mel 1.01 (never) and 1.03 (soon), tiny-wave 0.97 and 0.97; it was 1.07 and 1.22 while the margin sent back shares of its
-alignments that were subnormal (`threat/ctc.py`). There in snr:min, since the length of a sound is measured without a copy of it in float64: tiny-mel 1.02 and 1.03 (it was 1.05 and 1.06),
-tiny-wave 0.96 and 0.97, projecting takes 0.01; in linf:min in the same run 1.07 and 1.04, 0.98 and 0.99, three more runs of tiny-mel 1.02
-to 1.08.
+alignments that were subnormal (`threat/ctc.py`).
+There in snr:min, since the length of a sound is measured without a copy of it in float64: tiny-mel 1.02 and 1.03 (it was 1.05 and
+1.06), tiny-wave 0.96 and 0.97, projecting takes 0.01; in linf:min in the same run 1.07 and 1.04, 0.98 and 0.99, three more repetitions of
+tiny-mel 1.02 to 1.08.
 """
 
 import statistics
