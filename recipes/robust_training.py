@@ -12,13 +12,13 @@ alone, so that other work on the machine does not count much. TensorBoard's curv
 Measured (clean on 10,000 test images, robust on the first 1,000; one core of an Intel Xeon that others used too, and, second, of an AMD
 EPYC before: sums that round otherwise lead elsewhere):
 
-    pgd              98.8 % clean    89.6 % (896 of 1000, 87.6 .. 91.3)    895 s                      90.2 %    779 s
-    fast             98.7 % clean    71.8 % (718 of 1000, 68.9 .. 74.5)    105 s, 0.12 of PGD's       80.3 %     93 s
-    two steps        98.8 % clean    87.4 % (874 of 1000, 85.2 .. 89.3)     96 s, 0.11 of PGD's       87.8 %     72 s
-    free             98.6 % clean    85.2 % (852 of 1000, 82.9 .. 87.3)    164 s                      83.5 %    114 s
-    yopo             98.6 % clean    84.1 % (841 of 1000, 81.7 .. 86.2)    312 s                      83.9 %    230 s
-    trades           97.7 % clean    90.2 % (902 of 1000, 88.2 .. 91.9)    941 s
-      of 7 steps     97.4 % clean    89.2 % (892 of 1000, 87.1 .. 91.0)    710 s                      90.7 %    602 s
+    pgd              98.8 % clean    89.6 % (896 of 1000, 87.6 .. 91.3)   1030 s                      90.2 %    779 s
+    fast             98.7 % clean    71.8 % (718 of 1000, 68.9 .. 74.5)    119 s, 0.12 of PGD's       80.3 %     93 s
+    two steps        98.8 % clean    87.4 % (874 of 1000, 85.2 .. 89.3)     99 s, 0.10 of PGD's       87.8 %     72 s
+    free             98.6 % clean    85.2 % (852 of 1000, 82.9 .. 87.3)    159 s, 0.15                83.5 %    114 s
+    yopo             98.6 % clean    84.1 % (841 of 1000, 81.7 .. 86.2)    372 s, 0.36                83.9 %    230 s
+    trades           97.7 % clean    90.2 % (902 of 1000, 88.2 .. 91.9)   1199 s, 1.16
+      of 7 steps     97.4 % clean    89.2 % (892 of 1000, 87.1 .. 91.0)           0.79                90.7 %    602 s
     mnist-robust     98.7 % clean    90.6 % (453 of 500, 87.7 .. 92.9)     bundled: PGD-7, 18 passes, by an older loop
 
 Fast training is at the mercy of its draws and of its plan: with the same seed and a library that rounds otherwise it once came to 82.9 %
