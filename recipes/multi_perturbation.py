@@ -22,8 +22,8 @@ images:
     worst         97.9 %   69.7 %    83.9 %    57.5 %   56.2 % (562 of 1000, 53.1 .. 59.2)
     msd           98.0 %   65.1 %    83.0 %    59.2 %   56.5 % (565 of 1000, 53.4 .. 59.5)
 
-After 24 minutes for `random` and 28 to 32 for each of the others, on cores that were shared; another time, from another `random`, 53.5, 56.0
-and 56.4 %. Between msd and worst the intervals do not tell; msd is ahead by what it stands in L1, worst in Linf.
+After 24 minutes for `random` and 28 to 32 for each of the others, on cores that were shared; another time, from another `random`, 53.5,
+56.0 and 56.4 %. Between msd and worst the intervals do not tell; msd is ahead by what it stands in L1, worst in Linf.
 
 With 10 in L1 and two passes: average 52.2 % (261 of 500; L1 54.6), worst 52.2 % (261; 52.8), msd 54.0 % (270; 56.4). Before `standard`
 ended with greedy in L1, it said 60.8, 65.0 and 64.2 % of the same nets. On 300 held images, with other sets in L1: 10, two passes 64.3 %;
