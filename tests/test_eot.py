@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +44,8 @@ from audioadv.threat.bounds import MIN
 from audioadv.threat.channels import NOTHING, Gain, Key, Noise, Room, fingerprint, parse_channel
 from audioadv.threat.channels.channel import Channel, Play
 from audioadv.threat.channels.heard import heard_through
+from audioadv.threat.norms import L2Norm
+from audioadv.threat.region import Norm
 
 TEXTS = ["go", "no no", "stop"]
 NOISY = Noise(10)
@@ -157,6 +159,37 @@ def test_draws_at_the_goal_keep_its_loss(minimal: bool) -> None:
     region = aa.L2(3).around(torch.zeros(1, 9) + 0.1, box=None)
     net_and_goal = aa.objective(lambda x: x.sum(1), louder_than(1, False), None, wanted)  # type: ignore[arg-type]
     assert find_then_shrink(net_and_goal, region, steps=40, minimal=minimal).reached == [True]
+
+
+class Halved(Norm):
+    """Euclidean, but steps along a mean are in the first half of the entries only."""
+
+    def gauge(self, delta: Tensor) -> Tensor:
+        return L2Norm().gauge(delta)
+
+    def project(self, delta: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+        return L2Norm().project(delta, radius, low, high)
+
+    def steepest(self, slope: Tensor) -> Tensor:
+        return L2Norm().steepest(slope)
+
+    steady = steepest
+
+    def agreed(self, mean: Tensor) -> Tensor:
+        return self.steepest(mean) * (torch.arange(mean.shape[1]) < mean.shape[1] // 2)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return L2Norm().sample(clean, generator)
+
+    def rows(self, index: Tensor) -> "Halved":
+        return self
+
+
+def test_steps_go_where_the_steps_before_agreed() -> None:
+    net_and_goal = aa.objective(lambda x: x.sum(1), louder_than(1, True), None, Expectation(Gain((-1, 1)), draws=2, check_draws=8))  # type: ignore[arg-type]
+    region = replace(aa.L2(3).around(torch.full((1, 8), 0.1), box=None), norm=Halved())
+    change = (find_then_shrink(net_and_goal, region, steps=40, minimal=False).adversarial - region.clean)[0]
+    assert change[:4].abs().amin() > 100 * change[4:].abs().amax()
 
 
 def test_the_smallest_over_a_channel_is_what_most_draws_hear() -> None:

@@ -142,13 +142,14 @@ def test_neighbours_and_padding_change_nothing() -> None:
     for i, n in enumerate(lengths.tolist()):
         own = Masked(0).around(clean[i : i + 1, :n], lengths[i : i + 1], box=BOX, grid=1 / FULL_SCALE)
         torch.testing.assert_close(own.project(change[i : i + 1, :n])[0], some.project(change)[i, :n], rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(own.steady(slope[i : i + 1, :n])[0], some.steady(slope)[i, :n], rtol=1e-3, atol=1e-7)
+        for way in ("steady", "agreed"):
+            torch.testing.assert_close(getattr(own, way)(slope[i : i + 1, :n])[0], getattr(some, way)(slope)[i, :n], rtol=1e-3, atol=1e-7)
         torch.testing.assert_close(own.extent(clean[i : i + 1, :n])[0], some.extent(clean)[i], rtol=1e-4, atol=1e-7)
         cut = some.rows(torch.tensor([i]), n)
         torch.testing.assert_close(cut.project(change[i : i + 1, :n])[0], own.project(change[i : i + 1, :n])[0], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("way", ["steepest", "steady"])
+@pytest.mark.parametrize("way", ["steepest", "steady", "agreed"])
 def test_steps_climb_better_than_chance_and_keep_to_the_clip(way: str) -> None:
     some = region()
     slope = within(some, noise(*some.clean.shape, seed=1))
@@ -171,6 +172,23 @@ def test_a_steady_step_follows_the_eighth_root_of_what_a_bin_can_gain() -> None:
     assert ((shares[..., 1] / shares[..., 0])[[0, 4]] > 0.3).all()
     assert ((shares[..., 1] / shares[..., 0])[[0, 4]] < 0.6).all()
     assert (shares[..., 0][[0, 4]] > 0.6).all()
+
+
+def test_what_steps_disagree_on_stays_small_along_their_mean() -> None:
+    """Of a mean in which the upper bins hold a quarter of what the lower ones do, each of its limit."""
+    some = region().rows(torch.tensor([0, 4]))
+    norm = norm_of(some)
+    bins = spectrum(norm.steepest(within(some, noise(*some.clean.shape))), 1024)
+    bins[..., 256:] /= 4
+    mean = within(some, waveform(bins, 1024, some.clean.shape[1]))
+
+    def share(step: Tensor, bins: slice) -> float:
+        return float((spectrum(step, 1024).abs() / norm.eroded)[:, 8:-8, bins].median())
+
+    for step, least, most in ((some.agreed(mean), 3.0, 4.5), (some.steady(mean), 1.0, 2.0)):
+        assert least < share(step, slice(20, 230)) / share(step, slice(280, 500)) < most
+        assert torch.equal(step, within(some, step))
+    assert 0.3 < share(some.agreed(mean), slice(20, 230)) < 1.5, "as long as any step"
 
 
 def test_samples_are_inside_and_keyed() -> None:

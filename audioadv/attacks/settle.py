@@ -91,7 +91,7 @@ def settle(
                 gains = along_gains(slope, inputs, expectation.heard_at(objective))
                 slope = agreement.weighed((gains, slope - gains), stride)
             velocity = here.steady(here.pull(delta, slope)).lerp(velocity, momentum)
-            delta = here.project(torch.addcmul(delta, each(stride * radius, delta), here.steady(velocity), value=-1))
+            delta = here.project(torch.addcmul(delta, each(stride * radius, delta), here.agreed(velocity), value=-1))
             if left := run.leave(finite_rows(look.loss, look.slope), kept & (not minimal)):
                 delta, velocity, radius, loud, heard, found = cut(left, delta, velocity, radius, loud, heard, found)
                 agreement.keep(left)

@@ -280,7 +280,16 @@ class BothNorm(Several):
         """Each part's steady step, brought inside the others: their mean, in which each counts by how far it climbs."""
         if self.free is not None:
             return self.norms[self.free].steady(slope)
-        steps = torch.stack(self.settled([norm.steady(slope) for norm in self.norms]))
+        return self.blended(slope, [norm.steady(slope) for norm in self.norms])
+
+    def agreed(self, mean: Tensor) -> Tensor:
+        if self.free is not None:
+            return self.norms[self.free].agreed(mean)
+        return self.blended(mean, [norm.agreed(mean) for norm in self.norms])
+
+    def blended(self, slope: Tensor, own: list[Tensor]) -> Tensor:
+        """The mean of the parts' own steps, once inside the others, in which each counts by how far it climbs."""
+        steps = torch.stack(self.settled(own))
         climbs = torch.stack([dot(slope, step) for step in steps]).clamp_min(0)  # a projection may have turned one downhill
         share = climbs / climbs.sum(0).clamp_min(1e-30)
         return (steps * share.reshape(*share.shape, *[1] * (slope.ndim - 1))).sum(0)

@@ -170,7 +170,7 @@ class MaskedNorm(Norm):
         return torch.where(radius[:, None] > 0, y, 0.0)
 
     def steepest(self, slope: Tensor) -> Tensor:
-        return self.climb(slope, lambda gain: torch.ones_like(gain))
+        return self.climb(slope, lambda size, limits: torch.ones_like(size))
 
     def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """Near the allowed delta that a linear loss of this slope is greatest at: every bin at its limit, then inside."""
@@ -178,17 +178,33 @@ class MaskedNorm(Norm):
 
     def steady(self, slope: Tensor) -> Tensor:
         # Each bin by its gain, up to its limit: those that matter reach it, all others come near it, and none jumps.
-        return self.climb(slope, evened)
+        return self.climb(slope, lambda size, limits: evened(size * limits))
 
-    def climb(self, slope: Tensor, share: Callable[[Tensor], Tensor]) -> Tensor:
-        """A step up the slope: each bin in the slope's phase, with a `share` of its limit told from what it can gain.
+    def agreed(self, mean: Tensor) -> Tensor:
+        """Each bin by how much of its limit is left in the mean, against those that have most.
+
+        Evened as a slope is, what the draws of a channel disagree on would be noise up to the limits again. `masked:6` through rooms, four
+        clips of speech on tiny-mel, 300 steps of 2 draws, mean losses at the end:
+
+            evened          18.9  29.6  24.9  26.9
+            as they agreed   7.4  23.5  10.0  28.8
+        """
+
+        def share(size: Tensor, limits: Tensor) -> Tensor:
+            left = (size / limits).clamp_max(1)
+            return (left / typical(left)).clamp_max(1)
+
+        return self.climb(mean, share)
+
+    def climb(self, slope: Tensor, share: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A step up the slope: each bin in the slope's phase, with a `share` of its limit told from its size and that.
 
         Its gauge is about 1, up to 3 where bins that were chosen one by one meet.
         """
         tapers = self.tapers[:, : slope.shape[1]]
         bins = self.bins(slope * tapers)
         limits, size = self.eroded[:, : bins.shape[1]], bins.abs()
-        return waveform(bins * (limits * share(size * limits) / size.clamp_min(1e-20)), self.window, slope.shape[1]) * tapers
+        return waveform(bins * (limits * share(size, limits) / size.clamp_min(1e-20)), self.window, slope.shape[1]) * tapers
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(clean.shape, generator=generator).to(clean)[None]

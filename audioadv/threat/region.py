@@ -89,6 +89,10 @@ class Norm(ABC):
         """The radius of so large a change: its gauge, where that says enough of its size. Shapes: [batch, *] -> [batch]."""
         return self.gauge(change)
 
+    def agreed(self, mean: Tensor) -> Tensor:
+        """A step of gauge at most 1 along a mean of steady steps, in which what they disagreed on is small: it stays so."""
+        return self.steady(mean)
+
     def extreme(self, slope: Tensor, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
         """argmax <slope, y> in the set and the box. Unless a norm knows better, near it: a point far up the slope, projected, of which
         float32 loses a few per cent. Shapes: as `project`."""
@@ -343,6 +347,10 @@ class Region:
     def steady(self, slope: Tensor) -> Tensor:
         """A step of gauge at most 1 that climbs and is continuous in the slope; zero in the padding."""
         return self.norm.steady(self.unpadded(slope))
+
+    def agreed(self, mean: Tensor) -> Tensor:
+        """A step of gauge at most 1 along a mean of steady steps, the smaller in each part the less they agreed; zero in the padding."""
+        return self.norm.agreed(self.unpadded(mean))
 
     def unpadded(self, slope: Tensor) -> Tensor:
         """A slope that is zero in the padding; what a map pulled back is so already. Raises UnusableBatch for another batch's."""
