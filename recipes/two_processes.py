@@ -56,7 +56,7 @@ def came(count: int, out: Path, arguments: list[str]) -> tuple[float, aa.Rate]:
 @click.option("--passes", default=8, show_default=True, help="over the images")
 @click.option("--count", default=10000, show_default=True, help="images to learn")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
-@click.option("--out", type=Path, help="of a single process: where it trains")
+@click.option("--out", type=Path, hidden=True, help="of a single process: where it trains")
 @click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
 def main(repeats: int, passes: int, count: int, data: Path, out: Path | None, quick: bool) -> None:
     """Train in one process and in two, in turn; print the ratio of their throughputs, and how robust both nets are."""
