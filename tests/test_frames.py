@@ -1,5 +1,6 @@
 """What the bundled recognisers are made of: frames that are the same, to the last bit, in any company."""
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -45,6 +46,40 @@ def test_a_convolution_and_its_slope_are_what_they_are_called(name: str, clips: 
     way = noise(*theirs.shape, seed=1)
     for a, b in zip(torch.autograd.grad(ours, x, way), torch.autograd.grad(theirs, x, way), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_weight_that_has_changed_is_arranged_anew(stride: int) -> None:
+    conv, x = nn.Conv1d(6, 8, 5, stride, padding=2).requires_grad_(False), noise(2, 60, 6).requires_grad_()
+
+    def written() -> None:
+        conv.weight.mul_(2)
+
+    def moved() -> None:
+        conv.weight.data = 3 * conv.weight
+
+    def halved() -> None:
+        conv.half().float()
+
+    def replaced() -> None:
+        conv.weight = nn.Parameter(noise(8, 6, 5, seed=3), requires_grad=False)
+
+    def without_a_version() -> None:
+        with torch.inference_mode():
+            conv.weight = nn.Parameter(noise(8, 6, 5, seed=4), requires_grad=False)
+
+    def written_without_a_version() -> None:
+        with torch.inference_mode():
+            conv.weight.mul_(2)
+
+    for change in (written, moved, halved, replaced, without_a_version, written_without_a_version):
+        with torch.inference_mode():
+            convolve(conv, x)
+        change()
+        ours, theirs = convolve(conv, x), convolve(copy.deepcopy(conv), x)
+        torch.testing.assert_close(ours, conv(x.detach().transpose(1, 2)).transpose(1, 2), rtol=1e-4, atol=1e-5)
+        slopes = [torch.autograd.grad(said.square().sum(), x, create_graph=True)[0] for said in (ours, theirs)]
+        assert torch.equal(*slopes)
 
 
 @pytest.mark.parametrize("name", LAYERS)

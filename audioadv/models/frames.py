@@ -18,7 +18,10 @@ product of fewer rows is added up in another order. Other linear layers, norms a
 On a GPU, under autocast and where weights are learnt, convolutions and attention are what torch makes of them.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +43,56 @@ def convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
     learnt = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in conv.parameters())
     if x.is_cuda or learnt or torch.is_autocast_enabled(x.device.type):
         return along(x, conv.weight, conv.bias, dilation, conv.groups, stride, ahead)
-    frames, weight = (x.shape[1] + 2 * ahead - dilation * (kernel - 1) - 1) // stride + 1, conv.weight
+    frames = (x.shape[1] + 2 * ahead - dilation * (kernel - 1) - 1) // stride + 1
     if stride == 1:
         rows = F.pad(x, (0, 0, ahead, ahead))
     else:
         taps = -(-kernel // stride)
         rows = F.pad(x, (0, 0, ahead, (frames + taps - 1) * stride - ahead - x.shape[1])).reshape(len(x), -1, stride * x.shape[2])
-        weight = F.pad(weight, (0, taps * stride - kernel)).reshape(*weight.shape[:2], taps, stride).permute(0, 3, 1, 2).flatten(1, 2)
-    steady: Tensor = Steady.apply(rows, weight, conv.bias, dilation, conv.groups)  # type: ignore[no-untyped-call]
+    steady: Tensor = Steady.apply(rows, arranged(conv), conv.bias, dilation)  # type: ignore[no-untyped-call]
     return steady
+
+
+@final
+@dataclass(eq=False)
+class Arranged:
+    """A layer's weight as `Steady` takes it, in memory as torch would lay it out each time: for short clips a third of a step's work."""
+
+    weight: Tensor  # the layer's own: its memory is nobody else's while this is kept
+    version: int  # of its contents
+    ahead: Tensor  # [outputs, inputs / groups, taps] of stride 1
+    groups: int
+
+    @cached_property
+    def turned(self) -> Tensor:
+        """For the slope. Shapes: -> [inputs, outputs / groups, taps]."""
+        with torch.no_grad():
+            return laid_out(self.ahead.reshape(self.groups, -1, *self.ahead.shape[1:]).transpose(1, 2).flatten(0, 1).flip(2))
+
+
+ARRANGED: WeakKeyDictionary[nn.Conv1d, Arranged] = WeakKeyDictionary()
+
+
+def arranged(conv: nn.Conv1d) -> Arranged:
+    """The layer's weight, arranged anew only where it has changed. What is written through `.data`, torch itself does not notice."""
+    weight, stride = conv.weight, conv.stride[0]
+    version = -1 if weight.is_inference() else weight._version  # which those have none of
+    kept = ARRANGED.get(conv)
+    if kept is not None and kept.version == version >= 0 and kept.weight.data_ptr() == weight.data_ptr():
+        return kept
+    with torch.no_grad():
+        ahead = weight.detach()
+        if stride > 1:
+            taps = -(-conv.kernel_size[0] // stride)
+            ahead = F.pad(ahead, (0, taps * stride - conv.kernel_size[0])).reshape(*weight.shape[:2], taps, stride)
+            ahead = ahead.permute(0, 3, 1, 2).flatten(1, 2)
+        kept = ARRANGED[conv] = Arranged(weight.detach(), version, laid_out(ahead), conv.groups)
+    return kept
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """A weight with its channels last in memory, as `along` wants it. Shapes: [outputs, inputs, taps] -> the same."""
+    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
 
 
 @final
@@ -56,18 +100,17 @@ class Steady(torch.autograd.Function):
     """A convolution of stride 1 without padding, with a slope that is one too. Weights get none."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
-        """Shapes: x [batch, frames, inputs], weight [outputs, inputs / groups, taps] -> [batch, frames less a lap, outputs]."""
-        ctx.weight, ctx.dilation, ctx.groups = weight, dilation, groups
-        return along(roomy(x), weight, bias, dilation, groups)[:, : x.shape[1] - dilation * (weight.shape[2] - 1)]
+    def forward(ctx: Any, x: Tensor, kernel: Arranged, bias: Tensor | None, dilation: int) -> Tensor:
+        """Shapes: x [batch, frames, inputs] -> [batch, frames less a lap, outputs]."""
+        ctx.kernel, ctx.dilation, ctx.lap = kernel, dilation, dilation * (kernel.ahead.shape[2] - 1)
+        return along(roomy(x), kernel.ahead, bias, dilation, kernel.groups)[:, : x.shape[1] - ctx.lap]
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         """Shapes: [batch, frames less a lap, outputs] -> [batch, frames, inputs]."""
-        (slope,), lap = slopes, ctx.dilation * (ctx.weight.shape[2] - 1)
-        turned = ctx.weight.unflatten(0, (ctx.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2)
-        padded = roomy(F.pad(slope, (0, 0, lap, lap)))
-        return along(padded, turned, None, ctx.dilation, ctx.groups)[:, : slope.shape[1] + lap], None, None, None, None
+        (slope,) = slopes
+        padded = roomy(F.pad(slope, (0, 0, ctx.lap, ctx.lap)))
+        return along(padded, ctx.kernel.turned, None, ctx.dilation, ctx.kernel.groups)[:, : slope.shape[1] + ctx.lap], None, None, None
 
 
 def along(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, groups: int = 1, stride: int = 1, ahead: int = 0) -> Tensor:
