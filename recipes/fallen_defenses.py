@@ -96,13 +96,13 @@ def trained(data: Images, passes: int, folder: Path | None) -> dict[str, nn.Modu
 
 def detectors(net: nn.Module, data: Images, bound: aa.threat.bounds.Bound) -> dict[str, Any]:
     """The net with detectors that were fitted on PGD's examples of it: a network on inputs, and statistics of a layer."""
-    x, y, _ = data.first(FITTED_ON)
+    x, y, _ = data
     wild = attacks.pgd(aa.objective(net, aa.Misclassify(y)), bound.around(x), steps=20).adversarial
     kinds = {"detector": Network(), "statistics": Mahalanobis(("6",))}
     return {name: Detected(net, fit(kind, net, x, wild, false_positives=0.05)) for name, kind in kinds.items()}
 
 
-def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.threat.bounds.Bound, steps: int) -> list[Row]:
+def rows(nets: dict[str, nn.Module], fitted_on: Images, data: Images, bound: aa.threat.bounds.Bound, steps: int) -> list[Row]:
     """Every defense under both attackers. Who is refused is not fooled."""
     x, y, _ = data
     plain, pgd = nets["plain"], {"pgd": partial(attacks.pgd, steps=steps)}
@@ -110,7 +110,7 @@ def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.thre
     models: dict[str, Any] = {"nothing": plain, "thermometer": nn.Sequential(Thermometer(LEVELS), nets["codes"])}
     models |= {spec: defend(plain, spec) for spec in ("jpeg:50", "crop:0.85..1", "drop:0.3")}
     models["denoiser"] = defend(plain, Purify(nets["denoiser"]))
-    models |= detectors(plain, learn, bound)
+    models |= detectors(plain, fitted_on, bound)
     done = []
     for name, model in models.items():
         with warnings.catch_warnings(record=True) as said:
@@ -145,14 +145,14 @@ def rows(nets: dict[str, nn.Module], learn: Images, data: Images, bound: aa.thre
 def main(count: int, bound: str, steps: int, data: Path, out: Path | None, quick: bool) -> None:
     """Print the table; write it, and the picture."""
     torch.set_num_threads(1)  # the same nets on every machine
-    count, steps, looked_at, size = (min(count, 40), min(steps, 20), 8000, 4000) if quick else (count, steps, 80000, 20000)
+    count, steps, looked_at, size = (min(count, 40), min(steps, 10), 8000, 4000) if quick else (count, steps, 80000, 20000)
     learn = mnist(data, "train").first(size) if data.is_dir() else blown_up_digits()
     passes = -(-looked_at // len(learn.images))  # few digits are gone through more often
     test, name = images(data, count)
     folder = out / f"nets-{name.split()[0].lower()}-{len(learn.images)}x{passes}" if out else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    found = rows(trained(learn, passes, folder), learn, test, aa.parse_bound(bound), steps)
+    found = rows(trained(learn, passes, folder), learn.first(FITTED_ON // 4 if quick else FITTED_ON), test, aa.parse_bound(bound), steps)
     print(f"{name}, {bound}, {len(test.images)} images: accuracy in per cent, with 95 % intervals\n")
     print(f"{'defense':15}{'clean':>7}{'claimed':>9}   {'static':38}{'adaptive':38}attack")
     for row in found:

@@ -113,18 +113,18 @@ PLANS = {
 }
 
 
-def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path) -> nn.Module:
-    """Train for so many times the plan's passes, or read what was trained; what it starts from is trained before."""
+def trained(name: str, data: Labelled, held: Labelled, passes: int, out: Path, most: int | None = None) -> nn.Module:
+    """Train for so many times the plan's passes, at `most` so many, or read what was trained; what it starts from is trained before."""
     plan, own = PLANS[name], net()
     if plan.start is not None:
-        trained(plan.start, data, held, passes, out)
+        trained(plan.start, data, held, passes, out, most)
         start_from(own, out / plan.start / "weights.safetensors")
     rate, growth = (3e-3, growing) if plan.start is None else (5e-4, constant)
     train(
         own,
         data,
         plan.method,
-        passes=passes * plan.passes,
+        passes=min(passes * plan.passes, most or passes * plan.passes),
         optimiser=partial(torch.optim.Adam, lr=rate),
         growth=growth,
         watch=Watch(BALLS, held.first(200)),
@@ -154,18 +154,19 @@ def judged(name: str, net: nn.Module, test: Labelled, count: int, judge: str, ou
 @click.option("--count", default=1000, show_default=True, help="test images that are attacked")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
 @click.option("--out", type=Path, help="folder for checkpoints, curves and verdicts")
-@click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
+@click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits: few passes, judged by PGD")
 def main(only: tuple[str, ...], passes: int, learnt: int, judge: str, count: int, data: Path, out: Path | None, quick: bool) -> None:
     """Train each, judge it, and print what it stands."""
     torch.set_num_threads(1)
     parts = (blown_up_digits(), blown_up_digits().first(20)) if quick else (mnist(data, "train"), mnist(data, "test"))
     whole, test = parts[0], Labelled(parts[1].images, parts[1].labels)
-    learnt, count, held = (256, 6, 20) if quick else (learnt, count, HELD)
+    learnt, count, held = (64, 6, 20) if quick else (learnt, count, HELD)
+    judge = "pgd" if quick else judge
     some = Labelled(whole.images[:-held][:learnt], whole.labels[:-held][:learnt])
     last = Labelled(whole.images[-held:], whole.labels[-held:])
     out = Path(tempfile.mkdtemp()) if out is None else out
     for name in only or PLANS:
-        net = trained(name, some, last, passes, out)
+        net = trained(name, some, last, passes, out, 2 if quick else None)
         for what, rate in judged(name, net, test, count, judge, out).items():
             click.echo(f"{name:10} {what:12} {rate}")
 

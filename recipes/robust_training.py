@@ -150,11 +150,11 @@ def teller(name: str, folder: Path) -> Callable[[Mark], None]:
 @click.option("--count", default=1000, show_default=True, help="test images under `standard`")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files")
 @click.option("--out", type=Path, help="folder for checkpoints, curves and verdicts")
-@click.option("--quick", is_flag=True, help="a smoke test on scikit-learn's digits")
+@click.option("--quick", is_flag=True, help="a smoke test on 500 of scikit-learn's digits")
 def main(only: tuple[str, ...], count: int, data: Path, out: Path | None, quick: bool) -> None:
     """Train each, judge it, and print the table."""
     torch.set_num_threads(1)
-    whole, test = (blown_up_digits(), blown_up_digits().first(100)) if quick else (mnist(data, "train"), mnist(data, "test"))
+    whole, test = (blown_up_digits().first(500), blown_up_digits().first(100)) if quick else (mnist(data, "train"), mnist(data, "test"))
     first = len(whole.labels) - (100 if quick else HELD)
     data_parts = [Labelled(whole.images[part], whole.labels[part]) for part in (slice(first), slice(first, None))]
     parts = (data_parts[0], data_parts[1], Labelled(test.images, test.labels))
@@ -164,7 +164,7 @@ def main(only: tuple[str, ...], count: int, data: Path, out: Path | None, quick:
         lines = []
         for name, plan in chosen.items():
             plan = plan._replace(passes=min(plan.passes, 1)) if quick else plan
-            lines.append(trained(name, plan, parts, out, 20 if quick else count, here))
+            lines.append(trained(name, plan, parts, out, 8 if quick else count, here))
         if here.first:
             pgd = next((line["cpu_seconds"] for line in lines if line["method"] == "pgd"), None)
             click.echo(f"\n{'':9}{'clean':36}{f'robust, {BOUND}, standard':36}{'time':>8}{'of PGD':>8}")

@@ -2,7 +2,7 @@
 
     python recipes/standard_against_autoattack.py                               # 400 images for each net, 100 at a time
     python recipes/standard_against_autoattack.py --only mnist-robust --first 400
-    python recipes/standard_against_autoattack.py --quick                       # 20 images
+    python recipes/standard_against_autoattack.py --quick                       # 8 images
 
 AutoAttack is not on the package index: without it (github.com/fra31/auto-attack) only our side runs. Both get the same batches,
 in turns, on one thread; the images that come back are judged here: within ball and box (up to 1e-6), and misclassified or not.
@@ -80,11 +80,11 @@ def pictures(model: str, data: Path, count: int) -> tuple[Images, str] | None:
 @click.option("--count", default=400, show_default=True, help="how many of them")
 @click.option("--batch", default=100, show_default=True, help="images at a time")
 @click.option("--data", type=Path, default=DATA.parent, show_default=True, help="folder with mnist/ and cifar10/")
-@click.option("--quick", is_flag=True, help="20 images")
+@click.option("--quick", is_flag=True, help="8 images")
 def main(only: tuple[str, ...], first: int, count: int, batch: int, data: Path, quick: bool) -> None:
     """Print, after each batch, what stands on each side so far and the ratio of times."""
     torch.set_num_threads(1)
-    count = min(count, 20) if quick else count
+    count = min(count, 8) if quick else count
     for model in only:
         found = pictures(model, data, first + count)
         if found is None:

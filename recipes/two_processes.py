@@ -43,7 +43,7 @@ def learn(known: Images, test: Images, passes: int, out: Path) -> None:
 
 def came(count: int, out: Path, arguments: list[str]) -> tuple[float, aa.Rate]:
     """Seconds of training, and robust accuracy, of so many processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
     done = subprocess.run([sys.executable, *launcher, __file__, "--out", str(out), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise click.ClickException(f"{count} processes ended with status {done.returncode}:\n{done.stderr}")
@@ -61,7 +61,7 @@ def came(count: int, out: Path, arguments: list[str]) -> tuple[float, aa.Rate]:
 def main(repeats: int, passes: int, count: int, data: Path, out: Path | None, quick: bool) -> None:
     """Train in one process and in two, in turn; print the ratio of their throughputs, and how robust both nets are."""
     if quick:
-        repeats, passes, count = 1, 1, 256
+        repeats, passes, count = 1, 1, 64
     if out is not None:
         known, test = (blown_up_digits(), blown_up_digits()) if quick else (mnist(data, "train"), mnist(data, "test"))
         learn(known.first(count), test.first(20 if quick else 1000), passes, out)
