@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import audioadv as aa
-from audioadv.models.frames import attend, convolve, one_by_one, wide
+from audioadv.models.frames import arranged, attend, convolve, one_by_one, wide
 from audioadv.models.rest import at_rest
 from audioadv.models.tiny_mel import TinyMel
 from audioadv.models.tiny_wave import TinyWave
@@ -72,14 +72,37 @@ def test_a_weight_that_has_changed_is_arranged_anew(stride: int) -> None:
         with torch.inference_mode():
             conv.weight.mul_(2)
 
-    for change in (written, moved, halved, replaced, without_a_version, written_without_a_version):
-        with torch.inference_mode():
-            convolve(conv, x)
-        change()
+    def unnoticed() -> None:
+        conv.weight.data.mul_(2)
+
+    def told() -> None:
         ours, theirs = convolve(conv, x), convolve(copy.deepcopy(conv), x)
         torch.testing.assert_close(ours, conv(x.detach().transpose(1, 2)).transpose(1, 2), rtol=1e-4, atol=1e-5)
         slopes = [torch.autograd.grad(said.square().sum(), x, create_graph=True)[0] for said in (ours, theirs)]
         assert torch.equal(*slopes)
+
+    for change in (written, moved, halved, replaced, without_a_version, written_without_a_version):
+        with at_rest(conv):
+            with torch.inference_mode():
+                convolve(conv, x)
+            change()
+            told()
+    replaced()
+    with at_rest(conv):
+        told()
+    unnoticed()
+    told()  # nothing is at rest
+    unnoticed()
+    with at_rest(conv):
+        told()
+        kept = arranged(conv)
+        with at_rest(conv):
+            pass
+        assert arranged(conv) is kept
+    unnoticed()
+    with at_rest(conv):  # another rest
+        told()
+    assert arranged(conv) is not arranged(conv)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audioadv.models.rest import REST
+
 HIDDEN_HOP = 640  # samples a hidden frame: each one writes two output frames of 20 ms
 WIDE = 256  # numbers of a sum
 SMALL = 20481  # numbers: torch's own limit (`use_mkldnn`), where the batch is one
@@ -60,6 +62,7 @@ class Arranged:
 
     weight: Tensor  # the layer's own: its memory is nobody else's while this is kept
     version: int  # of its contents
+    rest: int | None  # the one that it was kept in
     ahead: Tensor  # [outputs, inputs / groups, taps] of stride 1
     groups: int
 
@@ -74,11 +77,12 @@ ARRANGED: WeakKeyDictionary[nn.Conv1d, Arranged] = WeakKeyDictionary()
 
 
 def arranged(conv: nn.Conv1d) -> Arranged:
-    """The layer's weight, arranged anew only where it has changed. What is written through `.data`, torch itself does not notice."""
-    weight, stride = conv.weight, conv.stride[0]
+    """The layer's weight. While models are at rest it is arranged anew only where it has changed; at other times always, since torch
+    notices nothing of what is written through `.data`."""
+    weight, stride, rest = conv.weight, conv.stride[0], REST.number
     version = -1 if weight.is_inference() else weight._version  # which those have none of
     kept = ARRANGED.get(conv)
-    if kept is not None and kept.version == version >= 0 and kept.weight.data_ptr() == weight.data_ptr():
+    if kept and kept.rest == rest is not None and kept.version == version >= 0 and kept.weight.data_ptr() == weight.data_ptr():
         return kept
     with torch.no_grad():
         ahead = weight.detach()
@@ -86,8 +90,12 @@ def arranged(conv: nn.Conv1d) -> Arranged:
             taps = -(-conv.kernel_size[0] // stride)
             ahead = F.pad(ahead, (0, taps * stride - conv.kernel_size[0])).reshape(*weight.shape[:2], taps, stride)
             ahead = ahead.permute(0, 3, 1, 2).flatten(1, 2)
-        kept = ARRANGED[conv] = Arranged(weight.detach(), version, laid_out(ahead), conv.groups)
-    return kept
+        new = Arranged(weight.detach(), version, rest, laid_out(ahead), conv.groups)
+    if rest is None:
+        ARRANGED.pop(conv, None)
+    else:
+        ARRANGED[conv] = new
+    return new
 
 
 def laid_out(weight: Tensor) -> Tensor:

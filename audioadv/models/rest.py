@@ -179,6 +179,7 @@ def at_rest(model: Callable[..., Any]) -> Iterator[None]:
     with all_bits(), ExitStack() as stack:
         for net in modules_of(model):
             stack.enter_context(frozen(net))
+        stack.enter_context(REST)
         yield
 
 
@@ -203,6 +204,31 @@ class Held:
 
 HELD: Final = dict[tuple[int, str], Held]()  # by id: tensors are equal by their values
 TURN: Final = RLock()
+
+
+@final
+class Rest:
+    """The time while any model is at rest. What is kept of weights holds so long: outside of it anybody may write to them."""
+
+    def __init__(self) -> None:
+        self.resting, self.past = 0, 0
+
+    def __enter__(self) -> None:
+        with TURN:
+            self.resting += 1
+
+    def __exit__(self, *error: object) -> None:
+        with TURN:
+            self.resting -= 1
+            self.past += not self.resting
+
+    @property
+    def number(self) -> int | None:
+        """Of the present rest; None where nothing is at rest."""
+        return self.past if self.resting else None
+
+
+REST: Final = Rest()
 
 
 @contextmanager
