@@ -1,7 +1,7 @@
 """Who leaves the fewest standing: robust accuracy after exactly so many gradients, counted from outside; and smallest norms.
 
     python recipes/attack_strength.py                      # 500 MNIST images, 20 and 100 gradients, five seeds
-    python recipes/attack_strength.py --quick              # 50 images, 20 gradients, one seed
+    python recipes/attack_strength.py --quick              # 20 images, 20 gradients, one seed
     PEERS=1 python recipes/attack_strength.py              # foolbox, torchattacks, adv_lib and AutoAttack too, those that are installed
 
 The bundled adversarially trained net. Every attack is handed images and labels, and the images that come back are judged here:
@@ -195,7 +195,7 @@ def compared(ours: Tensor, theirs: Tensor, wrong: int, sure: int) -> str:
 @click.option("--only", multiple=True, help="who takes part, by a part of the name; all, where it is not said")
 @click.option("--doubtful", is_flag=True, help=f"attack only what a search for the smallest fells within {NEAR:g} radii")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
-@click.option("--quick", is_flag=True, help="50 images, 20 gradients, one seed")
+@click.option("--quick", is_flag=True, help="20 images, 20 gradients, one seed")
 def main(
     count: int,
     gradients: tuple[int, ...],
@@ -208,7 +208,7 @@ def main(
 ) -> None:
     """Print robust accuracy, mean and range over seeds, the most gradients that an example got, and our best less theirs."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    count, gradients, seeds = (min(count, 50), (20,), 1) if quick else (count, gradients, seeds)
+    count, gradients, seeds = (min(count, 20), (20,), 1) if quick else (count, gradients, seeds)
     (all_x, all_y, _), name = images(data, count)
     net = aa.load_classifier("mnist-robust").net
     assert isinstance(net, nn.Module)

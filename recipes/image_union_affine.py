@@ -1,7 +1,7 @@
 """Either, or some of both: the affine adversary against the worst member of a union, on a net that was trained on the union.
 
     python recipes/image_union_affine.py --out runs/affine       # trains 6 passes over 20,000 MNIST images, attacks 500 others
-    python recipes/image_union_affine.py --quick                 # a pass over 256 images, 20 attacked: what it does, not what it shows
+    python recipes/image_union_affine.py --quick                 # a pass over 256 images, 8 attacked: what it does, not what it shows
 
 The bundled adversarially trained net is trained further on the worse of two adversaries for each image: Linf 0.3, and a turn by
 up to 30 degrees with a shift by up to 3 pixels. Then two adversaries get the same number of tries, each the worst of some random
@@ -72,11 +72,11 @@ def trained(data: Labelled, passes: int, out: Path) -> nn.Module:
 @click.option("--tries", default=20, show_default=True, help="for each of the two adversaries")
 @click.option("--data", type=Path, default=DATA, show_default=True, help="folder with MNIST's files; without it, scikit-learn's digits")
 @click.option("--out", type=Path, help="folder for the net, table.jsonl and affine.png")
-@click.option("--quick", is_flag=True, help="256 images of training, 20 attacked")
+@click.option("--quick", is_flag=True, help="256 images of training, 8 attacked")
 def main(count: int, learnt: int, passes: int, steps: int, tries: int, data: Path, out: Path | None, quick: bool) -> None:
     """Print robust accuracy at each beta, under the union and under the affine adversary; write the table and a picture."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    count, learnt, passes, steps, tries = (min(count, 20), 256, 1, 5, 10) if quick else (count, learnt, passes, steps, tries)
+    count, learnt, passes, steps, tries = (min(count, 8), 256, 1, 5, 10) if quick else (count, learnt, passes, steps, tries)
     whole, name = images(data, 10**6)
     x, y = whole.images[-count:], whole.labels[-count:]
     some = (mnist(data, "train") if data.is_dir() else whole).first(learnt)

@@ -173,7 +173,7 @@ def main(count: int, passes: int, bound: str, data: Path, out: Path | None, quic
             cells = [world.name, *(str(line[key]) for key in ("poisoned", "covers", "defense")), str(line["found"]) if defended else ""]
             table.add_row(*cells, *(str(part).replace(" %", "") for part in (got.accuracy, got.success)))
     show(table)
-    line, rate = clean_label(worlds[0], bound, trials=5 if quick else 50)
+    line, rate = clean_label(worlds[0], bound, trials=2 if quick else 50)
     print(f"clean labels, one poison within {bound} among {line['of']} images: its target is taken in {rate}")
     if out:
         out.mkdir(parents=True, exist_ok=True)

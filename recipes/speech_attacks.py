@@ -1,7 +1,7 @@
 """Attacks on speech, one table each: word errors within a bound, one change for all clips, muting, keywords and speakers.
 
     python recipes/speech_attacks.py --out runs/speech        # 24 spoken sentences, and 200 spoken digits
-    python recipes/speech_attacks.py --quick                  # 4 and 20
+    python recipes/speech_attacks.py --quick                  # 4 and 10
 
 Sentences are spoken by espeak-ng's voices that the bundled recognisers never heard; without it, the nine of `samples/` are taken.
 What is made for all clips is made on the first half of them and judged on the other. The muting segment is for tiny-wave, whose
@@ -146,10 +146,10 @@ def keywords(chosen: Mapping[str, Attack], count: int, bounds: list[str], data: 
     "--data", type=Path, default=DATA, show_default=True, help="folder with the spoken digits (FSDD); without it, no keywords and speakers"
 )
 @click.option("--out", type=Path, help="folder for table.jsonl")
-@click.option("--quick", is_flag=True, help="4 sentences, 20 digits, few steps")
+@click.option("--quick", is_flag=True, help="4 sentences, 10 digits, few steps")
 def main(models: tuple[str, ...], count: int, digits: int, steps: int, data: Path, out: Path | None, quick: bool) -> None:
     """Print the tables; write them."""
-    count, digits, steps = (4, 20, 3) if quick else (count, digits, steps)
+    count, digits, steps = (4, 10, 3) if quick else (count, digits, steps)
     lines, chosen = list[dict[str, Any]](), ways(steps)
     for name in models[:1] if quick else models:
         model = aa.load_model(name)
