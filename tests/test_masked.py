@@ -1,6 +1,7 @@
 """The bound under the masking threshold: what it measures, where its projection lands, and what a file of it holds."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -273,8 +274,9 @@ def test_what_no_masking_bound_can_be_made_of() -> None:
 
 def test_craft_keeps_under_the_threshold_on_the_file(tmp_path: Path) -> None:
     model = aa.load_model("tiny-mel")
-    clips = aa.read_audio([SAMPLES / "kitchen.wav", SAMPLES / "fan.wav"], RATE)
-    found = aa.craft(model, clips, aa.Transcribe(["go home", "no"]), bound=Masked("min"), steps=180)
+    whole = aa.read_audio([SAMPLES / "kitchen.wav", SAMPLES / "fan.wav"], RATE)
+    clips = [replace(clip, samples=clip.samples[:count]) for clip, count in zip(whole, (9600, 12000), strict=True)]
+    found = aa.craft(model, clips, aa.Transcribe(["go", "no"]), bound=Masked("min"), steps=60)
     assert all(found.reached)
     for i, crafted in enumerate(found.clips):
         write_wav(tmp_path / "a.wav", crafted.adversarial, RATE)
@@ -284,7 +286,7 @@ def test_craft_keeps_under_the_threshold_on_the_file(tmp_path: Path) -> None:
         worst = float((change - masking_threshold(clips[i].samples[None], length, Hearing())).max())
         assert worst == pytest.approx(float(crafted.bound.removeprefix("masked:")), abs=0.05)
     loose = math.ceil(max(float(crafted.bound.removeprefix("masked:")) for crafted in found.clips)) + 3
-    fixed = aa.craft(model, clips, aa.Transcribe(["go home", "no"]), bound=Masked(loose), steps=500)  # leaves once it is there
+    fixed = aa.craft(model, clips, aa.Transcribe(["go", "no"]), bound=Masked(loose), steps=500)  # leaves once it is there
     assert all(fixed.reached)
     assert all(crafted.excess <= 0 for crafted in fixed.clips)
 
