@@ -44,6 +44,12 @@ def test_torch_is_imported_only_when_it_is_needed(call: str) -> None:
     subprocess.run([sys.executable, "-c", f"{call}; import sys; assert 'torch' not in sys.modules"], check=True, capture_output=True)
 
 
+def test_a_command_waits_for_nothing_that_it_may_not_need() -> None:
+    late = "matplotlib", "scipy.fft", "scipy.special", "sklearn", "pyroomacoustics", "librosa"
+    told = f"import sys, audioadv.cli.craft, audioadv.cli.survive; print([name for name in {late} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_ctrl_c_while_torch_is_imported_ends_in_one_word(tmp_path: Path) -> None:
     # An import that swallows the interrupt, as numpy's within torch's does.
     (tmp_path / "torch.py").write_text(

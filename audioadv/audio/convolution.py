@@ -5,9 +5,9 @@ response        |----~~~~|        taps; `ahead` of them come before the instant 
 result    |----------|~~~~        cut to the sound's own length, aligned on that instant
 """
 
+import scipy  # whose parts come when they are asked for: they take half a second
 import torch
 from jaxtyping import Float
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 
@@ -22,6 +22,6 @@ def convolve(
     tensor([[1.0000, 0.5000, 0.0000]])
     """
     time = waveforms.shape[-1]
-    size = next_fast_len(time + responses.shape[-1] - 1, real=True)  # long enough that nothing wraps around
+    size = scipy.fft.next_fast_len(time + responses.shape[-1] - 1, real=True)  # long enough that nothing wraps around
     spectrum = torch.fft.rfft(waveforms, size) * torch.fft.rfft(responses, size)
     return torch.fft.irfft(spectrum, size)[..., ahead : ahead + time]

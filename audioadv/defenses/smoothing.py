@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
+import scipy
 import torch
-from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor
 
 from audioadv.defenses.wrapped import Wrapped
@@ -131,7 +131,8 @@ class Smoothed(Wrapped):
         counts = self.counts(inputs, lengths, draws, ESTIMATE).gather(1, classes[:, None])[:, 0]
         least = torch.tensor(lower_bound(counts.cpu().numpy(), draws, alpha))
         sure = (least > 0.5).to(classes.device)
-        radii = torch.where(sure, self.sigma * torch.tensor(ndtri(least.numpy())).to(inputs.device), 0.0)  # float64: none is rounded up
+        sure_of = torch.tensor(scipy.special.ndtri(least.numpy())).to(inputs.device)  # float64: none is rounded up
+        radii = torch.where(sure, self.sigma * sure_of, 0.0)
         return Certificates(torch.where(sure, classes, ABSTAIN), radii, counts)
 
     def likeliest(self, inputs: Tensor, lengths: Tensor | None, draws: int) -> Tensor:
@@ -252,10 +253,11 @@ def lower_bound(hits: Any, draws: int, alpha: float) -> Any:
     0.5012
     """
     hits = np.asarray(hits, dtype=np.float64)
-    return np.where(hits > 0, betaincinv(np.maximum(hits, 1), draws - hits + 1, alpha), 0.0)
+    return np.where(hits > 0, scipy.special.betaincinv(np.maximum(hits, 1), draws - hits + 1, alpha), 0.0)
 
 
 def coin_p_value(heads: Any, tosses: Any) -> Any:
     """How likely a fair coin falls at least as unevenly: the exact two-sided test. Shapes: [*] -> float64 [*]."""
     more = np.maximum(heads, tosses - heads)
-    return np.minimum(1.0, 2 * betainc(np.maximum(more, 1), tosses - more + 1, 0.5))  # binom.sf; scipy.stats is slow to import
+    tail = scipy.special.betainc(np.maximum(more, 1), tosses - more + 1, 0.5)  # binom.sf; scipy.stats is slow to import
+    return np.minimum(1.0, 2 * tail)

@@ -1,14 +1,17 @@
 """What of a change can be heard beside the clip: the masking threshold at one frame, and the excess over it everywhere."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
 from torch import Tensor
 
 from audioadv.audio.distances import masking_excess_db
 from audioadv.audio.hearing import Hearing, bark
 from audioadv.audio.masking import level_db, masking_threshold
 from audioadv.audio.spectrum import frame_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TICKS = (100, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000)  # Hz
 SOUND, THRESHOLD, CHANGE = "#9db8cc", "#222222", "#c0392b"
@@ -18,7 +21,7 @@ TICKS_APART = 1 / 16  # of the axis, at least: labels of the nearer ones would t
 
 
 def draw_audibility(
-    curves: Axes, picture: Axes, clean: Tensor, adversarial: Tensor, hearing: Hearing, frame_at: float | None = None
+    curves: "Axes", picture: "Axes", clean: Tensor, adversarial: Tensor, hearing: Hearing, frame_at: float | None = None
 ) -> None:
     """Levels and threshold at the frame nearest to `frame_at` seconds (None: the worst) on a Bark scale; the excess map.
 
@@ -35,6 +38,8 @@ def draw_audibility(
     draw_frame(curves, sound[frame], change[frame], threshold[frame], hearing)
     at = min(max(float(times[frame]), 0.0), seconds)
     curves.set_title(f"at {at:.3f} s: {standing(excess[frame], hearing)}", loc="left", fontsize=11, fontweight="bold", color=THRESHOLD)
+
+    from matplotlib.colors import TwoSlopeNorm  # as in `pictures.blank`
 
     half = hearing.hop / hearing.sample_rate / 2
     image = picture.imshow(
@@ -56,7 +61,7 @@ def draw_audibility(
     bar.set_ticks([QUIETEST_EXCESS_DB, -20, 0, 10, LOUDEST_EXCESS_DB])
 
 
-def draw_frame(axes: Axes, sound: Tensor, change: Tensor, threshold: Tensor, hearing: Hearing) -> None:
+def draw_frame(axes: "Axes", sound: Tensor, change: Tensor, threshold: Tensor, hearing: Hearing) -> None:
     """Clip, change and threshold over frequency. Shapes: [bins] each. Units: dB SPL."""
     hz = torch.arange(hearing.bins) * hearing.bin_hz
     z = bark(hz).numpy()

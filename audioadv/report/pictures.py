@@ -11,10 +11,9 @@ import math
 import textwrap
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from audioadv.audio.files import FULL_SCALE
@@ -22,6 +21,10 @@ from audioadv.audio.hearing import Hearing
 from audioadv.audio.levels import relative_db, snr_db
 from audioadv.audio.whole import write_whole
 from audioadv.report.audibility import draw_audibility
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WINDOW_SECONDS = 0.025
 HOP_SECONDS = 0.005
@@ -48,7 +51,7 @@ def draw_pair(
     `hearing`, a fourth row shows what of the change can be heard, at the frame nearest to `frame_at` seconds (None: the worst).
     Raises UnwritableOutput where the disk says no.
     """
-    figure = Figure(figsize=(13, 8.2 if hearing is None else 11.6), dpi=100, layout="constrained")
+    figure = blank(13, 8.2 if hearing is None else 11.6)
     difference = adversarial - clean
     rows, seconds = (clean, adversarial, difference), len(clean) / sample_rate
     titles = [
@@ -90,7 +93,7 @@ def draw_pair(
     save(figure, Path(path))
 
 
-def draw_waveform(axes: Axes, samples: Tensor, seconds: float, scale: float, ink: str) -> None:
+def draw_waveform(axes: "Axes", samples: Tensor, seconds: float, scale: float, ink: str) -> None:
     """The waveform as the band between the least and the greatest sample of each column. Shapes: samples [time]."""
     chunk = math.ceil(len(samples) / COLUMNS)
     padded = torch.cat([samples, samples[-1:].expand(-len(samples) % chunk)]).reshape(-1, chunk)
@@ -128,7 +131,14 @@ def how_loud(clean: Tensor, adversarial: Tensor) -> str:
     return "none" if ratio == math.inf else f"SNR {ratio:.1f} dB, dB_x {float(relative_db(clean, adversarial)):.1f} dB"
 
 
-def save(figure: Figure, path: Path) -> None:
+def blank(width: float, height: float) -> "Figure":
+    """A figure of so many inches, with nothing on it."""
+    from matplotlib.figure import Figure  # over half a second, which a command that draws nothing does not wait for
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def save(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG by way of a file beside it."""
     content = io.BytesIO()
     with warnings.catch_warnings():

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from audioadv.report.pictures import INK, save
+from audioadv.report.pictures import INK, blank, save
 
 
 def draw_survival(path: str | Path, rows: Sequence[dict[str, Any]], lines: Sequence[dict[str, Any]], title: str = "") -> None:
@@ -15,7 +13,7 @@ def draw_survival(path: str | Path, rows: Sequence[dict[str, Any]], lines: Seque
     A channel that nothing went through is left out. Raises UnwritableOutput where the disk says no.
     """
     rows = [row for row in rows if row["draws"]]
-    figure = Figure(figsize=(11, 1.6 + 0.55 * len(rows)), dpi=100, layout="constrained")
+    figure = blank(11, 1.6 + 0.55 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
     places = list(range(len(rows)))
     rates = [100 * row["rate"] for row in rows]

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
+import scipy
 import torch
-from scipy.linalg import qr
 from torch import Tensor, nn
 
 from audioadv.attacks.substitute import substituting
@@ -156,7 +156,7 @@ def solved(victim: Asked, inputs: Tensor) -> nn.Module:
 def independent(lines: Tensor) -> tuple[Tensor, int]:
     """The lines, the most independent ones first (QR with pivots), and in how many directions they go. Shapes: [count, size] -> [count]."""
     pivots: Any
-    triangle, pivots = qr(lines.T.double().cpu().numpy(), mode="r", pivoting=True)
+    triangle, pivots = scipy.linalg.qr(lines.T.double().cpu().numpy(), mode="r", pivoting=True)
     sizes = abs(triangle.diagonal())
     rank = int((sizes > sizes.max(initial=0.0) * max(lines.shape) * torch.finfo(lines.dtype).eps).sum())
     return torch.as_tensor(pivots, dtype=torch.int64, device=lines.device), rank

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Final, Self, final
 
+import scipy
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from audioadv.audio.files import read_clip
@@ -41,7 +41,7 @@ def white(samples: int, sample_rate: int, generator: torch.Generator) -> Tensor:
 
 def shaped(samples: int, sample_rate: int, generator: torch.Generator, gain: Callable[[Tensor], Tensor]) -> Tensor:
     """Gaussian noise whose spectrum is weighted by `gain(hz)`; nothing at 0 Hz."""
-    size = next_fast_len(samples, real=True)
+    size = scipy.fft.next_fast_len(samples, real=True)
     spectrum = torch.fft.rfft(torch.randn(size, generator=generator))
     hz = torch.linspace(0, sample_rate / 2, len(spectrum))
     hz[0] = math.inf
