@@ -27,6 +27,8 @@ def draw_audibility(
 
     Shapes: clean and adversarial [time].
     """
+    from matplotlib.colors import TwoSlopeNorm  # late, as `pictures.blank` has it
+
     seconds, lengths = len(clean) / hearing.sample_rate, torch.tensor([len(clean)])
     sound, change, threshold = (
         measure(samples[None], lengths, hearing)[0]
@@ -38,8 +40,6 @@ def draw_audibility(
     draw_frame(curves, sound[frame], change[frame], threshold[frame], hearing)
     at = min(max(float(times[frame]), 0.0), seconds)
     curves.set_title(f"at {at:.3f} s: {standing(excess[frame], hearing)}", loc="left", fontsize=11, fontweight="bold", color=THRESHOLD)
-
-    from matplotlib.colors import TwoSlopeNorm  # as in `pictures.blank`
 
     half = hearing.hop / hearing.sample_rate / 2
     image = picture.imshow(
