@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from audioadv import attacks
 from audioadv.attacks.catalogue import EVALUATING
 from audioadv.attacks.objective import Objective
-from audioadv.attacks.result import AttackResult, Outcome
+from audioadv.attacks.own import Whole, takes_whole, whole
+from audioadv.attacks.result import Attack, AttackResult, Outcome
 from audioadv.attacks.survivors import nothing_yet
 from audioadv.defenses.preprocessing import defend
 from audioadv.defenses.statement import Statement
 from audioadv.errors import AccessDenied, AudioadvError, OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation import Rate, evaluate
 from audioadv.threat.bounds import L1, L2, MIN, Linf
-from audioadv.threat.labels import Misclassify
+from audioadv.threat.labels import Classify, Misclassify
+from audioadv.threat.measured import Below
 from audioadv.threat.model import ThreatModel
 from audioadv.threat.region import Region
 from audioadv.threat.warps import Spatial
@@ -49,6 +51,61 @@ def test_robust_accuracy_of_a_linear_net() -> None:
     assert result.forwards == int(fgsm.forwards.sum() + apgd.forwards.sum())
     assert (labels_of(net, result.adversarial) == labels).sum() == result.robust.sum()
     assert "60" in str(result)
+
+
+def test_with_targets_an_input_stands_that_is_not_brought_to_its_own() -> None:
+    """Of a linear net in Linf, the target is reached within where it overtakes both other classes."""
+    net, x = linear(3, SHAPE), inputs_for(SHAPE, 40, (0, 1))
+    labels = labels_of(net, x)
+    targets = (labels + 1) % 3
+    threat = ThreatModel(Linf(0.03), goal=Classify(targets))
+    result = evaluate(net, x, labels, threat, ["pgd", "standard"], goal=Classify(targets), box=(-9, 9))
+    for brought, inputs, target in zip(result.outcome, result.adversarial, targets, strict=True):
+        assert (net(inputs[None]).argmax(1) == target) == (brought is Outcome.REACHED)
+    assert result.accuracy == Rate(40, 40)
+    left = evaluate(net, x, labels, Linf(0.03), "standard", box=(-9, 9))
+    assert not (result.robust < left.robust).any()  # whoever is brought to the target has left the label
+    assert left.robust_accuracy.hits < result.robust_accuracy.hits < 40
+    with pytest.raises(OptionError, match="evaluate measures"):
+        evaluate(net, x, labels, threat, "pgd")
+
+
+def test_an_attack_that_wants_a_union_or_all_examples_whole_is_handed_that() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 7, (0, 1))
+    seen = list[tuple[str, int]]()
+
+    def spy(wanted: Objective, region: Region) -> AttackResult:
+        seen.append((type(region.norm).__name__, len(region.clean)))
+        return attacks.fgsm(wanted, region.members()[0])
+
+    def handed(attack: Attack, spec: str) -> list[tuple[str, int]]:
+        seen.clear()
+        evaluate(net, x, labels_of(net, x), spec, {"spy": attack}, batch=4)
+        return list(seen)
+
+    assert [size for _, size in handed(spy, "linf:1e-4")] == [4, 3]
+    assert [norm for norm, _ in handed(spy, "linf:1e-4_or_l1:1e-4")] == ["LinfNorm", "L1Norm"] * 2
+    takes_whole(examples=True)(spy)
+    assert [size for _, size in handed(partial(spy), "linf:1e-4")] == [7]
+    takes_whole(union=True)(spy)
+    assert [norm for norm, _ in handed(partial(spy), "linf:1e-4_or_l1:1e-4")] == ["EitherNorm"] * 2
+    assert (whole(attacks.msd).union, whole(attacks.universal).examples, whole(attacks.rp2).examples) == (True, True, True)
+    assert whole(attacks.pgd) == whole(attacks.standard) == Whole()
+
+
+def test_a_model_that_leaves_torch_has_no_gradient_and_is_asked_all_the_same() -> None:
+    net, x = linear(2, SHAPE), inputs_for(SHAPE, 6, (0, 1))
+
+    def elsewhere(inputs: Tensor) -> Tensor:
+        """As scikit-learn's models are asked."""
+        return net(torch.from_numpy(inputs.numpy())).detach()
+
+    labels = labels_of(net, x)
+    with pytest.raises(AccessDenied, match=r"no gradient with respect to its inputs.*square"):
+        attacks.pgd(Objective(elsewhere, Misclassify(labels)), Linf(0.5).around(x))
+    with pytest.warns(UserWarning, match="no gradient reaches its inputs"):
+        result = evaluate(elsewhere, x, labels, Linf(0.5), "square")
+    assert result.robust_accuracy == evaluate(net, x, labels, Linf(0.5), "square").robust_accuracy
 
 
 def test_all_attacks_may_see_all() -> None:
@@ -364,6 +421,10 @@ WRONG: list[tuple[str, object, type[AudioadvError], str]] = [
     ("lengths", torch.full((4,), 6), OptionError, "lengths: of no use"),
     ("box", (0, 1, 2), OptionError, "box"),
     ("goal", Misclassify(torch.tensor([0, 0, 0, 1])), OptionError, "these labels"),
+    ("goal", Below(lambda outputs: outputs[:, 0], 0.0), OptionError, "these labels are left, or others reached"),
+    ("goal", Classify([1, 2, 0, 0]), UnusableBatch, "target 0 of input 3: that is its label"),
+    ("goal", Classify(2), UnusableBatch, "target 2 of input 2: that is its label"),
+    ("goal", Classify([1, 2, 0]), UnusableBatch, "3 targets for 4 inputs"),
     ("attacks", {"a": "pgd"}, OptionError, "not callable"),
     ("attacks", {"a": 5}, OptionError, "not callable"),
     ("attacks", [5], OptionError, "unknown"),

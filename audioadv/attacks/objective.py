@@ -136,8 +136,13 @@ class Objective:
         """
         first = self.cost.untouched
         self.cost.count(self.who, forwards=1)
-        with only_read(inputs), fitting(self.model, inputs):
-            outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
+        try:
+            with only_read(inputs), fitting(self.model, inputs):
+                outputs = self.model(inputs) if self.lengths is None else self.model(inputs, self.lengths)
+        except RuntimeError as error:
+            if not (inputs.requires_grad and LEAVES_TORCH in str(error)):
+                raise
+            raise no_gradient(self.model) from error
         if first and isinstance(outputs, Tensor) and look_like_probabilities(outputs.detach()):
             warnings.warn("the model's outputs are probabilities: attacks want their logarithm, or the logits before", stacklevel=2)
         if first and isinstance(outputs, Emissions) and not normalised(outputs):
@@ -298,6 +303,7 @@ class Objective:
 
 
 PART = 8  # clips that are seen at once
+LEAVES_TORCH = "Can't call numpy() on Tensor that requires grad"  # torch's words
 LOOSE = 0.05  # nats, by which low precision may be off
 WITHOUT = {
     Access.GRADIENTS: f"on scores: square, greedy, genetic, or any with slopes=nes(); on decisions: {ON_DECISIONS}",
@@ -357,13 +363,18 @@ def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
     whole = ones(len(losses), losses.dtype, losses.device) if losses.ndim else None
     (slope,) = torch.autograd.grad(losses, inputs, whole, allow_unused=True) if losses.requires_grad else (None,)
     if slope is None:
-        raise AccessDenied(
-            "the model has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
-            f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
-        )
+        raise no_gradient()
     # autograd may return an expanded tensor, or our cached `ones` itself; both must be copied before anyone writes to them
     lent = 0 in slope.stride() or (whole is not None and slope.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr())
     return slope.clone(memory_format=torch.contiguous_format) if lent else slope
+
+
+def no_gradient(model: Any = None) -> AccessDenied:
+    """What whoever wants slopes is told of a model that has none."""
+    return AccessDenied(
+        f"{getattr(model, 'name', 'the model')} has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
+        f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
+    )
 
 
 def box_of(region: Region) -> Box:

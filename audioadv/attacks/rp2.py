@@ -14,6 +14,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
+from audioadv.attacks.own import takes_whole
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_fixed_radius, finite_rows
 from audioadv.errors import UnusableBatch
@@ -23,6 +24,7 @@ from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 
+@takes_whole(examples=True)
 def rp2(
     objective: Objective,
     region: Region,

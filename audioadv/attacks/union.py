@@ -13,6 +13,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import random_start
 from audioadv.attacks.objective import Objective
+from audioadv.attacks.own import takes_whole, whole
 from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.run import Run, Tell, check_fixed_radius, cut, finite_rows
 from audioadv.attacks.survivors import one_after_another
@@ -26,7 +27,8 @@ from audioadv.threat.slots import SlotNorm
 
 
 def worst_member(attack: Attack, objective: Objective, region: Region, *, progress: Tell | None = None, **options: Any) -> AttackResult:
-    """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union.
+    """The attack on each member of a union in turn, where none before it reached the goal; as it is where there is no union, or where
+    it wants that whole (`takes_whole`).
 
     Shapes: as in `region.clean` and `objective`. In the result, `gauge` is a share of the radius of the member that fell, and
     `parameters` are the union's; cost is summed over members. `progress` is told of the whole batch, and its steps count on from
@@ -34,7 +36,7 @@ def worst_member(attack: Attack, objective: Objective, region: Region, *, progre
     """
     told = {} if progress is None else {"progress": progress}
     members = len(region.members())
-    if members == 1:
+    if members == 1 or whole(attack).union:
         return attack(objective, region, **options, **told)
     stages = [(objective, partial(on_member, attack, part, **options)) for part in range(members)]
     return one_after_another(stages, region, progress)
@@ -57,6 +59,7 @@ def in_union(region: Region, part: int, found: AttackResult) -> Tensor | None:
     return slots
 
 
+@takes_whole(union=True)
 def msd(
     objective: Objective, region: Region, *, steps: int = 40, step_size: float = 0.1, seed: int = 0, progress: Tell | None = None
 ) -> AttackResult:

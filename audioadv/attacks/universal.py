@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audioadv.attacks.draws import Draws
 from audioadv.attacks.objective import Objective
+from audioadv.attacks.own import takes_whole
 from audioadv.attacks.result import AttackResult
 from audioadv.attacks.run import Run, Tell, check_plain_changes, finite_rows
 from audioadv.errors import OptionError
@@ -26,6 +27,7 @@ from audioadv.threat.projections import each
 from audioadv.threat.region import Region
 
 
+@takes_whole(examples=True)
 def universal(
     objective: Objective,
     region: Region,
@@ -39,7 +41,7 @@ def universal(
 ) -> AttackResult:
     """One change within the bound that brings as many examples as possible to the goal.
 
-    Each step takes a batch drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than the
+    Each step takes a `batch` drawn from the examples not there yet, in the mean of their steepest directions, and is shorter than the
     one before, from `step_size` times the radius down to nothing. The change repeats every `period` entries along the last axis (by
     default it is as long as the longest example) and is cut to shorter ones; each example takes the nearest to it that its own region
     holds, and its size is that of the widest. Kept is the change that most examples fell to, the latest of such: it is the result's
@@ -76,14 +78,20 @@ def universal(
             shared = norm.project(stepped, radius, None, None)[0]
             run.told()
             if number % 10 == 9 or number == steps - 1 or run.enough:
-                there = run.objective.decide(everywhere(region, shared))
+                there = felled(run.objective, region, shared, batch)
                 if there.sum() >= most:
                     best, most = shared, there.sum()
             if run.enough:
                 break
-        inputs = everywhere(region, best)
-        run.keep(inputs, run.objective.decide(inputs))
+        run.keep(everywhere(region, best), felled(run.objective, region, best, batch))
     return replace(run.result(), shared=best)
+
+
+def felled(objective: Objective, region: Region, shared: Tensor, batch: int) -> Tensor:
+    """Which examples one change for all brings to the goal, a forward for each, `batch` at once. Shapes: shared [*, period] -> bool."""
+    parts = [torch.arange(first, min(first + batch, len(region.clean))) for first in range(0, len(region.clean), batch)]
+    told = [objective.rows(rows).decide(everywhere(region.rows(rows.to(shared.device)), shared)) for rows in parts]
+    return torch.cat([shared.new_zeros(0, dtype=torch.bool), *told])
 
 
 def everywhere(region: Region, shared: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """What the evaluations of classifiers and of recognisers share: the attacker's terms, who attacks what, and what each attack takes."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.objective import Objective
+from audioadv.attacks.own import whole
 from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.to_the_end import to_the_end
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import Statement, refuse_memory, stated
-from audioadv.errors import AccessDenied, OptionError, UnusableBatch
+from audioadv.errors import AccessDenied, OptionError
 from audioadv.evaluation.adaptive import Plan, planned
 from audioadv.evaluation.standing import Attempt
 from audioadv.evaluation.terms import Terms, agreed
@@ -158,7 +158,8 @@ class Campaign:
             wanted, found = turn.view.begun(inputs), dict[int, Any]()
             tried = referee.correct.clone() if see_all or self.terms.bound.minimal else referee.correct & referee.gauge.isinf()
             felled, cost = torch.zeros_like(tried), torch.zeros(2, len(tried), dtype=torch.int64)
-            for rows in in_parts(tried.nonzero()[:, 0], batch, tell and partial(tell, turn.name)):
+            size = max(1, len(tried)) if whole(turn.attack).examples else batch
+            for rows in in_parts(tried.nonzero()[:, 0], size, tell and partial(tell, turn.name)):
                 region = referee.around(rows)
                 result, cost[:, rows], asked = self.strike(turn, wanted, rows, region)
                 fell, told = referee.judge(rows, region, result, partial(self.terms.within_queries, turn.name, asked))
@@ -217,52 +218,3 @@ def in_parts(rows: Tensor, size: int, tell: Callable[[int, int], object] | None 
             yield rows[first : first + size]
         if tell is not None:
             tell(min(first + size, count), count)
-
-
-def keeping_its_word(name: str, attack: Attack) -> Attack:
-    """The attack of one's own, held to what it is to take and to give. Raises OptionError for one that takes more than
-    (objective, region), and, when it is called, UnusableBatch for what is no result of these examples.
-    """
-    try:
-        inspect.signature(attack).bind(None, None)
-    except TypeError as error:
-        raise OptionError(
-            f"attack {name!r} is called with (objective, region) alone: {error}. Fill in the rest with partial, for example "
-            "partial(attacks.affine, attacks.pgd) or partial(attacks.transfer, substitute=net)"
-        ) from None
-    except ValueError:  # written in C, say, and it does not tell
-        pass
-    return partial(held_to, name, attack)
-
-
-def bare(attack: Attack) -> Attack:
-    """The function that is called in the end, by a partial or by what holds it to its word.
-
-    >>> bare(keeping_its_word("mine", partial(to_the_end, seed=1))) is to_the_end
-    True
-    """
-    while isinstance(attack, partial):
-        attack = attack.args[1] if attack.func is held_to else attack.func
-    return attack
-
-
-def held_to(name: str, attack: Attack, objective: Objective, region: Region, **options: Any) -> AttackResult:
-    """What the attack gives, once it is known to be a result of these examples. Raises UnusableBatch for what is none."""
-    result: object = attack(objective, region, **options)
-    count = len(region.clean)
-    if not isinstance(result, AttackResult):
-        wrong = f"something of type {type(result).__name__}"
-    elif result.adversarial.shape != region.clean.shape:
-        wrong = f"adversarial inputs of shape {list(result.adversarial.shape)}"
-    elif len(result.outcome) != count:
-        wrong = f"{len(result.outcome)} outcomes"
-    elif counts := [part for part in ("gauge", "steps", "forwards", "backwards") if getattr(result, part).shape != (count,)]:
-        wrong = f"{counts[0]} of shape {list(getattr(result, counts[0]).shape)}"
-    elif result.parameters is not None and not region.added and result.parameters.shape != region.start().shape:
-        wrong = f"parameters of shape {list(result.parameters.shape)}"
-    else:
-        return result
-    raise UnusableBatch(
-        f"attack {name!r} gives {wrong} for {count} inputs of shape {list(region.clean.shape)}. Return an AttackResult with a row for "
-        "each: Run keeps one, run.result(), as in the README's newcomer attack"
-    )

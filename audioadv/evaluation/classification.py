@@ -37,7 +37,7 @@ class Evaluation(Standing):
 
 
 @torch.no_grad()
-def right_and_mute(judge: Objective, goal: Misclassify, inputs: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+def right_and_mute(judge: Objective, known: Misclassify, inputs: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Whether the model gets each input right: not merely not beaten, but ahead, by however little; and whether its scores decide on
     no class, since they are no numbers. A class that is ruled out, by a score of -inf, does no harm.
 
@@ -45,9 +45,9 @@ def right_and_mute(judge: Objective, goal: Misclassify, inputs: Tensor, batch: i
     """
 
     def ahead(outputs: Tensor, labels: Tensor) -> Tensor:
-        return Classify(labels, top=goal.top).reached(outputs).float()
+        return Classify(labels, top=known.top).reached(outputs).float()
 
-    wrong, seen = Below(ahead, 0.5, goal.labels.expand(len(inputs))), [torch.zeros(2, 0, dtype=torch.bool)]
+    wrong, seen = Below(ahead, 0.5, known.labels.expand(len(inputs))), [torch.zeros(2, 0, dtype=torch.bool)]
     with at_rest(judge.model):
         for rows in in_parts(torch.arange(len(inputs)), batch):
             some = inputs[rows.to(inputs.device)]
@@ -78,9 +78,9 @@ class ClassReferee:
     ends: list[Outcome]
 
     @classmethod
-    def begun(cls, judge: Objective, goal: Misclassify, bound: Bound, box: Box, inputs: Tensor, batch: int) -> Self:
-        """Where nobody has attacked yet. Shapes: inputs [examples, *]."""
-        correct, mute = right_and_mute(judge, goal, inputs, batch)
+    def begun(cls, judge: Objective, known: Misclassify, bound: Bound, box: Box, inputs: Tensor, batch: int) -> Self:
+        """Where nobody has attacked yet; `known` are the true labels. Shapes: inputs [examples, *]."""
+        correct, mute = right_and_mute(judge, known, inputs, batch)
         ends = [Outcome.MISSED if right else Outcome.NEEDLESS for right in correct.tolist()]
         ends = [Outcome.NOT_FINITE if silent else end for end, silent in zip(ends, mute.tolist(), strict=True)]
         gauge = torch.where(correct, torch.inf, 0.0).to(inputs.dtype)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from audioadv.attacks.catalogue import evaluating
+from audioadv.attacks.own import keeping_its_word
 from audioadv.attacks.result import Attack, Outcome
 from audioadv.audio.files import Clip
 from audioadv.defenses.statement import stated
 from audioadv.errors import OptionError, UnknownModel, UnusableBatch
 from audioadv.evaluation.adaptive import PEEK, disagreements, gradient_free
-from audioadv.evaluation.campaign import Campaign, keeping_its_word
+from audioadv.evaluation.campaign import Campaign
 from audioadv.evaluation.classification import ClassReferee, Evaluation
 from audioadv.evaluation.speech import SpeechEvaluation, evaluate_speech, in_one_batch
 from audioadv.evaluation.terms import refuse_ignored, refuse_senseless
@@ -32,7 +33,7 @@ from audioadv.models.recogniser import Recogniser, hears
 from audioadv.options import check_counts
 from audioadv.threat.bounds import Bound, Box, as_box
 from audioadv.threat.goals import USUAL_ERRORS
-from audioadv.threat.labels import Misclassify, as_labels
+from audioadv.threat.labels import Classify, Misclassify, as_labels
 
 
 class Threat(Protocol):
@@ -71,13 +72,25 @@ def are_texts(labels: object) -> TypeGuard[Sequence[str]]:
     return isinstance(labels, Collection) and not isinstance(labels, Tensor) and all(isinstance(label, str) for label in labels)
 
 
-def as_goal(goal: object, labels: Tensor) -> Misclassify:
-    """The goal, misclassification where none is given. Raises OptionError for one of other labels."""
+def as_goal(goal: object, labels: Tensor) -> Misclassify | Classify:
+    """The goal, misclassification where none is given. Raises OptionError for one of other labels, UnusableBatch for targets that are no
+    others."""
     if goal is None:
         return Misclassify(labels)
+    if isinstance(goal, Classify):
+        if len(goal.labels) not in (1, len(labels)):
+            raise UnusableBatch(f"{len(goal.labels)} targets for {len(labels)} inputs: give one for all, or one for each")
+        targets = goal.labels.cpu().expand(len(labels))
+        if len(own := (targets == labels.cpu()).nonzero()):
+            at = int(own[0, 0])
+            raise UnusableBatch(f"target {int(targets[at])} of input {at}: that is its label. Give another class, or leave this input out")
+        return goal
     alike = isinstance(goal, Misclassify) and len(goal.labels) in (1, len(labels)) and bool((goal.labels.cpu() == labels.cpu()).all())
     if not isinstance(goal, Misclassify) or not alike:
-        raise OptionError(f"goal '{goal}': evaluate measures how often these labels are left. Give Misclassify(labels, ...), or no goal")
+        raise OptionError(
+            f"goal '{goal}': evaluate measures how often these labels are left, or others reached. Give Misclassify(labels, ...), "
+            "Classify(targets, ...), or no goal"
+        )
     return goal
 
 
@@ -109,7 +122,7 @@ def evaluate(
     threat: Threat | Bound | str,
     attacks: "str | Attack | Sequence[str] | Mapping[str, Attack]" = "standard",
     *,
-    goal: Misclassify | None = None,
+    goal: Misclassify | Classify | None = None,
     box: Box = (0.0, 1.0),
     batch: int | None = None,
     all_attacks_see_all: bool = False,
@@ -130,7 +143,7 @@ def evaluate(
     *,
     lengths: Tensor | None = None,
     errors: float = USUAL_ERRORS,
-    goal: Misclassify | None = None,
+    goal: Misclassify | Classify | None = None,
     box: Box = (0.0, 1.0),
     batch: int | None = None,
     all_attacks_see_all: bool = False,
@@ -143,7 +156,8 @@ def evaluate(
     """Robust accuracy under a bound (or a threat model that has one), against the union of attacks.
 
     `attacks` is a name, several, a callable (objective, region) -> AttackResult, or a mapping from names to such. `goal` is
-    what an attack is to reach, for these labels misclassification; `box` the range of inputs; `progress` is told the attack, how many of
+    what an attack is to reach, by default that these labels are left; with `Classify(targets)` an input stands that is not brought to its
+    target, whatever else it is taken for; `box` the range of inputs; `progress` is told the attack, how many of
     the examples that it tries are done, and how many it tries. What counts is judged and measured once more on the inputs that came out,
     and must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16. An example whose
     label is not ahead of all others is wrong from the start, whatever lead the goal asks for; so is one whose scores are not numbers, of
@@ -206,7 +220,8 @@ def evaluate(
     rounds = campaign.rounds(unaware, aware, to_its_end=not (bound.minimal or one_for_all))
     refuse_senseless(bound, inputs)
     batch = max(1, len(inputs)) if one_for_all else batch
-    referee = ClassReferee.begun(judge, goal, bound, box, inputs, batch)
+    known = goal if isinstance(goal, Misclassify) else Misclassify(labels)
+    referee = ClassReferee.begun(judge, known, bound, box, inputs, batch)
     if mute := referee.ends.count(Outcome.NOT_FINITE):
         warnings.warn(
             f"the model's scores of {mute} of {len(inputs)} clean inputs are not finite, or it abstains. They count as wrong", stacklevel=2

@@ -19,6 +19,7 @@ from audioadv.attacks.catalogue import TABLE
 from audioadv.attacks.estimates import nes
 from audioadv.attacks.greedy import greedy
 from audioadv.attacks.objective import Objective
+from audioadv.attacks.own import bare
 from audioadv.attacks.pgd import pgd
 from audioadv.attacks.result import Attack, AttackResult
 from audioadv.attacks.square import square
@@ -27,7 +28,6 @@ from audioadv.attacks.unbounded import unbounded
 from audioadv.attacks.union import worst_member
 from audioadv.defenses.statement import refuse_memory, stated
 from audioadv.errors import UnusableBatch
-from audioadv.evaluation.campaign import bare
 from audioadv.evaluation.evaluate import named_attacks
 from audioadv.evaluation.sanity.indicators import Checkup, Evidence
 from audioadv.models.access import Access, granted
