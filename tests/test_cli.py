@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from click.testing import CliRunner, Result
 
 from audioadv.attacks.craft import Progress, craft_each
@@ -397,7 +399,9 @@ def test_compare_speech_with_silence(folder: Path) -> None:
     soundfile.write("silence.wav", np.zeros(16000), 16000)
     soundfile.write("second.wav", noise(1.0), 16000)
     for pair in (("second.wav", "silence.wav"), ("silence.wav", "second.wav")):
-        assert json.loads(run("compare", *pair, "--json").stdout)["pesq"] is None
+        line = json.loads(run("compare", *pair, "--json").stdout)
+        assert line["pesq"] is None
+        assert any("PESQ" in notice for notice in line["notices"])
 
 
 def test_models_are_listed(folder: Path) -> None:
@@ -411,6 +415,26 @@ def test_models_are_listed(folder: Path) -> None:
         assert listed[name]["installed"]
         assert f"load_classifier('{name}')" in listed[name]["about"]
     assert "tiny-mel" in run("models").stdout
+    own = torchaudio.pipelines.Wav2Vec2ASRBundle
+    bundles = {f"torchaudio:{name}" for name, bundle in vars(torchaudio.pipelines).items() if type(bundle) is own}
+    assert {name for name in listed if name.startswith("torchaudio:")} == bundles
+
+
+def test_a_command_warns_without_its_place_in_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what this package says; of others, who says it helps to mend it."""
+
+    def read_and_warn(*arguments: Any) -> Clip:
+        warnings.warn("the frames do not sum to 1. Return scores.log_softmax(-1)", stacklevel=1)
+        warnings.warn("a net's own", RuntimeWarning, stacklevel=1)
+        return read_clip(*arguments)
+
+    soundfile.write("hiss.wav", noise(0.5), 16000)
+    monkeypatch.setattr("audioadv.cli.transcribe.read_clip", read_and_warn)
+    with pytest.warns(RuntimeWarning, match="a net's own"):
+        told = run("transcribe", "hiss.wav").stderr
+    assert "Warning: the frames do not sum to 1. Return scores.log_softmax(-1)\n" in told
+    assert "test_cli.py" not in told
+    assert "a net's own" not in told  # which went Python's way
 
 
 def test_weights_of_pipelines_are_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from audioadv.threat.measured import Below, near
 NET, X, LABELS = linear(3, (1, 5, 6)), inputs_for((1, 5, 6), 4, (0, 1)), torch.tensor([0, 1, 2, 0])
 MODEL, CLIP = recognisers.linear(), Clip("hiss", torch.zeros(8000), 16000)
 CLAIM = aa.ThreatModel("linf:0.1", queries=5)
+LEARNING = torch.nn.BatchNorm2d(1)
 GO, NOISY = aa.Transcribe("go"), Expectation(aa.parse_channel("noise:20"))
 
 
@@ -219,6 +220,10 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a mean that is a text": (lambda: aa.Classifier(NET, mean="grey"), OptionError, "mean 'grey'"),  # type: ignore[arg-type]
     "features with such a name": (lambda: Feature(NET, 0.5, "salt_and_pepper:net"), MalformedSpec, "another name"),
     "features in a text": (lambda: Feature(lambda x: "x", 0.5).around(X), UnusableBatch, "gives str"),  # type: ignore[arg-type, return-value]
+    "features of a layer that learns": (lambda: Feature(lambda x: LEARNING(x), 0.5), OptionError, "BatchNorm2d: in training mode"),
+    "a radius in a text": (lambda: aa.Linf("0.1"), MalformedSpec, "radius '0.1', a text"),  # type: ignore[arg-type]
+    "a share of a pixel": (lambda: aa.L0(-1), MalformedSpec, "for example l0:20"),
+    "bytes": (lambda: aa.Linf(0.1).around((255 * X).byte()), UnusableBatch, r"clean.float\(\) / 255"),
     "features that are not finite": (lambda: Feature(lambda x: NET(x) / 0, 0.5).around(X), UnusableBatch, "not all finite"),
     "features of some inputs alone": (lambda: Feature(lambda x: x[:2], 0.5).around(X), UnusableBatch, "features of 2 inputs for 4"),
     **{f"features {how}": (lambda network=network: felt(network), AccessDenied, "the feature network has no gradient.*boundary")  # type: ignore[misc]

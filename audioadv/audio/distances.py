@@ -66,7 +66,13 @@ def distances(clean: Tensor, adversarial: Tensor, sample_rate: int) -> tuple[dic
     except BrokenInstallation as error:
         figures["pesq"] = math.nan
         missing.append(str(error))
-    return figures | {"stoi": stoi(clean, adversarial, sample_rate)}, hearing, missing
+    else:
+        if math.isnan(figures["pesq"]):
+            missing.append("PESQ hears no speech, or less than 0.25 s, in one of the two: it gives no grade")
+    figures["stoi"] = stoi(clean, adversarial, sample_rate)
+    if math.isnan(figures["stoi"]):
+        missing.append("STOI needs 0.4 s that is not silence: it gives no share")
+    return figures, hearing, missing
 
 
 def segmental_snr_db(clean: Tensor, adversarial: Tensor, sample_rate: int) -> Tensor:

@@ -11,7 +11,7 @@ import click
 
 from audioadv.cli.interrupts import abrupt
 from audioadv.cli.statuses import FIRST, STOPPED, WRONG_INPUT
-from audioadv.cli.streams import settle_streams
+from audioadv.cli.streams import plain_warnings, settle_streams
 from audioadv.errors import FULL, AudioadvError
 
 COMMANDS: Final = {
@@ -52,7 +52,7 @@ class Commands(click.Group):
         try:
             with abrupt():
                 from audioadv.models.sources import blamed
-            with blamed():
+            with blamed(), plain_warnings():
                 return super().invoke(ctx)
         except AudioadvError as error:
             first = ctx.meta.get(FIRST)

@@ -3,8 +3,12 @@
 import io
 import os
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, final
+
+import click
 
 
 @final
@@ -34,3 +38,19 @@ def settle_streams() -> None:
     with suppress(OSError, AttributeError):  # of no file, as a test's
         raw: Any = Heedless(sys.stderr.fileno(), "w", closefd=False)  # no buffer, which a signal's handler could not write to meanwhile
         sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """What this package warns of as a sentence, without the place in its code; other warnings as they come."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if category is UserWarning:
+                click.echo(f"Warning: {message}", err=True)
+            else:
+                usual(message, category, *place, **options)
+
+        warnings.showwarning = show
+        yield

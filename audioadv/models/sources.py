@@ -35,12 +35,9 @@ BUNDLED = {
     "tiny-mel-robust": "tiny-mel, trained on against changes 30 dB below the speech; bundled",
 }
 PIPELINES = (
-    "WAV2VEC2_ASR_BASE_10M",
-    "WAV2VEC2_ASR_BASE_100H",
-    "WAV2VEC2_ASR_BASE_960H",
-    "WAV2VEC2_ASR_LARGE_960H",
-    "HUBERT_ASR_LARGE",
-    "HUBERT_ASR_XLARGE",
+    *(f"WAV2VEC2_ASR_{net}_{hours}" for net in ("BASE", "LARGE", "LARGE_LV60K") for hours in ("10M", "100H", "960H")),
+    *("HUBERT_ASR_LARGE", "HUBERT_ASR_XLARGE"),
+    *(f"VOXPOPULI_ASR_BASE_10K_{language}" for language in ("DE", "EN", "ES", "FR", "IT")),
 )
 
 
@@ -135,9 +132,7 @@ def load_pipeline(name: str) -> Recogniser:
 
     bundle = getattr(torchaudio.pipelines, name, None)
     if not isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle):
-        raise UnknownModel(
-            f"model 'torchaudio:{name}': torchaudio has no such CTC pipeline{meant(name)}. It has {', '.join(PIPELINES)} and others"
-        )
+        raise UnknownModel(f"model 'torchaudio:{name}': torchaudio has no such CTC pipeline{meant(name)}. It has {', '.join(PIPELINES)}")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where it says what it fetches
             net = bundle.get_model()

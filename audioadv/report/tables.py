@@ -78,7 +78,7 @@ def comparison_table(line: Mapping[str, Any]) -> Table:
 def models_table(lines: Iterable[Mapping[str, Any]]) -> Table:
     """A row a model or kind of model."""
     table = Table(box=SIMPLE_HEAD, show_edge=False)
-    for heading in ("--model", "from", "installed", "about"):
+    for heading in ("model", "from", "installed", "about"):
         table.add_column(heading, overflow="fold")
     for line in lines:
         table.add_row(line["model"], line["source"], "yes" if line["installed"] else "no", line["about"])

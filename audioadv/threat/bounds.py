@@ -81,7 +81,8 @@ def check_inputs(clean: Tensor) -> None:
     if not isinstance(clean, Tensor):
         raise UnusableBatch(f"clean inputs of type {type(clean).__name__}: give a tensor, for example torch.as_tensor(inputs)")
     if not clean.is_floating_point():
-        raise UnusableBatch(f"clean inputs are {clean.dtype}, but changes need floating point. Convert them first: clean.float()")
+        cure = "clean.float() / 255, or whatever brings them into the box" if clean.dtype == torch.uint8 else "clean.float()"
+        raise UnusableBatch(f"clean inputs are {clean.dtype}, but changes need floating point. Convert them first: {cure}")
     if clean.dtype not in (torch.float32, torch.float64):
         raise UnusableBatch(
             f"clean inputs are {clean.dtype}, in which a change is mostly rounding. Convert them: clean.float(), and let the model compute "
@@ -167,9 +168,9 @@ def below_a_step(bound: "Bound", clean: Tensor) -> bool:
 def check_radius(name: str, radius: Radius, example: str = "") -> None:
     """A radius is `min` or a finite number, not negative. Raises MalformedSpec."""
     if radius != MIN and not (is_number(radius) and 0 <= float(radius) <= LARGEST):
-        raise MalformedSpec(
-            f"{name}:{radius}: the radius must be a number of at least 0, or 'min', for example {example or name + ':0.01'}"
-        )
+        text: object = radius
+        given = f"radius {radius!r}, a text" if isinstance(text, str) else f"{name}:{radius}"
+        raise MalformedSpec(f"{given}: the radius must be a number of at least 0, or 'min', for example {example or name + ':0.01'}")
 
 
 def check_decibels(name: str, noun: str, value: Radius, example: str) -> None:
@@ -190,9 +191,10 @@ class Ball(Combines):
 
     radius: Radius
     kind: ClassVar[str]
+    example: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        check_radius(self.kind, self.radius)
+        check_radius(self.kind, self.radius, self.example)
 
     def __str__(self) -> str:
         return f"{self.kind}:{plain(self.radius)}"
@@ -249,6 +251,7 @@ class L0(Ball):
     """Changes of at most `radius` samples or pixels; all channels of one count as one."""
 
     kind = "l0"
+    example = "l0:20"
 
     def norm(self, radius: Tensor) -> Norm:
         return L0Norm(radius)

@@ -17,8 +17,11 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from audioadv.errors import AccessDenied, AudioadvError, MalformedSpec, OptionError, UnknownModel, UnusableBatch
+from audioadv.models.rest import modules_of
 from audioadv.models.sources import called
 from audioadv.threat.algebra import Combines
 from audioadv.threat.bounds import MIN, Box, Radius, ball, check_inputs, check_radius, outward, parse_number, plain
@@ -31,6 +34,7 @@ Network = Callable[[Tensor], Tensor | Sequence[Tensor]]
 HALVINGS = 12
 ROUNDS, DAMPING = 5, 1e-3  # of conjugate gradients
 PROBE = 1e-3  # full scale: the length of a finite difference
+MOODY = (_NormBase, _DropoutNd)  # layers that do something else while they learn
 
 
 def normalised(features: Tensor | Sequence[Tensor]) -> Tensor:
@@ -166,8 +170,8 @@ class Feature(Combines):
         check_radius("feature", self.radius)
         if word := next((word for word in WORDS if word in self.source), None):
             raise MalformedSpec(f"{self}: {word!r} joins bounds, and the spec could not be read back. Give the function another name")
-        if isinstance(self.network, nn.Module) and self.network.training:
-            raise OptionError(f"feature network {type(self.network).__name__}: in training mode. Call network.eval() first")
+        if (learning := still_learning(self.network)) is not None:
+            raise OptionError(f"feature network {type(learning).__name__}: in training mode. Call network.eval() first")
 
     @staticmethod
     def parse(text: str) -> "Feature":
@@ -216,3 +220,13 @@ class Feature(Combines):
     def found(self, region: Region, adversarial: Tensor) -> list[str]:
         named = f":{self.source}" if self.source else ""
         return [f"feature:{outward(radius, 1, digits=6)}{named}" for radius in region.gauge(adversarial).tolist()]
+
+
+def still_learning(network: Network) -> nn.Module | None:
+    """What of a feature network would be another thing after each look, or at each: a module in training mode, or, within a function,
+    a layer in it that draws or keeps what it has seen.
+    """
+    if isinstance(network, nn.Module):
+        return network if network.training else None
+    layers = (layer for net in modules_of(network) for layer in net.modules())
+    return next((layer for layer in layers if layer.training and isinstance(layer, MOODY)), None)
