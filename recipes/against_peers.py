@@ -242,10 +242,10 @@ def compete(model: Recogniser, entrant: str, batch: list[Pair], run: Line) -> li
 
 
 def weights(net: nn.Module) -> str:
-    """A short name for exactly these weights."""
+    """A short name for exactly these weights; what else the net holds is made anew on each machine."""
     digest = hashlib.sha256()
-    for value in net.state_dict().values():
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+    for value in net.parameters():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

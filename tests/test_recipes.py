@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -309,10 +310,18 @@ def test_the_first_recipes_on_images_run(tmp_path: Path, monkeypatch: pytest.Mon
     first = told("image_first_attack")
     assert "examples fall; the first one's largest change is 0.1" in first
     assert "standard" in first
-    monkeypatch.setattr(image_robust_accuracy, "WITHIN", {"linf:0.3": ("fgsm", "pgd", "apgd", "apgd_targeted")})  # without the slow ones
-    few = told("image_robust_accuracy", "--count", "4", "--steps", "5", "--out", str(tmp_path))
+    monkeypatch.setattr(image_robust_accuracy, "QUICK", ("fgsm", "pgd", "worst_of"))  # without the slow ones
+    again = partial(told, "image_robust_accuracy", "--count", "4", "--steps", "5", "--out", str(tmp_path))
+    few = again()
     assert all(words in few for words in ("mnist-robust, linf:min: median by fmn", "mnist, l2:min: median by ddn"))
-    assert {line["bound"] for line in read_lines(tmp_path / "table.jsonl")} == {"linf:0.3"}
+    cells = read_lines(tmp_path / "table.jsonl")
+    assert {cell["bound"] for cell in cells if "stands" in cell} == {"linf:0.3", "linf:0.3_or_l2:2_or_l1:10"}
+    assert {cell["attack"] for cell in cells if "refused" in cell} == {"worst_of"}
+    natural = [cell["stands"] for cell in cells if (cell["model"], cell["bound"]) == ("mnist", "linf:0.3") and "stands" in cell]
+    share = 100 * sum(all(own) for own in zip(*natural, strict=True)) / 4
+    assert [line.split()[1] for line in few.splitlines() if line.startswith("all ")] == [f"{share:.1f}"]
+    assert again() == few  # all of it was there
+    assert read_lines(tmp_path / "table.jsonl") == cells
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
