@@ -330,7 +330,20 @@ def test_inside_bound_and_box(name: str, kind: Kind, form: str) -> None:
             assert result.adversarial.max() <= box[1] + 1e-9
 
 
-GO_ANYWHERE = {"fgsm", "pgd", "annealed_pgd", "apgd", "apgd_targeted", "apgd_l1", "fmn", "find_then_shrink", "genetic", "nes"}
+GO_ANYWHERE = {
+    "fgsm",
+    "pgd",
+    "annealed_pgd",
+    "apgd",
+    "apgd_targeted",
+    "apgd_l1",
+    "fmn",
+    "find_then_shrink",
+    "genetic",
+    "affine",
+    "worst_member",
+}
+GO_ANYWHERE |= SOURCES
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in ("standard", "unbounded")])  # which are made of the others
@@ -349,12 +362,27 @@ def test_within_every_bound_an_attack_keeps_its_word_or_refuses(name: str, shape
             assert name.partition(" ")[0] not in GO_ANYWHERE, spec
             continue
         assert region.holds(gauge_of(region, result)).all(), spec
-        assert ((result.adversarial >= -1e-7) & (result.adversarial <= 1 + 1e-7)).all() or spec == "snr", spec
+        assert ((result.adversarial >= -1e-7) & (result.adversarial <= 1 + 1e-7)).all(), spec
         assert (labels_of(net, result.adversarial) != labels_of(net, x)).tolist() == result.reached, spec
         if row.apart and spec not in SHARED:
             alone = row.short(misclassify(net, x[1:2]), region.rows(torch.tensor([1])))
             assert alone.outcome[0] is result.outcome[1], spec
             torch.testing.assert_close(alone.adversarial[0], result.adversarial[1], rtol=1e-4, atol=1e-5, msg=spec)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_under_a_masking_threshold_an_attack_keeps_its_word_or_refuses(name: str) -> None:
+    """A bound with frames and hertz: of clips, 100 ms long."""
+    row, net = TABLE[name], linear(2, (1600,), seed=3)
+    x = 0.1 * inputs_for((1600,), 2, (-1, 1))
+    region = Masked(20 if name != "unbounded" else MIN).at_rate(16000).around(x, box=(-1.0, 1.0))
+    try:
+        result = row.short(misclassify(net, x), region)
+    except OptionError:
+        assert name.partition(" ")[0] not in GO_ANYWHERE - {"apgd_l1"}
+        return
+    assert region.holds(gauge_of(region, result)).all()
+    assert (labels_of(net, result.adversarial) != labels_of(net, x)).tolist() == result.reached
 
 
 @EVERY
@@ -369,11 +397,14 @@ def test_log_softmax_gives_the_same(name: str, kind: Kind) -> None:
 
 
 @SEEKING
-@pytest.mark.parametrize(("classes", "confidence"), [(2, dlr), (3, dlr), (3, cross_entropy)])
-def test_saturated_inputs_and_few_classes(name: str, kind: Kind, classes: int, confidence: Callable[..., Tensor]) -> None:
-    row, net = TABLE[name], linear(classes, (1, 4, 4))
-    x = inputs_for((1, 4, 4), 6, (0, 1)).round()
-    region = row.bound(kind, ROOMY.get(kind, 0.6)).around(x)
+@pytest.mark.parametrize(("classes", "confidence", "low"), [(2, dlr, 0), (3, dlr, 0), (3, cross_entropy, -1)])
+def test_saturated_inputs_and_few_classes(name: str, kind: Kind, classes: int, confidence: Callable[..., Tensor], low: int) -> None:
+    """Pictures at 0 and 1, and clips at -1 and 1, which are twice as far apart."""
+    shape = (16,) if low else (1, 4, 4)
+    row, net = TABLE[name], linear(classes, shape)
+    x = low + (1 - low) * inputs_for(shape, 6, (0, 1)).round()
+    wide = 1 if kind is L0 else 1 - low
+    region = row.bound(kind, wide * ROOMY.get(kind, 0.6)).around(x, box=(low, 1))
     result = row.run(objective(net, Misclassify(labels_of(net, x), confidence)), region)
     assert sum(result.reached) >= 4
     assert (labels_of(net, result.adversarial) != labels_of(net, x)).tolist() == result.reached
@@ -516,12 +547,16 @@ def test_targeted_goals_too(name: str, kind: Kind) -> None:
 RESTARTED = {name: getattr(attacks, name) for name in attacks.__all__ if "restarts" in signature(getattr(attacks, name)).parameters}
 
 
-@pytest.mark.parametrize("name", RESTARTED)
-def test_restarts_never_hurt(name: str) -> None:
-    attack = partial(attacks.affine, attacks.pgd) if name == "affine" else RESTARTED[name]
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [(name, bound) for name in RESTARTED for bound in ([noisy(0.1)] if name == "affine" else [Linf(0.12), L2(0.4), L1(2.5), union(0.1)])],
+    ids=str,
+)
+def test_restarts_never_hurt(name: str, bound: Bound) -> None:
+    attack = partial(attacks.affine, attacks.pgd) if name == "affine" else partial(attacks.worst_member, RESTARTED[name])
     net = small(4, (1, 5, 6))
     x = inputs_for((1, 5, 6), 30, (0, 1))
-    region, hits = (noisy(0.1) if name == "affine" else Linf(0.12)).around(x), list[Tensor]()
+    region, hits = bound.around(x), list[Tensor]()
     for restarts in (1, 2, 4):
         hits.append(torch.tensor(attack(misclassify(net, x), region, steps=4, restarts=restarts).reached))
     assert not (hits[0] & ~hits[1]).any()
