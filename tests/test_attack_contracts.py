@@ -2,6 +2,8 @@
 
 import ast
 import math
+import pickle
+import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -416,12 +418,14 @@ def test_the_model_and_the_random_state_are_left_as_they_were(name: str, kind: K
     net[1].bias.requires_grad_(False)
     x = inputs_for((1, 5, 6), 4, (0, 1))
     before, random_before = {key: value.clone() for key, value in net.state_dict().items()}, torch.get_rng_state()
+    others_before = random.getstate(), pickle.dumps(np.random.get_state())
     TABLE[name].short(objective(net, Misclassify(torch.tensor([0]), margin)), TABLE[name].bound(kind, 0.2).around(x))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
     assert [key for key, parameter in net.named_parameters() if not parameter.requires_grad] == ["1.bias"]
     assert all(parameter.grad is None for parameter in net.parameters())
     assert torch.equal(torch.get_rng_state(), random_before)
+    assert (random.getstate(), pickle.dumps(np.random.get_state())) == others_before
 
 
 @EVERY

@@ -1,6 +1,8 @@
 """What the README shows is so: each block of Python runs as it stands, on small stand-ins, and its figures can be had."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from audioadv import training
 from audioadv.attacks.objective import objective
 from audioadv.audio.files import Clip, round16
 from audioadv.audio.ragged import pad
+from audioadv.errors import OptionError
 from audioadv.evaluation import games
 from audioadv.threat.bounds import L2, Linf
 from audioadv.threat.labels import Misclassify, margin
@@ -108,6 +111,13 @@ def test_each_block_runs_as_it_stands(
     assert bool(capsys.readouterr().out.strip()) == ("print" in block)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+def test_make_demo_runs_the_first_example() -> None:
+    (shown,) = re.findall(r"^\$ (audioadv craft .*)$", (ROOT / "README.md").read_text(), re.M)
+    planned = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert planned.splitlines()[-1] == f".venv/bin/{shown}"
+
+
 def test_its_links_lead_somewhere() -> None:
     """Each to a file, or to a heading, which a page calls by its letters and dashes."""
     pages = {page: (ROOT / page).read_text() for page in ("README.md", "recipes/README.md")}
@@ -145,3 +155,6 @@ def test_a_newcomers_attack_is_short_and_works() -> None:
         result = scope["frank_wolfe"](wanted, region.at(1.2 * nearest))
         assert all(result.reached)
         assert (labels_of(net, result.adversarial) != labels).all()
+        assert all(scope["frank_wolfe"](wanted, region.at(2 * nearest), steps=1).reached), "the last step counts"
+    with pytest.raises(OptionError, match="frank_wolfe works within a fixed radius"):
+        scope["frank_wolfe"](wanted, Linf("min").around(x, box=None))
