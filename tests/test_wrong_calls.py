@@ -221,6 +221,11 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "features with such a name": (lambda: Feature(NET, 0.5, "salt_and_pepper:net"), MalformedSpec, "another name"),
     "features in a text": (lambda: Feature(lambda x: "x", 0.5).around(X), UnusableBatch, "gives str"),  # type: ignore[arg-type, return-value]
     "features of a layer that learns": (lambda: Feature(lambda x: LEARNING(x), 0.5), OptionError, "BatchNorm2d: in training mode"),
+    "a recogniser without slopes": (
+        lambda: aa.craft(aa.Recogniser(torch.no_grad()(MODEL.net), 16000, MODEL.vocabulary), [CLIP], GO, steps=1),
+        AccessDenied,
+        "has no gradient.*nes, genetic or kenansville",
+    ),
     "a radius in a text": (lambda: aa.Linf("0.1"), MalformedSpec, "radius '0.1', a text"),  # type: ignore[arg-type]
     "a share of a pixel": (lambda: aa.L0(-1), MalformedSpec, "for example l0:20"),
     "bytes": (lambda: aa.Linf(0.1).around((255 * X).byte()), UnusableBatch, r"clean.float\(\) / 255"),

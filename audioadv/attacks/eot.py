@@ -164,7 +164,7 @@ class Expectation:
             with Measured(memory, part):
                 outputs, goal = self.played(objective, some, index, part, lengths)
                 losses, reached = losses_and_reached(outputs, goal, None if near is None else near[index], of_rows(slack, index))
-            slopes = slope_at(losses.sum(), part)
+            slopes = slope_at(losses.sum(), part, objective.model)
             counts = mean.add(index, losses.detach(), outputs, goal)
             slopes = slopes if counts is None else torch.where(each(counts, slopes), slopes, 0.0)
             if self.even:

@@ -23,7 +23,7 @@ from audioadv.errors import AccessDenied, OptionError, UnusableBatch
 from audioadv.models.abstention import decided
 from audioadv.models.access import Access, granted, includes
 from audioadv.models.classifier import Classifier
-from audioadv.models.recogniser import Emissions
+from audioadv.models.recogniser import Emissions, hears
 from audioadv.models.rest import fitting, only_read
 from audioadv.threat.bounds import Box
 from audioadv.threat.goals import Goal
@@ -235,7 +235,7 @@ class Objective:
             inputs = inputs.detach().requires_grad_()
             loss, reached = losses_and_reached(self.forward(inputs), self.goal, near, slack)
         self.cost.count(self.who, backwards=1)
-        slope = slope_at(loss, inputs)
+        slope = slope_at(loss, inputs, self.model)
         return self.told(inputs, near, Look(loss.detach(), reached, slope))
 
     @cached_property
@@ -311,6 +311,7 @@ WITHOUT = {
     Access.DECISIONS: "none",
 }
 """The attacks that still work without."""
+HEARING_LESS = "nes, genetic or kenansville"  # the same, of a recogniser
 
 
 @lru_cache(maxsize=4)
@@ -351,10 +352,11 @@ def of_rows(slack: float | Tensor, index: Tensor) -> float | Tensor:
     return slack[index] if isinstance(slack, Tensor) else slack
 
 
-def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
+def slope_at(losses: Tensor, inputs: Tensor, model: Any = None) -> Tensor:
     """Which way the losses rise, all together. Shapes: losses [batch] or [], inputs [batch, *] -> as inputs.
 
-    The caller may write over it. Raises AccessDenied where the inputs have no part in them, UnusableBatch in torch's inference mode.
+    The caller may write over it; `model` is who is named where there is none. Raises AccessDenied where the inputs have no part in the
+    losses, UnusableBatch in torch's inference mode.
     """
     if torch.is_inference_mode_enabled():
         raise UnusableBatch(
@@ -363,7 +365,7 @@ def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
     whole = ones(len(losses), losses.dtype, losses.device) if losses.ndim else None
     (slope,) = torch.autograd.grad(losses, inputs, whole, allow_unused=True) if losses.requires_grad else (None,)
     if slope is None:
-        raise no_gradient()
+        raise no_gradient(model)
     # autograd may return an expanded tensor, or our cached `ones` itself; both must be copied before anyone writes to them
     lent = 0 in slope.stride() or (whole is not None and slope.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr())
     return slope.clone(memory_format=torch.contiguous_format) if lent else slope
@@ -371,9 +373,10 @@ def slope_at(losses: Tensor, inputs: Tensor) -> Tensor:
 
 def no_gradient(model: Any = None) -> AccessDenied:
     """What whoever wants slopes is told of a model that has none."""
+    less = HEARING_LESS if hears(model) else WITHOUT[Access.GRADIENTS]
     return AccessDenied(
         f"{getattr(model, 'name', 'the model')} has no gradient with respect to its inputs. Give it one (BPDA(module, stand_in)), "
-        f"or use an attack that needs less ({WITHOUT[Access.GRADIENTS]})"
+        f"or use an attack that needs less ({less})"
     )
 
 
