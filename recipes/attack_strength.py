@@ -15,8 +15,8 @@ best of theirs, and the difference image by image with its 95 % interval, all in
                     100   2,000 *   89.16 annealed, runs of 20  90.06 autoattack apgd-ce   -0.90 +- 0.37
                   1,000     600 *   89.83 annealed, runs of 20  91.27 autoattack apgd-ce   -1.43 +- 0.81   (only these two ran)
     l2 2             20     100     29.00 fmn                   92.00 torchattacks apgd ce -63.0 +- 9.4
-                    100      40      2.50 fmn, 4 runs           90.00 adv_lib apgd ce      -87.5 +- 10.4
-                  1,000      16      1.25 fmn, 4 runs           92.50 autoattack apgd-ce   -91.3 +- 12.4
+                    100      40      4.50 fmn, 4 runs           52.50 adv_lib fmn          -48.0 +- 15.3
+                  1,000      16      1.25 fmn, 4 runs           18.75 adv_lib pdgd         -17.5 +- 20.2
     l1 10            20     100      9.00 fmn                   69.20 adv_lib apgd ce      -60.2 +- 8.0
                     100      40      0.00 fmn, 4 runs           58.50 adv_lib apgd ce      -58.5 +- 12.6
                   1,000     100      0.00 fmn, 4 runs           (theirs did not run: none can be lower)

@@ -7,6 +7,8 @@ The floor is one forward, CTC loss and input gradient of the padded batch (`step
 `room_then_noise:20..30`; a step is one of the attack behind `craft` over it (`attacks/settle.py`) within snr:15, look, gains, agreement
 and projection together, toward gibberish, so that no check draws come in. Floor and look, or floor and step, take turns. `rooms` is
 the rooms' forward and backward alone, over the same rows. Memory is the peak of a process of its own for each K.
+
+On two cores of an AMD EPYC, tiny-mel, K = 8: a look 0.87 of 8 floors, a step 0.89, rooms 9.8 % of a look.
 """
 
 import resource
