@@ -49,7 +49,7 @@ BABBLE = str(ROOT / "samples/babble.wav")
 SOUND = [
     "room", "noise:20", "noise:15..25@pink", "noise:20@babble", "noise:0..10@hum", f"noise:20@{BABBLE}", "gain:-6..6", "band:300..3400",
     "loudspeaker", "loudspeaker:2..6", "shift:-20..20", "speed:0.95..1.05", "drift:-100..100", "resample:8000", "clip:0.1", "bits:8",
-    "codec:mp3@64k", "codec:vorbis@5", "codec:mulaw@64k", "packets:0..0.1@30", "gain:-6..6_then_room_then_noise:20..30",
+    "codec:mp3@64k", "codec:opus@24k", "codec:vorbis@5", "codec:mulaw@64k", "packets:0..0.1@30", "gain:-6..6_then_room_then_noise:20..30",
     "room_then_noise:20_or_codec:mp3@64k_or_shift:5", "noise:20_or_speed:0.9",
     "median:5", "mean:3", "drop:0..0.3", "gaussian:0.01", "packets:0", "packets:1", "drop:1", "gain:-6_or_gain:-6", "gain:-6_or_bits:8",
 ]  # fmt: skip
@@ -58,7 +58,8 @@ IMAGE = [
     "crop:0.9_or_drop:0.5", "median:3", "mean:3", "depth:3",
 ]  # fmt: skip
 FIXED = {
-    "band:300..3400", "resample:8000", "clip:0.1", "bits:8", "codec:mp3@64k", "codec:vorbis@5", "codec:mulaw@64k", "median:5", "mean:3",
+    "band:300..3400", "resample:8000", "clip:0.1", "bits:8", "codec:mp3@64k", "codec:opus@24k", "codec:vorbis@5", "codec:mulaw@64k",
+    "median:5", "mean:3",
     "median:3", "depth:3", "rotate:5_then_jpeg:75", "packets:0", "packets:1", "drop:1", "gain:-6_or_gain:-6",
 }  # fmt: skip
 

@@ -73,6 +73,7 @@ SHOWN: dict[str, tuple[Callable[[], Scope], Callable[[Scope], bool]]] = {
     "table.before": (spoken, lambda it: it["table"].robust_accuracy.count == 2 and bool(it["table"].trials[0].tried.all())),
     "my_net": (lambda: {"my_net": recognisers.listen}, lambda it: it["result"].reached == [True, True]),
     "x_adv": (pictures, lambda it: bool(((it["x_adv"] - it["images"]).abs() <= 8 / 255 + 1e-6).all())),
+    "Expectation(": (pictures, lambda it: it["wanted"].expectation.memory_mib == 512),
     "t.train(": (to_learn, lambda it: Path("runs/pgd/weights.safetensors").exists()),
     "aa.check(": (lambda: {**pictures(4), "aa": aa, "my_attack": aa.attacks.pgd}, lambda it: True),
     "remembering(": (pictures, lambda it: it["game"].late_error.hits == 0 < it["game"].late_abstention.hits),

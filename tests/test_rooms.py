@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -161,6 +162,26 @@ def test_roles_are_kept_apart() -> None:
     assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]
 
 
+def test_one_room_has_one_role(tmp_path: Path, made: Path) -> None:
+    """By its name, and by what is in its files: a copy, or a second position of a room that has a file for each."""
+    for number in range(4):
+        (tmp_path / "measured").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"measured/{number}.wav", np.eye(1, 800)[0] + 0.1 * np.eye(1, 800, 5 + number % 3)[0], 16000)
+    result = run("rooms", str(tmp_path / "set"), "--from", str(tmp_path / "measured"), "--craft", "2", "--check", "1", "--judge", "1")
+    told = "a response of 0, again in 3, would be for|a response of 3, again in 0, would be for"
+    assert result.exit_code == (2 if re.search(told, result.stderr) else 0)
+    copied = tmp_path / "copied"
+    shutil.copytree(made, copied)
+    index = json.loads((copied / "rooms.json").read_text())
+    first = next(room for room in index["rooms"] if room["role"] == "craft")
+    shutil.copy(copied / f"craft/{first['name']}.flac", copied / "judge/again.flac")
+    for name, said in (("again", f"a response of {first['name']}, again in again"), (first["name"], f"room {first['name']}")):
+        (copied / "judge/again.flac").rename(copied / f"judge/{name}.flac") if name != "again" else None
+        (copied / "rooms.json").write_text(json.dumps({**index, "rooms": [*index["rooms"], {**first, "name": name, "role": "judge"}]}))
+        with pytest.raises(aa.errors.UnusableResponse, match=f"{said}, would be for craft and for judge"):
+            read_rooms(copied)
+
+
 def test_rooms_cannot_be_had_at_another_rate_or_for_a_shorter_clip(made: Path) -> None:
     channel = parse_channel(f"room:{made}")
     with pytest.raises(aa.errors.UnusableResponse, match=r"16000 Hz, but the sound is at 8000 Hz.*--rate 8000"):
@@ -194,8 +215,9 @@ def test_responses_that_cannot_be_played(tmp_path: Path, wrong: np.ndarray, said
 def test_responses_at_any_level_are_the_same_rooms(tmp_path: Path, peak: float) -> None:
     """Their squares are no numbers in float32."""
     response = np.exp(-np.arange(800) / 100).astype(np.float32) * peak
-    for name in "abc":
-        soundfile.write(tmp_path / f"{name}.wav", response, 16000, subtype="FLOAT")
+    for number, name in enumerate("abc"):
+        own = np.where(np.arange(800) == 60 + number, 0, response)  # which makes it a room of its own
+        soundfile.write(tmp_path / f"{name}.wav", own, 16000, subtype="FLOAT")
     assert run("rooms", str(tmp_path / "set"), "--from", str(tmp_path)).exit_code == 0
     for space in read_rooms(tmp_path / "set").spaces:
         assert float(space.responses.norm()) == pytest.approx(1)
@@ -203,8 +225,8 @@ def test_responses_at_any_level_are_the_same_rooms(tmp_path: Path, peak: float) 
 
 
 def test_measured_rooms_of_one_name_are_refused(tmp_path: Path) -> None:
-    for name in ("a.wav", "a.flac", "b.wav", "c.wav"):
-        soundfile.write(tmp_path / name, np.eye(1, 800)[0], 16000)
+    for number, name in enumerate(("a.wav", "a.flac", "b.wav", "c.wav")):
+        soundfile.write(tmp_path / name, np.eye(1, 800)[0] + 0.1 * np.eye(1, 800, 5 + number)[0], 16000)
     (tmp_path / "b.txt").write_text("what b is")
     result = run("rooms", str(tmp_path / "set"), "--from", str(tmp_path))
     assert result.exit_code == 2
@@ -214,9 +236,9 @@ def test_measured_rooms_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_dot_in_a_folders_name_is_part_of_it(tmp_path: Path) -> None:
-    for name in ("hall.1", "hall.2", "hall.3"):
+    for level, name in ((0.1, "hall.1"), (0.2, "hall.2"), (0.3, "hall.3")):
         (tmp_path / "measured" / name).mkdir(parents=True)
-        soundfile.write(tmp_path / "measured" / name / "a.wav", np.eye(1, 2000)[0] + np.linspace(0.1, 0, 2000), 16000)
+        soundfile.write(tmp_path / "measured" / name / "a.wav", np.eye(1, 2000)[0] + np.linspace(level, 0, 2000), 16000)
     result = CliRunner().invoke(main, ["rooms", str(tmp_path / "set"), "--from", str(tmp_path / "measured")])
     assert result.exit_code == 0
     assert {space.name for space in read_rooms(tmp_path / "set").spaces} == {"hall.1", "hall.2", "hall.3"}
@@ -274,7 +296,7 @@ def test_measured_rooms_are_dealt_out_whole(tmp_path: Path) -> None:
 @pytest.mark.skipif(not MEASURED.exists(), reason=f"no measured room at {MEASURED}")
 def test_a_measured_room_plays() -> None:
     samples, rate = soundfile.read(MEASURED, dtype="float32", always_2d=True)
-    rooms = {name: torch.from_numpy(samples.T.copy()) for name in "abc"}
+    rooms = {name: torch.from_numpy(samples[: -1 - 100 * number].T.copy()) for number, name in enumerate("abc")}
     made = measured_rooms(rooms, dict.fromkeys(Role, 1), rate, 0)
     taps = made.spaces[0].responses.shape[1]
     heard, _ = Room(made).draw([Key(0, 0, 0)], rate)(torch.randn(1, 2 * taps, generator=torch.Generator().manual_seed(0)), None)

@@ -184,11 +184,13 @@ def test_what_judges_has_had_no_part_in_the_making(made: Path) -> None:
     clean = aa.read_clip(made / "hiss.clean.wav", 16000)
     list(survive(recognisers.linear(), [Subject("hiss", clean.samples, "go")], [Spy()], draws=20))
     assert {role: len(keys) for role, keys in met.items()} == {"judge": 20}
-    met.clear()
+    afresh = met.pop("judge")
     (found,) = aa.craft(recognisers.linear(), [clean], aa.Transcribe("go"), bound=aa.SNR(0), channel=Spy(), steps=5, judge_draws=20).clips
     looked = {key for key in met["judge"] if key.clip}  # but for those that are drawn beforehand, to see that it can be done
     assert found.hits == found.draws == 20 == len(looked)
     assert len({key for key in met["check"] if key.clip}) == 32
+    assert not afresh & looked, "what craft judged by has chosen what it wrote"
+    assert {key.clip for key in afresh} == {key.clip for key in looked}
 
 
 def test_the_command_reads_what_craft_left(made: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from audioadv.audio.roomsets import Role, RoomSet, Space, aligned
+from audioadv.audio.roomsets import Role, RoomSet, Space, aligned, check_apart
 from audioadv.errors import UnusableResponse
 
 Metres = npt.NDArray[np.float64]
@@ -129,6 +129,7 @@ def measured_rooms(rooms: dict[str, Tensor], shares: dict[Role, int], sample_rat
         rows = [aligned(response, names[number]) for response in rooms[names[number]]]
         responses = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         spaces.append(Space(names[number], role, responses, mean_decay(responses, sample_rate)))
+    check_apart(spaces, "measured rooms")
     return RoomSet(tuple(spaces), sample_rate)
 
 

@@ -12,6 +12,7 @@ others. So a room has one role, and all its positions share it.
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
@@ -140,6 +141,8 @@ def read_once(folder: Path, index_file: Path, written: int) -> RoomSet:
             raise UnusableResponse(f"channel 'room': its rooms are not here, at {folder}. {cure}") from error
         raise UnusableResponse(f"{folder}: no rooms.json in it. Make a set of rooms first: audioadv rooms {folder}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, NotADirectoryError):
+            raise UnusableResponse(f"rooms {folder}: a file. Name the folder of a set, room:FOLDER, as audioadv rooms makes it") from error
         raise UnusableResponse(f"{folder / 'rooms.json'}: not a set of rooms ({error}). Make it again: audioadv rooms {folder}") from error
     spaces = []
     for name, role, *times in entries:
@@ -149,9 +152,24 @@ def read_once(folder: Path, index_file: Path, written: int) -> RoomSet:
             raise UnusableResponse(f"{path}: {found} Hz, but the set is at {rate} Hz. Make the set again from one rate: audioadv rooms")
         rows = [unit_energy(response, str(path)) for response in responses]
         spaces.append(Space(name, role, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), *times))
+    check_apart(spaces, str(folder))
     if not spaces:
         raise UnusableResponse(f"{folder}: a set without a room. Make it again: audioadv rooms {folder}")
     return RoomSet(tuple(spaces), rate, str(folder))
+
+
+def check_apart(spaces: Sequence[Space], source: str) -> None:
+    """Raises UnusableResponse where one room, or one response, is in two roles: an example would be judged by what it has met."""
+    seen = dict[str | bytes, Space]()
+    for space in spaces:
+        marks = [row[: int(row.nonzero()[-1]) + 1].numpy().tobytes() for row in space.responses]
+        for mark in (space.name, *marks):
+            if (other := seen.setdefault(mark, space)).role is not space.role:
+                what = f"room {space.name}" if mark == space.name else f"a response of {other.name}, again in {space.name}"
+                raise UnusableResponse(
+                    f"{source}: {what}, would be for {other.role} and for {space.role}. Leave one out, or put the files of one room into "
+                    "one folder: whole rooms are dealt out"
+                )
 
 
 def read_responses(path: Path) -> tuple[Tensor, int]:

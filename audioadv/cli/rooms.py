@@ -122,14 +122,15 @@ def called(place: Path) -> str:
 def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
     """Rooms by name, resampled to the rate. Shapes: -> NAME: [positions, taps]. Raises UnusableResponse."""
     try:
-        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        inside = sorted(folder.iterdir())
         places = [place for place in inside if place.is_dir() or place.suffix.lower() in SOUNDS]
         found = {called(place): sorted(place.iterdir()) if place.is_dir() else [place] for place in places}
     except OSError as error:
         raise UnusableResponse(
-            f"--from {folder}: {error.filename} cannot be looked into ({error.strerror}). Check its name and permissions"
+            f"--from {folder}: {error.filename} cannot be looked into ({error.strerror}). Name a folder of sound files that may be read"
         ) from error
     rooms: dict[str, Tensor] = {}
+    other, left_out = set[int](), list[str]()
     if twice := [place.name for place in places if sum(called(other) == called(place) for other in places) > 1]:
         raise UnusableResponse(
             f"--from {folder}: {', '.join(twice)} would be rooms of one name. Name them apart, or put them into one folder"
@@ -142,8 +143,15 @@ def read_measured(folder: Path, rate: int) -> dict[str, Tensor]:
                 for row in responses:
                     aligned(row, str(file))
                 rows += [(row, own) for row in responses]
+                other |= {own} - {rate}
         if rows:
             rooms[name] = at_one_rate(rows, rate)
+        else:
+            left_out.append(name)
+    if other:
+        click.echo(f"--from {folder}: resampled from {', '.join(map(str, sorted(other)))} Hz to {rate} Hz", err=True)
+    if left_out:
+        click.echo(f"--from {folder}: left out, no sound files in it: {', '.join(left_out)}", err=True)
     if not rooms:
         raise UnusableResponse(f"--from {folder}: no responses there. Name a folder of sound files ({', '.join(sorted(SOUNDS))})")
     return rooms

@@ -38,7 +38,7 @@ USUAL = ("none", "noise:20", "room", "room_then_noise:20..30", "codec:mp3@64k", 
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="What is said in them: once for all clips, or once for each.")
 @click.option("--channel", "specs", multiple=True, default=USUAL, show_default=True, metavar="C", help="May be repeated; none: the file.")
 @click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of each channel for each clip.")
-@click.option("--rate", type=Number(0, 1), default=0.9, show_default=True, help="Share of draws that counts as survival.")
+@click.option("--rate", type=Number(0, 1, min_open=True), default=0.9, show_default=True, help="Share of draws that counts as survival.")
 @click.option("--errors", type=Number(0, min_open=True), help="Words misheard, where that is the goal; else as it was crafted.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the matrix.")
 @model_option
@@ -65,7 +65,8 @@ def survive(
     beside NAME.wav is read too: the target and what is said (NAME.json), and the clean clip (NAME.clean.wav), which then goes
     through the same draws. A clip that was made to be misheard works where --errors of its words are wrong. Where craft was not told what
     is said, --text says it, and word errors are counted against that too. A clip that is named twice counts once.
-    Rooms are judge rooms, which no crafting has met. Exit status 0: each clip survives each channel in --rate of the draws.
+    Rooms are judge rooms, which no crafting has met, in other draws than those that craft judged by.
+    Exit status 0: each clip survives each channel in --rate of the draws.
     Ctrl-C ends it with what is done by then.
 
     \b

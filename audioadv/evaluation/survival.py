@@ -2,7 +2,8 @@
 
     files  x  channels  x  judge draws  ->  exact hits, and word errors against the target and against what is said
 
-Draws have the role `judge`: their rooms have had no part in any crafting. Where nothing is random, as in a codec, there is one draw.
+Draws have the role `judge`: their rooms have had no part in any crafting. They are others than those that `craft` judged by, which chose
+what it wrote. Where nothing is random, as in a codec, there is one draw.
 A clean clip and what was made of it meet the same draws, so that the two differ by nothing but the change. Draws of one file share
 that file: the interval of a rate is over its draws, not over clips.
 """
@@ -25,6 +26,8 @@ from audioadv.threat.channels.keys import fingerprint
 from audioadv.threat.channels.specs import as_channel, check_sound
 from audioadv.threat.goals import NOT_AS, USUAL_ERRORS, as_texts
 from audioadv.threat.words import plain_words
+
+AFRESH = 2**20  # the first draw: `craft` judges by those from 0 on
 
 
 @final
@@ -150,7 +153,7 @@ def transcripts(model: Recogniser, samples: Tensor, channel: Channel, draws: int
     draws = distinct(draws, channel, model)
     if channel == NOTHING and draws == 1:
         return tuple(heard_alone(model, samples).transcripts())
-    parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed)
+    parts = heard_through(model, samples, channel, draws=draws, clip=clip, seed=seed, start=AFRESH)
     return tuple(text for part in parts for text in part.transcripts())
 
 

@@ -112,7 +112,9 @@ class Noise(Channel):
         object.__setattr__(self, "snr_db", Range.of(snr_db, self.EXAMPLE).within(-60, 120, "dB", "noise"))
         object.__setattr__(self, "kind", kind)
         if kind not in MAKERS and not os.path.isfile(kind):  # which, unlike a path's own, says no where it may not look
-            raise UnusableResponse(f"noise {kind!r}: neither a kind ({', '.join(MAKERS)}) nor a sound file that can be read")
+            raise UnusableResponse(
+                f"noise {kind!r}: neither a kind ({', '.join(MAKERS)}) nor a sound file that can be read. Check the name"
+            )
         check_path(kind, "noise")
 
     @classmethod

@@ -99,7 +99,7 @@ def too_long(taps: int, length: int, sample_rate: int) -> str:
     """What is said of a response that outlasts a clip. Units: samples, Hz."""
     return (
         f"a room response of {taps / sample_rate:.2f} s, but the clip lasts {length / sample_rate:.2f} s. "
-        "Take a longer clip, or rooms that reverberate less: audioadv rooms OUT --rt60 0.1..0.3"
+        "Take a longer clip, or rooms that reverberate less: audioadv rooms OUT --rt60 0.1..0.3, or a set without that response"
     )
 
 
