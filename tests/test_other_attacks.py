@@ -58,6 +58,21 @@ def test_universal_is_one_change_and_fools_a_linear_net_throughout() -> None:
         attacks.universal(objective(net, Misclassify(0)), L2(MIN).around(x, box=None))
 
 
+def test_universal_asks_so_many_at_once_and_judges_all() -> None:
+    net, x, asked = linear(2, SHAPE), inputs_for(SHAPE, 7, (0, 1)), list[int]()
+
+    def seen(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return net(inputs)
+
+    labels = labels_of(net, x)
+    found = attacks.universal(objective(seen, Misclassify(labels, margin)), Linf(0.1).around(x), steps=10, batch=3)
+    assert max(asked) == 3
+    assert 0 < sum(found.reached) < 7
+    laid = attacks.everywhere(Linf(0.1).around(x), found.shared)
+    assert found.reached == (labels_of(net, laid) != labels).tolist()
+
+
 def test_universal_keeps_the_change_that_most_fell_to_though_it_goes_on() -> None:
     """The first falls between 0.6 and 0.9 only, where the tenth step leads; the second nowhere, and pulls on."""
     x = torch.tensor([[0.0], [9.0]], dtype=torch.float64)
