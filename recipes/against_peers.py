@@ -19,7 +19,7 @@ alone.
 
 For each pair, a peer's result is the best of its entrants' that reached the target.
 
-300 forwards, 40 pairs, a run of all entrants on a core of its own for each recogniser. On tiny-mel (035eef9f424e) ours reach 40 and 40
+300 forwards, 40 pairs, a run of all entrants on a core of its own for each recogniser. On tiny-mel (4e42305cc251) ours reach 40 and 40
 (snr:min, linf:min), cw 18, art 40, art-fine 28, pgd-l2 8, pgd 15; on tiny-wave (9b8062685b3f) 40 and 40, cw 25, art 40, art-fine 35, pgd-l2
 38, pgd 37: whatever a peer solves is solved. Medians on common pairs, and the share of the peer's time in which snr:min came to the peer's
 own median of all pairs, where it reaches half of them (ART: art, art-fine; pgd: pgd-l2, pgd):

@@ -193,6 +193,7 @@ def tell(done: list[Survival], channels: list[Channel], model: Recogniser, png: 
     """The table and the picture."""
     rows = [together(done, str(channel)) for channel in channels]
     if png is not None:
-        draw_survival(png, rows, [survival.line() for survival in done], title=f"{rows[0]['clips']} clips on {model.name}")
+        title = f"{rows[0]['clips']} clip{'s' * (rows[0]['clips'] != 1)} on {model.name}"
+        draw_survival(png, rows, [survival.line() for survival in done], title=title)
     if not as_json:
         show(survival_table(rows))

@@ -41,7 +41,8 @@ def draw_survival(path: str | Path, rows: Sequence[dict[str, Any]], lines: Seque
     right.set_xlim(left=0)
     right.grid(alpha=0.25)
     if right.get_legend_handles_labels()[0]:  # nobody may know what is said, and a clip to be misheard has no target
-        right.legend(fontsize=8)
+        above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}  # where no figure is
+        right.legend(fontsize=8, frameon=False, columnspacing=1, handletextpad=0.2, **above)
     if title:
         figure.suptitle(title, fontsize=12, parse_math=False)
     save(figure, Path(path))
