@@ -159,7 +159,8 @@ def evaluate(
     what an attack is to reach, by default that these labels are left; with `Classify(targets)` an input stands that is not brought to its
     target, whatever else it is taken for; `box` the range of inputs; `progress` is told the attack, how many of
     the examples that it tries are done, and how many it tries. What counts is judged and measured once more on the inputs that came out,
-    and must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16. An example whose
+    and must lie within the bound and the box. `batch` is how many are attacked at once, by default 500, of clips 16; an attack
+    that makes one change for all (`universal`, `rp2`) is handed all. An example whose
     label is not ahead of all others is wrong from the start, whatever lead the goal asks for; so is one whose scores are not numbers, of
     which it warns; one that the bound lets nothing be changed of is an UnusableBatch.
 
