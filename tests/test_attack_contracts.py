@@ -121,7 +121,7 @@ TABLE = {
     "apgd": Row(partial(attacks.apgd, steps=25), bounds=(Linf, L2, mixed)),
     "apgd_targeted": Row(partial(attacks.apgd_targeted, steps=25)),
     "apgd_l1": Row(partial(attacks.apgd_l1, steps=60), bounds=(L1,)),
-    "standard": Row(attacks.standard, few=None, bounds=(L1, union, Linf)),
+    "standard": Row(attacks.standard, few=None, bounds=(union, Linf)),  # of which L1 is a member
     "carlini_wagner": Row(
         partial(attacks.carlini_wagner, steps=300, searches=6, step_size=0.1, weight=0.1), bounds=(L2,), minimal=True, factor=1.5
     ),
