@@ -68,7 +68,7 @@ def table(cells: list[Cell], bounds: tuple[str, ...], names: tuple[str, ...]) ->
         tried = [found[model, spec, name][key] for name in names if (model, spec, name) in found]
         return share([all(own) for own in zip(*tried, strict=True)]) if tried else "-"
 
-    short = {spec: "union" if "_or_" in spec else spec.partition(",")[0] for spec in bounds}
+    short = {spec: "union" if "_or_" in spec else "spatial" if "," in spec else spec for spec in bounds}
     lines = [row("", [{"mnist": "natural", "mnist-robust": "robust"}[model] for model, _ in columns])]
     lines += [row("", [short[spec] for _, spec in columns]), row("clean", [union(*column, "right") for column in columns])]
     for name in names:
