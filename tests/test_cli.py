@@ -617,7 +617,8 @@ def test_a_clip_that_the_channel_does_not_fit_stops_no_other(folder: Path, chann
     rooms = {"sample_rate": 16000, "rooms": [{"name": role, "role": role, "rt60_seconds": 1} for role in ("craft", "check", "judge")]}
     for role in ("craft", "check", "judge"):
         Path("long", role).mkdir(parents=True)
-        soundfile.write(f"long/{role}/{role}.flac", np.linspace(0.5, 0.1, 16000) * np.eye(1, 16000)[0] + 0.01, 16000)
+        late = 0.1 * np.eye(1, 16000, ord(role[1]))[0]  # another room's
+        soundfile.write(f"long/{role}/{role}.flac", np.linspace(0.5, 0.1, 16000) * np.eye(1, 16000)[0] + 0.01 + late, 16000)
     Path("long/rooms.json").write_text(json.dumps(rooms))
     soundfile.write("hum.wav", noise(0.25), 16000)
     fits = "short.wav" if channel.startswith("noise") else "lasting.wav"

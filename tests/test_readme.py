@@ -116,7 +116,7 @@ def test_each_block_runs_as_it_stands(
 def test_make_demo_runs_the_first_example() -> None:
     (shown,) = re.findall(r"^\$ (audioadv craft .*)$", (ROOT / "README.md").read_text(), re.M)
     planned = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert planned.splitlines()[-1] == f".venv/bin/{shown}"
+    assert f".venv/bin/{shown}" in planned.splitlines()  # which make, run by make, puts between lines of its own
 
 
 def test_its_links_lead_somewhere() -> None:
