@@ -39,7 +39,7 @@ and, since norms say what they can instead of being asked by name, the MLP 1.342
 1.040 (1.032 .. 1.045). There a step of the MLP was timed part by part (medians of 600 steps, with the clock's own cost): beside a floor of
 1.9 ms, descent and projection 191 us, the sum with the clean inputs 62, the best iterate 75, the step's end 22; forward, loss and backward
 take some 330 more than the floor's. The same four passes over all inputs take 50 us together where all lies in the processor's cache. Of
-small operations a step has six more than the floor: four for the goal, two for who stands.
+small operations a step has six more than the floor: three for the goal, two for who stands, one for what is finite.
 """
 
 import os
